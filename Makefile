@@ -1,0 +1,49 @@
+# `make run` and `make test` are all that a fresh clone needs.
+
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+HOST_PACKAGES :=
+
+.PHONY: run test lint bench host lock clean
+
+run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
+	@$(PY) manage.py migrate --verbosity 0
+	@$(PY) manage.py develop 127.0.0.1:8000
+
+test: $(INSTALLED)  ## Run the tests
+	$(PY) manage.py test
+
+lint: $(INSTALLED)  ## Style, types, migrations and the API's own schema
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) manage.py makemigrations --check --dry-run
+	$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+bench: $(INSTALLED)  ## Ratios of things measured side by side
+	$(PY) -m tests.bench
+
+host:  ## Install the optional host programs of the backends
+	@$(if $(strip $(HOST_PACKAGES)),apt-get install --yes --no-install-recommends $(HOST_PACKAGES),\
+	echo "No backend needs a host program yet.")
+
+lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header \
+		--no-emit-index-url --no-emit-find-links requirements.in --output-file requirements.txt
+
+clean:  ## Remove everything that make has made
+	rm -rf $(VENV) .env db.sqlite3* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Vulcan needs Python 3.11: set PYTHON=…" >&2; exit 1; }
+	@echo "Installing into $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+.env:
+	@umask 077; $(PY) -c "from django.core.management.utils import get_random_secret_key as key; \
+	print(f\"SECRET_KEY='{key()}'\")" > $@

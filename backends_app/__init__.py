@@ -1,0 +1,1 @@
+"""Vulcan: run code you do not trust behind the isolation that suits it."""

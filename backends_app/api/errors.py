@@ -1,0 +1,109 @@
+"""From errors to answers: the one place that gives an error its status and code."""
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import NoReverseMatch, reverse
+from django.views import defaults
+from rest_framework import exceptions, status
+from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
+
+from ..exceptions import (
+    BackendAtCapacity,
+    BackendNotRegistered,
+    BackendUnavailable,
+    InvalidRequest,
+    RuntimeNotSupported,
+    SourceFormatNotSupported,
+    VulcanError,
+)
+
+RETRY_UNAVAILABLE_S = 5  # the monitor's first retry
+RETRY_CAPACITY_S = 1
+
+
+class PayloadTooLarge(APIException):
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_code = "payload_too_large"
+    default_detail = "The body is too large."
+
+
+class LengthRequired(APIException):
+    status_code = status.HTTP_411_LENGTH_REQUIRED
+    default_code = "length_required"
+    default_detail = "Send the body with a Content-Length instead of in chunks."
+
+
+class BackendUnavailableNow(APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_code = "backend_unavailable"
+    wait = RETRY_UNAVAILABLE_S
+
+
+class BackendAtCapacityNow(APIException):
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+    default_code = "backend_at_capacity"
+    wait = RETRY_CAPACITY_S
+
+
+def to_api_exception(error: VulcanError) -> APIException:
+    """The answer to a caller; its text is the error's own, its field the one to change."""
+    match error:
+        case InvalidRequest():
+            return _field(error.field, error.reason, "invalid")
+        case BackendNotRegistered():
+            return _field("isolation", str(error), "backend_not_registered")
+        case RuntimeNotSupported():
+            return _field("runtime", str(error), "runtime_not_supported")
+        case SourceFormatNotSupported():
+            return _field("source_format", str(error), "source_format_not_supported")
+        case BackendUnavailable():
+            return BackendUnavailableNow(str(error))
+        case BackendAtCapacity():
+            return BackendAtCapacityNow(str(error))
+    return APIException()
+
+
+def _field(name: str, detail: str, code: str) -> ValidationError:
+    return ValidationError({name: [ErrorDetail(detail, code=code)]})
+
+
+def envelope(kind: str, code: str, detail: object, status_code: int) -> JsonResponse:
+    """The body of an error that never reached a view."""
+    return JsonResponse(
+        {"type": kind, "errors": [{"code": code, "detail": str(detail), "attr": None}]},
+        status=status_code,
+    )
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, RequestDataTooBig):
+        return envelope("client_error", "payload_too_large", PayloadTooLarge.default_detail, 413)
+    return envelope("client_error", "bad_request", "The request was refused as malformed.", 400)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _for_people(request):
+        return defaults.permission_denied(request, exception)
+    return envelope(
+        "client_error", "permission_denied", exceptions.PermissionDenied.default_detail, 403
+    )
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _for_people(request):
+        return defaults.page_not_found(request, exception)
+    return envelope("client_error", "not_found", exceptions.NotFound.default_detail, 404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if _for_people(request):
+        return defaults.server_error(request)
+    return envelope("server_error", "error", "Server Error (500)", 500)
+
+
+def _for_people(request: HttpRequest) -> bool:
+    """The Django admin answers with pages."""
+    try:
+        return request.path.startswith(reverse("admin:index"))
+    except NoReverseMatch:
+        return False

@@ -1,0 +1,34 @@
+"""The exception handler of every API view: one envelope, whatever went wrong."""
+
+import logging
+from typing import Any
+
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from drf_standardized_errors.handler import ExceptionHandler
+from rest_framework.exceptions import APIException, ParseError
+
+from ..exceptions import VulcanError
+from .errors import BackendUnavailableNow, PayloadTooLarge, to_api_exception
+
+logger = logging.getLogger(__name__)
+
+
+class EnvelopeExceptionHandler(ExceptionHandler):
+    """drf-standardized-errors' handler, which also knows this project's errors and Django's."""
+
+    def convert_known_exceptions(self, exc: Exception) -> Exception:
+        match exc:
+            case VulcanError():
+                return to_api_exception(exc)
+            case RequestDataTooBig():
+                return PayloadTooLarge()
+            case SuspiciousOperation():
+                return ParseError("The request was refused as malformed.")
+        return super().convert_known_exceptions(exc)
+
+    def report_exception(self, exc: APIException, response: Any) -> None:
+        """A backend that is down is an expected answer, not a bug to be traced."""
+        if isinstance(exc, BackendUnavailableNow):
+            logger.warning("%s", exc.detail)
+        else:
+            super().report_exception(exc, response)

@@ -1,0 +1,47 @@
+"""How request bodies are read: bounded, and as JSON that leaves no doubt about its meaning."""
+
+from django.http import HttpRequest, UnreadablePostError
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import JSONRenderer
+
+from .. import strict_json
+from ..conf import limits
+from .errors import LengthRequired, PayloadTooLarge
+
+ENVELOPE_BYTES = 64 * 1024  # keys, command, image: what stands around source and input
+
+
+class StrictJSONParser(BaseParser):
+    """`application/json`, refused where two readers could read it differently."""
+
+    media_type = "application/json"
+    renderer_class = JSONRenderer
+
+    def parse(self, stream, media_type=None, parser_context=None):
+        try:
+            return strict_json.loads(stream.read())
+        except strict_json.JSONRefused as refused:
+            raise ParseError(f"The body is no acceptable JSON: {refused}.") from refused
+        except UnreadablePostError as error:
+            raise ParseError("The body ended before its announced length.") from error
+
+
+def most_body_bytes() -> int:
+    """The largest body that could hold an acceptable workload, with its escapes and base64."""
+    bound = limits()
+    source = max(2 * bound.code_bytes, bound.archive_bytes * 4 // 3 + 4)
+    return source + 2 * bound.input_bytes + ENVELOPE_BYTES
+
+
+def refuse_oversized(request: HttpRequest) -> None:
+    """Judge a body by its announced length, before a byte of it is read."""
+    if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+        raise LengthRequired()
+    try:
+        announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        raise ParseError("Content-Length is no number.") from None
+    most = most_body_bytes()
+    if announced > most:
+        raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")

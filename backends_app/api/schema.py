@@ -1,0 +1,30 @@
+"""What the OpenAPI document says beyond what the views say themselves."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiResponse
+
+from .serializers import EnvelopeSerializer
+
+MEANINGS = {
+    400: "A field is wrong, or no backend takes such a workload.",
+    401: "The token is missing, unknown or expired.",
+    403: "Not allowed; with a session, the CSRF token is missing.",
+    404: "There is no such thing.",
+    406: "No renderer for the Accept header.",
+    411: "The body came in chunks, without a Content-Length.",
+    413: "The body is too large.",
+    415: "The content type is not one that is read.",
+    429: "All slots of the backend are taken; Retry-After says when to try again.",
+    503: "The backend does not work now; Retry-After says when to try again.",
+}
+
+
+def errors(*codes: int) -> dict[int, Any]:
+    """The `responses` of `extend_schema` for these statuses."""
+    return {code: OpenApiResponse(EnvelopeSerializer, MEANINGS[code]) for code in codes}
+
+
+def canonical_paths_only(endpoints: list[Any]) -> list[Any]:
+    """The alias with a trailing slash is no second operation."""
+    return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]

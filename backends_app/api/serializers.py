@@ -1,0 +1,320 @@
+"""The shapes of requests and answers: what passes over the wire, nothing about its meaning."""
+
+import base64
+import binascii
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.fields import empty
+from rest_framework.utils import html
+
+from .. import strict_json
+from ..conf import limits
+from ..exceptions import listing, quote
+from ..routing import MAX_ISOLATIONS
+from ..workloads import AUTO, ExitReason, Status, WorkloadSpec
+
+MOST_NAMED_ERRORS = 10
+MAX_IMAGE_CHARS = 512
+MAX_COMMAND_WORDS = 64
+MAX_WORD_CHARS = 4096
+
+
+def _from_form(field: serializers.Field) -> bool:
+    """A form has strings for everything; JSON has types, and they are taken at their word."""
+    return html.is_html_input(getattr(field.root, "initial_data", None))
+
+
+class StrictSerializer(serializers.Serializer):
+    """Refuses keys that it does not know: a misspelt limit must not be ignored."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and not html.is_html_input(data):
+            unknown = [key for key in data if key not in self.fields]
+            if unknown:
+                detail = f"Unknown field. Known fields: {listing(self.fields)}."
+                raise ValidationError(
+                    {
+                        quote(key)[1:-1]: [ErrorDetail(detail, code="unknown")]
+                        for key in unknown[:MOST_NAMED_ERRORS]
+                    }
+                )
+        return super().to_internal_value(data)
+
+
+class TextField(serializers.CharField):
+    """A string; a number or a boolean is none."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class NumberField(serializers.FloatField):
+    """A number; neither a string nor a boolean is one, except in a form."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int | float)):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class WholeNumberField(serializers.IntegerField):
+    """An integer; neither a string, nor a boolean, nor 2.0 is one, except in a form."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int)):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+@extend_schema_field(OpenApiTypes.BYTE)
+class Base64Field(serializers.Field):
+    """Bytes in standard base64."""
+
+    default_error_messages = {"invalid": "Not valid base64 (RFC 4648, with padding)."}
+
+    def to_internal_value(self, data: Any) -> bytes:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        try:
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            self.fail("invalid")
+
+
+class AnyJSONField(serializers.JSONField):
+    """Any JSON; in a form it is the text of a JSON document."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not _from_form(self):
+            return data
+        try:
+            return strict_json.loads(data)
+        except strict_json.JSONRefused as refused:
+            raise ValidationError(f"No acceptable JSON: {refused}.") from refused
+
+    def get_value(self, dictionary: Any) -> Any:
+        if html.is_html_input(dictionary):
+            return dictionary.get(self.field_name) or empty
+        return super().get_value(dictionary)
+
+
+@extend_schema_field(
+    {
+        "oneOf": [
+            {"type": "string", "minLength": 1, "maxLength": 63},
+            {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1, "maxLength": 63},
+                "minItems": 1,
+                "maxItems": MAX_ISOLATIONS,
+                "uniqueItems": True,
+            },
+        ]
+    }
+)
+class IsolationField(serializers.Field):
+    """`auto`, a backend name, or a list of names; in a form names stand between commas."""
+
+    default_error_messages = {
+        "invalid": f"Must be {AUTO}, a backend name or a list of backend names."
+    }
+
+    def to_internal_value(self, data: Any) -> str | list[str]:
+        if isinstance(data, str):
+            return isolation_from_text(data) if _from_form(self) else data
+        if isinstance(data, list) and all(isinstance(name, str) for name in data):
+            return data
+        raise ValidationError(self.error_messages["invalid"], code="invalid")
+
+    def to_representation(self, value: Any) -> Any:
+        return value if isinstance(value, str) else list(value)
+
+
+def isolation_from_text(text: str) -> str | list[str]:
+    """One name as it is, several between commas as a list: `gvisor,microvm`."""
+    names = [name.strip() for name in text.split(",")]
+    return names[0] if len(names) == 1 else names
+
+
+class ResourcesSerializer(StrictSerializer):
+    """What the workload may use; what is left out is the operator's default."""
+
+    cpus = NumberField(required=False, help_text="Processors, e.g. 0.5 or 2.")
+    mem_mb = WholeNumberField(required=False, help_text="Memory in MB.")
+    timeout_s = NumberField(required=False, help_text="Seconds until the host ends it.")
+
+
+class WorkloadRequestSerializer(StrictSerializer):
+    """One workload to run. Give exactly one of code, code_archive and image."""
+
+    runtime = TextField(
+        required=False,
+        max_length=63,
+        help_text="node (or javascript, typescript), wasm, python, go, oci; an image needs none.",
+    )
+    isolation = IsolationField(
+        required=False,
+        default=AUTO,
+        initial=AUTO,
+        help_text="auto, a backend name, or names in order of preference.",
+    )
+    code = TextField(
+        required=False,
+        trim_whitespace=False,
+        style={"base_template": "textarea.html", "rows": 10},
+        help_text="The program's source.",
+    )
+    code_archive = Base64Field(
+        required=False, help_text="A tar.gz with the program, in base64.", style={"rows": 3}
+    )
+    image = TextField(
+        required=False, max_length=MAX_IMAGE_CHARS, help_text="An OCI image reference."
+    )
+    command = serializers.ListField(
+        child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
+        required=False,
+        max_length=MAX_COMMAND_WORDS,
+        help_text="The command line, word by word, instead of the default one.",
+    )
+    input = AnyJSONField(
+        required=False,
+        default=None,
+        allow_null=True,
+        style={"base_template": "textarea.html", "rows": 3},
+        help_text="Any JSON; the program's input.",
+    )
+    resources = ResourcesSerializer(required=False)
+
+
+def workload_spec(data: dict[str, Any]) -> WorkloadSpec:
+    """The validated request as the value that `services.run` takes; raises `InvalidRequest`."""
+    bound = limits()
+    return WorkloadSpec(
+        runtime=data.get("runtime"),
+        isolation=data["isolation"],
+        code=data.get("code"),
+        archive=data.get("code_archive"),
+        image=data.get("image"),
+        command=tuple(data.get("command", ())),
+        input=data["input"],
+        resources=bound.resources(**data.get("resources", {})),
+        output_bytes=bound.output_bytes,
+    )
+
+
+class CapabilitiesSerializer(serializers.Serializer):
+    name = serializers.CharField(help_text="For people.")
+    supported_runtimes = serializers.ListField(child=serializers.CharField())
+    supported_isolations = serializers.ListField(child=serializers.CharField())
+    supported_source_formats = serializers.ListField(child=serializers.CharField())
+    max_concurrency = serializers.IntegerField(help_text="Workloads at the same time.")
+
+
+class BackendInfoSerializer(serializers.Serializer):
+    """One backend; detected and healthy are null until it was probed."""
+
+    name = serializers.CharField()
+    capabilities = CapabilitiesSerializer()
+    detected = serializers.BooleanField(allow_null=True)
+    healthy = serializers.BooleanField(allow_null=True)
+    health_description = serializers.CharField()
+    attributes = serializers.DictField(child=serializers.CharField())
+
+
+class RouteSerializer(serializers.Serializer):
+    """One row of the auto table; without source format and runtime it is the default."""
+
+    rule = serializers.CharField()
+    source_format = serializers.CharField(allow_null=True)
+    runtime = serializers.CharField(allow_null=True)
+    target = serializers.CharField()
+    eligible = serializers.BooleanField(help_text="Would the target take such a workload now?")
+    reason = serializers.CharField()
+
+
+class BackendDetailSerializer(BackendInfoSerializer):
+    """One backend with the routes that lead to it."""
+
+    routes = RouteSerializer(many=True)
+    changed_at = serializers.DateTimeField(help_text="When its health last changed.")
+
+
+class CandidateSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    eligible = serializers.BooleanField()
+    reason = serializers.CharField()
+
+
+class ReasonSerializer(serializers.Serializer):
+    """Why a workload went where it went."""
+
+    rule = serializers.CharField()
+    candidates = CandidateSerializer(many=True)
+
+
+class ResolutionSerializer(serializers.Serializer):
+    """Which backend a workload would go to, and why."""
+
+    isolation = IsolationField()
+    runtime = serializers.CharField()
+    source_format = serializers.CharField()
+    backend = serializers.CharField(source="name")
+    rule = serializers.CharField()
+    candidates = CandidateSerializer(many=True)
+
+
+class WorkloadSerializer(serializers.Serializer):
+    """A workload that ran. The host found all of this except output, stdout, stderr and error."""
+
+    id = serializers.CharField()
+    status = serializers.ChoiceField(choices=[str(one) for one in Status], source="result.status")
+    runtime = serializers.CharField()
+    isolation = IsolationField()
+    isolation_used = serializers.CharField()
+    resolution = ReasonSerializer()
+    node = serializers.CharField(help_text="The host it ran on.")
+    output = serializers.JSONField(source="result.output", allow_null=True)
+    stdout = serializers.CharField(source="result.stdout")
+    stderr = serializers.CharField(source="result.stderr")
+    stdout_truncated = serializers.BooleanField(source="result.stdout_truncated")
+    stderr_truncated = serializers.BooleanField(source="result.stderr_truncated")
+    exit_code = serializers.IntegerField(source="result.exit_code", allow_null=True)
+    signal = serializers.CharField(source="result.signal", allow_null=True)
+    exit_reason = serializers.ChoiceField(
+        choices=[str(one) for one in ExitReason], source="result.exit_reason"
+    )
+    error = serializers.CharField(source="result.error")
+    duration_ms = serializers.IntegerField(source="result.duration_ms")
+    cpu_time_ms = serializers.IntegerField(source="result.cpu_time_ms", allow_null=True)
+    memory_bytes = serializers.IntegerField(source="result.memory_bytes", allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField()
+
+
+class ErrorSerializer(serializers.Serializer):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    attr = serializers.CharField(allow_null=True, help_text="The field to change.")
+
+
+class EnvelopeSerializer(serializers.Serializer):
+    """Every error, on every path."""
+
+    type = serializers.ChoiceField(choices=["validation_error", "client_error", "server_error"])
+    errors = ErrorSerializer(many=True)  # type: ignore[assignment]  # the envelope's word
+
+
+class UnresolvedSerializer(EnvelopeSerializer):
+    """The error that running such a workload would give, and every candidate with its reason.
+
+    A query that could not be read has no candidates.
+    """
+
+    candidates = CandidateSerializer(many=True, required=False)

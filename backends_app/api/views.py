@@ -1,0 +1,331 @@
+"""The five calls of the API, and the page that leads to them.
+
+Every view takes its registry as an argument of `as_view`, so a test or another project can hand in
+its own.
+"""
+
+from dataclasses import asdict, fields
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response, patch_vary_headers
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+)
+from rest_framework.exceptions import NotFound
+from rest_framework.generics import GenericAPIView
+from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+from rest_framework.views import APIView
+
+from .. import services
+from ..exceptions import BackendNotRegistered, InvalidRequest, listing, quote
+from ..health import HealthMonitor, monitor
+from ..registry import Registry, Snapshot, registry
+from ..routing import RUNTIMES, Finding, Route, describe, examine
+from ..workloads import AUTO, SOURCE_FORMATS
+from .parsers import refuse_oversized
+from .representation import backend_list
+from .schema import MEANINGS, errors
+from .serializers import (
+    BackendDetailSerializer,
+    BackendInfoSerializer,
+    CandidateSerializer,
+    ResolutionSerializer,
+    RouteSerializer,
+    UnresolvedSerializer,
+    WorkloadRequestSerializer,
+    WorkloadSerializer,
+    isolation_from_text,
+    workload_spec,
+)
+
+Link = dict[str, str]
+
+
+class BoundedView(APIView):
+    """Judges the size of a body before anything reads it."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_oversized(request._request)
+        super().initial(request, *args, **kwargs)
+
+
+class RegistryView(BoundedView):
+    """Answers from a registry. The process's own is kept fresh by its monitor, which the first
+    request starts; one that was handed in is its owner's business.
+    """
+
+    registry: Registry = registry
+    monitor: HealthMonitor = monitor
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if self.monitor.registry is self.registry:
+            self.monitor.ensure_started()
+        return self.answer(request, *args, **kwargs)
+
+    def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """DRF's dispatch; the registry's health is known by now."""
+        return super().dispatch(request, *args, **kwargs)
+
+    def link(self, text: str, view_name: str, query: str = "", **kwargs: str) -> Link:
+        """Where a person would go next, for the browsable API."""
+        url = reverse(view_name, kwargs=kwargs, request=self.request)
+        return {"text": text, "url": url + query}
+
+
+class RootView(RegistryView):
+    """Run code you do not trust behind the isolation that suits it."""
+
+    name = "Vulcan"
+    permission_classes = [AllowAny]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        names = ("backends", "routes", "resolve", "workloads", "schema", "docs", "redoc")
+        return Response(
+            {
+                name: reverse(name, request=request)
+                + ("?runtime=node" if name == "resolve" else "")
+                for name in names
+            }
+        )
+
+
+class BackendListView(RegistryView):
+    """Every registered backend: what it can do and whether it works on this host right now."""
+
+    name = "Backends"
+    permission_classes = [AllowAny]
+
+    def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """ "Not modified" is said before DRF has begun."""
+        if "HTTP_IF_NONE_MATCH" in request.META and _gets_ready_bytes(request):
+            etag = backend_list(self.registry.snapshot).etag
+            if not_modified := get_conditional_response(request, etag=etag):
+                not_modified.headers["ETag"] = etag
+                patch_vary_headers(not_modified, ["Accept", "Cookie"])
+                return not_modified
+        return super().answer(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="backends_list",
+        responses={200: BackendInfoSerializer(many=True), 304: None, **errors(401, 406)},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        ready = backend_list(self.registry.snapshot)
+        if _gets_ready_bytes(request._request):
+            return HttpResponse(
+                ready.body, content_type="application/json", headers={"ETag": ready.etag}
+            )
+        return Response(ready.data)
+
+    def links(self) -> list[Link]:
+        return [
+            *(self.link(name, "backend", name=name) for name in self.registry),
+            self.link("which backend a workload goes to", "routes"),
+            self.link("run a workload", "workloads"),
+        ]
+
+
+class BackendDetailView(RegistryView):
+    """One backend, and the routes that lead to it."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(
+        operation_id="backends_retrieve",
+        responses={200: BackendDetailSerializer, **errors(401, 404, 406)},
+    )
+    def get(self, request: Request, name: str) -> Response:
+        snapshot = self.registry.snapshot
+        info = next((info for info in snapshot.infos() if info.name == name), None)
+        if info is None:
+            missing = BackendNotRegistered(name, tuple(snapshot.entries))
+            raise NotFound(str(missing), code="backend_not_registered")
+        leading = [route for route in snapshot.routes if route.target == name]
+        return Response(
+            BackendDetailSerializer(
+                {
+                    **{part.name: getattr(info, part.name) for part in fields(info)},
+                    "routes": [_route_row(route, snapshot) for route in leading],
+                    "changed_at": snapshot.entries[name].changed_at,
+                }
+            ).data
+        )
+
+    def get_view_name(self) -> str:
+        return str(self.kwargs.get("name", "Backend"))[:63]
+
+    def links(self) -> list[Link]:
+        return [self.link("all backends", "backends"), self.link("run a workload", "workloads")]
+
+
+class RouteListView(RegistryView):
+    """What `auto` means, row by row, and whether each target would take such a workload now."""
+
+    name = "Routes"
+    permission_classes = [AllowAny]
+
+    @extend_schema(
+        operation_id="routes_list",
+        responses={200: RouteSerializer(many=True), **errors(401, 406)},
+    )
+    def get(self, request: Request) -> Response:
+        snapshot = self.registry.snapshot
+        rows = [_route_row(route, snapshot) for route in snapshot.routes]
+        return Response(RouteSerializer(rows, many=True).data)
+
+    def links(self) -> list[Link]:
+        return [
+            self.link(f"where {runtime} goes, and why", "resolve", f"?runtime={runtime}")
+            for runtime in RUNTIMES
+        ]
+
+
+class ResolveView(RegistryView):
+    """Which backend a workload would go to, and why, without running it."""
+
+    name = "Resolve"
+    permission_classes = [AllowAny]
+    PARAMETERS = ("isolation", "runtime", "source_format")
+
+    @extend_schema(
+        operation_id="resolve",
+        parameters=[
+            OpenApiParameter(
+                "isolation",
+                {"type": "string", "minLength": 1, "default": AUTO},
+                description="auto, a backend name, or names between commas in order of preference.",
+            ),
+            OpenApiParameter(
+                "runtime",
+                {"type": "string", "minLength": 1, "maxLength": 63},
+                description="node, wasm, python, go or oci; needed unless the format is image.",
+            ),
+            OpenApiParameter(
+                "source_format",
+                {"type": "string", "enum": list(SOURCE_FORMATS), "default": "code"},
+            ),
+        ],
+        responses={
+            200: ResolutionSerializer,
+            400: OpenApiResponse(UnresolvedSerializer, MEANINGS[400]),
+            503: OpenApiResponse(UnresolvedSerializer, MEANINGS[503]),
+            **errors(401, 406),
+        },
+    )
+    def get(self, request: Request) -> Response:
+        query = self._query(request)
+        resolution = self.registry.explain(
+            isolation_from_text(query.get("isolation", AUTO)),
+            query.get("runtime"),
+            query.get("source_format", "code"),
+        )
+        if resolution.error is None:
+            return Response(ResolutionSerializer(resolution).data)
+        response = self.handle_exception(resolution.error)
+        response.data["candidates"] = CandidateSerializer(resolution.candidates, many=True).data
+        return response
+
+    def _query(self, request: Request) -> dict[str, str]:
+        """The parameters, each at most once and none unknown; `format` is DRF's own."""
+        query = request.query_params
+        for key in query:
+            if key not in (*self.PARAMETERS, "format"):
+                raise InvalidRequest(
+                    quote(key)[1:-1], f"Unknown parameter. Known: {listing(self.PARAMETERS)}."
+                )
+            if len(query.getlist(key)) > 1:
+                raise InvalidRequest(key, "Given more than once; put names between commas.")
+        return query.dict()
+
+    def links(self) -> list[Link]:
+        return [
+            self.link("the whole table", "routes"),
+            *(self.link(runtime, "resolve", f"?runtime={runtime}") for runtime in RUNTIMES),
+            self.link("image", "resolve", "?source_format=image"),
+            self.link("archive", "resolve", "?runtime=python&source_format=archive"),
+        ]
+
+
+class WorkloadsView(RegistryView, GenericAPIView):
+    """Run a workload and wait for its end.
+
+    A program that fails is an answer like any other: look at `status` and `exit_reason`.
+    """
+
+    name = "Workloads"
+    permission_classes = [IsAuthenticated]
+    serializer_class = WorkloadRequestSerializer
+
+    @extend_schema(
+        operation_id="workloads_create",
+        request={"application/json": WorkloadRequestSerializer},
+        responses={
+            201: WorkloadSerializer,
+            **errors(400, 401, 403, 406, 411, 413, 415, 429, 503),
+        },
+        examples=[
+            OpenApiExample(
+                "TypeScript",
+                request_only=True,
+                value={
+                    "runtime": "node",
+                    "code": "export default (x: { a: number; b: number }) => ({ sum: x.a + x.b })",
+                    "input": {"a": 1, "b": 2},
+                },
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        report = services.run(workload_spec(serializer.validated_data), registry=self.registry)
+        return Response(WorkloadSerializer(report).data, status=201)
+
+    def links(self) -> list[Link]:
+        return [
+            self.link("backends", "backends"),
+            self.link("which backend a workload goes to", "routes"),
+        ]
+
+
+class UnknownPathView(BoundedView):
+    """The envelope for every path under the API that is none of its own."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(exclude=True)
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotFound()
+
+
+def _gets_ready_bytes(request: HttpRequest) -> bool:
+    """Would negotiation end with JSON in its plain form? Said without negotiating."""
+    accept = request.META.get("HTTP_ACCEPT", "")
+    return (
+        request.method in ("GET", "HEAD")
+        and "format=" not in request.META.get("QUERY_STRING", "")
+        and "indent" not in accept
+        and ("json" in accept or accept in ("", "*/*"))
+        and "html" not in accept
+    )
+
+
+def _route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
+    entry = snapshot.entries.get(route.target)
+    finding = examine(entry, route.runtime, route.source_format)
+    return {
+        **asdict(route),
+        "rule": route.rule,
+        "eligible": finding is Finding.NONE,
+        "reason": describe(entry, finding),
+    }

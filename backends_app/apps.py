@@ -1,0 +1,19 @@
+"""The Django app: at start-up it fills the registry, and does nothing else."""
+
+from django.apps import AppConfig
+from django.core.signals import setting_changed
+
+
+class BackendsConfig(AppConfig):
+    """Imports and registers only: no database, thread, socket or process starts here."""
+
+    name = "backends_app"
+    verbose_name = "Isolation backends"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks, conf
+
+        checks.register()
+        conf.populate()
+        setting_changed.connect(conf.reload, dispatch_uid="backends_app.conf.reload")

@@ -1,0 +1,83 @@
+"""The test double for people who use Vulcan as a library: a Python function plays the program."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..exceptions import BackendUnavailable, VulcanError
+from ..strict_json import JSON
+from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
+from .base import Backend, BackendCapabilities, Health
+
+KEPT_WORKLOADS = 1000
+
+Program = Callable[[WorkloadSpec], JSON | WorkloadResult]
+
+
+def echo(workload: WorkloadSpec) -> JSON:
+    """The program that is run when none is given: its output is its input."""
+    return workload.input
+
+
+class FakeBackend(Backend):
+    """Runs every workload by calling `program` in this process: no isolation at all.
+
+    What the program returns is the `output`, or the whole result if it is a `WorkloadResult`. An
+    exception makes the workload fail with exit code 1, as an uncaught error does in a real runtime;
+    a `VulcanError` passes through, so `BackendUnavailable` can be played too. `workloads` holds the
+    last ones that were executed. Set `health` at any time; the next probe reports it.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtimes: Sequence[str] = ("node", "wasm", "python", "go", "oci"),
+        source_formats: Sequence[str] = ("code", "archive", "image"),
+        isolations: Sequence[str] = ("fake",),
+        max_concurrency: int = 100,
+        name: str = "Fake (no isolation)",
+        program: Program = echo,
+        health: Health | None = None,
+    ) -> None:
+        self.capabilities = BackendCapabilities(
+            name=name,
+            supported_runtimes=runtimes,
+            supported_isolations=isolations,
+            supported_source_formats=source_formats,
+            max_concurrency=max_concurrency,
+        )
+        self.program = program
+        self.health = health or Health.ok("a fake always works")
+        self.workloads: deque[WorkloadSpec] = deque(maxlen=KEPT_WORKLOADS)
+        self.closed = False
+
+    def probe(self) -> Health:
+        return self.health
+
+    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+        if self.closed:
+            raise BackendUnavailable("it has been closed")
+        self.workloads.append(workload)
+        started = time.monotonic()
+        try:
+            answer = self.program(workload)
+        except VulcanError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the program is user code: any error is a result
+            answer = WorkloadResult(
+                exit_reason=ExitReason.EXITED,
+                exit_code=1,
+                stderr=f"{type(error).__name__}: {error}\n",
+                error=f"{type(error).__name__}: {error}",
+            )
+        if isinstance(answer, WorkloadResult):
+            return answer
+        return WorkloadResult(
+            exit_reason=ExitReason.EXITED,
+            exit_code=0,
+            output=answer,
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    def close(self) -> None:
+        self.closed = True

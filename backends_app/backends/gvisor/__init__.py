@@ -1,0 +1,5 @@
+"""gVisor: OCI images in containers whose kernel is `runsc`."""
+
+from .backend import GVisorBackend
+
+__all__ = ["GVisorBackend"]

@@ -1,0 +1,84 @@
+"""The gVisor backend: finds the Docker Engine and its runsc; running workloads is still to come."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import docker
+from django.core import checks
+from docker.errors import DockerException
+from requests.exceptions import RequestException
+
+from ...exceptions import BackendUnavailable, InvalidOption
+from ...workloads import WorkloadResult, WorkloadSpec
+from .. import options
+from ..base import Backend, BackendCapabilities, Health
+
+INSTALL = "install them with: apt-get install docker.io runsc"
+NOT_YET = "this version finds runsc and does not run workloads on it yet"
+ENGINE_TIMEOUT_S = 5
+
+
+class GVisorBackend(Backend):
+    """OPTIONS: `engine`, where the Docker Engine answers (unix:// or tcp://); `runtime`, the name
+    that runsc has in the engine's configuration; `max_concurrency`.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str = "unix:///var/run/docker.sock",
+        runtime: str = "runsc",
+        max_concurrency: int = 4,
+    ) -> None:
+        url = urlsplit(options.text("engine", engine, "the address of the Docker Engine"))
+        if url.scheme not in ("unix", "tcp"):
+            raise InvalidOption("engine", engine, "must begin with unix:// or tcp://")
+        self._engine = engine
+        self._shown_engine = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        self._socket = Path(url.path) if url.scheme == "unix" else None
+        self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
+        self.capabilities = BackendCapabilities(
+            name="gVisor (runsc)",
+            supported_runtimes=("oci",),
+            supported_isolations=("gvisor",),
+            supported_source_formats=("image",),
+            max_concurrency=options.positive_int("max_concurrency", max_concurrency),
+        )
+
+    def probe(self) -> Health:
+        if self._socket is not None and not self._socket.exists():
+            return Health.undetected(
+                f"no Docker Engine at {self._shown_engine} and so no runsc; {INSTALL}"
+            )
+        try:
+            client = docker.DockerClient(base_url=self._engine, timeout=ENGINE_TIMEOUT_S)
+            try:
+                engine = client.info()
+            finally:
+                client.close()
+        except (DockerException, RequestException):
+            return Health.unhealthy(f"Docker Engine does not answer at {self._shown_engine}")
+        attributes = {"engine_version": str(engine.get("ServerVersion", "unknown"))}
+        if self._runtime not in (engine.get("Runtimes") or {}):
+            return Health.undetected(
+                f"Docker Engine has no runtime {self._runtime!r}; apt-get install runsc and name "
+                "it in the engine's configuration",
+                attributes,
+            )
+        return Health.unhealthy(NOT_YET, attributes)
+
+    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+        raise BackendUnavailable(NOT_YET)
+
+    def check(self) -> Sequence[checks.CheckMessage]:
+        if self._socket is not None:
+            return ()
+        return (
+            checks.Warning(
+                f"The Docker Engine at {self._shown_engine} is spoken to over plain TCP: whoever "
+                "reaches that address is root there.",
+                hint="Use its unix socket, or forward it through an encrypted tunnel.",
+                id="backends_app.gvisor.W001",
+            ),
+        )

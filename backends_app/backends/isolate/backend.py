@@ -1,0 +1,203 @@
+"""The isolate backend: JavaScript and TypeScript in a fresh Deno process per workload."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from base64 import b64encode
+from pathlib import Path
+
+import deno
+
+from ... import strict_json
+from ...exceptions import BackendUnavailable
+from ...strict_json import JSON
+from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from .. import options
+from ..base import Backend, BackendCapabilities, Health
+from ..process import BoundedProcess, Capture, Exit
+from .frame import FramedStdout
+
+INSTALL = "install it with: pip install deno"
+HARNESS = Path(__file__).with_name("harness.js")
+SMOKE = """export default (x: { a: number; b: number }) => (
+  { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
+MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
+
+
+class IsolateBackend(Backend):
+    """Runs `node` workloads in Deno.
+
+    OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
+    many workloads may run at once (default: 4).
+    """
+
+    def __init__(self, *, deno: str | None = None, max_concurrency: int = 4) -> None:
+        if deno is not None:
+            options.text("deno", deno, "the path of the program")
+        self.capabilities = BackendCapabilities(
+            name="V8 isolate (Deno)",
+            supported_runtimes=("node",),
+            supported_isolations=("isolate",),
+            supported_source_formats=("code",),
+            max_concurrency=options.positive_int("max_concurrency", max_concurrency),
+        )
+        self._deno = deno
+        self._running: dict[str, BoundedProcess] = {}
+
+    def probe(self) -> Health:
+        try:
+            self._program()
+        except BackendUnavailable as missing:
+            return Health.undetected(missing.reason)
+        try:
+            result = self.execute(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
+        except BackendUnavailable as fault:
+            return Health.unhealthy(fault.reason)
+        match result.output:
+            case {"sum": 3, "deno": str(deno_version), "v8": str(v8_version)}:
+                return Health.ok(
+                    "a TypeScript workload ran",
+                    {
+                        "deno_version": deno_version,
+                        "v8_version": v8_version,
+                        "confinement": "deno-permissions",
+                    },
+                )
+        return Health.unhealthy(
+            f"the smoke workload ended with {result.exit_reason} instead of its sum"
+        )
+
+    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+        marker = secrets.token_hex(16)
+        code, given = workload.code_utf8(), workload.input_json()
+        cap = workload.output_bytes
+        stdout, stderr = FramedStdout(marker.encode(), cap), Capture(cap)
+        try:
+            with tempfile.TemporaryDirectory(prefix="vulcan-isolate-") as folder:
+                work, cache = Path(folder, "work"), Path(folder, "cache")
+                work.mkdir()
+                process = BoundedProcess(
+                    self._command(workload.resources.mem_mb),
+                    stdin=f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=work,
+                    env={"DENO_DIR": str(cache), "NO_COLOR": "1"},
+                    timeout_s=workload.resources.timeout_s,
+                    mem_mb=workload.resources.mem_mb,
+                    most_output_bytes=MOST_OUTPUT_FACTOR * cap,
+                )
+                self._running[workload.id] = process
+                try:
+                    exit = process.run()
+                finally:
+                    del self._running[workload.id]
+        except OSError as error:
+            raise BackendUnavailable(
+                f"Deno could not be run: {os.strerror(error.errno or 0)}"
+            ) from error
+        return _result(exit, stdout, stderr, workload)
+
+    def cleanup(self, workload_id: str) -> None:
+        if process := self._running.get(workload_id):
+            process.kill()
+
+    def close(self) -> None:
+        for process in list(self._running.values()):
+            process.kill()
+
+    def _program(self) -> str:
+        """The path of Deno, or `BackendUnavailable` that says how to get it."""
+        if self._deno is not None:
+            if found := shutil.which(self._deno):
+                return found
+            raise BackendUnavailable(f"the configured Deno is no program; {INSTALL}")
+        try:
+            return os.fsdecode(deno.find_deno_bin())
+        except FileNotFoundError:
+            raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
+
+    def _command(self, mem_mb: int) -> list[str]:
+        # The harness is a data: URL because a module that was loaded from one, and what it imports,
+        # may read no local file: not even by `import`.
+        harness = b64encode(HARNESS.read_bytes()).decode()
+        return [
+            self._program(),
+            "run",
+            "--quiet",
+            "--no-prompt",
+            "--no-remote",
+            "--no-npm",
+            "--no-config",
+            "--cached-only",
+            "--no-lock",
+            f"--v8-flags=--max-old-space-size={mem_mb}",
+            f"data:text/javascript;base64,{harness}",
+        ]
+
+
+def _result(
+    exit: Exit, stdout: FramedStdout, stderr: Capture, workload: WorkloadSpec
+) -> WorkloadResult:
+    """What the host saw decides; what the program handed over counts only where it ended well."""
+    stdout.close()
+    printed = stdout.printed.text()
+    reason, output, error = ExitReason.EXITED, None, ""
+    if exit.ended_for is not None:
+        reason, error = exit.ended_for, _why(exit.ended_for, workload)
+    elif exit.signal is not None:
+        full = (exit.memory_bytes or 0) >= workload.resources.mem_mb * 1024 * 1024 // 2
+        reason = ExitReason.MEMORY_LIMIT if exit.signal in ABORTS and full else ExitReason.SIGNAL
+        error = _why(reason, workload) or f"ended by {exit.signal}"
+    elif stdout.frame is not None:
+        reason, output, error = _handed_over(stdout, workload)
+    elif exit.exit_code == 0:
+        output = output_from_stdout(printed, truncated=stdout.printed.truncated)
+    return WorkloadResult(
+        exit_reason=reason,
+        exit_code=exit.exit_code,
+        signal=exit.signal,
+        output=output if exit.exit_code == 0 else None,
+        stdout=printed,
+        stderr=stderr.text(),
+        stdout_truncated=stdout.printed.truncated,
+        stderr_truncated=stderr.truncated,
+        error=error,
+        duration_ms=exit.duration_ms,
+        cpu_time_ms=exit.cpu_time_ms,
+        memory_bytes=exit.memory_bytes,
+    )
+
+
+def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
+    """Reason, output and error as the frame has them; user code may have written it."""
+    if stdout.frame_too_large:
+        return (
+            ExitReason.OUTPUT_LIMIT,
+            None,
+            f"the output is larger than {workload.output_bytes:,} bytes",
+        )
+    try:
+        frame = strict_json.loads(bytes(stdout.frame or b""))
+    except strict_json.JSONRefused as refused:
+        return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
+    match frame:
+        case {"output": output}:
+            return ExitReason.EXITED, output, ""
+        case {"error": str(error)}:
+            return ExitReason.EXITED, None, error
+        case {"invalid": str(error)}:
+            return ExitReason.INVALID_OUTPUT, None, error
+    return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
+
+
+def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
+    """The bound that the host enforced, for people."""
+    return {
+        ExitReason.TIMEOUT: f"ended after its time limit of {workload.resources.timeout_s:g} s",
+        ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
+        ExitReason.OUTPUT_LIMIT: "ended for printing without end",
+        ExitReason.KILLED: "ended because somebody asked for it",
+    }.get(reason, "")

@@ -1,0 +1,161 @@
+"""The ISOLATION_* settings: defaults, validation, and the one place that reads them.
+
+Every mistake is an `ImproperlyConfigured` that names the setting, the key and the value. A host
+program that is not installed is no mistake: the backend's probe says so.
+"""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from .backends.base import Backend
+from .exceptions import InvalidOption, InvalidSetting, listing
+from .registry import Registry, registry
+from .routing import RouteTable
+from .workloads import Bound, Limits
+
+DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
+    "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend"},
+    "gvisor": {"BACKEND": "backends_app.backends.gvisor.GVisorBackend"},
+    "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend"},
+}
+SETTINGS = ("ISOLATION_BACKENDS", "ISOLATION_ROUTES", "ISOLATION_LIMITS")
+
+_configured: dict[str, Backend] | None = None
+
+
+def populate(target: Registry = registry) -> None:
+    """Fill the registry from the settings, once: a second call changes nothing."""
+    if _configured is None:
+        _apply(target)
+
+
+def reload(*, setting: str, **kwargs: object) -> None:
+    """Receiver of `setting_changed`: exchange what the old settings had registered for the new."""
+    if setting in SETTINGS:
+        limits.cache_clear()
+        _apply(registry)
+
+
+def _apply(target: Registry) -> None:
+    global _configured
+    limits()  # a mistake there shows now, not with the first workload
+    routes = load_routes()
+    backends = load_backends()
+    old = _configured or {}
+    target.configure(add=backends, remove=old, routes=routes)
+    _configured = backends
+    for backend in old.values():
+        backend.close()
+
+
+def load_backends() -> dict[str, Backend]:
+    """An instance of every backend in ISOLATION_BACKENDS."""
+    where = "ISOLATION_BACKENDS"
+    configured = _mapping(where, getattr(settings, where, DEFAULT_BACKENDS))
+    return {alias: _backend(f"{where}[{alias!r}]", entry) for alias, entry in configured.items()}
+
+
+def load_routes() -> RouteTable:
+    """ISOLATION_ROUTES; a key that is left out keeps its default."""
+    where = "ISOLATION_ROUTES"
+    configured = _mapping(where, getattr(settings, where, {}))
+    _known_keys(where, configured, ("source_formats", "runtimes", "default"))
+    for key in ("source_formats", "runtimes"):
+        for source, target in _mapping(f"{where}[{key!r}]", configured.get(key, {})).items():
+            _name(f"{where}[{key!r}][{source!r}]", target)
+    if "default" in configured:
+        _name(f"{where}['default']", configured["default"])
+    return RouteTable(**configured)
+
+
+@functools.cache
+def limits() -> Limits:
+    """ISOLATION_LIMITS; a key that is left out keeps its default."""
+    where = "ISOLATION_LIMITS"
+    configured = _mapping(where, getattr(settings, where, {}))
+    defaults = Limits()
+    _known_keys(where, configured, [part.name for part in fields(Limits)])
+    values: dict[str, Any] = {
+        key: _bound(f"{where}[{key!r}]", value, getattr(defaults, key))
+        if isinstance(getattr(defaults, key), Bound)
+        else _number(f"{where}[{key!r}]", value, least=1, whole=True)
+        for key, value in configured.items()
+    }
+    return Limits(**values)
+
+
+def _backend(where: str, entry: object) -> Backend:
+    entry = _mapping(where, entry)
+    _known_keys(where, entry, ("BACKEND", "OPTIONS"))
+    path = entry.get("BACKEND")
+    if not isinstance(path, str):
+        raise InvalidSetting(f"{where}['BACKEND']", path, "must be the dotted path of a class")
+    try:
+        backend_class = import_string(path)
+    except ImportError as error:
+        raise InvalidSetting(f"{where}['BACKEND']", path, f"cannot be imported: {error}") from error
+    if not callable(backend_class):
+        raise InvalidSetting(f"{where}['BACKEND']", path, "must be a class")
+    options = _mapping(f"{where}['OPTIONS']", entry.get("OPTIONS", {}))
+    parameters = inspect.signature(backend_class).parameters
+    if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
+        _known_keys(f"{where}['OPTIONS']", options, parameters)
+    try:
+        return cast(Backend, backend_class(**options))
+    except InvalidOption as error:
+        raise InvalidSetting(
+            f"{where}['OPTIONS'][{error.option!r}]", error.value, error.reason
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(f"{where}['OPTIONS']", options, str(error)) from error
+
+
+def _mapping(where: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidSetting(where, value, "must be a dict")
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidSetting(where, key, "every key must be a string")
+    return value
+
+
+def _known_keys(where: str, value: Mapping[str, Any], known: Any) -> None:
+    for key in value:
+        if key not in known:
+            raise InvalidSetting(
+                f"{where}[{key!r}]", value[key], f"unknown; known: {listing(known)}"
+            )
+
+
+def _name(where: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidSetting(where, value, "must be the name of a backend")
+
+
+def _bound(where: str, value: object, default: Bound) -> Bound:
+    given = _mapping(where, value)
+    _known_keys(where, given, [part.name for part in fields(Bound)])
+    numbers = {
+        part.name: _number(
+            f"{where}[{part.name!r}]", given.get(part.name, getattr(default, part.name)), least=0
+        )
+        for part in fields(Bound)
+    }
+    bound = Bound(**numbers)
+    if not bound.min <= bound.default <= bound.max:
+        raise InvalidSetting(where, value, f"must keep min <= default <= max, and makes {bound}")
+    return bound
+
+
+def _number(where: str, value: object, *, least: float, whole: bool = False) -> float:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+        kind = "a whole number" if whole else "a number"
+        raise InvalidSetting(where, value, f"must be {kind} of at least {least:g}")
+    return value

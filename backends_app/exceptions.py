@@ -1,0 +1,193 @@
+"""The error tree: every way in which Vulcan says no, with the evidence as attributes.
+
+::
+
+    ImproperlyConfigured                 Django's: the operator has to change something
+    └── ConfigurationError
+        ├── InvalidSetting               an ISOLATION_* setting: where, value, reason
+        ├── InvalidBackendName           name
+        ├── InvalidBackend               name, reason
+        └── BackendAlreadyRegistered     name
+
+    InvalidOption                        a backend's constructor refuses one of its OPTIONS;
+                                         settings turn it into InvalidSetting with the alias
+
+    VulcanError                          the answer to one request; knows nothing of HTTP
+    ├── InvalidRequest                   field, reason
+    ├── ResolutionError                  no backend for this request
+    │   ├── BackendNotRegistered         name, registered
+    │   ├── RuntimeNotSupported          name, runtime, supported, supported_by
+    │   ├── SourceFormatNotSupported     name, source_format, supported, supported_by
+    │   └── BackendUnavailable           name, reason, eligible; raised by execute() too
+    └── BackendAtCapacity                name, limit
+"""
+
+from collections.abc import Iterable
+
+from django.core.exceptions import ImproperlyConfigured
+
+MAX_QUOTED_CHARS = 80
+
+
+def quote(value: object) -> str:
+    """`repr` that a stranger cannot make long: at most about 80 characters."""
+    text = repr(value)
+    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…"
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names as prose; says so when there are none."""
+    return ", ".join(names) or "none"
+
+
+class ConfigurationError(ImproperlyConfigured):
+    """Something in the settings or in a `register` call has to be changed."""
+
+
+class InvalidSetting(ConfigurationError):
+    """A value under one of the ISOLATION_* settings is wrong."""
+
+    def __init__(self, where: str, value: object, reason: str) -> None:
+        self.where = where
+        self.value = value
+        self.reason = reason
+        super().__init__(f"{where} = {quote(value)}: {reason}")
+
+
+class InvalidBackendName(ConfigurationError):
+    """The name cannot be registered: it is malformed or reserved."""
+
+    def __init__(self, name: object, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{quote(name)} is no backend name: {reason}")
+
+
+class InvalidBackend(ConfigurationError):
+    """The object is no backend: something that every backend has is missing."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"Backend {name!r} cannot be registered: {reason}")
+
+
+class BackendAlreadyRegistered(ConfigurationError):
+    """The name is taken; pass replace=True to put another backend in its place."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"Backend {name!r} is already registered; unregister it first or pass replace=True."
+        )
+
+
+class InvalidOption(ValueError):
+    """A backend's constructor refuses one of its OPTIONS."""
+
+    def __init__(self, option: str, value: object, reason: str) -> None:
+        self.option = option
+        self.value = value
+        self.reason = reason
+        super().__init__(f"{option} = {quote(value)}: {reason}")
+
+
+class VulcanError(Exception):
+    """Base of every answer that says why one request cannot be served."""
+
+
+class InvalidRequest(VulcanError):
+    """One field of a request is malformed, whatever backends there are."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}")
+
+
+class ResolutionError(VulcanError):
+    """No backend takes this request; `name` is the backend that was meant to."""
+
+    name: str
+
+
+class BackendNotRegistered(ResolutionError):
+    """The backend asked for, or the target of the route, is not in the registry."""
+
+    def __init__(self, name: str, registered: tuple[str, ...]) -> None:
+        self.name = name
+        self.registered = registered
+        super().__init__(
+            f"Backend {quote(name)} is not registered. Registered: {listing(registered)}."
+        )
+
+
+class RuntimeNotSupported(ResolutionError):
+    """The backend is there and does not run this runtime."""
+
+    def __init__(
+        self,
+        name: str,
+        runtime: str,
+        supported: tuple[str, ...],
+        supported_by: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self.runtime = runtime
+        self.supported = supported
+        self.supported_by = supported_by
+        super().__init__(
+            f"Backend {name!r} does not run runtime {quote(runtime)}; it runs: "
+            f"{listing(supported)}. Backends that run it: {listing(supported_by)}."
+        )
+
+
+class SourceFormatNotSupported(ResolutionError):
+    """The backend is there and does not take this source format."""
+
+    def __init__(
+        self,
+        name: str,
+        source_format: str,
+        supported: tuple[str, ...],
+        supported_by: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self.source_format = source_format
+        self.supported = supported
+        self.supported_by = supported_by
+        super().__init__(
+            f"Backend {name!r} does not take source format {quote(source_format)}; it takes: "
+            f"{listing(supported)}. Backends that take it: {listing(supported_by)}."
+        )
+
+
+class BackendUnavailable(ResolutionError):
+    """The backend could run this, and its infrastructure does not work now.
+
+    A backend's `execute` raises it with the reason alone; who called it knows the name.
+    `eligible` are the backends that a caller could ask for by name instead.
+    """
+
+    def __init__(self, reason: str, *, name: str = "", eligible: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.reason = reason
+        self.eligible = eligible
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        if not self.name:
+            return self.reason
+        return (
+            f"Backend {self.name!r} cannot run workloads now: {self.reason.rstrip('.')}. "
+            f"Backends that could run this one: {listing(self.eligible)}."
+        )
+
+
+class BackendAtCapacity(VulcanError):
+    """Every slot of the backend is taken."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self.limit = limit
+        super().__init__(f"Backend {name!r} already runs its {limit} workloads. Try again soon.")

@@ -1,0 +1,208 @@
+"""The monitor that keeps the registry's health fresh, with nobody waiting on a slow probe.
+
+It starts lazily in each process, with the first call of `ensure_started`: never when Django is set
+up, so never before a server forks. The rhythm is Nomad's: a healthy backend is probed every 30 s,
+one that fails after 5 s, then twice as long each time up to 2 min.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .backends.base import Backend, Health
+from .registry import Registry, registry
+from .routing import Entry
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 30.0
+RETRY_S = (5.0, 120.0)
+PROBE_TIMEOUT_S = 10.0
+FIRST_ROUND_S = 1.0
+LONGEST_SLEEP_S = 1.0  # how soon a backend that was registered meanwhile is noticed
+
+
+@dataclass(slots=True)
+class _Probe:
+    """One running probe; `found` is set by its thread when it is through."""
+
+    started: float
+    found: Health | None = None
+    given_up: bool = False
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the monitor knows of one backend between probes."""
+
+    backend: Backend
+    due: float
+    failures: int = 0
+    probed: bool = False
+    probe: _Probe | None = field(default=None)
+
+
+def _in_thread(work: Callable[[], None], name: str) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
+class HealthMonitor:
+    """Probes every backend of one registry and publishes what has changed.
+
+    A probe that hangs keeps its own thread, one at the most for each backend, and costs nobody else
+    anything: after `PROBE_TIMEOUT_S` the backend is unhealthy, and it is not probed again until the
+    hanging probe ends. `spawn` and `clock` are parameters so that tests need neither threads nor
+    time.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        spawn: Callable[[Callable[[], None], str], None] = _in_thread,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self._spawn = spawn
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, not started; for a forked child, which has none of its parent's threads."""
+        self._start = threading.Lock()
+        self._started = False
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._first_round = threading.Event()
+        self._watches: dict[str, _Watch] = {}
+
+    def ensure_started(self, wait_s: float = FIRST_ROUND_S) -> None:
+        """Start the monitor unless it runs.
+
+        Who starts it waits for the first round of probes, at most `wait_s` seconds; nobody else
+        ever waits.
+        """
+        if self._started:
+            return
+        with self._start:
+            if self._started:
+                return
+            self._started = True
+        self._spawn(self._run, "vulcan-health")
+        self._first_round.wait(wait_s)
+
+    def stop(self) -> None:
+        """End the monitor's own thread; a probe that is under way ends by itself."""
+        self._stopping.set()
+        self._wake.set()
+
+    def probe_all(self) -> None:
+        """Probe every backend once and return when each has answered or been given up.
+
+        For commands; the monitor must not have been started.
+        """
+        self.tick()
+        while not self._round_complete():
+            self._wake.wait(0.1)
+            self._wake.clear()
+            self.tick()
+
+    def tick(self) -> float:
+        """Start the probes that are due, publish those that have ended; seconds until the next."""
+        now = self._clock()
+        entries = self.registry.snapshot.entries
+        self._watches = {
+            name: watch
+            for name, watch in self._watches.items()
+            if name in entries and entries[name].backend is watch.backend
+        }
+        for name, entry in entries.items():
+            watch = self._watches.setdefault(name, _Watch(entry.backend, due=now))
+            self._hasten(watch, entry, now)
+            if watch.probe is None and watch.due <= now:
+                watch.probe = _Probe(started=now)
+                self._spawn(_prober(watch, watch.probe, self._wake), f"vulcan-probe-{name}")
+            if watch.probe is not None:
+                self._settle(name, watch, watch.probe, now)
+        if self._round_complete():
+            self._first_round.set()
+        return max(0.0, min((watch.due for watch in self._watches.values()), default=now) - now)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                pause = self.tick()
+            except Exception:
+                logger.exception("the health monitor failed; it goes on")
+                pause = LONGEST_SLEEP_S
+            busy = any(watch.probe for watch in self._watches.values())
+            self._wake.wait(LONGEST_SLEEP_S if busy else min(pause, LONGEST_SLEEP_S))
+            self._wake.clear()
+
+    def _round_complete(self) -> bool:
+        return all(watch.probed for watch in self._watches.values())
+
+    def _hasten(self, watch: _Watch, entry: Entry, now: float) -> None:
+        """A workload that met a fault has published it; look again soon."""
+        if watch.probed and watch.failures == 0 and not entry.health.eligible:
+            watch.failures = 1
+            watch.due = min(watch.due, now + RETRY_S[0])
+
+    def _settle(self, name: str, watch: _Watch, probe: _Probe, now: float) -> None:
+        if probe.found is not None:
+            watch.probe = None
+            if not probe.given_up:
+                self._publish(name, watch, probe.found)
+            watch.due = now + (INTERVAL_S if watch.failures == 0 else self._backoff(watch.failures))
+        elif now - probe.started >= PROBE_TIMEOUT_S and not probe.given_up:
+            probe.given_up = True
+            self._publish(
+                name, watch, Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
+            )
+
+    def _publish(self, name: str, watch: _Watch, found: Health) -> None:
+        watch.probed = True
+        watch.failures = 0 if found.healthy else watch.failures + 1
+        before = self.registry.snapshot.entries.get(name)
+        if before is not None and before.health.detected and not found.detected:
+            # It was here and is gone: that is a fault, not a host that never had it.
+            found = Health.unhealthy(found.description, found.attributes)
+        if self.registry.publish(name, watch.backend, found):
+            first = before is None or before.health.healthy is None
+            level = logging.DEBUG if first else logging.INFO if found.healthy else logging.WARNING
+            logger.log(level, "backend %s is %s: %s", name, found.state, found.description)
+
+    def _backoff(self, failures: int) -> float:
+        shortest, longest = RETRY_S
+        return min(longest, shortest * 2.0 ** min(failures - 1, 10))
+
+
+def _prober(watch: _Watch, probe: _Probe, wake: threading.Event) -> Callable[[], None]:
+    def run() -> None:
+        probe.found = probed(watch.backend)
+        wake.set()
+
+    return run
+
+
+def probed(backend: Backend) -> Health:
+    """The backend's probe, with every way in which it can fail turned into a finding."""
+    try:
+        found = backend.probe()
+    except BaseException as error:  # a backend is anybody's code, and this thread is its own
+        logger.warning("probe of %s raised", type(backend).__name__, exc_info=True)
+        return Health.unhealthy(f"its probe raised {type(error).__name__}")
+    if not isinstance(found, Health):
+        return Health.unhealthy(f"its probe answered {type(found).__name__} instead of Health")
+    if found.healthy is None:
+        return Health.unhealthy("its probe left open whether it works")
+    return found
+
+
+monitor = HealthMonitor(registry)
+"""The monitor of this process's registry."""
+
+os.register_at_fork(after_in_child=monitor.forget)

@@ -1,0 +1,25 @@
+"""`manage.py list_backends`: what `GET /v1/backends` answers, in a terminal."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from ...api.representation import backend_list
+from ...health import monitor
+from ...registry import registry
+from ..output import add_format, backend_table, show
+
+
+class Command(BaseCommand):
+    help = "List the registered backends: what each can do and whether it works on this host."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_format(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        monitor.ensure_started()
+        if options["format"] == "json":
+            self.stdout.write(backend_list(registry.snapshot).body.decode())
+        else:
+            show(self, options, backend_table(registry.list()))

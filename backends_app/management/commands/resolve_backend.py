@@ -1,0 +1,54 @@
+"""`manage.py resolve_backend`: which backend a workload would go to, and why."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from rich.text import Text
+
+from ...api.serializers import CandidateSerializer, ResolutionSerializer, isolation_from_text
+from ...health import monitor
+from ...registry import registry
+from ...routing import RUNTIMES
+from ...workloads import AUTO, SOURCE_FORMATS
+from ..output import add_format, candidate_table, show, show_json
+
+
+class Command(BaseCommand):
+    help = "Say which backend a workload would go to, and why. Exits with 1 when there is none."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("runtime", nargs="?", help=f"One of {', '.join(RUNTIMES)}.")
+        parser.add_argument(
+            "--isolation",
+            default=AUTO,
+            help="auto (default), a backend name, or names between commas.",
+        )
+        parser.add_argument(
+            "--source-format",
+            default="code",
+            help=f"One of {', '.join(SOURCE_FORMATS)} (default: code).",
+        )
+        add_format(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        monitor.ensure_started()
+        resolution = registry.explain(
+            isolation_from_text(options["isolation"]), options["runtime"], options["source_format"]
+        )
+        if options["format"] == "json":
+            if resolution.error is None:
+                show_json(self, ResolutionSerializer(resolution).data)
+            else:
+                candidates = CandidateSerializer(resolution.candidates, many=True).data
+                show_json(
+                    self,
+                    {"backend": None, "error": str(resolution.error), "candidates": candidates},
+                )
+        else:
+            answer = Text(resolution.name or "no backend", style="bold")
+            show(self, options, answer + Text(f"  ({resolution.rule})"))
+            if resolution.candidates:
+                show(self, options, candidate_table(resolution.candidates))
+        if resolution.error is not None:
+            raise CommandError(str(resolution.error))

@@ -1,0 +1,139 @@
+"""`manage.py run_workload`: run a program behind its isolation, as if it were run here."""
+
+import json
+import signal
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from ... import services, strict_json
+from ...api.serializers import WorkloadSerializer, isolation_from_text
+from ...conf import limits
+from ...exceptions import VulcanError
+from ...health import monitor
+from ...routing import RUNTIMES
+from ...services import WorkloadReport
+from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
+from ..output import add_format, harmless, show_json
+
+RUNTIME_OF_SUFFIX = {
+    ".js": "node",
+    ".mjs": "node",
+    ".ts": "node",
+    ".mts": "node",
+    ".py": "python",
+    ".go": "go",
+}
+NOT_RUN = 125  # as `docker run` ends when it is not the program that failed
+EXIT_CODES = {ExitReason.TIMEOUT: 124, ExitReason.MEMORY_LIMIT: 137, ExitReason.KILLED: 137}
+
+
+class Command(BaseCommand):
+    help = (
+        "Run a program and end with its exit code (124: out of time, 137: out of memory, "
+        "128 + n: ended by signal n, 125: it could not be run). What it prints goes to stdout and "
+        "stderr; a returned output is printed to stdout as JSON."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", nargs="?", help="The program's file, or - for stdin.")
+        parser.add_argument("--code", help="The program itself, instead of a file.")
+        parser.add_argument("--image", help="An OCI image instead of a program.")
+        parser.add_argument(
+            "--runtime", help=f"One of {', '.join(RUNTIMES)}; default: by the file's name, or node."
+        )
+        parser.add_argument(
+            "--isolation",
+            default=AUTO,
+            help="auto (default), a backend name, or several, by comma.",
+        )
+        parser.add_argument("--input", default="null", help="The program's input, as JSON.")
+        parser.add_argument("--timeout", type=float, metavar="SECONDS")
+        parser.add_argument("--memory", type=int, metavar="MB")
+        parser.add_argument("--cpus", type=float)
+        add_format(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            spec = self._spec(options)
+            monitor.ensure_started()
+            report = services.run(spec)
+        except VulcanError as error:
+            raise CommandError(str(error), returncode=NOT_RUN) from error
+        if options["format"] == "json":
+            show_json(self, WorkloadSerializer(report).data)
+        else:
+            self._show(report)
+        if code := exit_code(report):
+            sys.exit(code)
+
+    def _spec(self, options: dict[str, Any]) -> WorkloadSpec:
+        if sum(options[key] is not None for key in ("file", "code", "image")) != 1:
+            raise CommandError("Give exactly one of a file, --code and --image.")
+        try:
+            given = strict_json.loads(options["input"])
+        except strict_json.JSONRefused as refused:
+            raise CommandError(f"--input is no JSON: {refused}.") from refused
+        code, suffix = options["code"], ""
+        if options["file"] is not None:
+            code, suffix = _read(options["file"])
+        guessed = None if options["image"] else RUNTIME_OF_SUFFIX.get(suffix, "node")
+        bound = limits()
+        return WorkloadSpec(
+            runtime=options["runtime"] or guessed,
+            isolation=isolation_from_text(options["isolation"]),
+            code=code,
+            image=options["image"],
+            input=given,
+            resources=bound.resources(
+                cpus=options["cpus"], mem_mb=options["memory"], timeout_s=options["timeout"]
+            ),
+            output_bytes=bound.output_bytes,
+        )
+
+    def _show(self, report: WorkloadReport) -> None:
+        result = report.result
+        for text, stream in ((result.stdout, self.stdout), (result.stderr, self.stderr)):
+            if text:
+                stream.write(harmless(text, stream), style_func=str, ending="")
+        printed = output_from_stdout(result.stdout, truncated=result.stdout_truncated)
+        if result.output != printed:  # it was returned, and is not on the terminal yet
+            output = json.dumps(result.output, indent=2, ensure_ascii=False)
+            self.stdout.write(harmless(output, self.stdout))
+        why = f": {result.error.splitlines()[0]}" if result.error else ""
+        self.stderr.write(
+            harmless(
+                f"{result.status} on {report.isolation_used} in {result.duration_ms} ms "
+                f"({report.resolution.rule}){why}",
+                self.stderr,
+            ),
+            style_func=str,
+        )
+
+
+def exit_code(report: WorkloadReport) -> int:
+    """What a shell would have said of the program."""
+    result = report.result
+    if result.exit_reason in EXIT_CODES:
+        return EXIT_CODES[result.exit_reason]
+    if result.signal is not None:
+        return 128 + signal.Signals[result.signal].value
+    if result.exit_reason is ExitReason.EXITED:
+        return result.exit_code or 0
+    return result.exit_code or 1  # it ended well in its own eyes, and not in the host's
+
+
+def _read(file: str) -> tuple[str, str]:
+    """The text of the file or of stdin, and the file's suffix."""
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read().decode(), ""
+        path = Path(file)
+        return path.read_bytes().decode(), path.suffix.lower()
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} is not UTF-8 text.") from error

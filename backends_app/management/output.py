@@ -1,0 +1,87 @@
+"""How the commands show things: tables for people, JSON for programs, nothing hostile to either."""
+
+import json
+import re
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any, cast
+
+from django.core.management.base import BaseCommand, OutputWrapper
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..backends.base import Health
+from ..registry import BackendInfo
+from ..routing import Candidate
+
+PIPED_WIDTH = 200  # columns where there is no terminal to ask
+COLOURS = {"healthy": "green", "unhealthy": "red", "undetected": "yellow", "unknown": "dim"}
+
+# C0 without tab and newline, DEL, C1: what moves cursors, retitles windows, answers queries.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def add_format(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=["table", "json"],
+        default="table",
+        help="A table for people (default) or JSON for programs.",
+    )
+
+
+def show(command: BaseCommand, options: Mapping[str, Any], *parts: RenderableType) -> None:
+    """Print to the command's stdout; in colour only where a terminal shows it."""
+    console = _console(command.stdout, options)
+    for part in parts:
+        console.print(part)
+
+
+def show_json(command: BaseCommand, value: object) -> None:
+    command.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def harmless(text: str, stream: Any) -> str:
+    """What a stranger's program wrote, fit for a terminal; unchanged for a pipe or a file."""
+    if not stream.isatty():
+        return text
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
+    table = Table("Backend", "Health", "Runtimes", "Formats", "At once", "What it says")
+    for info in backends:
+        state = Health(info.detected, info.healthy, info.health_description).state
+        attributes = [f"{key}: {value}" for key, value in info.attributes.items()]
+        table.add_row(
+            info.name,
+            Text(state, style=COLOURS[state]),
+            ", ".join(info.capabilities.supported_runtimes),
+            ", ".join(info.capabilities.supported_source_formats),
+            str(info.capabilities.max_concurrency),
+            Text("\n".join([info.health_description, *attributes])),
+        )
+    if not table.row_count:
+        return Text("No backend is registered; name one in ISOLATION_BACKENDS.")
+    return table
+
+
+def candidate_table(candidates: Sequence[Candidate]) -> RenderableType:
+    table = Table("Candidate", "Eligible", "Why")
+    for candidate in candidates:
+        yes = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
+        table.add_row(Text(candidate.name), yes, Text(candidate.reason))
+    return table
+
+
+def _console(stream: OutputWrapper, options: Mapping[str, Any]) -> Console:
+    terminal = stream.isatty() or bool(options.get("force_color"))
+    return Console(
+        file=cast(IO[str], stream),  # writes like a file, and adds line ends that print has
+        force_terminal=terminal,
+        no_color=bool(options.get("no_color")) or not terminal,
+        width=None if stream.isatty() else PIPED_WIDTH,
+        highlight=False,
+        soft_wrap=False,
+    )

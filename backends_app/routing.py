@@ -1,0 +1,312 @@
+"""The route table and the one decision function: which backend, and why. Pure: no I/O, no state."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from types import MappingProxyType
+
+from .backends.base import Backend, BackendCapabilities, Health
+from .exceptions import (
+    BackendNotRegistered,
+    BackendUnavailable,
+    InvalidRequest,
+    RuntimeNotSupported,
+    SourceFormatNotSupported,
+    VulcanError,
+    listing,
+    quote,
+)
+from .workloads import AUTO, SOURCE_FORMATS, Isolation
+
+RUNTIMES = ("node", "wasm", "python", "go", "oci")
+RUNTIME_ALIASES: Mapping[str, str] = {"javascript": "node", "typescript": "node"}
+RUNTIME_OF_IMAGES = "oci"
+MAX_ISOLATIONS = 16
+MAX_NAME_CHARS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the auto table; a row without source format and runtime is the default."""
+
+    target: str
+    source_format: str | None = None
+    runtime: str | None = None
+
+    @property
+    def rule(self) -> str:
+        if self.source_format is not None:
+            return f"source format {self.source_format} → {self.target}"
+        if self.runtime is not None:
+            return f"runtime {self.runtime} → {self.target}"
+        return f"default → {self.target}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteTable:
+    """What `auto` means (ISOLATION_ROUTES): by source format first, then by runtime, then default.
+
+    Every value is a backend name; it need not be registered.
+    """
+
+    source_formats: Mapping[str, str] = field(
+        default_factory=lambda: {"image": "gvisor", "archive": "microvm"}
+    )
+    runtimes: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "node": "isolate",
+            "wasm": "isolate",
+            "oci": "gvisor",
+            "python": "microvm",
+            "go": "microvm",
+        }
+    )
+    default: str = "microvm"
+
+    def __post_init__(self) -> None:
+        for key in ("source_formats", "runtimes"):
+            object.__setattr__(self, key, MappingProxyType(dict(getattr(self, key))))
+
+    def __iter__(self) -> Iterator[Route]:
+        """The rows in the order in which they apply."""
+        for source_format, target in self.source_formats.items():
+            yield Route(target, source_format=source_format)
+        for runtime, target in self.runtimes.items():
+            yield Route(target, runtime=runtime)
+        yield Route(self.default)
+
+    def route(self, runtime: str, source_format: str) -> Route:
+        """The row that applies."""
+        if source_format in self.source_formats:
+            return Route(self.source_formats[source_format], source_format=source_format)
+        if runtime in self.runtimes:
+            return Route(self.runtimes[runtime], runtime=runtime)
+        return Route(self.default)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One registered backend as the decision sees it."""
+
+    name: str
+    backend: Backend
+    capabilities: BackendCapabilities
+    health: Health
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One backend in a resolution: could it run the workload, and why (not)."""
+
+    name: str
+    eligible: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """The answer to "which backend, and why".
+
+    Either `name` and `backend` are set or `error` is. `candidates` are the backends that the rule
+    names, in its order, then every other registered one by name.
+    """
+
+    isolation: Isolation
+    runtime: str | None
+    source_format: str
+    rule: str
+    candidates: tuple[Candidate, ...] = ()
+    name: str | None = None
+    backend: Backend | None = None
+    error: VulcanError | None = None
+
+
+class Finding(Enum):
+    """What stands between one backend and a workload; the first of the checks that fails."""
+
+    NONE = auto()
+    NOT_REGISTERED = auto()
+    RUNTIME = auto()
+    SOURCE_FORMAT = auto()
+    HEALTH = auto()
+
+
+def examine(entry: Entry | None, runtime: str | None, source_format: str | None) -> Finding:
+    """The checks in their order; a runtime or source format of None is any."""
+    if entry is None:
+        return Finding.NOT_REGISTERED
+    if runtime is not None and runtime not in entry.capabilities.supported_runtimes:
+        return Finding.RUNTIME
+    if (
+        source_format is not None
+        and source_format not in entry.capabilities.supported_source_formats
+    ):
+        return Finding.SOURCE_FORMAT
+    if not entry.health.eligible:
+        return Finding.HEALTH
+    return Finding.NONE
+
+
+def decide(
+    isolation: Isolation,
+    runtime: str | None,
+    source_format: str,
+    *,
+    entries: Mapping[str, Entry],
+    routes: RouteTable,
+) -> Resolution:
+    """Choose among `entries`; a caller's mistake is an `error` in the answer, never raised."""
+    try:
+        isolation = _isolation(isolation)
+        source_format = _source_format(source_format)
+        runtime = _runtime(runtime, source_format)
+    except InvalidRequest as error:
+        return Resolution(
+            isolation=isolation if isinstance(isolation, str) else AUTO,
+            runtime=runtime if isinstance(runtime, str) else None,
+            source_format=source_format if isinstance(source_format, str) else "code",
+            rule="the request is malformed",
+            error=error,
+        )
+    names, rule = _names(isolation, runtime, source_format, routes)
+    others = [name for name in entries if name not in names]
+    findings = {
+        name: examine(entries.get(name), runtime, source_format) for name in (*names, *others)
+    }
+    chosen = next((name for name in names if findings[name] is Finding.NONE), None)
+    return Resolution(
+        isolation=isolation,
+        runtime=runtime,
+        source_format=source_format,
+        rule=rule,
+        candidates=tuple(
+            Candidate(
+                name,
+                finding is Finding.NONE,
+                describe(entries.get(name), finding)
+                + ("" if name == chosen or finding is not Finding.NONE else _PASSED[name in names]),
+            )
+            for name, finding in findings.items()
+        ),
+        name=chosen,
+        backend=None if chosen is None else entries[chosen].backend,
+        error=None
+        if chosen is not None
+        else _error(names, findings, runtime, source_format, entries),
+    )
+
+
+_PASSED = {
+    True: "; an earlier one was taken",
+    False: "; not what the rule names",
+}
+
+
+def describe(entry: Entry | None, finding: Finding) -> str:
+    """A finding in words."""
+    if entry is None:
+        return "not registered"
+    match finding:
+        case Finding.RUNTIME:
+            return f"runs {listing(entry.capabilities.supported_runtimes)} only"
+        case Finding.SOURCE_FORMAT:
+            return (
+                f"takes source format {listing(entry.capabilities.supported_source_formats)} only"
+            )
+        case Finding.HEALTH:
+            return f"{entry.health.state}: {entry.health.description}"
+        case _:
+            return "healthy" if entry.health.healthy else "not probed yet"
+
+
+def _names(
+    isolation: Isolation, runtime: str, source_format: str, routes: RouteTable
+) -> tuple[tuple[str, ...], str]:
+    """The backends that may be taken, best first, and the rule that says so."""
+    if not isinstance(isolation, str):
+        return tuple(isolation), f"first eligible of {listing(isolation)}"
+    if isolation != AUTO:
+        return (isolation,), f"isolation {isolation} as asked for"
+    route = routes.route(runtime, source_format)
+    return (route.target,), route.rule
+
+
+def _error(
+    names: Sequence[str],
+    findings: Mapping[str, Finding],
+    runtime: str,
+    source_format: str,
+    entries: Mapping[str, Entry],
+) -> VulcanError:
+    """The error of the first name, or of the first that only its health keeps from running this:
+    it is the one that may work later."""
+    name = next((name for name in names if findings[name] is Finding.HEALTH), names[0])
+    entry = entries.get(name)
+    if entry is None:
+        return BackendNotRegistered(name, tuple(entries))
+    can = entry.capabilities
+    match findings[name]:
+        case Finding.RUNTIME:
+            able = _where(entries, lambda other: runtime in other.capabilities.supported_runtimes)
+            return RuntimeNotSupported(name, runtime, tuple(can.supported_runtimes), able)
+        case Finding.SOURCE_FORMAT:
+            able = _where(
+                entries, lambda other: source_format in other.capabilities.supported_source_formats
+            )
+            return SourceFormatNotSupported(
+                name, source_format, tuple(can.supported_source_formats), able
+            )
+        case _:
+            eligible = tuple(
+                other for other, finding in findings.items() if finding is Finding.NONE
+            )
+            return BackendUnavailable(entry.health.description, name=name, eligible=eligible)
+
+
+def _where(entries: Mapping[str, Entry], able: Callable[[Entry], bool]) -> tuple[str, ...]:
+    return tuple(entry.name for entry in entries.values() if able(entry))
+
+
+def _isolation(value: object) -> Isolation:
+    """`auto` or a name as it is; names in order as a tuple of one or more different ones."""
+    if isinstance(value, str):
+        return _word("isolation", value, f"{AUTO}, a backend name or a list of names")
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise InvalidRequest(
+            "isolation", f"Must be {AUTO}, a backend name or a list of names, not {quote(value)}."
+        )
+    if not 1 <= len(value) <= MAX_ISOLATIONS:
+        raise InvalidRequest("isolation", f"A list takes 1 to {MAX_ISOLATIONS} backend names.")
+    names: list[str] = []
+    for item in value:
+        name = _word("isolation", item, "a backend name")
+        if name == AUTO:
+            raise InvalidRequest("isolation", f"{AUTO} stands alone; a list takes backend names.")
+        if name in names:
+            raise InvalidRequest("isolation", f"{quote(name)} is in the list twice.")
+        names.append(name)
+    return tuple(names)
+
+
+def _source_format(value: object) -> str:
+    return _word("source_format", value, f"one of {listing(SOURCE_FORMATS)}")
+
+
+def _runtime(value: object, source_format: str) -> str:
+    """The canonical name. Which runtimes exist is for the backends to say, so any word passes."""
+    if value is None and source_format == "image":
+        return RUNTIME_OF_IMAGES
+    runtime = _word("runtime", value, f"one of {listing(RUNTIMES)} (only an image needs none)")
+    return RUNTIME_ALIASES.get(runtime, runtime)
+
+
+def _word(field: str, value: object, wanted: str) -> str:
+    """A short non-empty string, or `InvalidRequest`."""
+    if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS:
+        return value
+    missing = value is None or value == ""
+    raise InvalidRequest(
+        field, f"Missing: give {wanted}." if missing else f"Must be {wanted}; got {quote(value)}."
+    )

@@ -1,0 +1,107 @@
+"""JSON that means the same to everyone: what RFC 8259 and I-JSON (RFC 7493) leave no doubt about.
+
+Python's own parser accepts duplicate keys, NaN, numbers that no double holds, lone surrogates and
+nesting up to its stack. All of these come from strangers here, and what is accepted once has to be
+rendered, stored and read by other languages later.
+"""
+
+import json
+import math
+import re
+from typing import Any, TypeAlias
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+MAX_DEPTH = 64
+MAX_INTEGER_DIGITS = 308  # any such integer is a finite double
+
+_STRINGS_OR_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class JSONRefused(ValueError):
+    """The text is no JSON, or JSON that not everyone reads alike; the message says why."""
+
+
+def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse one document, or raise `JSONRefused` with a reason fit for a stranger."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise JSONRefused(f"not UTF-8 (byte {error.start})") from None
+    _refuse_depth(text, max_depth)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+        )
+    except json.JSONDecodeError as error:
+        raise JSONRefused(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+    _refuse_unstorable(value)
+    return value
+
+
+def _refuse_depth(text: str, max_depth: int) -> None:
+    """Count brackets before parsing: the parser itself would recurse."""
+    depth = 0
+    for match in _STRINGS_OR_BRACKETS.finditer(text):
+        first = match.group()[0]
+        if first in "[{":
+            depth += 1
+            if depth > max_depth:
+                raise JSONRefused(f"nested deeper than {max_depth} levels")
+        elif first in "]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise JSONRefused(f"duplicate key {_short(key)}")
+            seen.add(key)
+    return result
+
+
+def _constant(name: str) -> JSON:
+    raise JSONRefused(f"{name} is not JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JSONRefused(f"number {_short(text)} is too large")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_INTEGER_DIGITS:
+        raise JSONRefused(f"integer {_short(text)} has more than {MAX_INTEGER_DIGITS} digits")
+    return int(text)
+
+
+def _refuse_unstorable(value: JSON) -> None:
+    """NUL fits no PostgreSQL text and half a surrogate pair no UTF-8."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if found := _UNSTORABLE.search(item):
+                raise JSONRefused(
+                    f"a string holds U+{ord(found.group()):04X}, which is not allowed"
+                )
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 40 else f"{text[:39]}…")

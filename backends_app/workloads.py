@@ -1,0 +1,207 @@
+"""What is asked for and what came of it: plain values that every layer shares.
+
+Sizes are bytes unless a name says otherwise, times are seconds or milliseconds as named, and
+`cpus` counts whole processors.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import TypeAlias
+
+from . import strict_json
+from .exceptions import InvalidRequest, listing
+from .strict_json import JSON
+
+AUTO = "auto"
+SOURCE_FORMATS = ("code", "archive", "image")
+
+Isolation: TypeAlias = str | Sequence[str]
+"""`auto`, one backend name, or names in order of preference."""
+
+
+class Status(StrEnum):
+    """Where a workload is in its life."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+class ExitReason(StrEnum):
+    """Why a workload ended, as the host saw it."""
+
+    EXITED = "exited"
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    MEMORY_LIMIT = "memory_limit"
+    PROCESS_LIMIT = "process_limit"
+    OUTPUT_LIMIT = "output_limit"
+    DISK_LIMIT = "disk_limit"
+    INVALID_OUTPUT = "invalid_output"
+    KILLED = "killed"
+    BACKEND_ERROR = "backend_error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one workload may use at the most."""
+
+    cpus: float = 1.0
+    mem_mb: int = 256
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """The default of a resource and the least and most that a caller may ask for."""
+
+    default: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadSpec:
+    """One workload as its caller describes it; exactly one of code, archive and image is given.
+
+    `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
+    stdout and stderr, no caller's choice.
+    """
+
+    runtime: str | None = None
+    isolation: Isolation = AUTO
+    code: str | None = None
+    archive: bytes | None = None
+    image: str | None = None
+    command: tuple[str, ...] = ()
+    input: JSON = None
+    resources: Resources = Resources()
+    output_bytes: int = 1024 * 1024
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        given = [name for name in SOURCE_FORMATS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InvalidRequest(
+                "code",
+                "Give exactly one of code, code_archive and image"
+                + (f"; this has {listing(given)}." if given else "."),
+            )
+
+    @property
+    def source_format(self) -> str:
+        """Which of `SOURCE_FORMATS` the source is."""
+        return next(name for name in SOURCE_FORMATS if getattr(self, name) is not None)
+
+    def code_utf8(self) -> bytes:
+        """`code` as the program's file has it; empty when the source is no code."""
+        try:
+            return (self.code or "").encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                "code", "Holds half a surrogate pair, which no UTF-8 has."
+            ) from None
+
+    def input_json(self) -> bytes:
+        """`input` as the program gets it: one JSON document in UTF-8."""
+        try:
+            return json.dumps(
+                self.input, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            ).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest("input", f"Must be JSON: {error}.") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """The operator's bounds (ISOLATION_LIMITS): what a caller may ask for and send."""
+
+    timeout_s: Bound = Bound(default=10.0, min=0.1, max=300.0)
+    mem_mb: Bound = Bound(default=256, min=64, max=2048)
+    cpus: Bound = Bound(default=1.0, min=0.1, max=4.0)
+    code_bytes: int = 1024 * 1024
+    archive_bytes: int = 10 * 1024 * 1024
+    input_bytes: int = 1024 * 1024
+    output_bytes: int = 1024 * 1024
+
+    def resources(
+        self,
+        *,
+        cpus: float | None = None,
+        mem_mb: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Resources:
+        """What the caller asked for, with the operator's default for the rest."""
+        return Resources(
+            cpus=self.cpus.default if cpus is None else cpus,
+            mem_mb=int(self.mem_mb.default) if mem_mb is None else mem_mb,
+            timeout_s=self.timeout_s.default if timeout_s is None else timeout_s,
+        )
+
+    def check(self, spec: WorkloadSpec) -> None:
+        """Raise `InvalidRequest` for the first bound that the workload breaks."""
+        for part in fields(Resources):
+            value, bound = getattr(spec.resources, part.name), getattr(self, part.name)
+            if not bound.min <= value <= bound.max:  # NaN fails this too
+                raise InvalidRequest(
+                    f"resources.{part.name}",
+                    f"Must be between {bound.min:g} and {bound.max:g}; got {value:g}.",
+                )
+        sizes = {
+            "code": (spec.code_utf8(), self.code_bytes),
+            "code_archive": (spec.archive or b"", self.archive_bytes),
+            "input": (spec.input_json(), self.input_bytes),
+        }
+        for name, (data, most) in sizes.items():
+            if len(data) > most:
+                raise InvalidRequest(
+                    name, f"Must be at most {most:,} bytes; this is {len(data):,}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadResult:
+    """What the host saw of one execution.
+
+    `exit_reason` is the host's finding; only `output`, `stdout`, `stderr` and the text of `error`
+    are the program's own words. `memory_bytes` is the peak resident set, `cpu_time_ms` user plus
+    system time. `exit_code` is None when the program was ended by a signal, which is then named.
+    """
+
+    exit_reason: ExitReason
+    exit_code: int | None = None
+    signal: str | None = None
+    output: JSON = None
+    stdout: str = ""
+    stderr: str = ""
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    error: str = ""
+    duration_ms: int = 0
+    cpu_time_ms: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def status(self) -> Status:
+        """Follows from the reason, so that the two cannot contradict each other."""
+        if self.exit_reason is ExitReason.EXITED and self.exit_code == 0:
+            return Status.COMPLETED
+        if self.exit_reason is ExitReason.KILLED:
+            return Status.KILLED
+        return Status.FAILED
+
+
+def output_from_stdout(stdout: str, *, truncated: bool) -> JSON:
+    """`stdout` parsed, when the whole of it is one JSON document; else None."""
+    if truncated:
+        return None
+    try:
+        value: JSON = strict_json.loads(stdout)
+    except strict_json.JSONRefused:
+        return None
+    return value

@@ -1,0 +1,17 @@
+"""Where everything is: the API under /v1/, the admin, the log-in of the browsable API."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="v1:root")),
+    path("v1/", include("backends_app.api.urls")),
+    path("admin/", admin.site.urls),
+    path("api-auth/", include("rest_framework.urls")),
+]
+
+handler400 = "backends_app.api.errors.bad_request"
+handler403 = "backends_app.api.errors.permission_denied"
+handler404 = "backends_app.api.errors.not_found"
+handler500 = "backends_app.api.errors.server_error"

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -100,14 +100,14 @@ def _backend(where: str, entry: object) -> Backend:
         backend_class = import_string(path)
     except ImportError as error:
         raise InvalidSetting(f"{where}['BACKEND']", path, f"cannot be imported: {error}") from error
-    if not callable(backend_class):
-        raise InvalidSetting(f"{where}['BACKEND']", path, "must be a class")
+    if not isinstance(backend_class, type) or not issubclass(backend_class, Backend):
+        raise InvalidSetting(f"{where}['BACKEND']", path, "must be a class derived from Backend")
     options = _mapping(f"{where}['OPTIONS']", entry.get("OPTIONS", {}))
     parameters = inspect.signature(backend_class).parameters
     if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
         _known_keys(f"{where}['OPTIONS']", options, parameters)
     try:
-        return cast(Backend, backend_class(**options))
+        return backend_class(**options)
     except InvalidOption as error:
         raise InvalidSetting(
             f"{where}['OPTIONS'][{error.option!r}]", error.value, error.reason

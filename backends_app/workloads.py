@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from . import strict_json
-from .exceptions import InvalidRequest, listing
+from .exceptions import InvalidRequest, listing, quote
 from .strict_json import JSON
 
 AUTO = "auto"
@@ -150,7 +150,7 @@ class Limits:
             if not bound.min <= value <= bound.max:  # NaN fails this too
                 raise InvalidRequest(
                     f"resources.{part.name}",
-                    f"Must be between {bound.min:g} and {bound.max:g}; got {value:g}.",
+                    f"Must be between {bound.min:g} and {bound.max:g}; got {quote(value)}.",
                 )
         sizes = {
             "code": (spec.code_utf8(), self.code_bytes),

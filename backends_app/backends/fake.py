@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ..exceptions import BackendUnavailable, VulcanError
 from ..strict_json import JSON
@@ -11,7 +12,7 @@ from .base import Backend, BackendCapabilities, Health
 
 KEPT_WORKLOADS = 1000
 
-Program = Callable[[WorkloadSpec], JSON | WorkloadResult]
+Program: TypeAlias = "Callable[[WorkloadSpec], JSON | WorkloadResult]"
 
 
 def echo(workload: WorkloadSpec) -> JSON:

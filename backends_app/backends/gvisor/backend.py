@@ -1,13 +1,14 @@
 """The gVisor backend: finds the Docker Engine and its runsc; running workloads is still to come."""
 
+import socket
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
+from typing import Any
 from urllib.parse import urlsplit
 
 import docker
 from django.core import checks
 from docker.errors import DockerException
-from requests.exceptions import RequestException
 
 from ...exceptions import BackendUnavailable, InvalidOption
 from ...workloads import WorkloadResult, WorkloadSpec
@@ -36,7 +37,7 @@ class GVisorBackend(Backend):
             raise InvalidOption("engine", engine, "must begin with unix:// or tcp://")
         self._engine = engine
         self._shown_engine = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-        self._socket = Path(url.path) if url.scheme == "unix" else None
+        self._socket = url.path if url.scheme == "unix" else None
         self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
         self.capabilities = BackendCapabilities(
             name="gVisor (runsc)",
@@ -47,17 +48,13 @@ class GVisorBackend(Backend):
         )
 
     def probe(self) -> Health:
-        if self._socket is not None and not self._socket.exists():
+        try:
+            engine = self._ask_engine()
+        except FileNotFoundError:
             return Health.undetected(
                 f"no Docker Engine at {self._shown_engine} and so no runsc; {INSTALL}"
             )
-        try:
-            client = docker.DockerClient(base_url=self._engine, timeout=ENGINE_TIMEOUT_S)
-            try:
-                engine = client.info()
-            finally:
-                client.close()
-        except (DockerException, RequestException):
+        except (DockerException, OSError):  # requests' exceptions are OSErrors
             return Health.unhealthy(f"Docker Engine does not answer at {self._shown_engine}")
         attributes = {"engine_version": str(engine.get("ServerVersion", "unknown"))}
         if self._runtime not in (engine.get("Runtimes") or {}):
@@ -67,6 +64,17 @@ class GVisorBackend(Backend):
                 attributes,
             )
         return Health.unhealthy(NOT_YET, attributes)
+
+    def _ask_engine(self) -> dict[str, Any]:
+        if self._socket is not None:
+            # The SDK leaks its socket when nobody listens, and hides which of the errors it was.
+            with socket.socket(socket.AF_UNIX) as attempt:
+                attempt.settimeout(ENGINE_TIMEOUT_S)
+                attempt.connect(self._socket)
+        with closing(
+            docker.DockerClient(base_url=self._engine, timeout=ENGINE_TIMEOUT_S)
+        ) as client:
+            return dict(client.info())
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         raise BackendUnavailable(NOT_YET)

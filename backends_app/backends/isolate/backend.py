@@ -45,6 +45,7 @@ class IsolateBackend(Backend):
         )
         self._deno = deno
         self._running: dict[str, BoundedProcess] = {}
+        self._closed = False
 
     def probe(self) -> Health:
         try:
@@ -70,6 +71,8 @@ class IsolateBackend(Backend):
         )
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+        if self._closed:
+            raise BackendUnavailable("it has been closed")
         marker = secrets.token_hex(16)
         code, given = workload.code_utf8(), workload.input_json()
         cap = workload.output_bytes
@@ -105,6 +108,7 @@ class IsolateBackend(Backend):
             process.kill()
 
     def close(self) -> None:
+        self._closed = True
         for process in list(self._running.values()):
             process.kill()
 

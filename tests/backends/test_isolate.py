@@ -1,0 +1,372 @@
+"""The isolate backend with a real Deno: what programs get, and what they cannot do."""
+
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.isolate import IsolateBackend
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
+from tests.contract import BackendContract, Programs
+
+CAP = 20_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """Where this test's temporary folders are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def backend(folder: Path):
+    """An isolate backend, and a look for what it left: processes, folders, descriptors."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    yield IsolateBackend()
+    assert list(folder.iterdir()) == []
+    assert children() == set()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not buried."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # of a thread that has just ended
+            found.update((task / "children").read_text().split())
+    return found
+
+
+@pytest.fixture
+def run(backend: IsolateBackend):
+    def run(code: str, input=None, **resources) -> WorkloadResult:
+        spec = WorkloadSpec(
+            runtime="node",
+            code=code,
+            input=input,
+            resources=Resources(**{"timeout_s": 30, **resources}),
+            output_bytes=CAP,
+        )
+        return backend.execute(spec)
+
+    return run
+
+
+class TestIsolateBackend(BackendContract):
+    @pytest.fixture
+    def backend(self, backend: IsolateBackend) -> IsolateBackend:
+        return backend
+
+    @pytest.fixture
+    def programs(self) -> Programs:
+        return Programs(
+            runtime="node",
+            echo={"code": "export default (input: unknown) => input"},
+            fails={"code": "throw new Error('boom')"},
+            nothing={"code": "const nothing: string = 'said'"},
+        )
+
+
+# What a program gets and gives
+
+
+def test_typescript_runs_and_its_return_value_is_the_output(run):
+    result = run(
+        "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})", {"a": 1, "b": 2}
+    )
+    assert (result.status, result.output) == (Status.COMPLETED, {"sum": 3})
+    assert result.memory_bytes > 1024 * 1024
+    assert result.cpu_time_ms > 0
+
+
+def test_a_promise_is_awaited(run):
+    code = """export default async (ms: number) => {
+        await new Promise((done) => setTimeout(done, ms));
+        return "later";
+    }"""
+    assert run(code, 20).output == "later"
+
+
+def test_a_module_without_default_export_is_run_for_its_stdout(run):
+    result = run(
+        "console.log('hello'); console.error('oops'); setTimeout(() => console.log('end'))"
+    )
+    assert (result.status, result.output) == (Status.COMPLETED, None)
+    assert (result.stdout, result.stderr) == ("hello\nend\n", "oops\n")
+    assert run("console.log(JSON.stringify({a: 1}))").output == {"a": 1}
+
+
+def test_a_module_may_read_its_input_from_stdin(run):
+    code = "console.log(await new Response(Deno.stdin.readable).text())"
+    assert run(code, {"a": "ü"}).output == {"a": "ü"}
+
+
+def test_what_is_printed_and_what_is_returned_are_kept_apart(run):
+    result = run("export default () => { console.log('{\"output\": 1}'); return 2 }")
+    assert (result.stdout, result.output) == ('{"output": 1}\n', 2)
+
+
+def test_undefined_is_null(run):
+    assert run("export default () => {}").output is None
+
+
+def test_the_exit_code_is_the_programs(run):
+    result = run("console.log('so far'); Deno.exit(7)")
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
+    assert (result.exit_code, result.stdout) == (7, "so far\n")
+
+
+# How a program fails
+
+
+def test_an_uncaught_error_comes_with_its_stack_in_the_users_own_lines(run):
+    code = "function f() { throw new TypeError('bad') }\nexport default () => {\n  f() }"
+    result = run(code)
+    assert (result.status, result.exit_code) == (Status.FAILED, 1)
+    first, *frames = result.stderr.splitlines()
+    assert first == "Uncaught TypeError: bad"
+    assert [frame.partition("(")[2].rsplit(":", 1)[0] for frame in frames] == [
+        "workload.ts:1",
+        "workload.ts:3",
+    ]
+    assert result.error.startswith("TypeError: bad")
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("let x = ;", "Expression expected"),
+        ("throw new Error('at the top')", "at the top"),
+        ("export default async () => { await 1; throw 'a string' }", "a string"),
+        ("setTimeout(() => { throw new Error('later') }, 1)", "later"),
+        ("Promise.reject(new Error('nobody caught it'))", "nobody caught it"),
+        ("export default () => { throw null }", "null"),
+        ("export default () => { throw {get message() { throw 1 }} }", "cannot be shown"),
+        ("export default 42", "must be a function"),
+        ("export default () => new Promise(() => {})", "never settled"),
+        ("await new Promise(() => {})", "never resolved"),
+        ("import './other.ts'", "relative URL"),
+    ],
+)
+def test_how_a_program_fails_is_shown(run, code, shown):
+    result = run(code)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
+    assert result.exit_code == 1
+    assert shown in result.stderr
+    assert "data:text" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "(() => { const a = {}; a.a = a; return a })()",
+        "10n",
+        "({get a() { throw new Error('no') }})",
+        "({toJSON() { throw 1 }})",
+        "(() => { let a = []; for (let i = 0; i < 1e5; i++) a = [a]; return a })()",
+        "(() => { let a = []; for (let i = 0; i < 100; i++) a = [a]; return a })()",
+        "() => 1",
+        "Symbol()",
+        "'\\ud800'",
+    ],
+)
+def test_output_that_is_no_json_is_invalid(run, value):
+    result = run(f"export default () => ({value})")
+    assert result.status is Status.FAILED
+    assert result.output is None
+    assert result.exit_reason in (ExitReason.INVALID_OUTPUT, ExitReason.OUTPUT_LIMIT)
+    if "1e5" not in value:  # that one is too large before it is too deep
+        assert result.exit_reason is ExitReason.INVALID_OUTPUT
+    assert result.error
+
+
+# What bounds it
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for (;;) {}",
+        "setInterval(() => {}, 1)",
+        "export default async () => { for (;;) await null }",
+        "export default () => { for (;;); }",
+        "await new Promise((done) => setTimeout(done, 1e9))",
+        "for (;;) try { throw 1 } catch {}",
+    ],
+)
+def test_time_is_bounded(run, code):
+    result = run(f"console.log('so far');\n{code}", timeout_s=0.5)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
+    assert result.exit_code is None
+    assert result.stdout == "so far\n"
+    assert "0.5 s" in result.error
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "const a = []; for (;;) a.push(new Array(1e6).fill(0))",
+        "const a = []; for (;;) a.push(new Uint8Array(1e7).fill(1))",
+        "let a = 'x'; for (;;) a = [a + a, ...a].join('')",
+    ],
+)
+def test_memory_is_bounded(run, code):
+    result = run(code, mem_mb=128)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
+
+
+@pytest.mark.parametrize("stream", ["log", "error"])
+def test_endless_output_is_ended_and_its_head_and_tail_kept(run, stream):
+    result = run(f"console.{stream}('head'); for (;;) console.{stream}('x'.repeat(1e4))")
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
+    text = result.stdout if stream == "log" else result.stderr
+    assert (result.stdout_truncated, result.stderr_truncated) == (stream == "log", stream != "log")
+    assert text.startswith("head\n")
+    assert len(text) < CAP + 100
+
+
+def test_long_output_is_cut_in_the_middle_and_the_program_goes_on(run):
+    code = "console.log('head'); console.log('x'.repeat(1e5)); console.log('tail');"
+    result = run(f"{code} export default () => 'done'")
+    assert (result.status, result.output) == (Status.COMPLETED, "done")
+    assert result.stdout_truncated
+    assert result.stdout.startswith("head\n")
+    assert result.stdout.endswith("tail\n")
+    assert "bytes cut" in result.stdout
+
+
+def test_output_over_its_cap_is_refused(run):
+    result = run(f"export default () => 'x'.repeat({CAP + 100})")
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
+    assert run(f"export default () => 'x'.repeat({CAP - 100})").status is Status.COMPLETED
+
+
+# What it cannot do
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Deno.readTextFileSync('/etc/passwd')",
+        "(await import('node:fs')).readFileSync('/proc/self/environ')",
+        "Deno.writeTextFileSync('x', '')",
+        "Deno.env.toObject()",
+        "process.env.PATH",
+        "new Deno.Command('id').outputSync()",
+        "(await import('node:child_process')).execSync('id')",
+        "Deno.dlopen('libc.so.6', {})",
+        "await fetch('http://127.0.0.1:9/')",
+        "await Deno.connect({hostname: '127.0.0.1', port: 9})",
+        "Deno.listen({port: 0})",
+        "Deno.hostname()",
+        "Deno.kill(Deno.ppid, 'SIGKILL')",
+        "await import('file:///etc/hostname')",
+        "await import('https://example.org/x.js')",
+        "await import('npm:left-pad')",
+        "await import('jsr:@std/path')",
+    ],
+)
+def test_nothing_outside_is_reached(run, code):
+    result = run(f"export default async () => {{ {code} }}")
+    assert (result.status, result.exit_code) == (Status.FAILED, 1)
+    assert "root:" not in result.stderr
+
+
+def test_static_imports_reach_nothing_either(run):
+    for source in ("file:///etc/hostname", "https://example.org/x.js", "npm:left-pad"):
+        assert run(f"import x from '{source}'; export default () => 1").status is Status.FAILED
+
+
+def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBackend):
+    spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
+    thread = threading.Thread(target=backend.execute, args=[spec])
+    thread.start()
+    names: set[str] = set()
+    while not names and thread.is_alive():
+        for child in children():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                process = Path("/proc", child)
+                if b"max-old-space-size" in (process / "cmdline").read_bytes():
+                    pairs = (process / "environ").read_bytes().split(b"\0")
+                    names = {pair.partition(b"=")[0].decode() for pair in pairs if pair}
+    backend.cleanup(spec.id)
+    thread.join()
+    assert names == {"DENO_DIR", "NO_COLOR"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'JSON.stringify = () => \'{"output":"FORGED"}\'',
+        "JSON.parse = () => 'FORGED'",
+        "Deno.stdout.writeSync = () => 0",
+        "Promise.prototype.then = function () { return 'FORGED' }",
+        "Object.prototype.toJSON = undefined; String.prototype.slice = () => 'FORGED'",
+        "TextEncoder.prototype.encode = () => new Uint8Array()",
+        'console.log(\'{"output": "FORGED"}\')',
+    ],
+)
+def test_patching_the_realm_forges_nothing(run, code):
+    result = run(f"{code};\nexport default () => 'true'")
+    assert (result.status, result.output) == (Status.COMPLETED, "true")
+
+
+def test_leaving_before_the_result_is_a_plain_exit(run):
+    result = run("Deno.exit(0); export default () => 1")
+    assert (result.status, result.exit_code, result.output) == (Status.COMPLETED, 0, None)
+
+
+def test_a_crash_is_a_signal(run):
+    result = run("process.abort()")
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.SIGNAL)
+    assert (result.exit_code, result.signal) == (None, "SIGABRT")
+
+
+def test_the_next_workload_sees_nothing_of_this_one(run):
+    code = """export default (x) => {
+        const before = [globalThis.seen, localStorage.getItem("seen")];
+        globalThis.seen = x; localStorage.setItem("seen", x);
+        return before;
+    }"""
+    assert run(code, "first").output == [None, None]
+    assert run(code, "second").output == [None, None]
+
+
+# What the host does
+
+
+def test_cleanup_ends_a_running_workload(backend: IsolateBackend):
+    spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
+    results: list[WorkloadResult] = []
+    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
+    thread.start()
+    while thread.is_alive():
+        backend.cleanup(spec.id)
+        thread.join(0.01)
+    assert (results[0].status, results[0].exit_reason) == (Status.KILLED, ExitReason.KILLED)
+
+
+def test_a_missing_deno_is_undetected_and_says_what_to_install(folder: Path):
+    backend = IsolateBackend(deno="/nowhere/deno")
+    found = backend.probe()
+    assert found.state == "undetected"
+    assert "pip install deno" in found.description
+    assert "/nowhere" not in found.description
+    with pytest.raises(BackendUnavailable):
+        backend.execute(WorkloadSpec(runtime="node", code=""))
+
+
+def test_a_broken_deno_is_unhealthy(folder: Path):
+    found = IsolateBackend(deno="/bin/false").probe()
+    assert (found.state, found.detected) == ("unhealthy", True)
+
+
+def test_what_deno_is_and_how_it_is_confined_is_said(backend: IsolateBackend):
+    attributes = backend.probe().attributes
+    assert attributes["confinement"] == "deno-permissions"
+    assert attributes["deno_version"].startswith("2.")

@@ -1,0 +1,105 @@
+"""gVisor and microVM: their probes are true, and nothing runs where nothing can."""
+
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.backends.microvm import MicroVMBackend
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import WorkloadSpec
+
+
+def test_no_engine_is_undetected_and_says_what_to_install(tmp_path: Path):
+    found = GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").probe()
+    assert found.state == "undetected"
+    assert "apt-get install docker.io runsc" in found.description
+
+
+def test_an_engine_that_does_not_answer_is_unhealthy(tmp_path: Path):
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{tmp_path}/docker.sock")
+        found = GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").probe()
+    assert found.state == "unhealthy"
+    assert "does not answer" in found.description
+
+
+def test_what_the_probe_shows_of_the_engine_holds_no_secret():
+    found = GVisorBackend(engine="tcp://someone:secret@127.0.0.1:9").probe()
+    assert found.state == "unhealthy"
+    assert "127.0.0.1:9" in found.description
+    assert "secret" not in found.description
+
+
+@contextmanager
+def engine(info: str) -> Iterator[str]:
+    """A server that answers like a Docker Engine; a real one comes with the backend's own tests."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = info if self.path.endswith("/info") else '{"ApiVersion": "1.44"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_engine_without_runsc_is_undetected():
+    with engine('{"ServerVersion": "28", "Runtimes": {"runc": {}}}') as address:
+        found = GVisorBackend(engine=address).probe()
+    assert found.state == "undetected"
+    assert "runsc" in found.description
+    assert found.attributes["engine_version"] == "28"
+
+
+def test_an_engine_with_runsc_is_not_called_healthy_before_workloads_run_on_it():
+    with engine('{"ServerVersion": "28", "Runtimes": {"runsc": {}}}') as address:
+        found = GVisorBackend(engine=address).probe()
+    assert (found.detected, found.healthy) == (True, False)
+
+
+def test_no_qemu_is_undetected_and_says_what_to_install(tmp_path: Path):
+    found = MicroVMBackend(qemu=str(tmp_path / "qemu")).probe()
+    assert found.state == "undetected"
+    assert "apt-get install qemu-system-x86" in found.description
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "said"),
+    [
+        ("exit 1", "unhealthy", "does not start"),
+        ("echo 'QEMU emulator version 7.2.1'; echo 'microvm  microvm (i386)'", "unhealthy", "yet"),
+        ("echo 'QEMU emulator version 7.2.1'; echo 'pc'", "undetected", "no machine"),
+    ],
+)
+def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, said: str):
+    qemu = tmp_path / "qemu"
+    qemu.write_text(f"#!/bin/sh\n{script}\n")
+    qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
+    found = MicroVMBackend(qemu=str(qemu)).probe()
+    assert found.state == state
+    assert said in found.description
+    assert str(tmp_path) not in found.description
+
+
+@pytest.mark.parametrize("backend", [GVisorBackend(), MicroVMBackend()])
+def test_nothing_is_run(backend):
+    with pytest.raises(BackendUnavailable, match="does not run workloads"):
+        backend.execute(WorkloadSpec(image="x"))

@@ -1,0 +1,101 @@
+"""What most tests share: registries of fakes, the API over a registry, people who may use it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import hypothesis
+import pytest
+from django.contrib.auth.models import User
+from django.http import HttpResponse
+from django.urls import include, path
+from knox.models import get_token_model
+from rest_framework.test import APIClient
+
+from backends_app.api.urls import api_urlpatterns
+from backends_app.backends.base import Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.registry import Registry
+
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("fast")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """An empty registry with the default routes."""
+    return Registry()
+
+
+@pytest.fixture
+def fakes() -> dict[str, FakeBackend]:
+    """One fake for each default route, able to do what the real one can."""
+    return {
+        "isolate": FakeBackend(runtimes=["node", "wasm"], source_formats=["code"]),
+        "gvisor": FakeBackend(runtimes=["oci"], source_formats=["image"]),
+        "microvm": FakeBackend(
+            runtimes=["python", "node", "go"], source_formats=["code", "archive"]
+        ),
+    }
+
+
+@pytest.fixture
+def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
+    """A registry of the three fakes, each found healthy."""
+    for name, fake in fakes.items():
+        registry.register(name, fake)
+        registry.publish(name, fake, Health.ok())
+    return registry
+
+
+@pytest.fixture
+def serve(settings) -> Callable[[Registry], APIClient]:
+    """The API over a registry of the test's own: `serve(registry)` gives its client."""
+
+    def over(registry: Registry) -> APIClient:
+        urlconf = ModuleType("urls_of_a_test")
+        api = api_urlpatterns(registry)
+        urlconf.urlpatterns = [
+            path("v1/", include((api, "v1"))),
+            path("", include("vulcan_site.urls")),
+            path("broken", _broken),
+        ]
+        for name in ("handler400", "handler403", "handler404", "handler500"):
+            setattr(urlconf, name, getattr(sys.modules["vulcan_site.urls"], name))
+        settings.ROOT_URLCONF = urlconf
+        return APIClient()
+
+    import vulcan_site.urls  # noqa: F401 - the handlers above
+
+    return over
+
+
+def _broken(request) -> HttpResponse:
+    raise RuntimeError("a bug, with a secret in its message")
+
+
+@pytest.fixture
+def user(db) -> User:
+    return User.objects.create_user("ada", password="a long enough password")
+
+
+@pytest.fixture
+def token(user: User) -> str:
+    return get_token_model().objects.create(user=user)[1]
+
+
+@pytest.fixture
+def client(serve, filled: Registry, token: str) -> APIClient:
+    """A signed-in client of the API over the three fakes."""
+    client = serve(filled)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    return client
+
+
+@pytest.fixture
+def busy_interpreter() -> Iterator[None]:
+    """Lets threads interrupt each other as often as CPython can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

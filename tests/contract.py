@@ -1,0 +1,119 @@
+"""What every backend owes, whatever it is made of.
+
+A test module of a backend derives a class from `BackendContract` and gives two fixtures: `backend`,
+a fresh instance that works on this host, and `programs`, what to run on it.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+from django.core.checks import CheckMessage
+from rest_framework.renderers import JSONRenderer
+
+from backends_app.backends.base import Backend, BackendCapabilities, Health
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """Sources in one runtime of the backend, each as the source of a `WorkloadSpec`."""
+
+    runtime: str
+    echo: Mapping[str, str]
+    """Its output is its input."""
+    fails: Mapping[str, str]
+    """Ends with an exit code other than 0, and the word `boom` on stderr."""
+    nothing: Mapping[str, str]
+    """Ends well without an output."""
+
+
+class BackendContract:
+    @pytest.fixture
+    def run(self, backend: Backend, programs: Programs):
+        def run(source: Mapping[str, str], **given) -> WorkloadResult:
+            return backend.execute(WorkloadSpec(runtime=programs.runtime, **source, **given))
+
+        return run
+
+    def test_capabilities_are_complete(self, backend: Backend, programs: Programs):
+        can = backend.capabilities
+        assert isinstance(can, BackendCapabilities)
+        assert can.name
+        assert programs.runtime in can.supported_runtimes
+        assert can.supported_isolations
+        assert {*can.supported_source_formats} <= {"code", "archive", "image"}
+
+    def test_the_probe_proves_that_it_works(self, backend: Backend):
+        found = backend.probe()
+        assert isinstance(found, Health)
+        assert found.state == "healthy", found.description
+
+    def test_the_probe_says_the_same_while_nothing_changes(self, backend: Backend):
+        assert backend.probe() == backend.probe()
+
+    def test_checks_are_django_system_checks(self, backend: Backend):
+        assert all(isinstance(message, CheckMessage) for message in backend.check())
+
+    @pytest.mark.parametrize(
+        "value",
+        [None, True, 0, -1.5, "", "grüße 😀 \u2028", [], {"a": [1, {"b": None}]}, "x" * 100_000],
+        ids=repr,
+    )
+    def test_input_comes_back_as_output(self, run, programs: Programs, value):
+        result = run(programs.echo, input=value)
+        assert (result.status, result.exit_reason) == (Status.COMPLETED, ExitReason.EXITED)
+        assert (result.exit_code, result.signal, result.error) == (0, None, "")
+        assert result.output == value
+
+    def test_a_program_without_output_has_none(self, run, programs: Programs):
+        result = run(programs.nothing)
+        assert (result.status, result.output) == (Status.COMPLETED, None)
+
+    def test_a_program_that_fails_is_a_result(self, run, programs: Programs):
+        result = run(programs.fails)
+        assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
+        assert result.exit_code not in (0, None)
+        assert "boom" in result.stderr
+
+    def test_a_result_can_be_rendered_as_json(self, run, programs: Programs):
+        for source in (programs.echo, programs.fails):
+            result = run(source, input={"a": [1]})
+            shown = {key: getattr(result, key) for key in WorkloadResult.__dataclass_fields__}
+            assert json.loads(JSONRenderer().render(shown))["exit_reason"] == "exited"
+
+    def test_figures_are_plausible(self, run, programs: Programs):
+        result = run(programs.echo)
+        assert result.duration_ms >= 0
+        assert result.cpu_time_ms is None or result.cpu_time_ms >= 0
+        assert result.memory_bytes is None or result.memory_bytes > 0
+
+    def test_workloads_at_the_same_time_do_not_mix(self, backend: Backend, run, programs: Programs):
+        count = min(4, backend.capabilities.max_concurrency)
+        results: dict[int, WorkloadResult] = {}
+        threads = [
+            threading.Thread(
+                target=lambda n=number: results.update({n: run(programs.echo, input=n)})
+            )
+            for number in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {number: result.output for number, result in results.items()} == {
+            number: number for number in range(count)
+        }
+
+    def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
+        backend.cleanup("0" * 32)
+        backend.cleanup("no id at all")
+
+    def test_after_close_it_is_unavailable(self, backend: Backend, run, programs: Programs):
+        backend.close()
+        backend.close()
+        with pytest.raises(BackendUnavailable):
+            run(programs.echo)

@@ -1,0 +1,208 @@
+"""The registry keeps what it is told, and says clearly what it refuses."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from backends_app.backends.base import Backend, BackendCapabilities, Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.exceptions import (
+    BackendAlreadyRegistered,
+    BackendNotRegistered,
+    BackendUnavailable,
+    InvalidBackend,
+    InvalidBackendName,
+    RuntimeNotSupported,
+)
+from backends_app.registry import BackendInfo, Registry
+
+ROUTES = [
+    ("node", "isolate"),
+    ("wasm", "isolate"),
+    ("python", "microvm"),
+    ("go", "microvm"),
+    ("oci", "gvisor"),
+]
+
+
+def test_the_empty_registry_lists_nothing_and_resolves_nothing(registry: Registry):
+    assert registry.list() == []
+    assert list(registry) == []
+    assert len(registry) == 0
+    with pytest.raises(BackendNotRegistered):
+        registry.resolve("auto", "node")
+
+
+def test_list_gives_every_registered_backend_with_its_capabilities_by_name(registry: Registry):
+    for name in ("microvm", "gvisor", "isolate"):
+        registry.register(name, FakeBackend(name=name.upper()))
+    infos = registry.list()
+    assert [info.name for info in infos] == ["gvisor", "isolate", "microvm"]
+    assert all(isinstance(info, BackendInfo) for info in infos)
+    assert [info.capabilities.name for info in infos] == ["GVISOR", "ISOLATE", "MICROVM"]
+    assert {(info.detected, info.healthy) for info in infos} == {(None, None)}
+
+
+def test_the_list_is_the_callers_own(filled: Registry):
+    filled.list().clear()
+    assert len(filled.list()) == 3
+
+
+def test_explicit_resolve_looks_up_by_name(filled: Registry, fakes):
+    assert filled.resolve("microvm", "node") is fakes["microvm"]
+
+
+def test_explicit_resolve_of_an_unregistered_backend_names_the_registered(filled: Registry):
+    with pytest.raises(BackendNotRegistered) as raised:
+        filled.resolve("firecracker", "node")
+    assert raised.value.name == "firecracker"
+    assert raised.value.registered == ("gvisor", "isolate", "microvm")
+    assert "firecracker" in str(raised.value)
+    assert "gvisor, isolate, microvm" in str(raised.value)
+
+
+@pytest.mark.parametrize(("runtime", "target"), ROUTES)
+def test_auto_maps_every_runtime(filled: Registry, fakes, runtime: str, target: str):
+    source_format = "image" if runtime == "oci" else "code"
+    assert filled.resolve("auto", runtime, source_format) is fakes[target]
+
+
+@pytest.mark.parametrize(("runtime", "target"), ROUTES)
+def test_auto_with_the_target_missing_is_an_error(filled: Registry, runtime: str, target: str):
+    filled.unregister(target)
+    source_format = "image" if runtime == "oci" else "code"
+    with pytest.raises(BackendNotRegistered) as raised:
+        filled.resolve("auto", runtime, source_format)
+    assert raised.value.name == target
+
+
+def test_what_was_resolved_once_is_forgotten_with_the_next_change(filled: Registry, fakes):
+    assert filled.resolve("auto", "node") is fakes["isolate"]
+    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    with pytest.raises(BackendUnavailable):
+        filled.resolve("auto", "node")
+    filled.unregister("isolate")
+    with pytest.raises(BackendNotRegistered):
+        filled.resolve("auto", "node")
+
+
+def test_a_mistaken_resolve_is_not_remembered(filled: Registry):
+    for number in range(100):
+        with pytest.raises(RuntimeNotSupported):
+            filled.resolve("isolate", f"runtime-{number}")
+    assert len(filled.snapshot.resolved) == 0
+
+
+def test_a_second_registration_of_a_name_is_refused_and_changes_nothing(filled: Registry, fakes):
+    with pytest.raises(BackendAlreadyRegistered) as raised:
+        filled.register("isolate", FakeBackend())
+    assert raised.value.name == "isolate"
+    assert isinstance(raised.value, ImproperlyConfigured)
+    assert filled.resolve("isolate", "node") is fakes["isolate"]
+
+
+def test_replace_puts_another_in_its_place_with_unknown_health(filled: Registry):
+    other = FakeBackend()
+    filled.register("isolate", other, replace=True)
+    assert filled.resolve("isolate", "node") is other
+    assert filled.get("isolate").health == Health.unknown()
+
+
+def test_unregister_returns_the_backend_and_a_second_one_is_an_error(filled: Registry, fakes):
+    assert filled.unregister("isolate") is fakes["isolate"]
+    assert "isolate" not in filled
+    with pytest.raises(BackendNotRegistered):
+        filled.unregister("isolate")
+
+
+def test_in_and_iteration_go_by_name(filled: Registry):
+    assert "gvisor" in filled
+    assert "nothing" not in filled
+    assert [*filled] == ["gvisor", "isolate", "microvm"]
+
+
+def test_iteration_is_not_disturbed_by_a_change(filled: Registry):
+    for name in filled:
+        filled.unregister(name)
+    assert len(filled) == 0
+
+
+@pytest.mark.parametrize("name", ["a", "a1-b", "x" * 63])
+def test_good_names(registry: Registry, name: str):
+    registry.register(name, FakeBackend())
+    assert name in registry
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a_b", "a b", "ä", "a\n", "x" * 64, 7, None])
+def test_bad_names_are_refused_with_the_rule(registry: Registry, name):
+    with pytest.raises(InvalidBackendName, match="lower-case"):
+        registry.register(name, FakeBackend())
+
+
+def test_auto_is_reserved(registry: Registry):
+    with pytest.raises(InvalidBackendName, match="reserved"):
+        registry.register("auto", FakeBackend())
+
+
+def test_what_is_no_backend_is_refused(registry: Registry):
+    class NoCapabilities(Backend):
+        pass
+
+    class NoMethods:
+        capabilities = FakeBackend().capabilities
+
+    for impostor in (object(), FakeBackend, NoCapabilities(), NoMethods()):
+        with pytest.raises(InvalidBackend):
+            registry.register("impostor", impostor)
+    assert len(registry) == 0
+
+
+def test_publish_tells_changes_only(filled: Registry, fakes):
+    before = filled.get("isolate")
+    assert not filled.publish("isolate", fakes["isolate"], Health.ok())
+    assert filled.get("isolate") is before
+    assert filled.publish("isolate", fakes["isolate"], Health.unhealthy("gone"))
+    assert filled.get("isolate").changed_at >= before.changed_at
+    assert filled.list()[1].health_description == "gone"
+
+
+def test_publish_about_a_replaced_instance_is_dropped(filled: Registry, fakes):
+    filled.register("isolate", FakeBackend(), replace=True)
+    assert not filled.publish("isolate", fakes["isolate"], Health.unhealthy("old"))
+    assert not filled.publish("nobody", fakes["isolate"], Health.ok())
+    assert filled.get("isolate").health == Health.unknown()
+
+
+def test_a_snapshot_stays_what_it_was(filled: Registry):
+    snapshot = filled.snapshot
+    filled.unregister("isolate")
+    assert "isolate" in snapshot.entries
+    assert snapshot.decide("isolate", "node").error is None
+    with pytest.raises(TypeError):
+        snapshot.entries["x"] = None
+
+
+def test_configure_exchanges_its_own_and_leaves_what_others_registered(filled: Registry, fakes):
+    mine, new = fakes["isolate"], FakeBackend()
+    routes = filled.snapshot.routes
+    filled.configure(add={"new": new}, remove={"isolate": mine}, routes=routes)
+    assert [*filled] == ["gvisor", "microvm", "new"]
+    with pytest.raises(BackendAlreadyRegistered):
+        filled.configure(add={"gvisor": new}, remove={"new": new}, routes=routes)
+    assert [*filled] == ["gvisor", "microvm", "new"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"supported_runtimes": "node"},
+        {"supported_runtimes": [1]},
+        {"max_concurrency": 0},
+        {"max_concurrency": True},
+        {"max_concurrency": 1.5},
+    ],
+)
+def test_capabilities_refuse_what_makes_no_sense(wrong):
+    good = {"name": "x", "supported_runtimes": ["node"], "supported_isolations": ["x"]}
+    BackendCapabilities(**good)
+    with pytest.raises((TypeError, ValueError)):
+        BackendCapabilities(**{**good, **wrong})

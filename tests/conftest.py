@@ -76,7 +76,7 @@ def _broken(request) -> HttpResponse:
 
 @pytest.fixture
 def user(db) -> User:
-    return User.objects.create_user("ada", password="a long enough password")
+    return User.objects.create_user("ada")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """How request bodies are read: bounded, and as JSON that leaves no doubt about its meaning."""
 
+from contextlib import suppress
+
 from django.http import HttpRequest, UnreadablePostError
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
@@ -9,6 +11,8 @@ from .. import strict_json
 from ..conf import limits
 from .errors import LengthRequired, PayloadTooLarge
 
+MOST_DROPPED_BYTES = 64 * 1024 * 1024
+DROPPED_AT_ONCE_BYTES = 64 * 1024
 ENVELOPE_BYTES = 64 * 1024  # keys, command, image: what stands around source and input
 
 
@@ -35,7 +39,11 @@ def most_body_bytes() -> int:
 
 
 def refuse_oversized(request: HttpRequest) -> None:
-    """Judge a body by its announced length, before a byte of it is read."""
+    """Judge a body by its announced length, before any of it is kept.
+
+    Most clients send all they have before they listen, so a body that is not absurdly large is
+    read and dropped: otherwise they would see a broken connection instead of the answer.
+    """
     if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
         raise LengthRequired()
     try:
@@ -44,4 +52,8 @@ def refuse_oversized(request: HttpRequest) -> None:
         raise ParseError("Content-Length is no number.") from None
     most = most_body_bytes()
     if announced > most:
+        if announced <= MOST_DROPPED_BYTES:
+            with suppress(UnreadablePostError):
+                while request.read(DROPPED_AT_ONCE_BYTES):
+                    pass
         raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")

@@ -1,0 +1,58 @@
+"""The OpenAPI document is valid, complete, and what the API really does."""
+
+from io import StringIO
+
+import pytest
+import schemathesis
+from django.core.management import call_command
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from vulcan_site.wsgi import application
+
+
+def test_the_document_is_valid_and_without_warnings():
+    call_command("spectacular", validate=True, fail_on_warn=True, stdout=StringIO())
+
+
+def test_it_has_the_canonical_paths_and_nothing_else(client):
+    document = client.get("/v1/schema?format=json").json()
+    assert {(path, *sorted(operations)) for path, operations in document["paths"].items()} == {
+        ("/v1/backends", "get"),
+        ("/v1/backends/{name}", "get"),
+        ("/v1/routes", "get"),
+        ("/v1/resolve", "get"),
+        ("/v1/workloads", "post"),
+    }
+
+
+@pytest.fixture
+def described(client):
+    """The API over fakes as its own document describes it."""
+    return schemathesis.openapi.from_wsgi("/v1/schema?format=json", application)
+
+
+schema = schemathesis.pytest.from_fixture("described")
+
+
+@schema.parametrize()
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_it_answers_as_the_document_says(case, token):
+    case.call_and_validate(
+        headers={"Authorization": f"Token {token}"},
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+    )

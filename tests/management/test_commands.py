@@ -1,0 +1,121 @@
+"""The commands as a person and a program use them: what they print, and how they end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.programs import manage
+
+SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
+ESCAPES = "\x1b["
+
+
+def test_list_backends_is_a_table_for_people(tmp_path: Path):
+    done = manage("list_backends", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("isolate", "healthy", "gvisor", "microvm", "node", "Runtimes"):
+        assert word in done.stdout
+    assert ESCAPES not in done.stdout
+
+
+def test_list_backends_is_what_the_api_says_for_programs(tmp_path: Path):
+    done = manage("list_backends", "--format", "json", folder=tmp_path)
+    backends = json.loads(done.stdout)
+    assert [one["name"] for one in backends] == ["gvisor", "isolate", "microvm"]
+    assert backends[1]["healthy"] is True
+
+
+def test_probe_backends_ends_well_when_none_is_unhealthy(tmp_path: Path):
+    done = manage("probe_backends", "--format", "json", folder=tmp_path)
+    states = {(one["detected"], one["healthy"]) for one in json.loads(done.stdout)}
+    assert done.returncode == (1 if (True, False) in states else 0)
+
+
+def test_probe_backends_fails_for_one_that_is_required(tmp_path: Path):
+    done = manage("probe_backends", "--require", "microvm", folder=tmp_path)
+    assert done.returncode == 1
+    assert "Not healthy: microvm" in done.stderr
+    done = manage("probe_backends", "--require", "nobody", folder=tmp_path)
+    assert done.returncode == 1
+    assert "gvisor, isolate, microvm" in done.stderr
+
+
+def test_resolve_backend_says_which_and_why(tmp_path: Path):
+    done = manage("resolve_backend", "typescript", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "isolate  (runtime node → isolate)" in done.stdout
+    assert "runs oci only" in done.stdout
+
+
+def test_resolve_backend_fails_when_there_is_none(tmp_path: Path):
+    options = ["--isolation", "gvisor,nobody", "--format", "json"]
+    done = manage("resolve_backend", "node", *options, folder=tmp_path)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["backend"] is None
+    assert "CommandError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_workload_prints_the_output_and_says_where_it_ran(tmp_path: Path):
+    done = manage("run_workload", "--code", SUM, "--input", '{"a": 1, "b": 2}', folder=tmp_path)
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"sum": 3}
+    assert "completed on isolate" in done.stderr
+    assert "runtime node → isolate" in done.stderr
+
+
+def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(tmp_path: Path):
+    file = tmp_path / "program.ts"
+    file.write_text("const n: number = 7; console.log('out'); console.error('err'); Deno.exit(n)")
+    done = manage("run_workload", str(file), folder=tmp_path)
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    assert done.stderr.startswith("err\n")
+
+
+def test_run_workload_reads_stdin(tmp_path: Path):
+    done = manage("run_workload", "-", folder=tmp_path, stdin="console.log(6 * 7)")
+    assert (done.returncode, done.stdout) == (0, "42\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--code", "for (;;);", "--timeout", "0.3"], 124),
+        (["--code", "const a = []; for (;;) a.push(new Uint8Array(1e7).fill(1))"], 137),
+        (["--code", "process.abort()"], 134),
+        (["--code", "export default () => 10n"], 1),
+        (["--code", "print(1)", "--runtime", "cobol"], 125),
+        (["--code", "1", "--isolation", "nobody"], 125),
+        (["--code", "1", "--timeout", "1e9"], 125),
+        (["--code", "1", "--input", "{"], 1),
+        (["/nowhere/program.js"], 1),
+        ([], 1),
+        (["file.js", "--code", "1"], 1),
+    ],
+)
+def test_how_run_workload_ends(tmp_path: Path, arguments: list[str], code: int):
+    done = manage("run_workload", *arguments, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_workload_gives_programs_the_whole_report(tmp_path: Path):
+    done = manage("run_workload", "--code", "console.log(1)", "--format", "json", folder=tmp_path)
+    report = json.loads(done.stdout)
+    assert (report["status"], report["stdout"], report["output"]) == ("completed", "1\n", 1)
+
+
+def test_colour_only_where_it_was_asked_for(tmp_path: Path):
+    assert ESCAPES in manage("list_backends", "--force-color", folder=tmp_path).stdout
+
+
+def test_what_a_program_prints_cannot_command_a_terminal():
+    from backends_app.management.output import harmless
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    shown = harmless("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
+    assert shown == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"

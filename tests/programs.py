@@ -1,0 +1,76 @@
+"""Programs that tests start for real: manage.py and servers, each with a database of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
+
+
+def environment(folder: Path, **extra: str) -> dict[str, str]:
+    """This process's environment with a database in `folder` and settings of no `.env`."""
+    return {
+        **os.environ,
+        "DATABASE_URL": f"sqlite:///{folder}/test.sqlite3",
+        "SECRET_KEY": "of a test",
+        "PYTHONUNBUFFERED": "1",
+        "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",
+        **extra,
+    }
+
+
+def manage(
+    *arguments: str, folder: Path, stdin: str = "", **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run manage.py to its end."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=environment(folder, **extra),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@contextmanager
+def running(command: Sequence[str], ready: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Start a server, wait for the line that matches `ready`, and end it with SIGTERM.
+
+    Gives what the first group matched, and everything that was printed until then.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    printed: list[str] = []
+    try:
+        found = None
+        while found is None:
+            line = process.stdout.readline()
+            assert line, f"the server ended early:\n{''.join(printed)}"
+            printed.append(line)
+            found = re.search(ready, line)
+        yield found.group(1), "".join(printed)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()

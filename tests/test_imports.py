@@ -1,0 +1,90 @@
+"""Imports run one way, no backend knows another, and no other code knows one by its name."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parent.parent / "backends_app"
+
+# A module may import those that stand before it. What stands on one line shares a floor.
+FLOORS = [
+    ["exceptions"],
+    ["strict_json"],
+    ["workloads"],
+    ["backends"],
+    ["routing"],
+    ["registry"],
+    ["conf", "health"],
+    ["services", "checks"],
+    ["api"],
+    ["management", "apps"],
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+NAMES = {"isolate", "gvisor", "microvm"}
+MAY_NAME_BACKENDS = {"conf.py", "routing.py"}  # the default backends and the default routes
+
+MODULES = sorted(path for path in APP.rglob("*.py") if path != APP / "__init__.py")
+
+
+def imported(path: Path) -> Iterator[tuple[str, ...]]:
+    """Every module of this app that the file imports, as path parts below the app."""
+    package = path.relative_to(APP).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package[: len(package) - node.level + 1]
+                module = tuple((node.module or "").split(".")) if node.module else ()
+            elif node.module and node.module.split(".")[0] == "backends_app":
+                base, module = (), tuple(node.module.split(".")[1:])
+            else:
+                continue
+            for name in node.names:
+                yield (*base, *module, name.name)
+
+
+def floor(parts: tuple[str, ...]) -> int:
+    return FLOOR[parts[0]]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(APP)))
+def test_imports_go_down(path: Path):
+    parts = path.relative_to(APP).with_suffix("").parts
+    for target in imported(path):
+        same_package = len(parts) > 1 and target[0] == parts[0]
+        assert same_package or floor(target) < floor(parts), f"{'.'.join(target)} stands above"
+
+
+@pytest.mark.parametrize("family", sorted(NAMES))
+def test_no_backend_imports_another(family: str):
+    for path in (APP / "backends" / family).rglob("*.py"):
+        for target in imported(path):
+            assert not (NAMES - {family}) & {*target}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(APP)))
+def test_no_code_branches_on_a_backends_name(path: Path):
+    if path.name in MAY_NAME_BACKENDS or "backends" in path.relative_to(APP).parts:
+        return
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+    }
+    assert not NAMES & strings
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(APP)))
+def test_every_file_says_in_one_sentence_what_it_is_for(path: Path):
+    if path.read_text():
+        assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_drivers_know_nothing_of_http():
+    for floors in FLOORS[: FLOOR["services"]]:
+        for name in floors:
+            for path in [APP / f"{name}.py", *(APP / name).rglob("*.py")]:
+                if path.exists():
+                    assert "rest_framework" not in path.read_text(), path
+                    assert "django.http" not in path.read_text(), path

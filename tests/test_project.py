@@ -1,0 +1,142 @@
+"""The project as a newcomer finds it: its layout, its start, its own test command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.programs import ROOT, environment, manage
+from vulcan_site.test_runner import as_pytest_label
+
+TOP_LEVEL = {
+    *("manage.py", "requirements.txt", "requirements.in", "README.md", "CHANGELOG.md"),
+    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "tests"),
+}
+
+
+def test_the_top_level_holds_what_it_should_and_nothing_else():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git checkout: unpack the project with `git clone`")
+    tops = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    assert {top for top in tops if not top.startswith(".")} == TOP_LEVEL
+
+
+def test_every_requirement_is_locked_by_hash():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith((" ", "#"))]
+    assert all("==" in line and line.endswith("\\") for line in pinned)
+    assert not any("http" in line for line in lines)
+    wanted = {
+        line.split("~=")[0].split("[")[0]
+        for line in (ROOT / "requirements.in").read_text().splitlines()
+        if "~=" in line
+    }
+    assert wanted <= {line.split("==")[0] for line in pinned}
+
+
+def test_every_requirement_has_a_reason():
+    for line in (ROOT / "requirements.in").read_text().splitlines():
+        assert not line or line.startswith("#") or "  # " in line or " # " in line, line
+
+
+STARTED = """
+import json, os, socket, sys, threading
+import django
+django.setup()
+from django.apps import apps
+apps.get_app_config("backends_app").ready()
+from backends_app.registry import registry
+from django.db import connections
+children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+sockets = [fd for fd in os.listdir("/proc/self/fd")
+           if os.path.exists(f"/proc/self/fd/{fd}") is False]
+print(json.dumps({
+    "threads": threading.active_count(),
+    "children": children,
+    "database": any(one.connection is not None for one in connections.all()),
+    "backends": list(registry),
+    "healthy": [info.healthy for info in registry.list()],
+}))
+"""
+
+
+def test_ready_starts_no_thread_process_socket_or_database(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {
+        "threads": 1,
+        "children": [],
+        "database": False,
+        "backends": ["gvisor", "isolate", "microvm"],
+        "healthy": [None, None, None],
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_without_any_program_can_still_migrate_and_check(tmp_path: Path):
+    for command in (["check"], ["migrate", "--verbosity", "0"], ["list_backends"]):
+        done = manage(*command, folder=tmp_path, PATH="/nowhere")
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_production_settings_pass_djangos_deployment_check(tmp_path: Path):
+    done = manage(
+        *("check", "--deploy", "--fail-level", "WARNING"),
+        folder=tmp_path,
+        SECRET_KEY="a-key-of-more-than-fifty-characters-with-enough-different-ones-0123456789",
+        HTTPS="1",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("label", "pytest_label"),
+    [
+        ("tests", "tests"),
+        ("tests.test_routing", "tests/test_routing.py"),
+        ("tests.api.test_edges", "tests/api/test_edges.py"),
+        ("tests.test_routing.test_routes_are_data", "tests/test_routing.py::test_routes_are_data"),
+        (
+            "tests.backends.test_fake.TestFakeBackend.test_capabilities_are_complete",
+            "tests/backends/test_fake.py::TestFakeBackend::test_capabilities_are_complete",
+        ),
+        ("tests/test_routing.py", "tests/test_routing.py"),
+        (
+            "tests/test_routing.py::test_routes_are_data",
+            "tests/test_routing.py::test_routes_are_data",
+        ),
+        ("nothing.like.it", "nothing.like.it"),
+    ],
+)
+def test_dotted_labels_are_understood(monkeypatch, label: str, pytest_label: str):
+    monkeypatch.chdir(ROOT)
+    assert as_pytest_label(label) == pytest_label
+
+
+def test_manage_py_test_runs_pytest_with_the_options_people_know(tmp_path: Path):
+    done = manage(
+        *("test", "tests.test_routing", "-k", "routes_are_data", "--parallel", "2"), folder=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert "2 workers" in done.stdout
+    done = manage("test", "tests.test_routing.test_that_does_not_exist", folder=tmp_path)
+    assert done.returncode != 0
+
+
+def test_the_shell_scripts_are_sound():
+    for script in (ROOT / ".ci" / "run",):
+        assert os.access(script, os.X_OK)
+        subprocess.run(["bash", "-n", str(script)], check=True)

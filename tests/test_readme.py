@@ -1,0 +1,77 @@
+"""The README's promises: its example is run, its tables are the code's own."""
+
+import re
+
+import pytest
+from django.test import override_settings
+
+from backends_app import conf, services
+from backends_app.backends.base import Health
+from backends_app.health import probed
+from backends_app.registry import registry
+from backends_app.routing import RouteTable
+from backends_app.workloads import Limits, WorkloadSpec
+from tests.programs import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_of_a_backend_runs_as_it_stands(tmp_path, monkeypatch):
+    [example] = [block for block in BLOCKS if "class ShoutingBackend" in block]
+    body = example[example.index("class ShoutingBackend") :]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 15
+    (tmp_path / "shouting.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    configured = {"shouting": {"BACKEND": "shouting.ShoutingBackend"}}
+    with override_settings(ISOLATION_BACKENDS=configured):
+        backend = registry.get("shouting").backend
+        registry.publish("shouting", backend, probed(backend))
+        assert registry.list()[0].healthy
+        spec = WorkloadSpec(runtime="shout", code="hello", isolation="shouting")
+        assert services.run(spec).result.output == "HELLO"
+
+
+def test_the_example_of_a_registration_runs_as_it_stands():
+    [register] = [block for block in BLOCKS if "registry.register(" in block]
+    from backends_app.backends.fake import FakeBackend
+
+    try:
+        exec(register, {"ShoutingBackend": FakeBackend})
+        assert registry.get("shouting").health == Health.unknown()
+    finally:
+        registry.unregister("shouting")
+
+
+def test_the_settings_it_shows_are_the_defaults():
+    [settings] = [block for block in BLOCKS if "ISOLATION_ROUTES" in block]
+    shown: dict = {}
+    exec(settings, shown)
+    with override_settings(
+        **{name: shown[name] for name in ("ISOLATION_ROUTES", "ISOLATION_LIMITS")}
+    ):
+        assert conf.limits() == Limits()
+        assert conf.load_routes() == RouteTable()
+    with override_settings(ISOLATION_BACKENDS=shown["ISOLATION_BACKENDS"]):
+        assert [*registry] == ["isolate"]
+
+
+@pytest.mark.parametrize("route", [*RouteTable()], ids=lambda route: route.rule)
+def test_its_routing_table_is_the_default_one(route):
+    rows = README[README.index("| source or runtime") :].split("\n\n")[0].splitlines()
+    subject = f"`{route.runtime}`" if route.runtime else route.source_format or "anything else"
+    [row] = [row for row in rows if subject in row]
+    assert f"| `{route.target}` |" in row
+
+
+def test_the_commands_it_names_exist():
+    from django.core.management import get_commands
+
+    for name in re.findall(r"^\| `(\w+_\w+)", README, re.MULTILINE):
+        assert name in get_commands()
+
+
+def test_the_make_targets_it_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)`?", README):
+        assert f"\n{target}:" in makefile

@@ -1,0 +1,158 @@
+"""A real server with real processes: what only shows over a socket."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.request
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from tests.programs import manage, running
+
+GUNICORN = [
+    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
+    *("--worker-class", "gthread", "--workers", "2", "--threads", "4"),
+]
+TOKEN = """
+from django.contrib.auth.models import User
+from knox.models import get_token_model
+print(get_token_model().objects.create(user=User.objects.create_user("ada"))[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A migrated database."""
+    folder = tmp_path_factory.mktemp("server")
+    assert manage("migrate", "--verbosity", "0", folder=folder).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def token(folder: Path) -> str:
+    return manage("shell", "--no-imports", "-c", TOKEN, folder=folder).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path):
+    with running(GUNICORN, r"Listening at: http://127\.0\.0\.1:(\d+)", folder) as (port, _):
+        yield int(port)
+
+
+@pytest.fixture
+def ask(port: int, token: str):
+    """Send one request on a connection of its own: status, headers, body."""
+
+    def ask(method: str, path: str, body=None, **headers: str):
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            data = json.dumps(body).encode() if isinstance(body, dict) else body
+            head = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
+            connection.request(method, path, data, {**head, **headers})
+            response = connection.getresponse()
+            return response.status, response.headers, json.loads(response.read())
+        finally:
+            connection.close()
+
+    return ask
+
+
+def test_every_worker_knows_the_health_with_its_first_answer(ask):
+    for _ in range(10):
+        status, _, backends = ask("GET", "/v1/backends")
+        assert status == 200
+        assert {one["name"]: one["healthy"] for one in backends}["isolate"] is True
+
+
+def test_typescript_runs(ask):
+    body = {"runtime": "node", "code": "export default (n: number) => n * 2", "input": 21}
+    status, _, workload = ask("POST", "/v1/workloads", body)
+    assert (status, workload["output"], workload["isolation_used"]) == (201, 42, "isolate")
+
+
+def test_a_body_over_the_limit_is_413_though_the_client_means_to_send_it(ask):
+    status, headers, body = ask("POST", "/v1/workloads", b" " * 40_000_000)
+    assert (status, headers["Content-Type"]) == (413, "application/json")
+    assert body["errors"][0]["code"] == "payload_too_large"
+
+
+def test_a_chunked_body_is_411(ask):
+    status, _, body = ask("POST", "/v1/workloads", iter([b"{}"] * 3))
+    assert (status, body["errors"][0]["code"]) == (411, "length_required")
+
+
+def test_a_path_that_is_no_text_is_404(port: int):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"GET /v1/backends/\xff%ff HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(100).startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
+
+
+def test_clients_that_go_away_leave_their_slots(port: int, token: str, ask):
+    """More clients than all workers have slots, each gone before its workload has ended."""
+    body = json.dumps(
+        {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 0.5}}
+    ).encode()
+    head = (
+        "POST /v1/workloads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Token {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    for _ in range(12):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(head + body)
+    while True:
+        status, _, answer = ask("POST", "/v1/workloads", {"runtime": "node", "code": "1"})
+        if status != 429:
+            break
+    assert (status, answer["status"]) == (201, "completed")
+
+
+def test_many_at_once_are_run_or_told_to_come_back(ask):
+    seen: list[int] = []
+    body = {"runtime": "node", "code": "export default (n: number) => n"}
+
+    def one(number: int) -> None:
+        status, headers, answer = ask("POST", "/v1/workloads", {**body, "input": number})
+        assert status in (201, 429)
+        assert status == 429 or answer["output"] == number
+        assert status == 201 or headers["Retry-After"] == "1"
+        seen.append(status)
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 20
+    assert 201 in seen
+
+
+def test_the_development_server_prints_a_command_that_works(tmp_path: Path):
+    """What `make run` does after the installation."""
+    if shutil.which("curl") is None:
+        assert not os.environ.get("CI"), "curl is missing: apt-get install curl"
+        pytest.skip("curl is missing: apt-get install curl")
+    assert manage("migrate", "--verbosity", "0", folder=tmp_path).returncode == 0
+    server = ["manage.py", "develop", "127.0.0.1:0"]
+    tokens = set()
+    for start in (1, 2):
+        with running(server, r"""(-d '\{.*\}'$)""", tmp_path) as (_, printed):
+            assert ("was made with password" in printed) is (start == 1)
+            for word in ("isolate", "healthy", "gvisor", "microvm"):
+                assert word in printed
+            command = printed[printed.index("curl") :]
+            done = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+            )
+            workload = json.loads(done.stdout)
+            assert (workload["output"], workload["isolation_used"]) == ({"sum": 3}, "isolate")
+            tokens.add(command.split("Token ")[1][:64])
+            base = command.split("curl -s ")[1].split("/v1/")[0]
+            with urllib.request.urlopen(f"{base}/v1/backends", timeout=60) as answer:
+                states = {one["name"]: one["healthy"] for one in json.load(answer)}
+            assert states["isolate"] is True
+    assert len(tokens) == 2

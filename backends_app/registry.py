@@ -42,13 +42,16 @@ class BackendInfo:
 class Snapshot:
     """The registry at one moment; `entries` is ordered by name.
 
-    `resolved` remembers the backends that `resolve` has found in this snapshot. It grows by
+    `resolved` remembers what `resolve` has found in this snapshot, by source format, isolation and
+    runtime: three lookups cost less than making and hashing one key of three parts. It grows by
     successes alone, so registered names times supported runtimes and formats bound it.
     """
 
     entries: Mapping[str, Entry]
     routes: RouteTable
-    resolved: dict[tuple[str, str | None, str], Backend] = field(default_factory=dict, repr=False)
+    resolved: dict[str, dict[str, dict[str | None, Backend]]] = field(
+        default_factory=dict, repr=False
+    )
 
     def decide(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
@@ -114,7 +117,7 @@ class Registry:
         """
         snapshot = self._snapshot
         try:
-            return snapshot.resolved[isolation, runtime, source_format]  # type: ignore[index]
+            return snapshot.resolved[source_format][isolation][runtime]  # type: ignore[index]
         except (KeyError, TypeError):  # not asked before, or a list, which does not hash
             pass
         resolution = snapshot.decide(isolation, runtime, source_format)
@@ -122,7 +125,8 @@ class Registry:
             raise resolution.error
         assert resolution.backend is not None
         if isinstance(isolation, str):
-            snapshot.resolved[isolation, runtime, source_format] = resolution.backend
+            by_isolation = snapshot.resolved.setdefault(source_format, {})
+            by_isolation.setdefault(isolation, {})[runtime] = resolution.backend
         return resolution.backend
 
     def explain(

@@ -42,7 +42,9 @@ def manage(
 
 
 @contextmanager
-def running(command: Sequence[str], ready: str, folder: Path) -> Iterator[tuple[str, str]]:
+def running(
+    command: Sequence[str], ready: str, folder: Path, **extra: str
+) -> Iterator[tuple[str, str]]:
     """Start a server, wait for the line that matches `ready`, and end it with SIGTERM.
 
     Gives what the first group matched, and everything that was printed until then.
@@ -50,7 +52,7 @@ def running(command: Sequence[str], ready: str, folder: Path) -> Iterator[tuple[
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env=environment(folder),
+        env=environment(folder, **extra),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -154,7 +154,7 @@ REST_KNOX = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Vulcan",
     "DESCRIPTION": "Run code you do not trust behind the isolation that suits it.",
-    "VERSION": "1.0.0",
+    "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],

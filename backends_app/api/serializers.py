@@ -155,6 +155,7 @@ class WorkloadRequestSerializer(StrictSerializer):
 
     runtime = TextField(
         required=False,
+        initial="node",
         max_length=63,
         help_text="node (or javascript, typescript), wasm, python, go, oci; an image needs none.",
     )
@@ -167,6 +168,7 @@ class WorkloadRequestSerializer(StrictSerializer):
     code = TextField(
         required=False,
         trim_whitespace=False,
+        initial="export default (input) => input",
         style={"base_template": "textarea.html", "rows": 10},
         help_text="The program's source.",
     )

@@ -161,7 +161,8 @@ class BackendDetailView(RegistryView):
         )
 
     def get_view_name(self) -> str:
-        return str(self.kwargs.get("name", "Backend"))[:63]
+        """The backend's name; the breadcrumbs ask a view that serves no request."""
+        return str(getattr(self, "kwargs", {}).get("name", "Backend"))[:63]
 
     def links(self) -> list[Link]:
         return [self.link("all backends", "backends"), self.link("run a workload", "workloads")]
@@ -258,7 +259,8 @@ class ResolveView(RegistryView):
 class WorkloadsView(RegistryView, GenericAPIView):
     """Run a workload and wait for its end.
 
-    A program that fails is an answer like any other: look at `status` and `exit_reason`.
+    Post JSON, or fill in the form. A program that fails is an answer like any other: look at
+    status and exit_reason.
     """
 
     name = "Workloads"

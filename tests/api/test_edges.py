@@ -118,7 +118,20 @@ def test_the_page_of_the_workloads_has_a_form(serve, filled, user):
         assert f'name="{field}"' in page
 
 
-@pytest.mark.parametrize("path", ["backends", "routes", "resolve", "resolve?runtime=node", "nope"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "backends",
+        "backends/isolate",
+        "backends/nobody",
+        "routes",
+        "resolve",
+        "resolve?runtime=node",
+        "workloads",
+        "nope",
+    ],
+)
 def test_every_page_can_be_looked_at(client, path):
     response = client.get(f"/v1/{path}", headers={"accept": "text/html"})
     assert response["Content-Type"].startswith("text/html")

@@ -1,0 +1,99 @@
+"""What `GET /v1/backends` costs over a plain Django view in the same gunicorn worker."""
+
+import selectors
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.programs import running
+
+from .ratios import Ratio, at_least, in_turns
+
+ROUNDS = 10
+ROUND_S = 1.0
+CONNECTIONS = 8
+GUNICORN = [
+    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
+    *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+]
+
+
+def ratios() -> Iterator[Ratio]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.bench.settings"}
+        ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
+        with running(GUNICORN, ready, Path(folder), **settings) as (port, _):
+            yield from _ratios(int(port))
+
+
+def _ratios(port: int) -> Iterator[Ratio]:
+    first = Load(port, "/v1/backends").answer()
+    etag = next(line for line in first.split(b"\r\n") if line.lower().startswith(b"etag: "))
+    plain = Load(port, "/plain")
+    full = Load(port, "/v1/backends")
+    unchanged = Load(port, "/v1/backends", f"If-None-Match: {etag[6:].decode()}\r\n")
+    for load, status in ((plain, b" 200 "), (full, b" 200 "), (unchanged, b" 304 ")):
+        if status not in load.answer().split(b"\r\n")[0]:
+            raise RuntimeError(f"{load.path} does not answer {status.decode()}")
+        load.rate()  # to warm up
+    rates = in_turns(ROUNDS, unchanged.rate, full.rate, plain.rate)
+    yield at_least(0.9, "GET /v1/backends, 304 : plain Django view", rates[0], rates[2])
+    yield at_least(0.6, "GET /v1/backends, full : plain Django view", rates[1], rates[2])
+
+
+@dataclass(frozen=True)
+class Load:
+    """Asks for one path over and over, on several connections that are kept alive."""
+
+    port: int
+    path: str
+    headers: str = ""
+
+    @property
+    def request(self) -> bytes:
+        return f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\n{self.headers}\r\n".encode()
+
+    def answer(self) -> bytes:
+        """One whole answer; all later ones have its length."""
+        with self._connect() as connection:
+            connection.sendall(self.request)
+            data = connection.recv(65536)
+            while b"\r\n\r\n" not in data:
+                data += connection.recv(65536)
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = 0
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length: "):
+                    length = int(line[16:])
+            while len(body) < length:
+                body += connection.recv(65536)
+            return head + b"\r\n\r\n" + body
+
+    def rate(self) -> float:
+        """Answers a second over one round."""
+        size, request, answers = len(self.answer()), self.request, 0
+        with selectors.DefaultSelector() as selector:
+            connections = [self._connect() for _ in range(CONNECTIONS)]
+            missing = dict.fromkeys(connections, size)
+            for connection in connections:
+                selector.register(connection, selectors.EVENT_READ)
+                connection.sendall(request)
+            started = time.perf_counter()
+            while time.perf_counter() < started + ROUND_S:
+                for key, _ in selector.select(ROUND_S):
+                    connection = key.fileobj
+                    missing[connection] -= len(connection.recv(65536))
+                    if missing[connection] <= 0:
+                        answers += 1
+                        missing[connection] = size
+                        connection.sendall(request)
+            elapsed = time.perf_counter() - started
+            for connection in connections:
+                connection.close()
+        return answers / elapsed
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)

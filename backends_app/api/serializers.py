@@ -93,6 +93,8 @@ class AnyJSONField(serializers.JSONField):
     def to_internal_value(self, data: Any) -> Any:
         if not _from_form(self):
             return data
+        if not isinstance(data, str):  # an upload
+            self.fail("invalid")
         try:
             return strict_json.loads(data)
         except strict_json.JSONRefused as refused:

@@ -2,9 +2,12 @@
 kernel, never from the child.
 """
 
+import errno
+import functools
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -118,9 +121,11 @@ class BoundedProcess:
         self._end(ExitReason.KILLED)
 
     def run(self) -> Exit:
+        if not os.access(self._command[0], os.X_OK):  # what the leash would turn into an exit code
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._command[0])
         started = time.monotonic()
         with subprocess.Popen(  # noqa: S603 - the command is the backend's own
-            self._command,
+            [*_leash(), *self._command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -236,6 +241,16 @@ class BoundedProcess:
             if self._pidfd is not None:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
+@functools.cache
+def _leash() -> tuple[str, ...]:
+    """util-linux' setpriv: the process dies with the thread that waits for it, also by SIGKILL.
+
+    prctl(2) has to be called in the child; a `preexec_fn` may deadlock in a server with threads.
+    """
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--") if setpriv else ()
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -77,6 +77,12 @@ def test_the_admin_answers_people_with_pages(serve, filled, db, admin_client):
     assert response["Content-Type"].startswith("text/html")
 
 
+def test_the_admin_is_there_and_makes_tokens(serve, filled, admin_client):
+    serve(filled)
+    assert admin_client.get("/admin/").status_code == 200
+    assert admin_client.get("/admin/knox/authtoken/add/").status_code == 200
+
+
 def test_the_root_leads_to_everything(client):
     assert client.get("/", follow=True).redirect_chain == [("/v1/", 302)]
     links = client.get("/v1/").json()

@@ -346,8 +346,9 @@ def test_running_needs_a_user(serve, filled, db, user):
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Token"
     assert response.json()["errors"][0]["code"] == "not_authenticated"
-    client.credentials(HTTP_AUTHORIZATION="Token " + "0" * 64)
-    assert post(client, NODE).status_code == 401
+    for wrong in ("0" * 64, "x" * 5000, "\xff\xfe", "ä" * 64, "", "two words"):
+        client.credentials(HTTP_AUTHORIZATION=f"Token {wrong}")
+        assert post(client, NODE).status_code == 401
     client.credentials()
     client.force_login(user)
     assert post(client, NODE).status_code == 201
@@ -399,6 +400,20 @@ def test_what_a_person_mistypes_is_400(client, field, value):
     response = client.post("/v1/workloads", {"runtime": "node", "code": "1", field: value})
     assert response.status_code == 400
     assert response.json()["errors"][0]["attr"] == field
+
+
+@pytest.mark.parametrize("field", ["code", "code_archive", "input", "runtime", "isolation"])
+def test_a_file_in_the_form_where_text_belongs_is_400(client, field):
+    form = {"runtime": "node", "code": "1", field: io.BytesIO(b"1")}
+    response = client.post("/v1/workloads", form, format="multipart")
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["attr"] == field
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])
+def test_a_broken_form_is_400(client, content_type):
+    response = client.generic("POST", "/v1/workloads", b"hello", content_type=content_type)
+    assert response.status_code == 400
 
 
 def test_limits_of_the_settings_hold(client):

@@ -321,6 +321,15 @@ def test_leaving_before_the_result_is_a_plain_exit(run):
     assert (result.status, result.exit_code, result.output) == (Status.COMPLETED, 0, None)
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_is_the_programs_own_loss(run, stream):
+    result = run(f"Deno.{stream}.close(); export default () => {{ throw new Error('unheard') }}")
+    assert (result.status, result.exit_code, result.output) == (Status.FAILED, 1, None)
+    assert "data:" not in result.stderr
+    result = run("Deno.stdout.close(); export default () => 'unheard'")
+    assert (result.status, result.output, result.stderr) == (Status.FAILED, None, "")
+
+
 def test_a_crash_is_a_signal(run):
     result = run("process.abort()")
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.SIGNAL)

@@ -1,6 +1,7 @@
 """A bounded child process: what is kept of its output, and that its session ends with it."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from backends_app.backends.isolate.frame import FramedStdout
 from backends_app.backends.process import BoundedProcess, Capture, Exit
 from backends_app.workloads import ExitReason
+from tests.programs import ROOT
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(2, 60))
@@ -58,13 +60,17 @@ def test_without_a_marker_everything_was_printed(stream, size):
 def gone(pid: int) -> bool:
     """A killed process needs a moment to be buried."""
     for _ in range(1000):
-        try:
-            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except (FileNotFoundError, ProcessLookupError):
+        if gone_now(pid):
             return True
         time.sleep(0.01)
     return False
+
+
+def gone_now(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def run(code: str, tmp_path: Path, **given) -> tuple[Exit, str, str]:
@@ -111,6 +117,33 @@ time.sleep(0.2)
     assert exit.exit_code == 0
     assert exit.duration_ms < 100_000
     assert gone(int(stdout))
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from backends_app.backends.process import BoundedProcess, Capture
+class Loud(Capture):
+    def write(self, data):
+        print(data.decode(), end="", flush=True)
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+BoundedProcess(
+    [sys.executable, "-I", "-c", code], stdin=b"", stdout=Loud(10), stderr=Capture(10),
+    cwd=Path("/"), env={}, timeout_s=1000, mem_mb=500, most_output_bytes=1000,
+).run()
+"""
+
+
+def test_it_does_not_outlive_a_server_that_is_killed():
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    pid = int(server.stdout.readline())
+    assert not gone_now(pid)
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    assert gone(pid)
 
 
 def test_memory_figures_are_its_own_not_the_servers(tmp_path):

@@ -32,12 +32,18 @@ function readExactly(count) {
   return bytes;
 }
 
+// Writes all of a string, or says that it could not: user code may have closed the stream.
 function writer(stream) {
   const write = stream.writeSync.bind(stream);
   const { subarray } = Uint8Array.prototype;
   return (string) => {
-    let bytes = encode(string);
-    while (bytes.length > 0) bytes = apply(subarray, bytes, [write(bytes)]);
+    try {
+      let bytes = encode(string);
+      while (bytes.length > 0) bytes = apply(subarray, bytes, [write(bytes)]);
+      return true;
+    } catch {
+      return false;
+    }
   };
 }
 
@@ -53,8 +59,7 @@ let settled = false;
 
 function end(key, json, exitCode) {
   settled = true;
-  print(`${marker}{"${key}":${json}}`);
-  exit(exitCode);
+  exit(print(`${marker}{"${key}":${json}}`) ? exitCode : 1);
 }
 
 function succeed(value) {

@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 from django.core.management.commands import runserver
 from knox.models import get_token_model
 
-from ...health import monitor
+from ...health import PROBE_TIMEOUT_S, monitor
 from ...registry import registry
 from ..output import backend_table, show
 
@@ -36,7 +36,7 @@ class Command(runserver.Command):
         user, password = self._user()
         self._revoke_tokens(user)
         _, token = get_token_model().objects.create(user=user)
-        monitor.ensure_started()
+        monitor.ensure_started(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         here = f"http://{host}:{server_port}"
         self.stdout.write(f"\nVulcan listens at {here}/v1/ (stop it with CONTROL-C)\n")

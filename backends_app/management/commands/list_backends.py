@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from ...api.representation import backend_list
-from ...health import monitor
+from ...health import HealthMonitor
 from ...registry import registry
 from ..output import add_format, backend_table, show
 
@@ -18,7 +18,7 @@ class Command(BaseCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        monitor.ensure_started()
+        HealthMonitor(registry).probe_all()
         if options["format"] == "json":
             self.stdout.write(backend_list(registry.snapshot).body.decode())
         else:

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.text import Text
 
 from ...api.serializers import CandidateSerializer, ResolutionSerializer, isolation_from_text
-from ...health import monitor
+from ...health import HealthMonitor
 from ...registry import registry
 from ...routing import RUNTIMES
 from ...workloads import AUTO, SOURCE_FORMATS
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        monitor.ensure_started()
+        HealthMonitor(registry).probe_all()
         resolution = registry.explain(
             isolation_from_text(options["isolation"]), options["runtime"], options["source_format"]
         )

@@ -105,24 +105,6 @@ class Candidate:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resolution:
-    """The answer to "which backend, and why".
-
-    Either `name` and `backend` are set or `error` is. `candidates` are the backends that the rule
-    names, in its order, then every other registered one by name.
-    """
-
-    isolation: Isolation
-    runtime: str | None
-    source_format: str
-    rule: str
-    candidates: tuple[Candidate, ...] = ()
-    name: str | None = None
-    backend: Backend | None = None
-    error: VulcanError | None = None
-
-
 class Finding(Enum):
     """What stands between one backend and a workload; the first of the checks that fails."""
 
@@ -149,6 +131,40 @@ def examine(entry: Entry | None, runtime: str | None, source_format: str | None)
     return Finding.NONE
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """The answer to "which backend, and why".
+
+    Either `name` and `backend` are set or `error` is. `names` are the backends that the rule
+    allows, best first; `entries` are those that were registered when it was decided.
+    """
+
+    isolation: Isolation
+    runtime: str | None
+    source_format: str
+    rule: str
+    names: tuple[str, ...] = ()
+    entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
+    name: str | None = None
+    backend: Backend | None = None
+    error: VulcanError | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The backends of the rule in its order, then every other one by name, with the reason."""
+        others = (name for name in self.entries if name not in self.names)
+        return tuple(self._candidate(name) for name in (*self.names, *others))
+
+    def _candidate(self, name: str) -> Candidate:
+        entry = self.entries.get(name)
+        finding = examine(entry, self.runtime, self.source_format)
+        reason = describe(entry, finding)
+        if finding is Finding.NONE and name != self.name:
+            passed = "an earlier one was taken" if name in self.names else "not what the rule names"
+            reason = f"{reason}; {passed}"
+        return Candidate(name, finding is Finding.NONE, reason)
+
+
 def decide(
     isolation: Isolation,
     runtime: str | None,
@@ -171,37 +187,19 @@ def decide(
             error=error,
         )
     names, rule = _names(isolation, runtime, source_format, routes)
-    others = [name for name in entries if name not in names]
-    findings = {
-        name: examine(entries.get(name), runtime, source_format) for name in (*names, *others)
-    }
+    findings = {name: examine(entries.get(name), runtime, source_format) for name in names}
     chosen = next((name for name in names if findings[name] is Finding.NONE), None)
     return Resolution(
         isolation=isolation,
         runtime=runtime,
         source_format=source_format,
         rule=rule,
-        candidates=tuple(
-            Candidate(
-                name,
-                finding is Finding.NONE,
-                describe(entries.get(name), finding)
-                + ("" if name == chosen or finding is not Finding.NONE else _PASSED[name in names]),
-            )
-            for name, finding in findings.items()
-        ),
+        names=names,
+        entries=entries,
         name=chosen,
         backend=None if chosen is None else entries[chosen].backend,
-        error=None
-        if chosen is not None
-        else _error(names, findings, runtime, source_format, entries),
+        error=None if chosen is not None else _error(findings, runtime, source_format, entries),
     )
-
-
-_PASSED = {
-    True: "; an earlier one was taken",
-    False: "; not what the rule names",
-}
 
 
 def describe(entry: Entry | None, finding: Finding) -> str:
@@ -234,7 +232,6 @@ def _names(
 
 
 def _error(
-    names: Sequence[str],
     findings: Mapping[str, Finding],
     runtime: str,
     source_format: str,
@@ -242,7 +239,8 @@ def _error(
 ) -> VulcanError:
     """The error of the first name, or of the first that only its health keeps from running this:
     it is the one that may work later."""
-    name = next((name for name in names if findings[name] is Finding.HEALTH), names[0])
+    hopeful = (name for name, finding in findings.items() if finding is Finding.HEALTH)
+    name = next(hopeful, next(iter(findings)))
     entry = entries.get(name)
     if entry is None:
         return BackendNotRegistered(name, tuple(entries))
@@ -259,10 +257,10 @@ def _error(
                 name, source_format, tuple(can.supported_source_formats), able
             )
         case _:
-            eligible = tuple(
-                other for other, finding in findings.items() if finding is Finding.NONE
+            able = _where(
+                entries, lambda other: examine(other, runtime, source_format) is Finding.NONE
             )
-            return BackendUnavailable(entry.health.description, name=name, eligible=eligible)
+            return BackendUnavailable(entry.health.description, name=name, eligible=able)
 
 
 def _where(entries: Mapping[str, Entry], able: Callable[[Entry], bool]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.cache import get_conditional_response, patch_vary_headers
+from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
@@ -110,7 +110,7 @@ class BackendListView(RegistryView):
             etag = backend_list(self.registry.snapshot).etag
             if not_modified := get_conditional_response(request, etag=etag):
                 not_modified.headers["ETag"] = etag
-                patch_vary_headers(not_modified, ["Accept", "Cookie"])
+                not_modified.headers["Vary"] = "Accept, Cookie"
                 return not_modified
         return super().answer(request, *args, **kwargs)
 

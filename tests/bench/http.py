@@ -30,16 +30,21 @@ def ratios() -> Iterator[Ratio]:
 
 
 def _ratios(port: int) -> Iterator[Ratio]:
-    first = Load(port, "/v1/backends").answer()
+    for _ in range(2):  # the first request starts the probes; the second comes after them
+        first = Load(port, "/v1/backends").answer()
+        time.sleep(ROUND_S)
     etag = next(line for line in first.split(b"\r\n") if line.lower().startswith(b"etag: "))
     plain = Load(port, "/plain")
     full = Load(port, "/v1/backends")
     unchanged = Load(port, "/v1/backends", f"If-None-Match: {etag[6:].decode()}\r\n")
-    for load, status in ((plain, b" 200 "), (full, b" 200 "), (unchanged, b" 304 ")):
-        if status not in load.answer().split(b"\r\n")[0]:
-            raise RuntimeError(f"{load.path} does not answer {status.decode()}")
+    for load in (plain, full, unchanged):
         load.rate()  # to warm up
     rates = in_turns(ROUNDS, unchanged.rate, full.rate, plain.rate)
+    for load, status in ((plain, b" 200 "), (full, b" 200 "), (unchanged, b" 304 ")):
+        if status not in load.answer().split(b"\r\n")[0]:  # the last state was not the first
+            raise RuntimeError(f"{load.path} does not answer {status.decode()}")
+    if plain.answer().partition(b"\r\n\r\n")[2] != full.answer().partition(b"\r\n\r\n")[2]:
+        raise RuntimeError("the two sides do not answer the same bytes")
     yield at_least(0.9, "GET /v1/backends, 304 : plain Django view", rates[0], rates[2])
     yield at_least(0.6, "GET /v1/backends, full : plain Django view", rates[1], rates[2])
 
@@ -85,7 +90,10 @@ class Load:
             while time.perf_counter() < started + ROUND_S:
                 for key, _ in selector.select(ROUND_S):
                     connection = key.fileobj
-                    missing[connection] -= len(connection.recv(65536))
+                    received = len(connection.recv(65536))
+                    if not received:
+                        raise RuntimeError("the server closed a connection")
+                    missing[connection] -= received
                     if missing[connection] <= 0:
                         answers += 1
                         missing[connection] = size

@@ -27,7 +27,8 @@ def filled(count: int) -> Registry:
 
 def ratios() -> Iterator[Ratio]:
     yield from lookups()
-    yield beside_a_writer()
+    yield beside_a_writer(3)
+    yield beside_a_writer(1000)
 
 
 def lookups() -> Iterator[Ratio]:
@@ -44,8 +45,8 @@ def lookups() -> Iterator[Ratio]:
     yield at_most(1.2, "resolve, auto: 1,000 backends : 3", sides[4], sides[2])
 
 
-def beside_a_writer() -> Ratio:
-    registry = filled(3)
+def beside_a_writer(count: int) -> Ratio:
+    registry = filled(count)
 
     def alone() -> float:
         return _reads_per_second(registry)
@@ -55,7 +56,8 @@ def beside_a_writer() -> Ratio:
             return _reads_per_second(registry)
 
     measured = in_turns(20, beside, alone)
-    return at_least(0.9, f"{READERS} readers beside a writer : alone", measured[0], measured[1])
+    name = f"{READERS} readers, {count:,} backends, beside a writer : alone"
+    return at_least(0.9, name, measured[0], measured[1])
 
 
 def _timer(statement: str, **names: object) -> Measure:
@@ -88,7 +90,7 @@ def _reads_per_second(registry: Registry) -> float:
 
 @contextmanager
 def _busy_writer(registry: Registry) -> Iterator[None]:
-    """A thread that registers, publishes and unregisters about a thousand times a second."""
+    """A thread that registers, publishes and unregisters whenever the readers let it."""
     done = threading.Event()
 
     def write() -> None:

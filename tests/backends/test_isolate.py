@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends_app.backends.isolate import IsolateBackend
-from backends_app.exceptions import BackendUnavailable
+from backends_app.exceptions import BackendUnavailable, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
 from tests.contract import BackendContract, Programs
 
@@ -113,6 +113,12 @@ def test_what_is_printed_and_what_is_returned_are_kept_apart(run):
 
 def test_undefined_is_null(run):
     assert run("export default () => {}").output is None
+
+
+def test_a_command_is_refused_rather_than_ignored(backend: IsolateBackend):
+    with pytest.raises(InvalidRequest) as raised:
+        backend.execute(WorkloadSpec(runtime="node", code="1", command=("node", "x.js")))
+    assert raised.value.field == "command"
 
 
 def test_the_exit_code_is_the_programs(run):

@@ -1,5 +1,6 @@
 """The isolate backend: JavaScript and TypeScript in a fresh Deno process per workload."""
 
+import functools
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import deno
 
 from ... import strict_json
-from ...exceptions import BackendUnavailable
+from ...exceptions import BackendUnavailable, InvalidRequest
 from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
@@ -73,6 +74,10 @@ class IsolateBackend(Backend):
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         if self._closed:
             raise BackendUnavailable("it has been closed")
+        if workload.command:
+            raise InvalidRequest(
+                "command", "A module is called, not run by a command: leave it out."
+            )
         marker = secrets.token_hex(16)
         code, given = workload.code_utf8(), workload.input_json()
         cap = workload.output_bytes
@@ -124,9 +129,6 @@ class IsolateBackend(Backend):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
     def _command(self, mem_mb: int) -> list[str]:
-        # The harness is a data: URL because a module that was loaded from one, and what it imports,
-        # may read no local file: not even by `import`.
-        harness = b64encode(HARNESS.read_bytes()).decode()
         return [
             self._program(),
             "run",
@@ -138,8 +140,16 @@ class IsolateBackend(Backend):
             "--cached-only",
             "--no-lock",
             f"--v8-flags=--max-old-space-size={mem_mb}",
-            f"data:text/javascript;base64,{harness}",
+            _harness(),
         ]
+
+
+@functools.cache
+def _harness() -> str:
+    """The harness as a data: URL: a module that was loaded by one, and what that one imports, may
+    read no local file, not even by `import`.
+    """
+    return f"data:text/javascript;base64,{b64encode(HARNESS.read_bytes()).decode()}"
 
 
 def _result(

@@ -354,6 +354,16 @@ def test_running_needs_a_user(serve, filled, db, user):
     assert post(client, NODE).status_code == 201
 
 
+@pytest.mark.parametrize("cookie", ['"aaaaaaaaaaaa\\000"', "", "x" * 4000, "A" * 32, "a" * 33])
+def test_a_session_cookie_that_is_none_never_reaches_the_database(
+    serve, filled, db, django_assert_num_queries, cookie
+):
+    """PostgreSQL takes no NUL, and what it says to one would be a 500."""
+    with django_assert_num_queries(0):
+        response = post(serve(filled), NODE, cookie=f"sessionid={cookie}")
+    assert response.status_code == 401
+
+
 def test_a_session_needs_its_csrf_token(serve, filled, user):
     serve(filled)
     client = APIClient(enforce_csrf_checks=True)

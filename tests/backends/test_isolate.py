@@ -11,6 +11,7 @@ import pytest
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
+from tests.backends import wasm
 from tests.contract import BackendContract, Programs
 
 CAP = 20_000
@@ -69,6 +70,21 @@ class TestIsolateBackend(BackendContract):
             echo={"code": "export default (input: unknown) => input"},
             fails={"code": "throw new Error('boom')"},
             nothing={"code": "const nothing: string = 'said'"},
+        )
+
+
+class TestWasmOnTheIsolateBackend(BackendContract):
+    @pytest.fixture
+    def backend(self, backend: IsolateBackend) -> IsolateBackend:
+        return backend
+
+    @pytest.fixture
+    def programs(self) -> Programs:
+        return Programs(
+            runtime="wasm",
+            echo={"code": wasm.ECHO},
+            fails={"code": wasm.FAILS},
+            nothing={"code": wasm.NOTHING},
         )
 
 
@@ -189,6 +205,56 @@ def test_output_that_is_no_json_is_invalid(run, value):
     if "1e5" not in value:  # that one is too large before it is too deep
         assert result.exit_reason is ExitReason.INVALID_OUTPUT
     assert result.error
+
+
+@pytest.fixture
+def run_wasm(backend: IsolateBackend):
+    def run_wasm(code: str, **resources) -> WorkloadResult:
+        limits = Resources(**{"timeout_s": 30, **resources})
+        return backend.execute(WorkloadSpec(runtime="wasm", code=code, resources=limits))
+
+    return run_wasm
+
+
+def test_a_command_modules_exit_code_and_words_are_its_own(run_wasm):
+    result = run_wasm(wasm.FAILS)
+    assert (result.exit_code, result.stderr, result.error) == (3, "boom\n", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (wasm.TRAP, "RuntimeError: unreachable"),
+        (wasm.NO_START, "no function _start"),
+        (wasm.FOREIGN_IMPORT, 'Import #0 "env"'),
+        ("", "CompileError"),
+        ("AAAA", "CompileError"),
+        (wasm.ECHO[:200], "CompileError"),
+    ],
+)
+def test_a_module_that_is_broken_is_the_callers_failure(run_wasm, code, shown):
+    result = run_wasm(code)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
+    assert result.exit_code == 1
+    assert shown in result.error
+    assert shown in result.stderr
+
+
+def test_a_module_may_be_wrapped_as_base64_tools_wrap_it(run_wasm):
+    wrapped = "\n".join(wasm.FAILS[start : start + 76] for start in range(0, 300, 76))
+    assert run_wasm(wrapped).exit_code == 3
+
+
+@pytest.mark.parametrize("code", ["no base64!", "AAA", "ä"])
+def test_what_is_no_base64_is_an_invalid_request(run_wasm, code):
+    with pytest.raises(InvalidRequest) as raised:
+        run_wasm(code)
+    assert raised.value.field == "code"
+
+
+def test_a_module_is_bounded_in_time_and_memory(run_wasm):
+    assert run_wasm(wasm.SPIN, timeout_s=0.5).exit_reason is ExitReason.TIMEOUT
+    assert run_wasm(wasm.GROW, mem_mb=128).exit_reason is ExitReason.MEMORY_LIMIT
 
 
 # What bounds it

@@ -1,10 +1,12 @@
 """The commands as a person and a program use them: what they print, and how they end."""
 
 import json
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 
+from tests.backends import wasm
 from tests.programs import manage
 
 SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
@@ -71,6 +73,14 @@ def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(tmp_path
     done = manage("run_workload", str(file), folder=tmp_path)
     assert (done.returncode, done.stdout) == (7, "out\n")
     assert done.stderr.startswith("err\n")
+
+
+def test_run_workload_takes_a_wasm_file(tmp_path: Path):
+    file = tmp_path / "program.wasm"
+    file.write_bytes(b64decode(wasm.ECHO))
+    done = manage("run_workload", str(file), "--input", '{"a": 1}', folder=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 1})
+    assert "runtime wasm → isolate" in done.stderr
 
 
 def test_run_workload_reads_stdin(tmp_path: Path):

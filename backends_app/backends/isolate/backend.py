@@ -1,11 +1,11 @@
-"""The isolate backend: JavaScript and TypeScript in a fresh Deno process per workload."""
+"""The isolate backend: JavaScript, TypeScript and WebAssembly, a fresh Deno for each workload."""
 
 import functools
 import os
 import secrets
 import shutil
 import tempfile
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import deno
@@ -20,7 +20,8 @@ from ..process import BoundedProcess, Capture, Exit
 from .frame import FramedStdout
 
 INSTALL = "install it with: pip install deno"
-HARNESS = Path(__file__).with_name("harness.js")
+HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
+"""What runs a workload of each runtime inside Deno; `head.js` stands before it."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
@@ -28,7 +29,9 @@ ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its hea
 
 
 class IsolateBackend(Backend):
-    """Runs `node` workloads in Deno.
+    """Runs `node` and `wasm` workloads in Deno.
+
+    The code of a `wasm` workload is a WASI command module (preview 1) in base64.
 
     OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
     many workloads may run at once (default: 4).
@@ -39,7 +42,7 @@ class IsolateBackend(Backend):
             options.text("deno", deno, "the path of the program")
         self.capabilities = BackendCapabilities(
             name="V8 isolate (Deno)",
-            supported_runtimes=("node",),
+            supported_runtimes=tuple(HARNESSES),
             supported_isolations=("isolate",),
             supported_source_formats=("code",),
             max_concurrency=options.positive_int("max_concurrency", max_concurrency),
@@ -78,8 +81,9 @@ class IsolateBackend(Backend):
             raise InvalidRequest(
                 "command", "A module is called, not run by a command: leave it out."
             )
+        assert workload.runtime is not None
         marker = secrets.token_hex(16)
-        code, given = workload.code_utf8(), workload.input_json()
+        code, given = _code(workload), workload.input_json()
         cap = workload.output_bytes
         stdout, stderr = FramedStdout(marker.encode(), cap), Capture(cap)
         try:
@@ -87,7 +91,7 @@ class IsolateBackend(Backend):
                 work, cache = Path(folder, "work"), Path(folder, "cache")
                 work.mkdir()
                 process = BoundedProcess(
-                    self._command(workload.resources.mem_mb),
+                    self._command(workload.runtime, workload.resources.mem_mb),
                     stdin=f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2,
                     stdout=stdout,
                     stderr=stderr,
@@ -128,7 +132,7 @@ class IsolateBackend(Backend):
         except FileNotFoundError:
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
-    def _command(self, mem_mb: int) -> list[str]:
+    def _command(self, runtime: str, mem_mb: int) -> list[str]:
         return [
             self._program(),
             "run",
@@ -140,16 +144,28 @@ class IsolateBackend(Backend):
             "--cached-only",
             "--no-lock",
             f"--v8-flags=--max-old-space-size={mem_mb}",
-            _harness(),
+            _harness(runtime),
         ]
 
 
+def _code(workload: WorkloadSpec) -> bytes:
+    """The source as the harness takes it: text, or the bytes of a WebAssembly module."""
+    if workload.runtime != "wasm":
+        return workload.code_utf8()
+    try:
+        return b64decode("".join((workload.code or "").split()), validate=True)
+    except ValueError as error:
+        raise InvalidRequest("code", "Must be a WebAssembly module in base64.") from error
+
+
 @functools.cache
-def _harness() -> str:
-    """The harness as a data: URL: a module that was loaded by one, and what that one imports, may
-    read no local file, not even by `import`.
+def _harness(runtime: str) -> str:
+    """A data: URL: a module that was loaded by one, and what that one imports, may read no local
+    file, not even by `import`.
     """
-    return f"data:text/javascript;base64,{b64encode(HARNESS.read_bytes()).decode()}"
+    here = Path(__file__).parent
+    source = (here / "head.js").read_bytes() + (here / HARNESSES[runtime]).read_bytes()
+    return f"data:text/javascript;base64,{b64encode(source).decode()}"
 
 
 def _result(

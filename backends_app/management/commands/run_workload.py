@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from argparse import ArgumentParser
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RUNTIME_OF_SUFFIX = {
     ".mts": "node",
     ".py": "python",
     ".go": "go",
+    ".wasm": "wasm",
 }
 NOT_RUN = 125  # as `docker run` ends when it is not the program that failed
 EXIT_CODES = {ExitReason.TIMEOUT: 124, ExitReason.MEMORY_LIMIT: 137, ExitReason.KILLED: 137}
@@ -127,12 +129,13 @@ def exit_code(report: WorkloadReport) -> int:
 
 
 def _read(file: str) -> tuple[str, str]:
-    """The text of the file or of stdin, and the file's suffix."""
+    """The code in the file or on stdin as a `WorkloadSpec` has it, and the file's suffix."""
     try:
         if file == "-":
             return sys.stdin.buffer.read().decode(), ""
         path = Path(file)
-        return path.read_bytes().decode(), path.suffix.lower()
+        data, suffix = path.read_bytes(), path.suffix.lower()
+        return b64encode(data).decode() if suffix == ".wasm" else data.decode(), suffix
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -1,0 +1,67 @@
+// Calls the default export of an ES module, JavaScript or TypeScript, with the input.
+
+const { then } = Promise.prototype;
+const { replaceAll } = String.prototype;
+const ErrorType = Error;
+const text = String;
+const inspect = Deno.inspect;
+const input = parse(decoder.decode(given));
+const url = URL.createObjectURL(new Blob([code], { type: "application/typescript" }));
+
+function succeed(value) {
+  let json;
+  try {
+    json = value === undefined ? "null" : stringify(value);
+  } catch (error) {
+    end("invalid", stringify(`the return value is no JSON: ${message(error)}`), 1);
+  }
+  if (json === undefined) end("invalid", stringify(`a ${typeof value} is no JSON`), 1);
+  end("output", json, 0);
+}
+
+function fail(error) {
+  complaint(describe(error));
+}
+
+function message(error) {
+  try {
+    return apply(slice, text(error.message), [0, MOST_ERROR_CHARS]);
+  } catch {
+    return "it cannot be shown";
+  }
+}
+
+// The error with its stack and causes, in the name that the user's file has for people. What could
+// not be loaded has no stack, only a message that says where.
+function describe(error) {
+  try {
+    const loaded = error instanceof ErrorType && error.code !== "ERR_MODULE_NOT_FOUND";
+    const shown = loaded ? inspect(error, { colors: false }) : text(error?.message ?? error);
+    return apply(replaceAll, shown, [url, "workload.ts"]);
+  } catch {
+    return "exception that cannot be shown";
+  }
+}
+
+function start(module) {
+  if (!("default" in module)) {
+    settled = true; // a script: it ends when its event loop is empty
+  } else if (typeof module.default !== "function") {
+    complaint("Error: the default export must be a function; it is called with the input");
+  } else {
+    apply(then, apply(then, Promise.resolve(input), [module.default]), [succeed, fail]);
+  }
+}
+
+addEventListener("error", (event) => {
+  event.preventDefault();
+  fail(event.error);
+});
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  fail(event.reason);
+});
+addEventListener("beforeunload", () => {
+  if (!settled) complaint("Error: nothing is left to run, and the promise was never settled");
+});
+import(url).then(start, fail);

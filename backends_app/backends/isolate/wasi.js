@@ -1,0 +1,17 @@
+// Runs a WASI command module (preview 1); it reads the input from stdin like any program.
+
+import { WASI } from "node:wasi";
+
+process.emitWarning = () => {}; // node:wasi calls itself experimental on every stderr
+
+try {
+  const wasi = new WASI({ version: "preview1", args: ["workload"], returnOnExit: true });
+  const module = await WebAssembly.compile(code);
+  const instance = await WebAssembly.instantiate(module, wasi.getImportObject());
+  if (typeof instance.exports._start !== "function") {
+    complaint("LinkError: the module exports no function _start, so it is no WASI command");
+  }
+  exit(wasi.start(instance));
+} catch (error) {
+  complaint(`${error.name}: ${error.message}`);
+}

@@ -6,8 +6,11 @@ program that is not installed is no mistake: the backend's probe says so.
 
 import functools
 import inspect
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -24,27 +27,32 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "gvisor": {"BACKEND": "backends_app.backends.gvisor.GVisorBackend"},
     "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend"},
 }
-SETTINGS = ("ISOLATION_BACKENDS", "ISOLATION_ROUTES", "ISOLATION_LIMITS")
-
 _configured: dict[str, Backend] | None = None
 
 
 def populate(target: Registry = registry) -> None:
     """Fill the registry from the settings, once: a second call changes nothing."""
     if _configured is None:
+        limits()  # a mistake there shows now, not with the first workload
+        runtime_dir()
         _apply(target)
 
 
 def reload(*, setting: str, **kwargs: object) -> None:
-    """Receiver of `setting_changed`: exchange what the old settings had registered for the new."""
-    if setting in SETTINGS:
-        limits.cache_clear()
+    """Receiver of `setting_changed`: take over the new settings, or refuse them."""
+    if setting in ("ISOLATION_BACKENDS", "ISOLATION_ROUTES"):
         _apply(registry)
+    elif setting == "ISOLATION_LIMITS":
+        limits.cache_clear()
+        limits()
+    elif setting == "ISOLATION_RUNTIME_DIR":
+        runtime_dir.cache_clear()
+        runtime_dir()
 
 
 def _apply(target: Registry) -> None:
+    """Exchange what the old settings had registered for what the new ones say."""
     global _configured
-    limits()  # a mistake there shows now, not with the first workload
     routes = load_routes()
     backends = load_backends()
     old = _configured or {}
@@ -88,6 +96,17 @@ def limits() -> Limits:
         for key, value in configured.items()
     }
     return Limits(**values)
+
+
+@functools.cache
+def runtime_dir() -> Path:
+    """ISOLATION_RUNTIME_DIR: for what lives only while workloads run, this user's alone."""
+    where = "ISOLATION_RUNTIME_DIR"
+    default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")
+    value = getattr(settings, where, default)
+    if not isinstance(value, str | Path) or not Path(value).is_absolute():
+        raise InvalidSetting(where, value, "must be an absolute path")
+    return Path(value)
 
 
 def _backend(where: str, entry: object) -> Backend:

@@ -1,18 +1,15 @@
 """Run a workload: check its bounds → resolve → admit → execute → say what happened."""
 
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from weakref import WeakKeyDictionary
 
-from .backends.base import Backend, Health
-from .conf import limits
-from .exceptions import BackendAtCapacity, BackendUnavailable
+from .backends.base import Health
+from .conf import limits, runtime_dir
+from .exceptions import BackendUnavailable
 from .registry import Registry, registry
 from .routing import Resolution
+from .slots import slot
 from .workloads import Isolation, WorkloadResult, WorkloadSpec
 
 
@@ -36,32 +33,6 @@ class WorkloadReport:
     finished_at: datetime
 
 
-class Slots:
-    """Counts the workloads that each backend of this process runs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken: WeakKeyDictionary[Backend, int] = WeakKeyDictionary()
-
-    @contextmanager
-    def take(self, name: str, backend: Backend) -> Iterator[None]:
-        """Hold one slot of the backend, or raise `BackendAtCapacity` at once."""
-        limit = backend.capabilities.max_concurrency
-        with self._lock:
-            taken = self._taken.get(backend, 0)
-            if taken >= limit:
-                raise BackendAtCapacity(name, limit)
-            self._taken[backend] = taken + 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._taken[backend] -= 1
-
-
-slots = Slots()
-
-
 def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     """Run the workload and wait for its end.
 
@@ -78,7 +49,7 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     assert name is not None
     assert backend is not None
     assert runtime is not None
-    with slots.take(name, backend):
+    with slot(name, backend.capabilities.max_concurrency, runtime_dir()):
         started_at = datetime.now(UTC)
         try:
             result = backend.execute(replace(spec, runtime=runtime))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import hypothesis
@@ -19,6 +20,14 @@ from backends_app.registry import Registry
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(settings, tmp_path_factory) -> Path:
+    """Slots of this test's own: other processes may test at the same time."""
+    settings.ISOLATION_RUNTIME_DIR = tmp_path_factory.mktemp("runtime", numbered=True)
+    settings.ISOLATION_RUNTIME_DIR.chmod(0o700)
+    return settings.ISOLATION_RUNTIME_DIR
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         **os.environ,
         "DATABASE_URL": f"sqlite:///{folder}/test.sqlite3",
         "SECRET_KEY": "of a test",
+        "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",
         **extra,

@@ -133,6 +133,8 @@ MICROVM = "backends_app.backends.microvm.MicroVMBackend"
         ("LIMITS", {"timeout_s": {"max": float("nan")}}, ["['max']", "nan"]),
         ("LIMITS", {"code_bytes": 0.5}, ["['code_bytes']", "0.5"]),
         ("LIMITS", {"code_bytes": True}, ["['code_bytes']", "True"]),
+        ("RUNTIME_DIR", "relative", ["ISOLATION_RUNTIME_DIR", "relative"]),
+        ("RUNTIME_DIR", None, ["ISOLATION_RUNTIME_DIR", "None"]),
     ],
 )
 def test_a_mistake_names_the_key_and_the_value_and_changes_nothing(setting, value, named):

@@ -11,6 +11,7 @@ APP = Path(__file__).parent.parent / "backends_app"
 # A module may import those that stand before it. What stands on one line shares a floor.
 FLOORS = [
     ["exceptions"],
+    ["slots"],
     ["strict_json"],
     ["workloads"],
     ["backends"],

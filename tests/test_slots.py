@@ -1,0 +1,115 @@
+"""Slots hold for the host, and are free again whatever becomes of their holder."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
+from backends_app.slots import slot
+from tests.programs import ROOT
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from backends_app.slots import slot
+with slot("isolate", 1, Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_one_more_than_the_limit_is_refused(runtime_dir: Path):
+    with slot("isolate", 2, runtime_dir), slot("isolate", 2, runtime_dir):
+        with pytest.raises(BackendAtCapacity) as raised, slot("isolate", 2, runtime_dir):
+            pass
+        assert (raised.value.name, raised.value.limit) == ("isolate", 2)
+        with slot("gvisor", 2, runtime_dir):
+            pass
+    with slot("isolate", 2, runtime_dir):
+        pass
+
+
+def test_a_slot_is_freed_by_an_error(runtime_dir: Path):
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), slot("isolate", 1, runtime_dir):
+            _ = 1 / 0
+
+
+def test_another_process_counts_and_frees_its_slot_by_dying(runtime_dir: Path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(BackendAtCapacity), slot("isolate", 1, runtime_dir):
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with slot("isolate", 1, runtime_dir):
+        pass
+
+
+def test_a_child_of_the_holder_does_not_inherit_the_slot(runtime_dir: Path):
+    with slot("isolate", 1, runtime_dir):
+        child = subprocess.Popen(["/bin/sleep", "1000"], close_fds=False)
+    with slot("isolate", 1, runtime_dir):
+        pass
+    child.kill()
+    child.wait()
+
+
+def test_never_more_than_the_limit_at_once(runtime_dir: Path, busy_interpreter):
+    inside, most, lock = [0], [0], threading.Lock()
+
+    def work() -> None:
+        for _ in range(50):
+            try:
+                with slot("isolate", 3, runtime_dir):
+                    with lock:
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                    with lock:
+                        inside[0] -= 1
+            except BackendAtCapacity:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1 <= most[0] <= 3
+
+
+def test_no_descriptor_is_left(runtime_dir: Path):
+    before = len(os.listdir("/proc/self/fd"))
+    with slot("isolate", 1, runtime_dir):
+        for _ in range(10):
+            with pytest.raises(BackendAtCapacity), slot("isolate", 1, runtime_dir):
+                pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (shared, link, file, file / "below"):
+        with pytest.raises(BackendUnavailable) as raised, slot("isolate", 1, folder):
+            pass
+        assert raised.value.name == "isolate"
+        assert str(tmp_path) not in str(raised.value)
+
+
+def test_the_folder_is_made_for_this_user_alone(tmp_path: Path):
+    folder = tmp_path / "made"
+    with slot("isolate", 1, folder):
+        assert folder.stat().st_mode & 0o777 == 0o700

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, OutputWrapper
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..backends.base import Health
@@ -50,16 +50,20 @@ def harmless(text: str, stream: Any) -> str:
 
 
 def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
-    table = Table("Backend", "Health", "Runtimes", "Formats", "At once", "What it says")
+    table = Table("Backend", "Health", "Takes", Column("What it says", overflow="fold"))
     for info in backends:
         state = Health(info.detected, info.healthy, info.health_description).state
+        can = info.capabilities
+        takes = [
+            ", ".join(can.supported_runtimes),
+            "as " + ", ".join(can.supported_source_formats),
+            f"{can.max_concurrency} at once",
+        ]
         attributes = [f"{key}: {value}" for key, value in info.attributes.items()]
         table.add_row(
             info.name,
             Text(state, style=COLOURS[state]),
-            ", ".join(info.capabilities.supported_runtimes),
-            ", ".join(info.capabilities.supported_source_formats),
-            str(info.capabilities.max_concurrency),
+            Text("\n".join(takes)),
             Text("\n".join([info.health_description, *attributes])),
         )
     if not table.row_count:
@@ -68,7 +72,7 @@ def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> RenderableType:
-    table = Table("Candidate", "Eligible", "Why")
+    table = Table("Candidate", "Eligible", Column("Why", overflow="fold"))
     for candidate in candidates:
         yes = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
         table.add_row(Text(candidate.name), yes, Text(candidate.reason))

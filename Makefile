@@ -45,5 +45,4 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 .env:
-	@umask 077; $(PY) -c "from django.core.management.utils import get_random_secret_key as key; \
-	print(f\"SECRET_KEY='{key()}'\")" > $@
+	@umask 077; $(PY) -c "import secrets; print('SECRET_KEY=' + secrets.token_urlsafe(48))" > $@

@@ -6,6 +6,7 @@ program that is not installed is no mistake: the backend's probe says so.
 
 import functools
 import inspect
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from .backends.base import Backend
-from .exceptions import InvalidOption, InvalidSetting, listing
-from .registry import Registry, registry
-from .routing import RouteTable
-from .workloads import Bound, Limits
+from .exceptions import InvalidBackend, InvalidOption, InvalidSetting, listing
+from .registry import name_problem, registry
+from .routing import RUNTIME_ALIASES, RouteTable
+from .workloads import SOURCE_FORMATS, Bound, Limits
 
 DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend"},
@@ -30,18 +31,21 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
 _configured: dict[str, Backend] | None = None
 
 
-def populate(target: Registry = registry) -> None:
-    """Fill the registry from the settings, once: a second call changes nothing."""
+def populate() -> None:
+    """Fill the process's registry from the settings, once: a second call changes nothing."""
     if _configured is None:
         limits()  # a mistake there shows now, not with the first workload
         runtime_dir()
-        _apply(target)
+        registry.reroute(load_routes())
+        _exchange_backends()
 
 
 def reload(*, setting: str, **kwargs: object) -> None:
     """Receiver of `setting_changed`: take over the new settings, or refuse them."""
-    if setting in ("ISOLATION_BACKENDS", "ISOLATION_ROUTES"):
-        _apply(registry)
+    if setting == "ISOLATION_BACKENDS":
+        _exchange_backends()
+    elif setting == "ISOLATION_ROUTES":
+        registry.reroute(load_routes())
     elif setting == "ISOLATION_LIMITS":
         limits.cache_clear()
         limits()
@@ -50,13 +54,17 @@ def reload(*, setting: str, **kwargs: object) -> None:
         runtime_dir()
 
 
-def _apply(target: Registry) -> None:
-    """Exchange what the old settings had registered for what the new ones say."""
+def _exchange_backends() -> None:
+    """Register what the settings say in the place of what they said before."""
     global _configured
-    routes = load_routes()
-    backends = load_backends()
-    old = _configured or {}
-    target.configure(add=backends, remove=old, routes=routes)
+    backends, old = load_backends(), _configured or {}
+    try:
+        registry.configure(add=backends, remove=old)
+    except InvalidBackend as error:
+        where = f"ISOLATION_BACKENDS[{error.name!r}]['BACKEND']"
+        raise InvalidSetting(
+            where, type(backends[error.name]).__qualname__, error.reason
+        ) from error
     _configured = backends
     for backend in old.values():
         backend.close()
@@ -66,6 +74,8 @@ def load_backends() -> dict[str, Backend]:
     """An instance of every backend in ISOLATION_BACKENDS."""
     where = "ISOLATION_BACKENDS"
     configured = _mapping(where, getattr(settings, where, DEFAULT_BACKENDS))
+    for alias in configured:
+        _name(f"{where}[{alias!r}]", alias)
     return {alias: _backend(f"{where}[{alias!r}]", entry) for alias, entry in configured.items()}
 
 
@@ -77,6 +87,11 @@ def load_routes() -> RouteTable:
     for key in ("source_formats", "runtimes"):
         for source, target in _mapping(f"{where}[{key!r}]", configured.get(key, {})).items():
             _name(f"{where}[{key!r}][{source!r}]", target)
+    _known_keys(f"{where}['source_formats']", configured.get("source_formats", {}), SOURCE_FORMATS)
+    for runtime, target in configured.get("runtimes", {}).items():
+        if runtime in RUNTIME_ALIASES:
+            reason = f"an alias never comes to routing; name {RUNTIME_ALIASES[runtime]!r}"
+            raise InvalidSetting(f"{where}['runtimes'][{runtime!r}]", target, reason)
     if "default" in configured:
         _name(f"{where}['default']", configured["default"])
     return RouteTable(**configured)
@@ -92,7 +107,7 @@ def limits() -> Limits:
     values: dict[str, Any] = {
         key: _bound(f"{where}[{key!r}]", value, getattr(defaults, key))
         if isinstance(getattr(defaults, key), Bound)
-        else _number(f"{where}[{key!r}]", value, least=1, whole=True)
+        else _number(f"{where}[{key!r}]", value, whole=True)
         for key, value in configured.items()
     }
     return Limits(**values)
@@ -153,8 +168,8 @@ def _known_keys(where: str, value: Mapping[str, Any], known: Any) -> None:
 
 
 def _name(where: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise InvalidSetting(where, value, "must be the name of a backend")
+    if problem := name_problem(value):
+        raise InvalidSetting(where, value, f"must be the name of a backend: {problem}")
 
 
 def _bound(where: str, value: object, default: Bound) -> Bound:
@@ -162,7 +177,9 @@ def _bound(where: str, value: object, default: Bound) -> Bound:
     _known_keys(where, given, [part.name for part in fields(Bound)])
     numbers = {
         part.name: _number(
-            f"{where}[{part.name!r}]", given.get(part.name, getattr(default, part.name)), least=0
+            f"{where}[{part.name!r}]",
+            given.get(part.name, getattr(default, part.name)),
+            whole=isinstance(default.default, int),
         )
         for part in fields(Bound)
     }
@@ -172,9 +189,14 @@ def _bound(where: str, value: object, default: Bound) -> Bound:
     return bound
 
 
-def _number(where: str, value: object, *, least: float, whole: bool = False) -> float:
+def _number(where: str, value: object, *, whole: bool) -> float:
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kinds)
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         kind = "a whole number" if whole else "a number"
-        raise InvalidSetting(where, value, f"must be {kind} of at least {least:g}")
+        raise InvalidSetting(where, value, f"must be {kind} above 0")
     return value

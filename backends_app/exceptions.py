@@ -14,11 +14,11 @@
 
     VulcanError                          the answer to one request; knows nothing of HTTP
     ├── InvalidRequest                   field, reason
-    ├── ResolutionError                  no backend for this request
+    ├── ResolutionError                  no backend for this request; name, eligible
     │   ├── BackendNotRegistered         name, registered
     │   ├── RuntimeNotSupported          name, runtime, supported, supported_by
     │   ├── SourceFormatNotSupported     name, source_format, supported, supported_by
-    │   └── BackendUnavailable           name, reason, eligible; raised by execute() too
+    │   └── BackendUnavailable           name, reason; raised by execute() too
     └── BackendAtCapacity                name, limit
 """
 
@@ -106,24 +106,32 @@ class InvalidRequest(VulcanError):
 
 
 class ResolutionError(VulcanError):
-    """No backend takes this request; `name` is the backend that was meant to."""
+    """No backend takes this request.
 
-    name: str
+    `name` is the backend that was meant to; `eligible` are those that would take it now if they
+    were asked for by name, or None where nobody asked for that.
+    """
+
+    def __init__(self, name: str, problem: str, eligible: tuple[str, ...] | None) -> None:
+        self.name = name
+        self.eligible = eligible
+        could = "" if eligible is None else f" Backends that could run this: {listing(eligible)}."
+        super().__init__(f"{problem}{could}")
 
 
 class BackendNotRegistered(ResolutionError):
     """The backend asked for, or the target of the route, is not in the registry."""
 
-    def __init__(self, name: str, registered: tuple[str, ...]) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, registered: tuple[str, ...], eligible: tuple[str, ...] | None = None
+    ) -> None:
         self.registered = registered
-        super().__init__(
-            f"Backend {quote(name)} is not registered. Registered: {listing(registered)}."
-        )
+        problem = f"Backend {quote(name)} is not registered. Registered: {listing(registered)}."
+        super().__init__(name, problem, eligible)
 
 
 class RuntimeNotSupported(ResolutionError):
-    """The backend is there and does not run this runtime."""
+    """The backend is there and does not run this runtime; `supported_by` do, if they work."""
 
     def __init__(
         self,
@@ -131,19 +139,20 @@ class RuntimeNotSupported(ResolutionError):
         runtime: str,
         supported: tuple[str, ...],
         supported_by: tuple[str, ...],
+        eligible: tuple[str, ...] | None = None,
     ) -> None:
-        self.name = name
         self.runtime = runtime
         self.supported = supported
         self.supported_by = supported_by
-        super().__init__(
+        problem = (
             f"Backend {name!r} does not run runtime {quote(runtime)}; it runs: "
-            f"{listing(supported)}. Backends that run it: {listing(supported_by)}."
+            f"{listing(supported)}. Backends for this runtime: {listing(supported_by)}."
         )
+        super().__init__(name, problem, eligible)
 
 
 class SourceFormatNotSupported(ResolutionError):
-    """The backend is there and does not take this source format."""
+    """The backend is there and does not take this format; `supported_by` do, if they work."""
 
     def __init__(
         self,
@@ -151,37 +160,30 @@ class SourceFormatNotSupported(ResolutionError):
         source_format: str,
         supported: tuple[str, ...],
         supported_by: tuple[str, ...],
+        eligible: tuple[str, ...] | None = None,
     ) -> None:
-        self.name = name
         self.source_format = source_format
         self.supported = supported
         self.supported_by = supported_by
-        super().__init__(
+        problem = (
             f"Backend {name!r} does not take source format {quote(source_format)}; it takes: "
-            f"{listing(supported)}. Backends that take it: {listing(supported_by)}."
+            f"{listing(supported)}. Backends for this format: {listing(supported_by)}."
         )
+        super().__init__(name, problem, eligible)
 
 
 class BackendUnavailable(ResolutionError):
     """The backend could run this, and its infrastructure does not work now.
 
     A backend's `execute` raises it with the reason alone; who called it knows the name.
-    `eligible` are the backends that a caller could ask for by name instead.
     """
 
-    def __init__(self, reason: str, *, name: str = "", eligible: tuple[str, ...] = ()) -> None:
-        self.name = name
+    def __init__(
+        self, reason: str, *, name: str = "", eligible: tuple[str, ...] | None = None
+    ) -> None:
         self.reason = reason
-        self.eligible = eligible
-        super().__init__(reason)
-
-    def __str__(self) -> str:
-        if not self.name:
-            return self.reason
-        return (
-            f"Backend {self.name!r} cannot run workloads now: {self.reason.rstrip('.')}. "
-            f"Backends that could run this one: {listing(self.eligible)}."
-        )
+        problem = f"Backend {name!r} cannot run workloads now: {reason.rstrip('.')}."
+        super().__init__(name, problem if name else reason, eligible)
 
 
 class BackendAtCapacity(VulcanError):

@@ -167,9 +167,10 @@ class HealthMonitor:
         watch.probed = True
         watch.failures = 0 if found.healthy else watch.failures + 1
         before = self.registry.snapshot.entries.get(name)
-        if before is not None and before.health.detected and not found.detected:
-            # It was here and is gone: that is a fault, not a host that never had it.
-            found = Health.unhealthy(found.description, found.attributes)
+        if before is not None and before.health.detected and not found.healthy:
+            # It was here: a fault, not a host that never had it; and it still is what it was.
+            attributes = found.attributes or before.health.attributes
+            found = Health.unhealthy(found.description, attributes)
         if self.registry.publish(name, watch.backend, found):
             first = before is None or before.health.healthy is None
             level = logging.DEBUG if first else logging.INFO if found.healthy else logging.WARNING

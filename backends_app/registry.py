@@ -160,17 +160,12 @@ class Registry:
             self._swap({**self._snapshot.entries, name: changed})
             return True
 
-    def configure(
-        self,
-        *,
-        add: Mapping[str, Backend],
-        remove: Mapping[str, Backend],
-        routes: RouteTable,
-    ) -> None:
-        """Exchange what settings say in one step; whatever others registered stays.
+    def configure(self, *, add: Mapping[str, Backend], remove: Mapping[str, Backend]) -> None:
+        """Exchange what settings registered in one step; whatever others registered stays.
 
-        `remove` takes out a name only while it still holds that very instance. Raises
-        `BackendAlreadyRegistered` when somebody else has taken a name of `add`, changing nothing.
+        `remove` takes out a name only while it still holds that very instance: who has replaced one
+        keeps the name, and what `add` has for it is dropped. Raises `BackendAlreadyRegistered` when
+        a name of `add` was never in `remove` and is taken, changing nothing.
         """
         fresh = {name: _entry(name, backend) for name, backend in add.items()}
         with self._lock:
@@ -180,9 +175,14 @@ class Registry:
                 if remove.get(name) is not entry.backend
             }
             for name in fresh:
-                if name in entries:
+                if name in entries and name not in remove:
                     raise BackendAlreadyRegistered(name)
-            self._swap({**entries, **fresh}, routes)
+            self._swap({**fresh, **entries})
+
+    def reroute(self, routes: RouteTable) -> None:
+        """Put another auto table in place; the backends and their health stay."""
+        with self._lock:
+            self._swap(self._snapshot.entries, routes)
 
     def __contains__(self, name: object) -> bool:
         return name in self._snapshot.entries
@@ -203,14 +203,16 @@ class Registry:
         self._snapshot = Snapshot(ordered, routes or self._snapshot.routes)
 
 
-def _entry(name: str, backend: Backend) -> Entry:
+def name_problem(name: object) -> str | None:
+    """Why no backend can have this name, or None."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidBackendName(
-            name,
-            "it takes a lower-case letter, then up to 62 lower-case letters, digits and hyphens",
-        )
-    if name == AUTO:
-        raise InvalidBackendName(name, "the name is reserved for automatic routing")
+        return "a name takes a lower-case letter, then up to 62 of lower-case letters, digits and -"
+    return "the name is reserved for automatic routing" if name == AUTO else None
+
+
+def _entry(name: str, backend: Backend) -> Entry:
+    if problem := name_problem(name):
+        raise InvalidBackendName(name, problem)
     capabilities = getattr(backend, "capabilities", None)
     if not isinstance(capabilities, BackendCapabilities):
         raise InvalidBackend(name, "its `capabilities` is no BackendCapabilities")

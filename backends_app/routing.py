@@ -241,26 +241,24 @@ def _error(
     it is the one that may work later."""
     hopeful = (name for name, finding in findings.items() if finding is Finding.HEALTH)
     name = next(hopeful, next(iter(findings)))
+    eligible = _where(entries, lambda other: examine(other, runtime, source_format) is Finding.NONE)
     entry = entries.get(name)
     if entry is None:
-        return BackendNotRegistered(name, tuple(entries))
+        return BackendNotRegistered(name, tuple(entries), eligible)
     can = entry.capabilities
     match findings[name]:
         case Finding.RUNTIME:
             able = _where(entries, lambda other: runtime in other.capabilities.supported_runtimes)
-            return RuntimeNotSupported(name, runtime, tuple(can.supported_runtimes), able)
+            return RuntimeNotSupported(name, runtime, tuple(can.supported_runtimes), able, eligible)
         case Finding.SOURCE_FORMAT:
             able = _where(
                 entries, lambda other: source_format in other.capabilities.supported_source_formats
             )
             return SourceFormatNotSupported(
-                name, source_format, tuple(can.supported_source_formats), able
+                name, source_format, tuple(can.supported_source_formats), able, eligible
             )
         case _:
-            able = _where(
-                entries, lambda other: examine(other, runtime, source_format) is Finding.NONE
-            )
-            return BackendUnavailable(entry.health.description, name=name, eligible=able)
+            return BackendUnavailable(entry.health.description, name=name, eligible=eligible)
 
 
 def _where(entries: Mapping[str, Entry], able: Callable[[Entry], bool]) -> tuple[str, ...]:

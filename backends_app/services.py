@@ -1,5 +1,6 @@
 """Run a workload: check its bounds → resolve → admit → execute → say what happened."""
 
+import json
 import socket
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from .exceptions import BackendUnavailable
 from .registry import Registry, registry
 from .routing import Resolution
 from .slots import slot
-from .workloads import Isolation, WorkloadResult, WorkloadSpec
+from .workloads import UNSAID, ExitReason, Isolation, WorkloadResult, WorkloadSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,10 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     report like any other. A backend whose infrastructure breaks under a workload is unhealthy from
     then on, until a probe says otherwise.
     """
-    limits().check(spec)
+    bound = limits()
+    resources = bound.resources() if spec.resources is UNSAID else spec.resources
+    spec = replace(spec, resources=resources, output_bytes=bound.output_bytes)
+    bound.check(spec)
     created_at = datetime.now(UTC)
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
     if resolution.error is not None:
@@ -52,9 +56,11 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     with slot(name, backend.capabilities.max_concurrency, runtime_dir()):
         started_at = datetime.now(UTC)
         try:
-            result = backend.execute(replace(spec, runtime=runtime))
+            result = _checked(backend.execute(replace(spec, runtime=runtime)))
         except BackendUnavailable as fault:
-            registry.publish(name, backend, Health.unhealthy(fault.reason))
+            known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
+            if known.detected:  # what was never found here is for its probe to judge
+                registry.publish(name, backend, Health.unhealthy(fault.reason, known.attributes))
             others = tuple(
                 other.name
                 for other in resolution.candidates
@@ -75,3 +81,13 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
+
+
+def _checked(result: WorkloadResult) -> WorkloadResult:
+    """A backend may be anybody's: an output that no answer could hold is none."""
+    try:
+        json.dumps(result.output, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        reason = ExitReason.INVALID_OUTPUT
+        return replace(result, output=None, exit_reason=reason, error="the output is no JSON")
+    return result

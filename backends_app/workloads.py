@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from . import strict_json
-from .exceptions import InvalidRequest, listing, quote
+from .exceptions import InvalidRequest, quote
 from .strict_json import JSON
 
 AUTO = "auto"
@@ -56,6 +56,10 @@ class Resources:
     timeout_s: float = 10.0
 
 
+UNSAID = Resources()
+"""Stands for resources that the caller did not name: `services.run` puts the operator's there."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
     """The default of a resource and the least and most that a caller may ask for."""
@@ -70,7 +74,7 @@ class WorkloadSpec:
     """One workload as its caller describes it; exactly one of code, archive and image is given.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr, no caller's choice.
+    stdout and stderr; `services.run` sets it, it is no caller's choice.
     """
 
     runtime: str | None = None
@@ -80,7 +84,7 @@ class WorkloadSpec:
     image: str | None = None
     command: tuple[str, ...] = ()
     input: JSON = None
-    resources: Resources = Resources()
+    resources: Resources = UNSAID
     output_bytes: int = 1024 * 1024
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -90,7 +94,7 @@ class WorkloadSpec:
             raise InvalidRequest(
                 "code",
                 "Give exactly one of code, code_archive and image"
-                + (f"; this has {listing(given)}." if given else "."),
+                + (f"; this has {len(given)} of them." if given else "."),
             )
 
     @property

@@ -14,6 +14,7 @@ from backends_app.exceptions import (
     RuntimeNotSupported,
 )
 from backends_app.registry import BackendInfo, Registry
+from backends_app.routing import RouteTable
 
 ROUTES = [
     ("node", "isolate"),
@@ -183,12 +184,24 @@ def test_a_snapshot_stays_what_it_was(filled: Registry):
 
 def test_configure_exchanges_its_own_and_leaves_what_others_registered(filled: Registry, fakes):
     mine, new = fakes["isolate"], FakeBackend()
-    routes = filled.snapshot.routes
-    filled.configure(add={"new": new}, remove={"isolate": mine}, routes=routes)
+    filled.configure(add={"new": new}, remove={"isolate": mine})
     assert [*filled] == ["gvisor", "microvm", "new"]
     with pytest.raises(BackendAlreadyRegistered):
-        filled.configure(add={"gvisor": new}, remove={"new": new}, routes=routes)
+        filled.configure(add={"gvisor": new}, remove={"new": new})
     assert [*filled] == ["gvisor", "microvm", "new"]
+
+
+def test_configure_leaves_a_name_to_who_has_replaced_it(filled: Registry, fakes):
+    theirs = FakeBackend()
+    filled.register("isolate", theirs, replace=True)
+    filled.configure(add={"isolate": FakeBackend()}, remove={"isolate": fakes["isolate"]})
+    assert filled.get("isolate").backend is theirs
+
+
+def test_reroute_keeps_the_backends_and_their_health(filled: Registry, fakes):
+    filled.reroute(RouteTable(runtimes={"node": "microvm"}))
+    assert filled.resolve("auto", "node") is fakes["microvm"]
+    assert filled.list()[0].healthy
 
 
 @pytest.mark.parametrize(

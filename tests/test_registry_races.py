@@ -84,14 +84,15 @@ def test_a_swap_of_two_backends_is_never_seen_half_done(registry: Registry):
     """`configure` takes one out and puts the other in: a reader sees one of the two, always."""
     left, right = FakeBackend(), FakeBackend()
     registry.register("left", left)
-    routes = registry.snapshot.routes
     done = threading.Event()
 
     def swap() -> None:
-        for _ in range(500):
-            registry.configure(add={"right": right}, remove={"left": left}, routes=routes)
-            registry.configure(add={"left": left}, remove={"right": right}, routes=routes)
-        done.set()
+        try:
+            for _ in range(500):
+                registry.configure(add={"right": right}, remove={"left": left})
+                registry.configure(add={"left": left}, remove={"right": right})
+        finally:
+            done.set()
 
     def watch() -> None:
         while not done.is_set():

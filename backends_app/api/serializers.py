@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -29,20 +30,34 @@ def _from_form(field: serializers.Field) -> bool:
 
 
 class StrictSerializer(serializers.Serializer):
-    """Refuses keys that it does not know: a misspelt limit must not be ignored."""
+    """Refuses keys that it does not know, and in a form those that come twice: a misspelt limit
+    must not be ignored. JSON with a key twice has been refused by its parser.
+    """
+
+    OF_FORMS = frozenset({"csrfmiddlewaretoken", "_content", "_content_type", "_method"})
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict) and not html.is_html_input(data):
-            unknown = [key for key in data if key not in self.fields]
-            if unknown:
-                detail = f"Unknown field. Known fields: {listing(self.fields)}."
-                raise ValidationError(
-                    {
-                        quote(key)[1:-1]: [ErrorDetail(detail, code="unknown")]
-                        for key in unknown[:MOST_NAMED_ERRORS]
-                    }
-                )
+        if html.is_html_input(data):
+            known = {*self.fields, *self.OF_FORMS}
+            # `resources.cpus` and `command[0]` belong to the field before the dot or bracket.
+            self._refuse("unknown", [key for key in data if re.split(r"[.[]", key)[0] not in known])
+            self._refuse("duplicate", [key for key in data if len(data.getlist(key)) > 1])
+        elif isinstance(data, dict):
+            self._refuse("unknown", [key for key in data if key not in self.fields])
         return super().to_internal_value(data)
+
+    def _refuse(self, code: str, keys: list[str]) -> None:
+        detail = {
+            "unknown": f"Unknown field. Known fields: {listing(self.fields)}.",
+            "duplicate": "Given more than once.",
+        }[code]
+        if keys:
+            raise ValidationError(
+                {
+                    quote(key)[1:-1]: [ErrorDetail(detail, code=code)]
+                    for key in keys[:MOST_NAMED_ERRORS]
+                }
+            )
 
 
 class TextField(serializers.CharField):
@@ -70,6 +85,14 @@ class WholeNumberField(serializers.IntegerField):
         if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int)):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class RuntimeField(TextField):
+    """A string that routing judges; in a form an empty one is none."""
+
+    def get_value(self, dictionary: Any) -> Any:
+        value = super().get_value(dictionary)
+        return empty if value == "" and html.is_html_input(dictionary) else value
 
 
 @extend_schema_field(OpenApiTypes.BYTE)
@@ -140,8 +163,7 @@ class IsolationField(serializers.Field):
 
 def isolation_from_text(text: str) -> str | list[str]:
     """One name as it is, several between commas as a list: `gvisor,microvm`."""
-    names = [name.strip() for name in text.split(",")]
-    return names[0] if len(names) == 1 else names
+    return [name.strip() for name in text.split(",")] if "," in text else text
 
 
 class ResourcesSerializer(StrictSerializer):
@@ -155,10 +177,11 @@ class ResourcesSerializer(StrictSerializer):
 class WorkloadRequestSerializer(StrictSerializer):
     """One workload to run. Give exactly one of code, code_archive and image."""
 
-    runtime = TextField(
+    runtime = RuntimeField(
         required=False,
+        allow_blank=True,
+        trim_whitespace=False,
         initial="node",
-        max_length=63,
         help_text="node (or javascript, typescript), wasm, python, go, oci; an image needs none.",
     )
     isolation = IsolationField(
@@ -208,7 +231,6 @@ def workload_spec(data: dict[str, Any]) -> WorkloadSpec:
         command=tuple(data.get("command", ())),
         input=data["input"],
         resources=bound.resources(**data.get("resources", {})),
-        output_bytes=bound.output_bytes,
     )
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from ..registry import Registry, registry
 from . import views
@@ -25,9 +24,9 @@ def api_urlpatterns(registry: Registry = registry) -> list[URLPattern]:
         *_both("routes", view(views.RouteListView), "routes"),
         *_both("resolve", view(views.ResolveView), "resolve"),
         *_both("workloads", view(views.WorkloadsView), "workloads"),
-        *_both("schema", SpectacularAPIView.as_view(), "schema"),
-        *_both("docs", SpectacularSwaggerView.as_view(**schema), "docs"),
-        *_both("redoc", SpectacularRedocView.as_view(**schema), "redoc"),
+        *_both("schema", views.SchemaView.as_view(), "schema"),
+        *_both("docs", views.SwaggerView.as_view(**schema), "docs"),
+        *_both("redoc", views.RedocView.as_view(**schema), "redoc"),
         re_path("", views.UnknownPathView.as_view()),
     ]
 

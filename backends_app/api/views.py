@@ -16,9 +16,11 @@ from drf_spectacular.utils import (
     OpenApiResponse,
     extend_schema,
 )
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 from rest_framework.exceptions import NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
@@ -105,14 +107,14 @@ class BackendListView(RegistryView):
     permission_classes = [AllowAny]
 
     def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """ "Not modified" is said before DRF has begun."""
-        if "HTTP_IF_NONE_MATCH" in request.META and _gets_ready_bytes(request):
-            etag = backend_list(self.registry.snapshot).etag
-            if not_modified := get_conditional_response(request, etag=etag):
-                not_modified.headers["ETag"] = etag
-                not_modified.headers["Vary"] = "Accept, Cookie"
-                return not_modified
-        return super().answer(request, *args, **kwargs)
+        """What needs no negotiation and no user is "not modified" before DRF has begun."""
+        if "HTTP_IF_NONE_MATCH" not in request.META or not _is_plain(request):
+            return super().answer(request, *args, **kwargs)
+        not_modified = _not_modified(request, backend_list(self.registry.snapshot).etag)
+        if not_modified is None:
+            return super().answer(request, *args, **kwargs)
+        not_modified.headers["Vary"] = "Accept, Cookie"
+        return not_modified
 
     @extend_schema(
         operation_id="backends_list",
@@ -120,11 +122,11 @@ class BackendListView(RegistryView):
     )
     def get(self, request: Request) -> HttpResponse:
         ready = backend_list(self.registry.snapshot)
-        if _gets_ready_bytes(request._request):
-            return HttpResponse(
-                ready.body, content_type="application/json", headers={"ETag": ready.etag}
-            )
-        return Response(ready.data)
+        if request.accepted_media_type != "application/json":  # a page, or indented
+            return Response(ready.data)
+        return _not_modified(request._request, ready.etag) or HttpResponse(
+            ready.body, content_type="application/json", headers={"ETag": ready.etag}
+        )
 
     def links(self) -> list[Link]:
         return [
@@ -299,6 +301,31 @@ class WorkloadsView(RegistryView, GenericAPIView):
         ]
 
 
+class _JSONErrors(APIView):
+    """Errors in the envelope, whatever the view renders when all is well."""
+
+    def finalize_response(
+        self, request: Request, response: Any, *args: Any, **kwargs: Any
+    ) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if response.status_code >= 400:
+            response.accepted_renderer = JSONRenderer()
+            response.accepted_media_type = "application/json"
+        return response
+
+
+class SchemaView(_JSONErrors, SpectacularAPIView):
+    """The OpenAPI document."""
+
+
+class SwaggerView(_JSONErrors, SpectacularSwaggerView):
+    """The document as Swagger UI, from local files."""
+
+
+class RedocView(_JSONErrors, SpectacularRedocView):
+    """The document as Redoc, from local files."""
+
+
 class UnknownPathView(BoundedView):
     """The envelope for every path under the API that is none of its own."""
 
@@ -310,16 +337,24 @@ class UnknownPathView(BoundedView):
         raise NotFound()
 
 
-def _gets_ready_bytes(request: HttpRequest) -> bool:
-    """Would negotiation end with JSON in its plain form? Said without negotiating."""
-    accept = request.META.get("HTTP_ACCEPT", "")
+def _is_plain(request: HttpRequest) -> bool:
+    """Would it be answered in JSON without regard to who asks? Said without negotiating."""
+    meta = request.META
     return (
         request.method in ("GET", "HEAD")
-        and "format=" not in request.META.get("QUERY_STRING", "")
-        and "indent" not in accept
-        and ("json" in accept or accept in ("", "*/*"))
-        and "html" not in accept
+        and meta.get("HTTP_ACCEPT", "") in ("", "*/*", "application/json")
+        and not meta.get("QUERY_STRING")
+        and "HTTP_AUTHORIZATION" not in meta
     )
+
+
+def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
+    """304 when the client has these bytes already; no other precondition is looked at."""
+    response = get_conditional_response(request, etag=etag)
+    if response is None or response.status_code != 304:
+        return None
+    response.headers["ETag"] = etag
+    return response
 
 
 def _route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Health:
     def __post_init__(self) -> None:
         if (self.detected, self.healthy) not in self._STATES:
             raise ValueError(f"detected={self.detected!r}, healthy={self.healthy!r} is no state")
-        kept = list(self.attributes.items())[:MAX_ATTRIBUTES]
+        kept = sorted(self.attributes.items())[:MAX_ATTRIBUTES]  # equal health, equal bytes
         cut = {_cut(key): _cut(value) for key, value in kept}
         object.__setattr__(self, "description", _cut(self.description))
         object.__setattr__(self, "attributes", MappingProxyType(cut))

@@ -16,7 +16,7 @@ from .. import options
 from ..base import Backend, BackendCapabilities, Health
 
 INSTALL = "install them with: apt-get install docker.io runsc"
-NOT_YET = "this version finds runsc and does not run workloads on it yet"
+NOT_YET = "running workloads on gVisor is not built yet"
 ENGINE_TIMEOUT_S = 5
 
 
@@ -32,12 +32,10 @@ class GVisorBackend(Backend):
         runtime: str = "runsc",
         max_concurrency: int = 4,
     ) -> None:
-        url = urlsplit(options.text("engine", engine, "the address of the Docker Engine"))
-        if url.scheme not in ("unix", "tcp"):
-            raise InvalidOption("engine", engine, "must begin with unix:// or tcp://")
+        options.text("engine", engine, "the address of the Docker Engine")
         self._engine = engine
-        self._shown_engine = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-        self._socket = url.path if url.scheme == "unix" else None
+        self._shown_engine, path = _without_credentials(engine)
+        self._socket = path if engine.startswith("unix:") else None
         self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
         self.capabilities = BackendCapabilities(
             name="gVisor (runsc)",
@@ -90,3 +88,17 @@ class GVisorBackend(Backend):
                 id="backends_app.gvisor.W001",
             ),
         )
+
+
+def _without_credentials(engine: str) -> tuple[str, str]:
+    """The address as it may be shown, and its path; `InvalidOption` shows no more of it."""
+    try:
+        url = urlsplit(engine)
+    except ValueError:
+        raise InvalidOption("engine", "…", "is no address") from None
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    if url.scheme not in ("unix", "tcp"):
+        raise InvalidOption("engine", shown, "must begin with unix:// or tcp://")
+    if url.scheme == "unix" and not url.path:
+        raise InvalidOption("engine", shown, "must name a socket")
+    return shown, url.path

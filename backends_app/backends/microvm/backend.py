@@ -13,7 +13,7 @@ INSTALL = (
     "install it with: apt-get install qemu-system-x86 linux-image-cloud-amd64 mmdebstrap "
     "squashfs-tools"
 )
-NOT_YET = "this version finds QEMU and does not run workloads on it yet"
+NOT_YET = "running workloads on microVMs is not built yet"
 QEMU_TIMEOUT_S = 5
 
 

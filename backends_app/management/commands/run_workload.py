@@ -37,7 +37,7 @@ class Command(BaseCommand):
     help = (
         "Run a program and end with its exit code (124: out of time, 137: out of memory, "
         "128 + n: ended by signal n, 125: it could not be run). What it prints goes to stdout and "
-        "stderr; a returned output is printed to stdout as JSON."
+        "stderr; a returned output is printed to stdout as JSON, unless just that was printed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -74,11 +74,13 @@ class Command(BaseCommand):
 
     def _spec(self, options: dict[str, Any]) -> WorkloadSpec:
         if sum(options[key] is not None for key in ("file", "code", "image")) != 1:
-            raise CommandError("Give exactly one of a file, --code and --image.")
+            raise CommandError(
+                "Give exactly one of a file, --code and --image.", returncode=NOT_RUN
+            )
         try:
             given = strict_json.loads(options["input"])
         except strict_json.JSONRefused as refused:
-            raise CommandError(f"--input is no JSON: {refused}.") from refused
+            raise CommandError(f"--input is no JSON: {refused}.", returncode=NOT_RUN) from refused
         code, suffix = options["code"], ""
         if options["file"] is not None:
             code, suffix = _read(options["file"])
@@ -93,7 +95,6 @@ class Command(BaseCommand):
             resources=bound.resources(
                 cpus=options["cpus"], mem_mb=options["memory"], timeout_s=options["timeout"]
             ),
-            output_bytes=bound.output_bytes,
         )
 
     def _show(self, report: WorkloadReport) -> None:
@@ -102,7 +103,7 @@ class Command(BaseCommand):
             if text:
                 stream.write(harmless(text, stream), style_func=str, ending="")
         printed = output_from_stdout(result.stdout, truncated=result.stdout_truncated)
-        if result.output != printed:  # it was returned, and is not on the terminal yet
+        if json.dumps(result.output) != json.dumps(printed):  # it is not on the terminal yet
             output = json.dumps(result.output, indent=2, ensure_ascii=False)
             self.stdout.write(harmless(output, self.stdout))
         why = f": {result.error.splitlines()[0]}" if result.error else ""
@@ -137,6 +138,8 @@ def _read(file: str) -> tuple[str, str]:
         data, suffix = path.read_bytes(), path.suffix.lower()
         return b64encode(data).decode() if suffix == ".wasm" else data.decode(), suffix
     except OSError as error:
-        raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
+        raise CommandError(
+            f"{file} cannot be read: {error.strerror}.", returncode=NOT_RUN
+        ) from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not UTF-8 text.") from error
+        raise CommandError(f"{file} is not UTF-8 text.", returncode=NOT_RUN) from error

@@ -13,9 +13,11 @@ from typing import Any, TypeAlias
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 MAX_DEPTH = 64
+MAX_VALUES = 600_000  # more than one MiB of JSON can hold
 MAX_INTEGER_DIGITS = 308  # any such integer is a finite double
 
-_STRINGS_OR_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKETS = re.compile(r"[\[{\]}]")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -30,7 +32,7 @@ def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise JSONRefused(f"not UTF-8 (byte {error.start})") from None
-    _refuse_depth(text, max_depth)
+    _refuse_shape(text, max_depth)
     try:
         value = json.loads(
             text,
@@ -45,16 +47,18 @@ def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     return value
 
 
-def _refuse_depth(text: str, max_depth: int) -> None:
-    """Count brackets before parsing: the parser itself would recurse."""
+def _refuse_shape(text: str, max_depth: int) -> None:
+    """Count values and brackets before parsing: the parser would recurse, and make them all."""
+    bare = _STRINGS.sub("", text)
+    if bare.count(",") + bare.count("[") + bare.count("{") > MAX_VALUES:
+        raise JSONRefused(f"more than {MAX_VALUES:,} values")
     depth = 0
-    for match in _STRINGS_OR_BRACKETS.finditer(text):
-        first = match.group()[0]
-        if first in "[{":
+    for match in _BRACKETS.finditer(bare):
+        if match.group() in "[{":
             depth += 1
             if depth > max_depth:
                 raise JSONRefused(f"nested deeper than {max_depth} levels")
-        elif first in "]}":
+        else:
             depth -= 1
 
 

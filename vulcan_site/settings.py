@@ -173,7 +173,10 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"backends_app": {"level": env.str("LOG_LEVEL", default="INFO")}},
+    "loggers": {
+        "backends_app": {"level": env.str("LOG_LEVEL", default="INFO")},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},  # anybody could fill the log
+    },
 }
 
 LOGIN_REDIRECT_URL = "/v1/"

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import re
+import resource
 import selectors
 import shutil
 import signal
@@ -22,6 +23,7 @@ from ..workloads import ExitReason
 
 READ_BYTES = 64 * 1024
 SAMPLE_S = 0.005  # how often the peak of the memory is looked at
+MOST_FILE_BYTES = 4096  # with less Deno does not start
 DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
 
 _PEAK = re.compile(rb"^VmHWM:\s+(\d+) kB", re.MULTILINE)
@@ -134,6 +136,9 @@ class BoundedProcess:
             start_new_session=True,
             bufsize=0,
         ) as process:
+            # It waits for its stdin, so none of what it will be told to do has begun.
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MOST_FILE_BYTES, MOST_FILE_BYTES))
+            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
             pidfd = os.pidfd_open(process.pid)
             with self._lock:
                 self._pidfd = pidfd
@@ -200,7 +205,8 @@ class BoundedProcess:
                 self._read(key, selector)
         code = process.returncode
         return Exit(
-            ended_for=self._ended_for,
+            # A kill that came too late ended nothing: the process had ended by itself.
+            ended_for=self._ended_for if code == -signal.SIGKILL else None,
             exit_code=code if code >= 0 else None,
             signal=_signal_name(-code) if code < 0 else None,
             duration_ms=round((ended - started) * 1000),

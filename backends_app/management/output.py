@@ -18,8 +18,9 @@ from ..routing import Candidate
 PIPED_WIDTH = 200  # columns where there is no terminal to ask
 COLOURS = {"healthy": "green", "unhealthy": "red", "undetected": "yellow", "unknown": "dim"}
 
-# C0 without tab and newline, DEL, C1: what moves cursors, retitles windows, answers queries.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# C0 without tab and newline, DEL, C1: what moves cursors, retitles windows, answers queries; and
+# what turns the direction of a line.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def add_format(parser: ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def show(command: BaseCommand, options: Mapping[str, Any], *parts: RenderableTyp
 
 
 def show_json(command: BaseCommand, value: object) -> None:
-    command.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
+    command.stdout.write(json.dumps(value, indent=2, ensure_ascii=command.stdout.isatty()))
 
 
 def harmless(text: str, stream: Any) -> str:

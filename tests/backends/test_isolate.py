@@ -409,13 +409,30 @@ def test_a_crash_is_a_signal(run):
 
 
 def test_the_next_workload_sees_nothing_of_this_one(run):
-    code = """export default (x) => {
-        const before = [globalThis.seen, localStorage.getItem("seen")];
-        globalThis.seen = x; localStorage.setItem("seen", x);
-        return before;
-    }"""
-    assert run(code, "first").output == [None, None]
-    assert run(code, "second").output == [None, None]
+    code = "export default (x) => { const old = globalThis.seen; globalThis.seen = x; return old }"
+    assert run(code, "first").output is None
+    assert run(code, "second").output is None
+
+
+@pytest.mark.parametrize(
+    "code", ["localStorage.setItem('a', 'b')", "await (await caches.open('a')).keys()"]
+)
+def test_there_is_no_place_to_keep_anything(run, code):
+    assert run(f"export default async () => {{ {code} }}").status is Status.FAILED
+
+
+def test_a_database_that_spills_to_the_disk_is_ended(run):
+    code = """import { DatabaseSync } from "node:sqlite";
+    const d = new DatabaseSync(":memory:");
+    d.exec("PRAGMA temp_store=1; PRAGMA cache_size=10; CREATE TEMP TABLE t(a)");
+    for (let i = 0; i < 50; i++) d.exec("insert into t values (zeroblob(1000000))");"""
+    assert run(code).status is Status.FAILED
+
+
+def test_an_error_cannot_pass_for_a_success(run):
+    code = "addEventListener('unload', () => { Deno.exitCode = 0 });"
+    result = run(f"{code} export default () => {{ throw new Error('x') }}")
+    assert result.status is Status.FAILED
 
 
 # What the host does

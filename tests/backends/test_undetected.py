@@ -101,5 +101,5 @@ def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, sai
 
 @pytest.mark.parametrize("backend", [GVisorBackend(), MicroVMBackend()])
 def test_nothing_is_run(backend):
-    with pytest.raises(BackendUnavailable, match="does not run workloads"):
+    with pytest.raises(BackendUnavailable, match="is not built yet"):
         backend.execute(WorkloadSpec(image="x"))

@@ -98,10 +98,10 @@ def test_run_workload_reads_stdin(tmp_path: Path):
         (["--code", "print(1)", "--runtime", "cobol"], 125),
         (["--code", "1", "--isolation", "nobody"], 125),
         (["--code", "1", "--timeout", "1e9"], 125),
-        (["--code", "1", "--input", "{"], 1),
-        (["/nowhere/program.js"], 1),
-        ([], 1),
-        (["file.js", "--code", "1"], 1),
+        (["--code", "1", "--input", "{"], 125),
+        (["/nowhere/program.js"], 125),
+        ([], 125),
+        (["file.js", "--code", "1"], 125),
     ],
 )
 def test_how_run_workload_ends(tmp_path: Path, arguments: list[str], code: int):

@@ -25,6 +25,7 @@ HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+NOWHERE = "/dev/null/deno"  # no cache, no localStorage, no file at all can be made there
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
 
@@ -88,15 +89,13 @@ class IsolateBackend(Backend):
         stdout, stderr = FramedStdout(marker.encode(), cap), Capture(cap)
         try:
             with tempfile.TemporaryDirectory(prefix="vulcan-isolate-") as folder:
-                work, cache = Path(folder, "work"), Path(folder, "cache")
-                work.mkdir()
                 process = BoundedProcess(
                     self._command(workload.runtime, workload.resources.mem_mb),
                     stdin=f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2,
                     stdout=stdout,
                     stderr=stderr,
-                    cwd=work,
-                    env={"DENO_DIR": str(cache), "NO_COLOR": "1"},
+                    cwd=Path(folder),
+                    env={"DENO_DIR": NOWHERE, "NO_COLOR": "1"},
                     timeout_s=workload.resources.timeout_s,
                     mem_mb=workload.resources.mem_mb,
                     most_output_bytes=MOST_OUTPUT_FACTOR * cap,
@@ -178,11 +177,14 @@ def _result(
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
-        full = (exit.memory_bytes or 0) >= workload.resources.mem_mb * 1024 * 1024 // 2
+        full = (exit.memory_bytes or 0) >= workload.resources.mem_mb * 1024 * 1024 * 0.9
         reason = ExitReason.MEMORY_LIMIT if exit.signal in ABORTS and full else ExitReason.SIGNAL
+        reason = ExitReason.DISK_LIMIT if exit.signal == "SIGXFSZ" else reason
         error = _why(reason, workload) or f"ended by {exit.signal}"
     elif stdout.frame is not None:
         reason, output, error = _handed_over(stdout, workload)
+        if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
+            reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
     elif exit.exit_code == 0:
         output = output_from_stdout(printed, truncated=stdout.printed.truncated)
     return WorkloadResult(
@@ -229,5 +231,6 @@ def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
         ExitReason.TIMEOUT: f"ended after its time limit of {workload.resources.timeout_s:g} s",
         ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
         ExitReason.OUTPUT_LIMIT: "ended for printing without end",
+        ExitReason.DISK_LIMIT: "ended for writing a file",
         ExitReason.KILLED: "ended because somebody asked for it",
     }.get(reason, "")

@@ -11,7 +11,9 @@ try {
   if (typeof instance.exports._start !== "function") {
     complaint("LinkError: the module exports no function _start, so it is no WASI command");
   }
-  exit(wasi.start(instance));
+  const exitCode = wasi.start(instance);
+  exit(exitCode === 0 ? 0 : exitCode & 255 || 1); // of a code the kernel keeps eight bits
 } catch (error) {
-  complaint(`${error.name}: ${error.message}`);
+  const known = error instanceof Error;
+  complaint(known ? `${error.name}: ${error.message}` : "Error: it ended in its start function");
 }

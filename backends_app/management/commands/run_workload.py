@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from ... import services, strict_json
 from ...api.serializers import WorkloadSerializer, isolation_from_text
 from ...conf import limits
-from ...exceptions import VulcanError
+from ...exceptions import VulcanError, quote
 from ...health import monitor
 from ...routing import RUNTIMES
 from ...services import WorkloadReport
@@ -139,7 +139,7 @@ def _read(file: str) -> tuple[str, str]:
         return b64encode(data).decode() if suffix == ".wasm" else data.decode(), suffix
     except OSError as error:
         raise CommandError(
-            f"{file} cannot be read: {error.strerror}.", returncode=NOT_RUN
+            f"{quote(file)} cannot be read: {error.strerror}.", returncode=NOT_RUN
         ) from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not UTF-8 text.", returncode=NOT_RUN) from error
+        raise CommandError(f"{quote(file)} is not UTF-8 text.", returncode=NOT_RUN) from error

@@ -14,6 +14,7 @@ FLOORS = [
     ["slots"],
     ["strict_json"],
     ["workloads"],
+    ["confinement"],
     ["backends"],
     ["routing"],
     ["registry"],

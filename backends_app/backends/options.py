@@ -3,10 +3,17 @@
 from ..exceptions import InvalidOption
 
 
-def positive_int(option: str, value: object) -> int:
+def whole_number(option: str, value: object, *, least: int = 1) -> int:
     """`value` as it is, or `InvalidOption`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOption(option, value, "must be a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidOption(option, value, f"must be a whole number of at least {least}")
+    return value
+
+
+def yes_or_no(option: str, value: object) -> bool:
+    """`value` as it is, or `InvalidOption`."""
+    if not isinstance(value, bool):
+        raise InvalidOption(option, value, "must be True or False")
     return value
 
 

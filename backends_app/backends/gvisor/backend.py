@@ -42,7 +42,7 @@ class GVisorBackend(Backend):
             supported_runtimes=("oci",),
             supported_isolations=("gvisor",),
             supported_source_formats=("image",),
-            max_concurrency=options.positive_int("max_concurrency", max_concurrency),
+            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
 
     def probe(self) -> Health:

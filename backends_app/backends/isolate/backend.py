@@ -1,22 +1,36 @@
-"""The isolate backend: JavaScript, TypeScript and WebAssembly, a fresh Deno for each workload."""
+"""The isolate backend: JavaScript, TypeScript and WebAssembly, a fresh Deno for each workload.
+
+A process of Deno has started, and waits, before the workload comes that it is for; it runs that
+one, behind the walls of `confinement`, and ends.
+"""
 
 import functools
 import os
 import secrets
 import shutil
-import tempfile
+import threading
 from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deno
+from django.core.checks import CheckMessage, Warning
 
 from ... import strict_json
+from ...confinement.client import (
+    Bounds,
+    Command,
+    ConfinedProcess,
+    Exit,
+    Launcher,
+    LaunchError,
+)
+from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidRequest
 from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
-from ..process import BoundedProcess, Capture, Exit
 from .frame import FramedStdout
 
 INSTALL = "install it with: pip install deno"
@@ -24,7 +38,11 @@ HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
 """What runs a workload of each runtime inside Deno; `head.js` stands before it."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
+MB = 1024 * 1024
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MOST_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
+MOST_WORKERS = 8
+WORKER_MB = 600  # V8 reserves 512 MB of addresses for the code of each isolate, as data
 NOWHERE = "/dev/null/deno"  # no cache, no localStorage, no file at all can be made there
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
@@ -35,21 +53,35 @@ class IsolateBackend(Backend):
     The code of a `wasm` workload is a WASI command module (preview 1) in base64.
 
     OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
-    many workloads may run at once (default: 4).
+    many workloads may run at once (default: 4); `pool_size`, how many processes of Deno wait for
+    the next workloads, in each process of the server that has run one (default: 2); and
+    `require_walls`, whether a wall that this host lacks makes the backend unavailable instead of a
+    warning (default: False).
     """
 
-    def __init__(self, *, deno: str | None = None, max_concurrency: int = 4) -> None:
+    def __init__(
+        self,
+        *,
+        deno: str | None = None,
+        max_concurrency: int = 4,
+        pool_size: int = 2,
+        require_walls: bool = False,
+    ) -> None:
         if deno is not None:
             options.text("deno", deno, "the path of the program")
+        self._pool_size = options.whole_number("pool_size", pool_size, least=0)
+        self._require_walls = options.yes_or_no("require_walls", require_walls)
         self.capabilities = BackendCapabilities(
             name="V8 isolate (Deno)",
             supported_runtimes=tuple(HARNESSES),
             supported_isolations=("isolate",),
             supported_source_formats=("code",),
-            max_concurrency=options.positive_int("max_concurrency", max_concurrency),
+            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
         self._deno = deno
-        self._running: dict[str, BoundedProcess] = {}
+        self._lock = threading.Lock()
+        self._launcher: Launcher | None = None
+        self._running: dict[str, ConfinedProcess] = {}
         self._closed = False
 
     def probe(self) -> Health:
@@ -58,6 +90,7 @@ class IsolateBackend(Backend):
         except BackendUnavailable as missing:
             return Health.undetected(missing.reason)
         try:
+            walls = self._walls()
             result = self.execute(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason)
@@ -68,7 +101,8 @@ class IsolateBackend(Backend):
                     {
                         "deno_version": deno_version,
                         "v8_version": v8_version,
-                        "confinement": "deno-permissions",
+                        "isolation": "V8 isolate in a process of its own, Deno without permissions",
+                        **{f"wall_{wall}": by for wall, by in walls.items()},
                     },
                 )
         return Health.unhealthy(
@@ -87,28 +121,28 @@ class IsolateBackend(Backend):
         code, given = _code(workload), workload.input_json()
         cap = workload.output_bytes
         stdout, stderr = FramedStdout(marker.encode(), cap), Capture(cap)
+        resources = workload.resources
+        bounds = Bounds(
+            timeout_s=resources.timeout_s,
+            memory_bytes=resources.mem_mb * MB,
+            threads=MOST_THREADS,
+            output_bytes=MOST_OUTPUT_FACTOR * cap,
+        )
+        head = f"{marker}{len(code):08x}{len(given):08x}".encode()
         try:
-            with tempfile.TemporaryDirectory(prefix="vulcan-isolate-") as folder:
-                process = BoundedProcess(
-                    self._command(workload.runtime, workload.resources.mem_mb),
-                    stdin=f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2,
-                    stdout=stdout,
-                    stderr=stderr,
-                    cwd=Path(folder),
-                    env={"DENO_DIR": NOWHERE, "NO_COLOR": "1"},
-                    timeout_s=workload.resources.timeout_s,
-                    mem_mb=workload.resources.mem_mb,
-                    most_output_bytes=MOST_OUTPUT_FACTOR * cap,
-                )
-                self._running[workload.id] = process
-                try:
-                    exit = process.run()
-                finally:
-                    del self._running[workload.id]
+            self._walls()
+            command = _command(workload.runtime, resources.mem_mb)
+            process = self._launch().process(command, bounds, self._pool_size)
+            self._running[workload.id] = process
+            try:
+                exit = process.run(head + code + given * 2, stdout, stderr)
+            finally:
+                del self._running[workload.id]
+        except LaunchError as error:
+            raise BackendUnavailable(f"Deno could not be run: {error}") from error
         except OSError as error:
-            raise BackendUnavailable(
-                f"Deno could not be run: {os.strerror(error.errno or 0)}"
-            ) from error
+            reason = os.strerror(error.errno or 0)
+            raise BackendUnavailable(f"Deno could not be run: {reason}") from error
         return _result(exit, stdout, stderr, workload)
 
     def cleanup(self, workload_id: str) -> None:
@@ -119,6 +153,43 @@ class IsolateBackend(Backend):
         self._closed = True
         for process in list(self._running.values()):
             process.kill()
+        with self._lock:
+            if self._launcher is not None:
+                self._launcher.close()
+
+    def check(self) -> Sequence[CheckMessage]:
+        try:
+            _, missing = self._launch().walls
+        except (BackendUnavailable, LaunchError):  # what its probe says, and better
+            return ()
+        return [
+            Warning(
+                f"Isolates run without the wall {wall!r}: {reason}.",
+                hint="docs/security.md says what each wall is for. With the option"
+                " 'require_walls' the backend is unavailable instead.",
+                id="backends_app.isolate.W001",
+            )
+            for wall, reason in missing.items()
+        ]
+
+    def _launch(self) -> Launcher:
+        """Nothing is started by this, only by what it is asked for."""
+        with self._lock:
+            if self._launcher is None:
+                self._launcher = Launcher(self._program(), name="deno")
+            return self._launcher
+
+    def _walls(self) -> Mapping[str, str]:
+        """What stands around each process, or why nothing may run."""
+        try:
+            in_force, missing = self._launch().walls
+        except LaunchError as error:
+            raise BackendUnavailable(f"Deno could not be run: {error}") from error
+        if missing and self._require_walls:
+            said = "; ".join(f"{wall}: {reason}" for wall, reason in missing.items())
+            raise BackendUnavailable(f"walls are missing and required: {said}")
+        absent = {wall: f"missing: {reason}" for wall, reason in missing.items()}
+        return {**in_force, **absent}
 
     def _program(self) -> str:
         """The path of Deno, or `BackendUnavailable` that says how to get it."""
@@ -131,9 +202,11 @@ class IsolateBackend(Backend):
         except FileNotFoundError:
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
-    def _command(self, runtime: str, mem_mb: int) -> list[str]:
-        return [
-            self._program(),
+
+@functools.cache
+def _command(runtime: str, mem_mb: int) -> Command:
+    return Command(
+        arguments=(
             "run",
             "--quiet",
             "--no-prompt",
@@ -144,7 +217,10 @@ class IsolateBackend(Backend):
             "--no-lock",
             f"--v8-flags=--max-old-space-size={mem_mb}",
             _harness(runtime),
-        ]
+        ),
+        environment={"DENO_DIR": NOWHERE, "NO_COLOR": "1"},
+        memory_bytes=(mem_mb + MOST_WORKERS * WORKER_MB) * MB,
+    )
 
 
 def _code(workload: WorkloadSpec) -> bytes:
@@ -177,11 +253,14 @@ def _result(
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
-        full = (exit.memory_bytes or 0) >= workload.resources.mem_mb * 1024 * 1024 * 0.9
+        full = (
+            exit.memory_bytes >= workload.resources.mem_mb * MB * 0.9
+            or exit.data_bytes + WORKER_MB * MB > exit.most_data_bytes
+        )
         reason = ExitReason.MEMORY_LIMIT if exit.signal in ABORTS and full else ExitReason.SIGNAL
         reason = ExitReason.DISK_LIMIT if exit.signal == "SIGXFSZ" else reason
         error = _why(reason, workload) or f"ended by {exit.signal}"
-    elif stdout.frame is not None:
+    elif stdout.began:
         reason, output, error = _handed_over(stdout, workload)
         if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
             reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
@@ -212,7 +291,7 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
             f"the output is larger than {workload.output_bytes:,} bytes",
         )
     try:
-        frame = strict_json.loads(bytes(stdout.frame or b""))
+        frame = strict_json.loads(stdout.frame or b"")
     except strict_json.JSONRefused as refused:
         return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
     match frame:
@@ -231,6 +310,7 @@ def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
         ExitReason.TIMEOUT: f"ended after its time limit of {workload.resources.timeout_s:g} s",
         ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
         ExitReason.OUTPUT_LIMIT: "ended for printing without end",
+        ExitReason.PROCESS_LIMIT: f"ended for having more than {MOST_THREADS} threads",
         ExitReason.DISK_LIMIT: "ended for writing a file",
         ExitReason.KILLED: "ended because somebody asked for it",
     }.get(reason, "")

@@ -1,27 +1,42 @@
-"""Tells the harness's last word on stdout from what the program printed before."""
+"""Tells the harness's last word on stdout from what the program printed before and after it."""
 
-from ..process import Capture
+import re
 
+from ...confinement.streams import Capture
+
+LENGTH_DIGITS = 8
+LENGTH = re.compile(rb"[0-9a-f]{8}")
 FRAME_OVERHEAD = 64  # the key and the braces around an output
 
 
 class FramedStdout:
-    """A sink: up to the marker it is the program's stdout, after it the frame.
+    """A sink: everything is the program's stdout but the frame, as `head.js` describes it.
 
     The marker is fresh for each workload and random, so nothing that a program prints is taken for
-    it by accident. Both parts are bounded by `limit`; `frame` is None until the marker was seen.
+    it by accident. Both parts are bounded by `limit`.
     """
 
     def __init__(self, marker: bytes, limit: int) -> None:
         self.printed = Capture(limit)
-        self.frame: bytearray | None = None
         self.frame_too_large = False
         self._marker = marker
         self._limit = limit + FRAME_OVERHEAD
-        self._held = b""  # may be the beginning of the marker
+        self._held = b""  # may be the beginning of the marker, or of the length
+        self._frame: bytearray | None = None
+        self._missing: int | None = None  # bytes of the frame, when its length is known
+
+    @property
+    def began(self) -> bool:
+        """Has the marker been seen?"""
+        return self._frame is not None
+
+    @property
+    def frame(self) -> bytes | None:
+        """The document, when all of it is there."""
+        return bytes(self._frame or b"") if self._missing == 0 else None
 
     def write(self, data: bytes) -> None:
-        if self.frame is None:
+        if self._frame is None:
             data = self._held + data
             before, found, data = data.partition(self._marker)
             if not found:
@@ -31,12 +46,28 @@ class FramedStdout:
                 return
             self._held = b""
             self.printed.write(before)
-            self.frame = bytearray()
-        room = self._limit - len(self.frame)
-        self.frame_too_large = self.frame_too_large or len(data) > room
-        self.frame += data[: max(0, room)]
+            self._frame = bytearray()
+        if self._missing is None:
+            data = self._held + data
+            if len(data) < LENGTH_DIGITS:
+                self._held = data
+                return
+            self._held = b""
+            self._missing = _length(data[:LENGTH_DIGITS])
+            self.frame_too_large = self._missing > self._limit
+            data = data[LENGTH_DIGITS:]
+        mine = data[: self._missing]
+        self._missing -= len(mine)
+        self._frame += mine[: max(0, self._limit - len(self._frame))]
+        self.printed.write(data[len(mine) :])
 
     def close(self) -> None:
         """The stream has ended: what was held back was no marker."""
-        self.printed.write(self._held)
+        if self._frame is None:
+            self.printed.write(self._held)
         self._held = b""
+
+
+def _length(digits: bytes) -> int:
+    """Anything but digits was written by user code that found out the marker."""
+    return int(digits, 16) if LENGTH.fullmatch(digits) else 0

@@ -5,6 +5,8 @@ const { replaceAll } = String.prototype;
 const ErrorType = Error;
 const text = String;
 const inspect = Deno.inspect;
+const resolved = Promise.resolve.bind(Promise);
+const { code, given } = receive();
 const input = parse(decoder.decode(given));
 const url = URL.createObjectURL(new Blob([code], { type: "application/typescript" }));
 
@@ -49,7 +51,7 @@ function start(module) {
   } else if (typeof module.default !== "function") {
     complaint("Error: the default export must be a function; it is called with the input");
   } else {
-    apply(then, apply(then, Promise.resolve(input), [module.default]), [succeed, fail]);
+    apply(then, apply(then, resolved(input), [module.default]), [succeed, fail]);
   }
 }
 

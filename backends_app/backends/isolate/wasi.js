@@ -4,6 +4,7 @@ import { WASI } from "node:wasi";
 
 process.emitWarning = () => {}; // node:wasi calls itself experimental on every stderr
 
+const { code } = receive();
 try {
   const wasi = new WASI({ version: "preview1", args: ["workload"], returnOnExit: true });
   const module = await WebAssembly.compile(code);

@@ -29,7 +29,7 @@ class MicroVMBackend(Backend):
             supported_runtimes=("python", "node", "go"),
             supported_isolations=("microvm",),
             supported_source_formats=("code", "archive"),
-            max_concurrency=options.positive_int("max_concurrency", max_concurrency),
+            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
 
     def probe(self) -> Health:

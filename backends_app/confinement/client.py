@@ -1,0 +1,454 @@
+"""The server's side of the launcher: one confined process for each call, and what became of it."""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..workloads import ExitReason
+from .streams import Sink
+
+READ_BYTES = 64 * 1024
+MOST_MESSAGE_BYTES = 16 * 1024
+DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
+PATIENCE_S = 15.0  # more than the launcher gives a process to start
+GRACE_S = 1.5  # how much later than its time limit a process may be reported as ended
+SOURCES = Path(__file__).parent.parent.parent  # where this package can be imported from
+PROGRAM = """
+import sys
+sys.path.append(sys.argv[1])
+from backends_app.confinement.launcher import main
+main()
+"""
+
+
+class LaunchError(Exception):
+    """No process can be had; the message says why, without a path of this host."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """How the program is started. Spares are kept for equal commands.
+
+    `memory_bytes` is what it may map beyond what it has mapped when it is ready.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What one process may use, counted from when it was handed over; `memory_bytes` resident."""
+
+    timeout_s: float
+    memory_bytes: int
+    threads: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exit:
+    """How the process ended, by the kernel's account.
+
+    `ended_for` is set when the host ended it. Exactly one of `exit_code` and `signal` is set.
+    `cpu_time_ms` is counted from when it was handed over; `memory_bytes` is its largest resident
+    set, `data_bytes` the most that it was seen to have mapped for data, of `most_data_bytes` that
+    it could.
+    """
+
+    ended_for: ExitReason | None
+    exit_code: int | None
+    signal: str | None
+    duration_ms: int
+    cpu_time_ms: int
+    memory_bytes: int
+    data_bytes: int
+    most_data_bytes: int
+
+
+class Launcher:
+    """Starts processes of `program` behind walls; makes its own process when it is first needed.
+
+    One instance serves many threads, and each process that forks off makes a launcher of its own.
+    `name` is what the program is called inside, `exposed` what it may read there besides its
+    libraries.
+    """
+
+    def __init__(self, program: str, *, name: str, exposed: Sequence[str] = ()) -> None:
+        self._configuration = {
+            "program": os.path.realpath(program),
+            "name": name,
+            "exposed": list(exposed),
+        }
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+        self._closed = False
+        _launchers.add(self)
+
+    @property
+    def walls(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """What stands around each process, by wall, and what does not, with the reason."""
+        server = self.server()
+        return server.in_force, server.missing
+
+    def process(self, command: Command, bounds: Bounds, spares: int = 0) -> "ConfinedProcess":
+        """A process to be run. With it, `spares` are made ready for the next ones."""
+        text = json.dumps(
+            {
+                "arguments": list(command.arguments),
+                "environment": dict(command.environment),
+                "memory_bytes": command.memory_bytes,
+            }
+        )
+        wanted = {
+            "timeout_s": bounds.timeout_s,
+            "memory_bytes": bounds.memory_bytes,
+            "threads": bounds.threads,
+        }
+        request = {"command": text, "bounds": wanted, "spares": spares}
+        return ConfinedProcess(self, request, bounds)
+
+    def close(self) -> None:
+        """End the launcher's process, and with it all that it has started; for good."""
+        with self._lock:
+            self._closed = True
+            server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def give_up(self, server: "Server") -> None:
+        """It does not answer: end its process, and with it, by their leash, all it has started."""
+        with self._lock:
+            if self._server is server:
+                self._server = None
+        server.kill()
+        server.close()
+
+    def server(self) -> "Server":
+        """The launcher's process, a new one when there is none that lives."""
+        with self._lock:
+            if self._closed:
+                raise LaunchError("its launcher has been closed")
+            if self._server is not None and not self._server.alive():
+                self._server.close()
+                self._server = None
+            if self._server is None:
+                self._server = Server(self._configuration)
+                weakref.finalize(self, self._server.close)  # also when the interpreter ends
+            return self._server
+
+    def _forget_after_fork(self) -> None:
+        """In a child: the launcher is its parent's."""
+        self._lock = threading.Lock()
+        if self._server is not None:
+            self._server.disown()
+            self._server = None
+
+
+_launchers: "weakref.WeakSet[Launcher]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for launcher in list(_launchers):
+        launcher._forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Gone(LaunchError):
+    """The launcher's process ended before it could answer."""
+
+    def __init__(self) -> None:
+        super().__init__("its launcher has ended")
+
+
+class _Silent(LaunchError):
+    """The launcher's process lives, and does not do its work."""
+
+    def __init__(self) -> None:
+        super().__init__("its launcher does not answer")
+
+
+class Server:
+    """A launcher's process and the socket to it."""
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(PATIENCE_S)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - this very package
+                    [sys.executable, "-I", "-S", "-c", PROGRAM, str(SOURCES)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    env={},
+                    start_new_session=True,  # a terminal's Ctrl-C is the server's business
+                )
+        except OSError as error:
+            self._control.close()
+            raise LaunchError(f"its launcher cannot be started: {error.strerror}") from error
+        try:
+            _send(self._control, configuration)
+            answer, _ = _receive(self._control)
+            if "error" in answer:
+                raise LaunchError(answer["error"])
+        except BaseException:
+            self.close()
+            raise
+        self.in_force: Mapping[str, str] = answer["in_force"]
+        self.missing: Mapping[str, str] = answer["missing"]
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: Mapping[str, Any]) -> socket.socket:
+        """The line of a process that is being started."""
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.settimeout(PATIENCE_S)
+        try:
+            with theirs:
+                _send(self._control, request, theirs)
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    def close(self) -> None:
+        self._control.close()
+        if self._process.returncode is not None:
+            return
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    def disown(self) -> None:
+        self._control.close()
+        self._process.returncode = 0  # it is no child of this process
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+class ConfinedProcess:
+    """A process that is told its input when it is ready; `run` it once, and it is over.
+
+    `kill` may come from any other thread, also before and after.
+    """
+
+    def __init__(self, launcher: Launcher, request: Mapping[str, Any], bounds: Bounds) -> None:
+        self._launcher = launcher
+        self._request = request
+        self._bounds = bounds
+        self._lock = threading.Lock()  # a line that is closed is not to be shut down
+        self._line: socket.socket | None = None
+        self._ended_for: ExitReason | None = None
+        self._stdin = self._stdout = self._stderr = -1
+        self._unsent = memoryview(b"")
+        self._received = 0
+
+    def kill(self) -> None:
+        """End the process because somebody asked for it."""
+        self._end(ExitReason.KILLED)
+
+    def run(self, stdin: bytes, stdout: Sink, stderr: Sink) -> Exit:
+        """Feed and read the process until it has ended, by itself or by a bound.
+
+        Raises `LaunchError` when there can be no process, or nobody can say what became of it.
+        """
+        try:
+            server, line = self._start()
+        except _Gone:  # somebody killed the launcher; nothing has begun yet
+            server, line = self._start()
+        started = time.monotonic()
+        self._unsent = memoryview(stdin)
+        try:
+            with selectors.EpollSelector() as events:
+                for stream, wanted, sink in (
+                    (self._stdin, selectors.EVENT_WRITE, None),
+                    (self._stdout, selectors.EVENT_READ, stdout),
+                    (self._stderr, selectors.EVENT_READ, stderr),
+                ):
+                    os.set_blocking(stream, False)
+                    events.register(stream, wanted, sink)
+                events.register(line, selectors.EVENT_READ)
+                self._attend(events, line, started + self._bounds.timeout_s + GRACE_S)
+                ended = time.monotonic()
+                account, _ = _receive(line)
+                events.unregister(line)
+                self._drain(events, ended + DRAIN_S)
+        except (_Gone, _Silent):
+            self._launcher.give_up(server)
+            raise
+        finally:
+            self._close()
+        code, by_launcher = account["code"], account["ended_for"]
+        # A kill that came too late ended nothing: the process had ended by itself.
+        by_server = self._ended_for if code == -signal.SIGKILL else None
+        return Exit(
+            ended_for=ExitReason(by_launcher) if by_launcher else by_server,
+            exit_code=code if code >= 0 else None,
+            signal=_signal_name(-code) if code < 0 else None,
+            duration_ms=round((ended - started) * 1000),
+            cpu_time_ms=account["cpu_time_ms"],
+            memory_bytes=account["memory_bytes"],
+            data_bytes=account["data_bytes"],
+            most_data_bytes=account["most_data_bytes"],
+        )
+
+    def _start(self) -> "tuple[Server, socket.socket]":
+        """Ask for the process and wait until it is ready; gives its line, too."""
+        server = self._launcher.server()
+        try:
+            with self._lock:
+                line = self._line = server.ask(self._request)
+            if self._ended_for is not None:
+                self._end(self._ended_for)
+            answer, streams = _receive(line)
+            if "error" in answer:
+                raise LaunchError(_why(answer))
+        except BaseException as error:
+            self._close()
+            if isinstance(error, _Gone | _Silent):
+                self._launcher.give_up(server)
+            raise
+        if len(streams) != 3:  # the kernel drops what finds no room
+            for stream in streams:
+                os.close(stream)
+            self._close()
+            raise LaunchError("the server has too many files open")
+        self._stdin, self._stdout, self._stderr = streams
+        return server, line
+
+    def _attend(
+        self, events: selectors.BaseSelector, line: socket.socket, at_the_latest: float
+    ) -> None:
+        """Until there is something to hear on the line."""
+        while True:
+            left = at_the_latest - time.monotonic()
+            if left <= 0:
+                raise _Silent
+            for key, _ in events.select(left):
+                if key.fileobj is line:
+                    return
+                if key.data is None:
+                    self._feed(events)
+                else:
+                    self._read(key, events)
+
+    def _drain(self, events: selectors.BaseSelector, at_the_latest: float) -> None:
+        """What the process left unread."""
+        if self._stdin >= 0:
+            events.unregister(self._stdin)
+        while events.get_map() and time.monotonic() < at_the_latest:
+            for key, _ in events.select(DRAIN_S):
+                self._read(key, events)
+
+    def _feed(self, events: selectors.BaseSelector) -> None:
+        try:
+            self._unsent = self._unsent[os.write(self._stdin, self._unsent[:READ_BYTES]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # it may end, or close its stdin, without having read all
+            self._unsent = self._unsent[:0]
+        if not self._unsent:
+            events.unregister(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
+
+    def _read(self, key: selectors.SelectorKey, events: selectors.BaseSelector) -> None:
+        try:
+            data = os.read(key.fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            events.unregister(key.fd)
+            return
+        self._received += len(data)
+        if self._received > self._bounds.output_bytes:
+            self._end(ExitReason.OUTPUT_LIMIT)
+        else:
+            key.data.write(data)
+
+    def _end(self, reason: ExitReason) -> None:
+        """The first reason stands."""
+        with self._lock:
+            self._ended_for = self._ended_for or reason
+            if self._line is not None:
+                with suppress(OSError):  # the launcher has gone
+                    self._line.shutdown(socket.SHUT_WR)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+            self._line = None
+        for stream in (self._stdin, self._stdout, self._stderr):
+            if stream >= 0:
+                os.close(stream)
+        self._stdin = self._stdout = self._stderr = -1
+
+
+def _send(
+    to: socket.socket, message: Mapping[str, Any], attached: socket.socket | None = None
+) -> None:
+    try:
+        socket.send_fds(
+            to, [json.dumps(message).encode()], [] if attached is None else [attached.fileno()]
+        )
+    except TimeoutError as error:
+        raise _Silent from error
+    except OSError as error:
+        raise _Gone from error
+
+
+def _receive(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
+    """A message and the three streams that may come with it."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(
+            line, MOST_MESSAGE_BYTES, 3, socket.MSG_CMSG_CLOEXEC
+        )
+    except TimeoutError as error:
+        raise _Silent from error
+    except OSError as error:
+        raise _Gone from error
+    if not data:
+        raise _Gone
+    message: dict[str, Any] = json.loads(data)
+    return message, descriptors
+
+
+def _why(answer: Mapping[str, Any]) -> str:
+    """Why a process was never ready, with the first line of what it said."""
+    reason = str(answer["error"])
+    if "code" in answer:
+        reason += f", with {_ending(answer['code'])}"
+    said = next((line for line in answer.get("said", "").splitlines() if line.strip()), "")
+    return f"{reason}: {said}" if said else reason
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else _signal_name(-code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

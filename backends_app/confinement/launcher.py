@@ -1,0 +1,367 @@
+"""The launcher: starts processes behind the walls, keeps some ready, and watches over them.
+
+A small program of one thread, one for each server process, started by `client.Launcher` and alive
+as long as its standard input, a socket to the server, is open. It shares nothing with the server
+but that socket: not the interpreter that requests are parsed in, not the memory whose size would
+pass for a workload's.
+
+The server sends one message for each process that it wants, with a socket of its own attached, the
+process's *line*. On the line come back, in this order: who the process is, with its three standard
+streams, once it has said on stdout, by one byte, that it is ready; and its account, when it has
+ended. The process lives no longer than its line: closing that is how the server ends it.
+
+Messages are JSON, one for each packet.
+"""
+
+import array
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .libc import PR_SET_NAME, libc
+from .walls import Walls
+
+START_S = 10.0  # how long a process may take until it is ready
+SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
+MOST_MESSAGE_BYTES = 1 << 18
+MOST_SAID_BYTES = 2000  # of a process that did not get ready, for the error
+STATUS = re.compile(
+    rb"^State:\t(?P<state>.).*^VmHWM:\s+(?P<peak>\d+) kB.*^VmData:\s+(?P<data>\d+) kB"
+    rb".*^Threads:\t(?P<threads>\d+)",
+    re.MULTILINE | re.DOTALL,
+)
+PAUSED = frozenset("TtZX")  # states of proc(5) in which a process runs nothing
+
+Message: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A look at a process; what has ended has only zeros."""
+
+    state: str = "Z"
+    peak_bytes: int = 0
+    data_bytes: int = 0
+    threads: int = 0
+
+
+class Process:
+    """One process: starting, then idle, then running on a line, until it has ended."""
+
+    def __init__(self, command: str, pid: int, streams: tuple[int, int, int]) -> None:
+        self.command = command
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.streams = streams  # this side of stdin, stdout and stderr, until they are handed over
+        self.ready = False
+        self.line: socket.socket | None = None
+        self.deadline = time.monotonic() + START_S
+        self.bounds: Message = {}
+        self.ended_for: str | None = None
+        self.cpu_before_s = 0.0
+        self.data_bytes = 0  # the most that was seen
+        self.most_data_bytes = 0
+
+    def kill(self, reason: str | None = None) -> None:
+        self.ended_for = self.ended_for or reason
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close_streams(self) -> None:
+        for descriptor in self.streams:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.streams = (-1, -1, -1)
+
+    def last_words(self) -> str:
+        os.set_blocking(self.streams[2], False)
+        try:
+            return os.read(self.streams[2], MOST_SAID_BYTES).decode(errors="replace")
+        except BlockingIOError:
+            return ""
+
+
+class Launcher:
+    """All processes, and the one loop that everything happens in."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._events = selectors.EpollSelector()
+        self._processes: set[Process] = set()
+        self._waiting: dict[str, deque[tuple[socket.socket, Message]]] = {}
+        self._asked: deque[str] = deque(maxlen=0)  # commands, the last that were wanted
+        self._next_sample = 0.0
+        self._open = True
+
+    def run(self) -> None:
+        """Serve until the server has gone."""
+        configuration = json.loads(self._control.recv(MOST_MESSAGE_BYTES))
+        try:
+            self._walls = Walls(**configuration)
+        except (OSError, ValueError) as error:
+            _send(self._control, {"error": getattr(error, "strerror", None) or str(error)})
+            return
+        _send(self._control, {"in_force": self._walls.in_force, "missing": self._walls.missing})
+        self._events.register(self._control, selectors.EVENT_READ, self._accept)
+        while self._open or self._processes:
+            for key, _ in self._events.select(self._pause_s()):
+                key.data()
+            self._watch()
+
+    def _accept(self) -> None:
+        """A process is wanted."""
+        data, descriptors = _receive(self._control)
+        if not data:
+            self._end()
+            return
+        request = json.loads(data)
+        line = socket.socket(fileno=descriptors[0])
+        command = request["command"]
+        if self._asked.maxlen != request["spares"]:
+            self._asked = deque(self._asked, maxlen=request["spares"])
+        # The first to ask gets all spares; who asks later takes over the oldest ones.
+        self._asked.extend([command] * max(1, request["spares"] - len(self._asked)))
+        for process in self._idle(command):
+            if self._sample(process).state not in PAUSED:
+                self._hand_over(process, line, request)
+                break
+            process.kill("stopped by somebody")
+        else:
+            self._waiting.setdefault(command, deque()).append((line, request))
+        self._balance()
+
+    def _end(self) -> None:
+        """The server has closed its side, or died: so does everything here."""
+        self._open = False
+        self._events.unregister(self._control)
+        self._asked.clear()
+        for lines in self._waiting.values():
+            for line, _ in lines:
+                line.close()
+        self._waiting.clear()
+        for process in self._processes:
+            process.kill()
+
+    def _balance(self) -> None:
+        """Start what is waited for and what will be asked next; end what nobody will ask for."""
+        spares = Counter(self._asked)
+        for command in {*spares, *self._waiting, *(process.command for process in self._processes)}:
+            have = [
+                process
+                for process in self._processes
+                if process.command == command and process.line is None and not process.ended_for
+            ]
+            missing = len(self._waiting.get(command, ())) + spares[command] - len(have)
+            for _ in range(missing):
+                self._start(command)
+            ready = [process for process in have if process.ready]
+            for process in ready[: max(0, -missing)]:
+                process.kill("not needed")
+
+    def _start(self, command: str) -> None:
+        given = json.loads(command)
+        pipes: list[tuple[int, int]] = []
+        try:
+            for _ in range(3):
+                pipes.append(os.pipe())
+            pid = os.fork()
+        except OSError as error:
+            for descriptor in (end for pipe in pipes for end in pipe):
+                os.close(descriptor)
+            self._fail(command, {"error": f"no process can be started: {error.strerror}"})
+            return
+        theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
+        ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+        if pid == 0:
+            try:
+                self._walls.enter(given["arguments"], given["environment"], theirs)
+            except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not live on
+                os.write(2, f"not started: {error}".encode())
+            finally:
+                os._exit(127)
+        for descriptor in theirs:
+            os.close(descriptor)
+        process = Process(command, pid, ours)
+        self._processes.add(process)
+        self._offer_to_the_oom_killer(pid)
+        self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._bury(process))
+        self._events.register(ours[1], selectors.EVENT_READ, lambda: self._hear(process))
+
+    def _hear(self, process: Process) -> None:
+        """It says that it is ready, or closes its stdout, and then it is about to end."""
+        if process not in self._processes or process.ready:
+            return
+        self._forget(process.streams[1])
+        if not os.read(process.streams[1], 1):
+            return
+        process.ready = True
+        process.deadline = float("inf")
+        room = json.loads(process.command)["memory_bytes"]
+        process.most_data_bytes = self._sample(process).data_bytes + room
+        self._walls.bound_memory(process.pid, process.most_data_bytes)
+        waiting = self._waiting.get(process.command)
+        if waiting:
+            line, request = waiting.popleft()
+            if not waiting:
+                del self._waiting[process.command]
+            self._hand_over(process, line, request)
+        self._balance()
+
+    def _hand_over(self, process: Process, line: socket.socket, request: Message) -> None:
+        process.line = line
+        process.bounds = request["bounds"]
+        process.cpu_before_s = _cpu_s(process.pid)
+        process.deadline = time.monotonic() + process.bounds["timeout_s"]
+        self._events.register(line, selectors.EVENT_READ, lambda: self._hang_up(process))
+        _send(line, {"pid": process.pid}, process.streams)
+        process.close_streams()
+
+    def _hang_up(self, process: Process) -> None:
+        """The server wants no more of it, or has gone."""
+        if process in self._processes and process.line is not None:
+            self._forget(process.line.fileno())
+            process.kill()
+
+    def _bury(self, process: Process) -> None:
+        """It has ended: collect its account, and hand it in."""
+        self._forget(process.pidfd)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # unreaped, so the id is still this process's
+        _, status, usage = os.wait4(process.pid, 0)
+        os.close(process.pidfd)
+        self._processes.discard(process)
+        code = os.waitstatus_to_exitcode(status)
+        if process.line is not None:
+            self._forget(process.line.fileno())
+            cpu_s = usage.ru_utime + usage.ru_stime - process.cpu_before_s
+            account = {
+                "code": code,
+                "ended_for": process.ended_for if code == -signal.SIGKILL else None,
+                "cpu_time_ms": max(0, round(cpu_s * 1000)),
+                "memory_bytes": usage.ru_maxrss * 1024,
+                "data_bytes": process.data_bytes,
+                "most_data_bytes": process.most_data_bytes,
+            }
+            _send(process.line, account)
+            process.line.close()
+            return
+        self._forget(process.streams[1])
+        if not process.ready:
+            said = process.last_words()
+            self._fail(
+                process.command,
+                {"error": process.ended_for or "it ended at once", "code": code, "said": said},
+            )
+        process.close_streams()
+
+    def _fail(self, command: str, error: Message) -> None:
+        """Who waits gets the reason; nothing is started in its place until somebody asks again."""
+        asked = [other for other in self._asked if other != command]
+        self._asked = deque(asked, self._asked.maxlen)
+        for line, _ in self._waiting.pop(command, ()):
+            _send(line, error)
+            line.close()
+
+    def _watch(self) -> None:
+        """Hold everything to its time, and what runs to its memory and its threads."""
+        now = time.monotonic()
+        for process in self._processes:
+            if now >= process.deadline:
+                process.kill("timeout" if process.line else f"it was not ready in {START_S:g} s")
+        if now < self._next_sample:
+            return
+        self._next_sample = now + SAMPLE_S
+        for process in self._processes:
+            if process.line is not None:
+                seen = self._sample(process)
+                process.data_bytes = max(process.data_bytes, seen.data_bytes)
+                if seen.peak_bytes > process.bounds["memory_bytes"]:
+                    process.kill("memory_limit")
+                elif seen.threads > process.bounds["threads"]:
+                    process.kill("process_limit")
+
+    def _pause_s(self) -> float | None:
+        """How long nothing has to be looked at, None for as long as nothing happens."""
+        if any(process.line is not None for process in self._processes):
+            return SAMPLE_S
+        deadline = min((process.deadline for process in self._processes), default=float("inf"))
+        return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+
+    def _idle(self, command: str) -> list[Process]:
+        return [
+            process
+            for process in self._processes
+            if process.ready
+            and process.line is None
+            and not process.ended_for
+            and process.command == command
+        ]
+
+    def _sample(self, process: Process) -> Sample:
+        """/proc/PID/status of proc(5), whatever the root of this process is."""
+        try:
+            file = os.open(f"{process.pid}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError:
+            return Sample()
+        try:
+            found = STATUS.search(os.read(file, 8192))
+        except OSError:
+            found = None
+        finally:
+            os.close(file)
+        if found is None:
+            return Sample()
+        peak, data = (int(found[name]) * 1024 for name in ("peak", "data"))
+        return Sample(found["state"].decode(), peak, data, int(found["threads"]))
+
+    def _offer_to_the_oom_killer(self, pid: int) -> None:
+        """A host without memory loses the workload, not the server."""
+        try:
+            file = os.open(f"{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError:
+            return
+        with suppress(OSError):
+            os.write(file, b"1000")
+        os.close(file)
+
+    def _forget(self, descriptor: int) -> None:
+        if descriptor >= 0 and descriptor in self._events.get_map():
+            self._events.unregister(descriptor)
+
+
+def _cpu_s(pid: int) -> float:
+    """What the process has used so far, by its clock (clock_getcpuclockid(3))."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0
+
+
+def _send(line: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+    """Whoever has gone does not hear it."""
+    attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    with suppress(OSError):
+        line.sendmsg([json.dumps(message).encode()], attached if descriptors else [])
+
+
+def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    data, descriptors, _, _ = socket.recv_fds(
+        control, MOST_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+    )
+    return data, descriptors
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server, not before
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    libc.prctl(PR_SET_NAME, b"vulcan-launcher")
+    Launcher(socket.socket(fileno=os.dup(0))).run()

@@ -1,0 +1,27 @@
+"""The C library, for the system calls that Python has no function for."""
+
+import ctypes
+import os
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 15, 22, 38
+
+
+def refused(call: str) -> OSError:
+    """What the kernel said to the last call."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
+
+
+def check(call: str, result: int) -> None:
+    """Raise `OSError` unless the call returned 0."""
+    if result != 0:
+        raise refused(call)
+
+
+def prctl(option: int, argument: int = 0, second: object = None) -> None:
+    """prctl(2); every argument as wide as the kernel reads it."""
+    pointer = ctypes.c_ulong(0) if second is None else second
+    rest = (ctypes.c_ulong(0), ctypes.c_ulong(0))
+    check(f"prctl({option})", libc.prctl(option, ctypes.c_ulong(argument), pointer, *rest))

@@ -1,0 +1,117 @@
+"""A root directory of one's own: an empty file system with just the files a program needs in it."""
+
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Iterable
+
+from .libc import check, libc
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 1024, 2048, 1 << 21
+ST_RELATIME = 4096  # the one flag that statvfs(3) numbers differently
+MNT_DETACH = 2
+
+# Any folder would do; this one is on every host, and nothing that is needed lies in it.
+MOUNT_POINT = "/proc"
+HOSTNAME = b"vulcan"
+PT_INTERP = 3
+
+
+def unshare(*, users: bool) -> None:
+    """Leave the host's network, mounts, IPC and name behind; `users` too, as it takes without root.
+
+    In the new user namespace this process keeps its user and group.
+    """
+    user, group = os.geteuid(), os.getegid()
+    check("unshare", libc.unshare(NAMESPACES | (CLONE_NEWUSER if users else 0)))
+    if users:
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+    check("sethostname", libc.sethostname(HOSTNAME, len(HOSTNAME)))
+
+
+def move_in(program: str, inside: str, files: Iterable[str]) -> None:
+    """Make the root, with `program` at the path `inside`, and the files where they are on the host.
+
+    Nothing can be written there. Deno asks /proc/self/exe for its own path, so it finds that.
+    """
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    _mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=1m")
+    for source, target in ((program, inside), *((path, path) for path in files)):
+        _show(source, MOUNT_POINT + target)
+    os.makedirs(f"{MOUNT_POINT}/proc/self", exist_ok=True)
+    os.symlink(inside, f"{MOUNT_POINT}/proc/self/exe")
+    _mount(None, MOUNT_POINT, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    os.chdir(MOUNT_POINT)
+    check("pivot_root", libc.pivot_root(b".", b"."))
+    check("umount2", libc.umount2(b".", MNT_DETACH))
+    os.chdir("/")
+
+
+def libraries(program: str) -> tuple[str, list[str]]:
+    """The loader that an ELF program names, and the shared libraries that the loader finds for it.
+
+    Raises `ValueError` for what is no such program.
+    """
+    loader = _loader(program)
+    listed = subprocess.run(  # noqa: S603 - the system's own loader; it does not run the program
+        [loader, "--list", program],
+        env={},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=10,
+        check=False,
+    )
+    found = re.findall(rb"=> (/\S+) \(", listed.stdout)
+    return loader, sorted({os.fsdecode(path) for path in found} - {loader})
+
+
+def _loader(program: str) -> str:
+    """PT_INTERP of elf(5), of a program of 64 bits."""
+    with open(program, "rb") as file:
+        head = file.read(64)
+        if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+            raise ValueError("it is no ELF program of 64 bits")
+        (table,) = struct.unpack_from("<Q", head, 32)
+        size, count = struct.unpack_from("<HH", head, 54)
+        file.seek(table)
+        for entry in struct.iter_unpack("<IIQQQQQQ", file.read(size * count)):
+            kind, _, offset, _, _, length, _, _ = entry
+            if kind == PT_INTERP:
+                file.seek(offset)
+                return os.fsdecode(file.read(length).rstrip(b"\0"))
+    raise ValueError("it is linked statically")
+
+
+def _show(source: str, target: str) -> None:
+    """A bind mount, read-only; what the host's mount forbids stays forbidden."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        with open(target, "x"):
+            pass
+    _mount(source, target, None, MS_BIND)
+    flags = os.statvfs(target).f_flag
+    kept = flags & (MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
+    kept |= MS_RELATIME if flags & ST_RELATIME else 0
+    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+
+
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: bytes | None = None
+) -> None:
+    names = [None if name is None else os.fsencode(name) for name in (source, target, kind)]
+    check("mount", libc.mount(*names, flags, data))

@@ -1,0 +1,154 @@
+"""The system calls that no workload needs, refused by the kernel: a seccomp filter in BPF.
+
+The filter lists what is refused, not what is allowed: an allow list would break with the next
+release of the program it was written for. The numbers are those of the kernel's syscall tables
+(arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
+"""
+
+import ctypes
+import errno
+import platform
+import struct
+
+# name: (x86_64, aarch64); None where the architecture has no such call
+REFUSED: dict[str, tuple[int | None, int | None]] = {
+    # another process, another program; `execveat` is how the launcher starts the only one
+    "fork": (57, None),
+    "vfork": (58, None),
+    "execve": (59, 221),
+    # a network, also where no namespace could be had; pairs of sockets are not affected
+    "socket": (41, 198),
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "process_madvise": (440, 440),
+    # what lives on after the process
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    # memory that is no memory of the process, and files without a file system
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    # namespaces and file systems
+    "chroot": (161, 51),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    "quotactl": (179, 60),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "fanotify_init": (300, 262),
+    # the kernel's large and rarely needed surfaces
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "acct": (163, 89),
+    "syslog": (103, 116),
+    "personality": (135, 92),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+}
+CLONE, CLONE3, KILL, TGKILL = (56, 220), (435, 435), (62, 129), (234, 131)
+
+# audit architecture and column of the table above, by what uname(2) calls the machine
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+
+CLONE_THREAD = 0x00010000
+X32_BIT = 0x40000000  # the second set of numbers that x86_64 answers to
+
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF, see linux/filter.h
+NUMBER_AT, MACHINE_AT, FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data; little endian
+ALLOW, KILL_PROCESS, REFUSE_WITH = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def supported() -> bool:
+    return platform.machine() in MACHINES
+
+
+def program(own_pid: int) -> Program:
+    """The filter for the process `own_pid`, which may signal nobody but itself."""
+    machine, column = MACHINES[platform.machine()]
+    refuse = _return(REFUSE_WITH | errno.EPERM)
+    code = [
+        _step(LOAD, MACHINE_AT),
+        _step(EQUAL, machine, skip_if_true=1),
+        _return(KILL_PROCESS),
+        _step(LOAD, NUMBER_AT),
+        _step(AT_LEAST, X32_BIT, skip_if_false=1),
+        refuse,
+        # Its flags lie in memory, where no filter sees them; the C library falls back to clone.
+        _step(EQUAL, CLONE3[column], skip_if_false=1),
+        _return(REFUSE_WITH | errno.ENOSYS),
+    ]
+    for numbers in REFUSED.values():
+        number = numbers[column]
+        if number is not None:
+            code += [_step(EQUAL, number, skip_if_false=1), refuse]
+    code += [  # threads only
+        _step(EQUAL, CLONE[column], skip_if_false=4),
+        _step(LOAD, FIRST_ARGUMENT_AT),
+        _step(ANY_BIT, CLONE_THREAD, skip_if_true=1),
+        refuse,
+        _return(ALLOW),
+    ]
+    for number in (KILL[column], TGKILL[column]):
+        code += [
+            _step(EQUAL, number, skip_if_false=4),
+            _step(LOAD, FIRST_ARGUMENT_AT),
+            _step(EQUAL, own_pid, skip_if_true=1),
+            refuse,
+            _return(ALLOW),
+        ]
+    code.append(_return(ALLOW))
+    return Program(len(code), b"".join(code))
+
+
+def _step(operation: int, value: int, *, skip_if_true: int = 0, skip_if_false: int = 0) -> bytes:
+    """struct sock_filter"""
+    return struct.pack("=HBBI", operation, skip_if_true, skip_if_false, value)
+
+
+def _return(value: int) -> bytes:
+    return _step(RETURN, value)

@@ -1,0 +1,44 @@
+"""Where the output of a process goes while it is read."""
+
+from typing import Protocol
+
+
+class Sink(Protocol):
+    """Where a stream's bytes go while they are read; must keep its own size bounded."""
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Capture:
+    """A stream of any length in a bounded space: its head and its tail are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = max(1, limit // 2)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._total = 0
+
+    def write(self, data: bytes) -> None:
+        self._total += len(data)
+        room = self._half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        if len(self._tail) > 2 * self._half:
+            del self._tail[: -self._half]
+
+    @property
+    def truncated(self) -> bool:
+        return self._total > 2 * self._half
+
+    def text(self) -> str:
+        """What was kept, with a line in the place of what was cut."""
+        head, tail = bytes(self._head), bytes(self._tail[-self._half :])
+        if not self.truncated:
+            return (head + tail).decode(errors="replace")
+        cut = self._total - len(head) - len(tail)
+        return (
+            f"{head.decode(errors='replace')}\n… {cut:,} bytes cut …\n"
+            f"{tail.decode(errors='replace')}"
+        )

@@ -1,0 +1,151 @@
+"""The walls around a process: found out once, then put up between fork and exec."""
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Sequence
+
+from . import landlock, root, seccomp
+from .libc import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP, check, libc, prctl
+
+# systemd keeps these free (UIDS-GIDS in its documentation); a process id is added, so that no two
+# workloads that live at the same time share a user.
+FIRST_UID = 0x70000000
+MOST_PIDS = 1 << 22
+CAP_SETGID, CAP_SETUID = 6, 7
+SECCOMP_MODE_FILTER = 2
+
+NICENESS = 5  # the server, and the launcher that watches, come first
+MOST_FILE_BYTES = 4096  # with less Deno does not start
+MOST_DESCRIPTORS = 256
+MOST_THREADS = 128 + (os.cpu_count() or 1)
+
+MISSING = {
+    "files": "neither mount namespaces nor Landlock are to be had",
+    "network": "neither network namespaces nor seccomp are to be had",
+    "syscalls": "seccomp is not to be had",
+    "user": "the server is root and may not change to another user",
+}
+
+
+class Walls:
+    """What this host can put around `program`. Making one moves the calling process into its own
+    namespaces, so only a process that has nothing else to do makes one.
+
+    `in_force` says for each wall by what it stands; `missing` why one does not. `exposed` are files
+    that the program may read besides its libraries.
+    """
+
+    def __init__(self, program: str, name: str, exposed: Sequence[str]) -> None:
+        self._executable = os.open(program, os.O_PATH | os.O_CLOEXEC)
+        self._name = name
+        loader, libraries = root.libraries(program)
+        readable = [*libraries, *exposed]
+        stands: dict[str, list[str]] = {wall: [] for wall in MISSING}
+        self._rules: int | None = None
+        self._own_user = os.geteuid() == 0 and _may_change_user()
+        self._own_user_namespace = False
+        if landlock.abi():
+            self._rules = landlock.ruleset((program, loader), readable)
+            stands["files"].append(f"Landlock {landlock.abi()}")
+        try:
+            root.unshare(users=not self._own_user)
+        except OSError:
+            pass
+        else:
+            stands["network"].append("network namespace")
+            self._own_user_namespace = not self._own_user
+            try:
+                root.move_in(program, f"/{name}", [loader, *readable])
+            except OSError:
+                pass
+            else:
+                stands["files"].insert(0, "a root of its own")
+        self._filters = seccomp.supported() and _has_seccomp()
+        if self._filters:
+            stands["syscalls"].append("seccomp")
+            stands["network"].append("seccomp")
+        if self._own_user:
+            stands["user"].append("an unprivileged user of its own")
+        elif os.geteuid() != 0:
+            stands["user"].append("the server's user, who is not root")
+        self.in_force = {wall: ", ".join(by) for wall, by in stands.items() if by}
+        self.missing = {wall: MISSING[wall] for wall, by in stands.items() if not by}
+
+    def enter(
+        self, arguments: Sequence[str], environment: dict[str, str], streams: Sequence[int]
+    ) -> None:
+        """In a forked child: become the program behind the walls. Returns only by an exception."""
+        parent, own_pid = os.getppid(), os.getpid()
+        os.setsid()
+        for number, stream in enumerate(streams):  # every other descriptor closes with exec
+            os.dup2(stream, number)
+        for handled in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores both
+            signal.signal(handled, signal.SIG_DFL)
+        os.umask(0o077)
+        os.nice(NICENESS)
+        if self._own_user:
+            user = FIRST_UID + own_pid % MOST_PIDS
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        elif self._own_user_namespace:  # where its processes are counted apart from the server's
+            check("unshare", libc.unshare(root.CLONE_NEWUSER))
+        for limit, most in (
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_FSIZE, MOST_FILE_BYTES),
+            (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+            (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_MSGQUEUE, 0),
+        ):
+            resource.setrlimit(limit, (most, most))
+        if self._own_user or self._own_user_namespace:
+            resource.setrlimit(resource.RLIMIT_NPROC, (MOST_THREADS, MOST_THREADS))
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        if self._rules is not None:
+            landlock.restrict(self._rules)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have cleared it
+        if os.getppid() != parent:
+            os._exit(0)  # the launcher died before it could take its child along
+        if self._filters:
+            filter = seccomp.program(own_pid)
+            prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter))
+        os.execve(self._executable, [self._name, *arguments], environment)  # noqa: S606 - the point
+
+    def bound_memory(self, pid: int, most_bytes: int) -> None:
+        """RLIMIT_DATA of a process that runs already: before its start it would hit what is only
+        reserved. The kernel wants the caller to be of the same real user.
+        """
+        mine = os.getuid(), os.getgid()
+        user = FIRST_UID + pid % MOST_PIDS
+        try:
+            if self._own_user:
+                os.setresgid(user, -1, -1)
+                os.setresuid(user, -1, -1)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+        except ProcessLookupError:
+            pass
+        finally:
+            if self._own_user:
+                os.setresuid(mine[0], -1, -1)
+                os.setresgid(mine[1], -1, -1)
+
+
+def _may_change_user() -> bool:
+    with open("/proc/self/uid_map") as lines:
+        spans = [[int(number) for number in line.split()] for line in lines]
+    mapped = any(
+        first <= FIRST_UID and first + count >= FIRST_UID + MOST_PIDS for first, _, count in spans
+    )
+    with open("/proc/self/status") as lines:
+        effective = next(int(line.split()[1], 16) for line in lines if line[:7] == "CapEff:")
+    return mapped and bool(effective >> CAP_SETUID & 1) and bool(effective >> CAP_SETGID & 1)
+
+
+def _has_seccomp() -> bool:
+    """A filter at the address 0 is refused for its address where filters are known at all."""
+    result = libc.prctl(
+        PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), *[ctypes.c_ulong(0)] * 3
+    )
+    return bool(result != 0 and ctypes.get_errno() == 14)

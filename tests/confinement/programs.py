@@ -1,0 +1,63 @@
+"""Python as the program behind the walls, and what a test wants to know about processes."""
+
+import os
+import sys
+import sysconfig
+
+from backends_app.confinement.client import Bounds, Command, ConfinedProcess, Exit, Launcher
+from backends_app.confinement.streams import Capture
+
+MB = 1024 * 1024
+READY = "import os, sys; os.write(1, b'!')\n"
+
+
+def launcher() -> Launcher:
+    return Launcher(sys.executable, name="python", exposed=[sysconfig.get_path("stdlib")])
+
+
+def command(code: str, *, memory_mb: int = 1000, before: str = "") -> Command:
+    """Runs `before`, says that it is ready, and then runs the code."""
+    return Command(
+        arguments=["-I", "-S", "-c", f"{before}\n{READY}{code}"],
+        environment={"PYTHONHOME": sys.base_prefix},
+        memory_bytes=memory_mb * MB,
+    )
+
+
+def process(launcher: Launcher, command: Command, spares: int = 0, **given) -> ConfinedProcess:
+    bounds = {"timeout_s": 60, "memory_bytes": 500 * MB, "threads": 60, "output_bytes": MB}
+    return launcher.process(command, Bounds(**{**bounds, **given}), spares)
+
+
+def run(
+    launcher: Launcher, code: str, stdin: bytes = b"", spares: int = 0, **given
+) -> tuple[Exit, str, str]:
+    """How it ended, and its two streams."""
+    stdout, stderr = Capture(10_000), Capture(10_000)
+    exit = process(launcher, command(code), spares, **given).run(stdin, stdout, stderr)
+    return exit, stdout.text(), stderr.text()
+
+
+def children(parent: int) -> set[int]:
+    """The processes that one has started and not buried."""
+    found: set[int] = set()
+    try:
+        tasks = os.listdir(f"/proc/{parent}/task")
+    except FileNotFoundError:
+        return found
+    for task in tasks:
+        try:
+            with open(f"/proc/{parent}/task/{task}/children") as file:
+                found.update(int(pid) for pid in file.read().split())
+        except (FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
+            pass
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Is it no more, or nothing but a body that nobody has buried yet?"""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(") ")[2][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,325 @@
+"""The launcher: what comes of a process, its spares, and that nothing outlives its server."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends_app.confinement.client import Launcher, LaunchError
+from backends_app.confinement.streams import Capture
+from backends_app.workloads import ExitReason
+from tests.confinement.programs import children, command, gone, process, run
+from tests.programs import PATIENCE_S, ROOT
+
+
+def eventually(holds: Callable[[], object]) -> bool:
+    """Whether it comes true in any time that a machine under load may take."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def launched(parent: int | None = None) -> set[int]:
+    """The processes that this process's launchers, or another's, have now."""
+    return {pid for one in children(parent or os.getpid()) for pid in children(one)}
+
+
+# What comes of a process
+
+
+def test_what_went_in_and_out(launcher):
+    code = "print(len(sys.stdin.read())); print('err', file=sys.stderr); sys.exit(3)"
+    exit, stdout, stderr = run(launcher, code, stdin=b"x" * 300_000)
+    assert (exit.exit_code, exit.signal, exit.ended_for) == (3, None, None)
+    assert (stdout, stderr) == ("300000\n", "err\n")
+
+
+def test_stdin_that_nobody_reads_is_no_error(launcher):
+    exit, _, _ = run(launcher, "os.close(0); print(1)", stdin=b"x" * 10_000_000)
+    assert exit.exit_code == 0
+
+
+def test_time_is_bounded_from_when_it_is_ready(launcher):
+    slow = command("import time; time.sleep(1000)", before="import time; time.sleep(0.3)")
+    exit = process(launcher, slow, timeout_s=0.1).run(b"", Capture(9), Capture(9))
+    assert (exit.ended_for, exit.signal) == (ExitReason.TIMEOUT, "SIGKILL")
+    assert exit.duration_ms >= 100
+
+
+def test_memory_is_bounded(launcher):
+    code = "a = []\nwhile True: a.append(b'x' * 1_000_000)"
+    exit, _, _ = run(launcher, code, memory_bytes=100_000_000)
+    assert exit.ended_for is ExitReason.MEMORY_LIMIT
+    assert exit.memory_bytes > 100_000_000
+
+
+def test_threads_are_bounded(launcher):
+    code = """
+import threading, time
+for _ in range(100): threading.Thread(target=time.sleep, args=[1000], daemon=True).start()
+time.sleep(1000)"""
+    assert run(launcher, code, threads=50)[0].ended_for is ExitReason.PROCESS_LIMIT
+
+
+def test_output_is_bounded(launcher):
+    exit, stdout, _ = run(launcher, "while True: print('x' * 1000)", output_bytes=100_000)
+    assert exit.ended_for is ExitReason.OUTPUT_LIMIT
+    assert len(stdout) < 20_000
+
+
+def test_a_signal_is_named(launcher):
+    exit, _, _ = run(launcher, "os.kill(os.getpid(), 11)")
+    assert (exit.exit_code, exit.signal) == (None, "SIGSEGV")
+
+
+def test_figures_are_its_own_not_the_servers_and_without_its_start(launcher):
+    ballast = bytearray(300 * 1024 * 1024)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    busy = command("pass", before="import time\nwhile time.process_time() < 0.5: pass")
+    exit = process(launcher, busy).run(b"", Capture(9), Capture(9))
+    assert exit.memory_bytes < 100 * 1024 * 1024
+    assert exit.cpu_time_ms < 250
+    assert len(ballast)
+    exit, _, _ = run(launcher, "import time\nwhile time.process_time() < 0.3: pass")
+    assert exit.cpu_time_ms > 200
+
+
+@pytest.mark.parametrize("before", ["", "import time; time.sleep(0.2)"])
+def test_a_kill_before_it_runs_counts(launcher, before):
+    waiting = process(launcher, command("import time; time.sleep(1000)", before=before))
+    if before:
+        threading.Timer(0.1, waiting.kill).start()
+    else:
+        waiting.kill()
+    assert waiting.run(b"", Capture(10), Capture(10)).ended_for is ExitReason.KILLED
+    waiting.kill()  # and after its end it harms nobody
+
+
+def test_threads_may_run_processes_at_the_same_time(launcher):
+    outputs: list[str] = []
+    threads = [
+        threading.Thread(target=lambda n=n: outputs.append(run(launcher, f"print({n})")[1]))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outputs) == [f"{n}\n" for n in range(8)]
+
+
+# When there can be none
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("/nowhere", "No such file"),
+        (__file__, "no ELF program"),
+        ("/proc/self/exe/x", "Not a directory"),
+    ],
+)
+def test_a_program_that_cannot_be_run_is_said_and_leaves_nothing(program, reason):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LaunchError, match=reason) as raised:
+        run(Launcher(program, name="x"), "")
+    assert program not in str(raised.value)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert launched() == set()
+
+
+def test_a_process_that_ends_before_it_is_ready_says_why(launcher):
+    broken = command("", before="import sys; sys.exit('no harness')")
+    with pytest.raises(LaunchError, match=r"it ended at once, with exit code 1: no harness"):
+        process(launcher, broken, spares=3).run(b"", Capture(9), Capture(9))
+    assert eventually(lambda: not launched())  # nor are spares of it tried for ever
+    assert run(launcher, "print(1)")[1] == "1\n"
+
+
+# Spares
+
+
+def idle(launcher: Launcher, code: str, spares: int) -> set[int]:
+    """Run it once, and wait until its spares are ready."""
+    run(launcher, code, spares=spares)
+    assert eventually(lambda: len(launched()) == spares and all(map(is_ready, launched())))
+    return launched()
+
+
+def is_ready(pid: int) -> bool:
+    """The launcher bounds the memory of what is ready, and not before."""
+    try:
+        return "Max data size             unlimited" not in Path(f"/proc/{pid}/limits").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+PID = "sys.stdin.read(); print(os.getpid())"
+
+
+def test_a_spare_is_used_once_and_replaced(launcher):
+    used: set[int] = set()
+    for _ in range(4):
+        ready = idle(launcher, PID, 2)
+        assert not used & ready
+        _, stdout, _ = run(launcher, PID, spares=2)
+        assert int(stdout) in ready
+        used.add(int(stdout))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
+    for pid in idle(launcher, PID, 2):
+        os.kill(pid, number)
+    time.sleep(0.05)
+    exit, stdout, _ = run(launcher, PID, spares=2)
+    assert exit.exit_code == 0
+    assert int(stdout)
+    assert eventually(lambda: len(launched()) == 2)
+
+
+def test_spares_follow_what_is_asked_for(launcher):
+    first = idle(launcher, PID, 2)
+    other = f"{PID}; print('other')"
+    run(launcher, other, spares=2)
+    run(launcher, other, spares=2)
+    assert eventually(lambda: len(launched()) == 2 and not launched() & first)
+    ready = launched()
+    assert int(run(launcher, other, spares=2)[1].split()[0]) in ready
+
+
+def test_without_spares_nothing_waits(launcher):
+    idle(launcher, PID, 2)
+    run(launcher, PID, spares=0)
+    assert eventually(lambda: not launched())
+
+
+# Whose it is
+
+
+def test_nothing_is_started_before_it_is_needed(launcher):
+    assert children(os.getpid()) == set()
+
+
+def test_after_close_there_is_nothing_and_will_be_nothing(launcher):
+    idle(launcher, PID, 1)
+    launcher.close()
+    launcher.close()
+    assert children(os.getpid()) == set()
+    with pytest.raises(LaunchError, match="closed"):
+        run(launcher, PID)
+
+
+def test_closing_ends_what_runs(launcher):
+    raised: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            run(launcher, "import time; time.sleep(1000)")
+        except LaunchError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert eventually(launched)
+    launcher.close()
+    thread.join()
+    assert launched() == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_launcher_that_does_not_work_is_replaced_and_takes_its_processes_along(launcher, number):
+    ready = idle(launcher, PID, 1)
+    (own,) = children(os.getpid())
+    stuck = process(launcher, command("import time; time.sleep(1000)"), timeout_s=0.5)
+    threading.Timer(0.2, os.kill, [own, number]).start()
+    with pytest.raises(LaunchError, match="launcher"):
+        stuck.run(b"", Capture(9), Capture(9))
+    assert run(launcher, "print(1)")[1] == "1\n"
+    assert children(os.getpid()) != {own}
+    assert eventually(lambda: all(gone(pid) for pid in {own, *ready}))
+
+
+def test_a_fork_makes_a_launcher_of_its_own(launcher):
+    ready = idle(launcher, PID, 1)
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            _, stdout, _ = run(launcher, PID, spares=1)
+            used = int(stdout) in ready
+            launcher.close()
+            os._exit(10 + used)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 10
+    assert int(run(launcher, PID, spares=1)[1]) in ready
+
+
+SERVER = """
+import os, sys, threading, time
+from tests.confinement.programs import children, launcher, run
+mine = launcher()
+run(mine, "sys.stdin.read()", spares=1)
+threading.Thread(
+    target=run, args=[mine, "import time; time.sleep(1000)"], kwargs={"spares": 1}, daemon=True
+).start()
+while True:
+    (own,) = children(os.getpid())
+    if len(children(own)) >= 2:
+        break
+    time.sleep(0.01)
+print(own, *children(own), flush=True)
+END
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["time.sleep(1000)", "os._exit(0)", "sys.exit(0)", "raise RuntimeError"]
+)
+def test_nothing_outlives_its_server(end: str):
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER.replace("END", end)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    pids = [int(pid) for pid in server.stdout.readline().split()]
+    assert len(pids) >= 3
+    if "sleep" in end:
+        assert not any(gone(pid) for pid in pids)
+        server.kill()
+    server.wait()
+    server.stdout.close()
+    assert eventually(lambda: all(gone(pid) for pid in pids))
+
+
+def test_descriptors_and_memory_do_not_grow(launcher):
+    run(launcher, PID, spares=1)
+    (own,) = children(os.getpid())
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{own}/fd"))
+
+    def pages() -> int:
+        return int(Path(f"/proc/{own}/statm").read_text().split()[1])
+
+    for _ in range(10):
+        run(launcher, PID, spares=1)
+    assert eventually(lambda: len(launched()) == 1)
+    time.sleep(0.1)  # what it has just handed in it has closed
+    held, size = descriptors(), pages()
+    for _ in range(30):
+        run(launcher, PID, spares=1)
+    assert eventually(lambda: descriptors() == held)
+    assert pages() < size + 100

@@ -64,9 +64,9 @@ class Exit:
     """How the process ended, by the kernel's account.
 
     `ended_for` is set when the host ended it. Exactly one of `exit_code` and `signal` is set.
-    `cpu_time_ms` is counted from when it was handed over; `memory_bytes` is its largest resident
-    set, `data_bytes` the most that it was seen to have mapped for data, of `most_data_bytes` that
-    it could.
+    `duration_ms` and `cpu_time_ms` count from when it was handed over; `memory_bytes` is its
+    largest resident set, `data_bytes` the most that it was seen to have mapped for data, of
+    `most_data_bytes` that it could.
     """
 
     ended_for: ExitReason | None
@@ -276,7 +276,7 @@ class ConfinedProcess:
             server, line = self._start()
         except _Gone:  # somebody killed the launcher; nothing has begun yet
             server, line = self._start()
-        started = time.monotonic()
+        at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
         self._unsent = memoryview(stdin)
         try:
             with selectors.EpollSelector() as events:
@@ -288,11 +288,10 @@ class ConfinedProcess:
                     os.set_blocking(stream, False)
                     events.register(stream, wanted, sink)
                 events.register(line, selectors.EVENT_READ)
-                self._attend(events, line, started + self._bounds.timeout_s + GRACE_S)
-                ended = time.monotonic()
+                self._attend(events, line, at_the_latest)
                 account, _ = _receive(line)
                 events.unregister(line)
-                self._drain(events, ended + DRAIN_S)
+                self._drain(events, time.monotonic() + DRAIN_S)
         except (_Gone, _Silent):
             self._launcher.give_up(server)
             raise
@@ -305,7 +304,7 @@ class ConfinedProcess:
             ended_for=ExitReason(by_launcher) if by_launcher else by_server,
             exit_code=code if code >= 0 else None,
             signal=_signal_name(-code) if code < 0 else None,
-            duration_ms=round((ended - started) * 1000),
+            duration_ms=account["duration_ms"],
             cpu_time_ms=account["cpu_time_ms"],
             memory_bytes=account["memory_bytes"],
             data_bytes=account["data_bytes"],

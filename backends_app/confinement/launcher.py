@@ -24,12 +24,14 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from .libc import PR_SET_NAME, libc
 from .walls import Walls
 
 START_S = 10.0  # how long a process may take until it is ready
+REST_S = 0.01  # before spares are started after a workload has begun
 SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
 MOST_MESSAGE_BYTES = 1 << 18
 MOST_SAID_BYTES = 2000  # of a process that did not get ready, for the error
@@ -67,6 +69,7 @@ class Process:
         self.bounds: Message = {}
         self.ended_for: str | None = None
         self.cpu_before_s = 0.0
+        self.started = 0.0  # when it was handed over
         self.data_bytes = 0  # the most that was seen
         self.most_data_bytes = 0
 
@@ -99,6 +102,7 @@ class Launcher:
         self._processes: set[Process] = set()
         self._waiting: dict[str, deque[tuple[socket.socket, Message]]] = {}
         self._asked: deque[str] = deque(maxlen=0)  # commands, the last that were wanted
+        self._balance_at = float("inf")
         self._next_sample = 0.0
         self._open = True
 
@@ -130,20 +134,24 @@ class Launcher:
             self._asked = deque(self._asked, maxlen=request["spares"])
         # The first to ask gets all spares; who asks later takes over the oldest ones.
         self._asked.extend([command] * max(1, request["spares"] - len(self._asked)))
-        for process in self._idle(command):
+        for process in filter(attrgetter("ready"), self._unused(command)):
             if self._sample(process).state not in PAUSED:
                 self._hand_over(process, line, request)
                 break
             process.kill("stopped by somebody")
         else:
             self._waiting.setdefault(command, deque()).append((line, request))
-        self._balance()
+            if len(self._waiting[command]) > len(self._unused(command)):
+                self._start(command)
+        # A new spare would take its time from the workload that has just begun.
+        self._balance_at = min(self._balance_at, time.monotonic() + REST_S)
 
     def _end(self) -> None:
         """The server has closed its side, or died: so does everything here."""
         self._open = False
         self._events.unregister(self._control)
         self._asked.clear()
+        self._balance_at = float("inf")
         for lines in self._waiting.values():
             for line, _ in lines:
                 line.close()
@@ -152,19 +160,16 @@ class Launcher:
             process.kill()
 
     def _balance(self) -> None:
-        """Start what is waited for and what will be asked next; end what nobody will ask for."""
+        """Start what will be asked for next; end what nobody will ask for."""
+        self._balance_at = float("inf")
         spares = Counter(self._asked)
-        for command in {*spares, *self._waiting, *(process.command for process in self._processes)}:
-            have = [
-                process
-                for process in self._processes
-                if process.command == command and process.line is None and not process.ended_for
-            ]
-            missing = len(self._waiting.get(command, ())) + spares[command] - len(have)
-            for _ in range(missing):
+        for command in {*spares, *(process.command for process in self._processes)}:
+            have = self._unused(command)
+            wanted = len(self._waiting.get(command, ())) + spares[command]
+            for _ in range(wanted - len(have)):
                 self._start(command)
             ready = [process for process in have if process.ready]
-            for process in ready[: max(0, -missing)]:
+            for process in ready[: max(0, len(have) - wanted)]:
                 process.kill("not needed")
 
     def _start(self, command: str) -> None:
@@ -214,13 +219,15 @@ class Launcher:
             if not waiting:
                 del self._waiting[process.command]
             self._hand_over(process, line, request)
-        self._balance()
+        else:
+            self._balance_at = 0.0  # perhaps nobody needs it any more
 
     def _hand_over(self, process: Process, line: socket.socket, request: Message) -> None:
         process.line = line
         process.bounds = request["bounds"]
         process.cpu_before_s = _cpu_s(process.pid)
-        process.deadline = time.monotonic() + process.bounds["timeout_s"]
+        process.started = time.monotonic()
+        process.deadline = process.started + process.bounds["timeout_s"]
         self._events.register(line, selectors.EVENT_READ, lambda: self._hang_up(process))
         _send(line, {"pid": process.pid}, process.streams)
         process.close_streams()
@@ -246,6 +253,7 @@ class Launcher:
             account = {
                 "code": code,
                 "ended_for": process.ended_for if code == -signal.SIGKILL else None,
+                "duration_ms": round((time.monotonic() - process.started) * 1000),
                 "cpu_time_ms": max(0, round(cpu_s * 1000)),
                 "memory_bytes": usage.ru_maxrss * 1024,
                 "data_bytes": process.data_bytes,
@@ -274,6 +282,8 @@ class Launcher:
     def _watch(self) -> None:
         """Hold everything to its time, and what runs to its memory and its threads."""
         now = time.monotonic()
+        if now >= self._balance_at:
+            self._balance()
         for process in self._processes:
             if now >= process.deadline:
                 process.kill("timeout" if process.line else f"it was not ready in {START_S:g} s")
@@ -293,17 +303,15 @@ class Launcher:
         """How long nothing has to be looked at, None for as long as nothing happens."""
         if any(process.line is not None for process in self._processes):
             return SAMPLE_S
-        deadline = min((process.deadline for process in self._processes), default=float("inf"))
-        return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+        wake = min([self._balance_at, *(process.deadline for process in self._processes)])
+        return None if wake == float("inf") else max(0.0, wake - time.monotonic())
 
-    def _idle(self, command: str) -> list[Process]:
+    def _unused(self, command: str) -> list[Process]:
+        """What runs the command, or will, and has not been handed over."""
         return [
             process
             for process in self._processes
-            if process.ready
-            and process.line is None
-            and not process.ended_for
-            and process.command == command
+            if process.command == command and process.line is None and not process.ended_for
         ]
 
     def _sample(self, process: Process) -> Sample:

@@ -367,7 +367,7 @@ def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBac
                     names = {pair.partition(b"=")[0].decode() for pair in pairs if pair}
     backend.cleanup(spec.id)
     thread.join()
-    assert names == {"DENO_DIR", "NO_COLOR"}
+    assert names == {"DENO_DIR", "DENO_EMIT_CACHE_MODE", "NO_COLOR"}
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ class Ratio:
     """How `subject` compares to `baseline`, round by round."""
 
     name: str
-    bar: str
-    met: bool
-    worst_percent: int
+    limit: float
     subject: Sequence[float]
     baseline: Sequence[float]
     unit: str
     scale: float = 1.0
+    large_is_good: bool = False
 
     @property
     def rounds(self) -> list[float]:
@@ -27,17 +26,23 @@ class Ratio:
 
     def row(self) -> list[str]:
         """Name, p50 and p95 (towards the bad side) of the ratio, bar, met or not, both medians."""
+        median = statistics.median(self.rounds)
+        met = median >= self.limit if self.large_is_good else median <= self.limit
         return [
             self.name,
-            f"{statistics.median(self.rounds):.2f}",
-            f"{percentile(self.rounds, self.worst_percent):.2f}",
-            self.bar,
-            "yes" if self.met else "NO",
+            f"{median:.2f}",
+            f"{percentile(self.rounds, 5 if self.large_is_good else 95):.2f}",
+            f"{'≥' if self.large_is_good else '≤'} {self.limit:g}",
+            "yes" if met else "NO",
             *(
-                f"{statistics.median(side) * self.scale:,.0f} {self.unit}"
+                f"{statistics.median(side) * self.scale:,.{self.digits}f} {self.unit}"
                 for side in (self.subject, self.baseline)
             ),
         ]
+
+    @property
+    def digits(self) -> int:
+        return 1 if self.unit == "ms" else 0
 
 
 def in_turns(rounds: int, *sides: Measure) -> list[list[float]]:
@@ -54,30 +59,16 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def at_most(limit: float, name: str, subject: list[float], baseline: list[float]) -> Ratio:
-    """A ratio of times, in nanoseconds; small is good."""
-    met = statistics.median(a / b for a, b in zip(subject, baseline, strict=True)) <= limit
-    return Ratio(
-        name=name,
-        bar=f"≤ {limit:g}",
-        met=met,
-        worst_percent=95,
-        subject=subject,
-        baseline=baseline,
-        unit="ns",
-        scale=1e9,
-    )
+def at_most(
+    limit: float, name: str, subject: list[float], baseline: list[float], unit: str = "ns"
+) -> Ratio:
+    """A ratio of times in seconds, shown in `unit`; small is good."""
+    scale = {"ns": 1e9, "ms": 1e3}[unit]
+    return Ratio(name=name, limit=limit, subject=subject, baseline=baseline, unit=unit, scale=scale)
 
 
 def at_least(limit: float, name: str, subject: list[float], baseline: list[float]) -> Ratio:
     """A ratio of rates; large is good."""
-    met = statistics.median(a / b for a, b in zip(subject, baseline, strict=True)) >= limit
     return Ratio(
-        name=name,
-        bar=f"≥ {limit:g}",
-        met=met,
-        worst_percent=5,
-        subject=subject,
-        baseline=baseline,
-        unit="/s",
+        name=name, limit=limit, subject=subject, baseline=baseline, unit="/s", large_is_good=True
     )

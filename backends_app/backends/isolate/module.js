@@ -5,10 +5,13 @@ const { replaceAll } = String.prototype;
 const ErrorType = Error;
 const text = String;
 const inspect = Deno.inspect;
+const locate = (source) =>
+  URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
+await import(locate("export default (ready: number) => ready")); // so that loader and compiler are
 const resolved = Promise.resolve.bind(Promise);
 const { code, given } = receive();
 const input = parse(decoder.decode(given));
-const url = URL.createObjectURL(new Blob([code], { type: "application/typescript" }));
+const url = locate(code);
 
 function succeed(value) {
   let json;

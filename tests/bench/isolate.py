@@ -1,0 +1,197 @@
+"""What a workload costs on the isolate backend, over Deno driven by hand."""
+
+import http.client
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import deno
+
+from backends_app import services
+from backends_app.backends.base import Health
+from backends_app.backends.isolate import IsolateBackend
+from backends_app.backends.isolate.backend import ENVIRONMENT, _command
+from backends_app.registry import Registry
+from backends_app.workloads import WorkloadSpec
+from tests.confinement.programs import children
+from tests.programs import manage, running
+
+from .http import GUNICORN
+from .ratios import Ratio, at_least, at_most, in_turns
+
+ROUNDS = 40
+REFILL_S = 0.15  # what a pool may take to be full again; counted on neither side
+THREADS = 4
+THROUGHPUT_ROUNDS = 8
+THROUGHPUT_S = 3.0
+
+DENO = os.fsdecode(deno.find_deno_bin())
+CODE = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b});"
+INPUT = {"a": 1, "b": 2}
+PROGRAM = f"""{CODE.replace("export default", "const main =")}
+const input = JSON.parse(await new Response(Deno.stdin.readable).text());
+console.log(JSON.stringify(main(input)));"""
+
+
+def ratios() -> Iterator[Ratio]:
+    with tempfile.TemporaryDirectory() as name, _services(2) as warm, _services(0) as cold:
+        folder = Path(name)
+        bare = _bare(folder)
+        for side in (warm, cold, bare):
+            side()
+        pooled, by_hand = in_turns(ROUNDS, _timed(warm), _prewarmed)
+        yield at_most(1.5, "isolate, through services : prewarmed Deno", pooled, by_hand, "ms")
+        missed, spawned = in_turns(ROUNDS, _timed(cold), _timed(bare))
+        yield at_most(1.3, "isolate, pool miss : deno run", missed, spawned, "ms")
+        with _gunicorn(folder) as post:
+            post()
+            posted, direct = in_turns(ROUNDS, _timed(post), _timed(warm))
+        yield at_most(2, "isolate, POST over gunicorn : services", posted, direct, "ms")
+        rates = in_turns(THROUGHPUT_ROUNDS, lambda: _rate(warm), lambda: _rate(bare))
+        yield at_least(0.8, f"isolate, {THREADS} threads : deno run", rates[0], rates[1])
+
+
+def memory() -> str:
+    """What a process that waits for its workload holds."""
+    with _services(4) as run:
+        run()
+        time.sleep(1)
+        (launcher,) = children(os.getpid())
+        idle = children(launcher)
+        resident, own = (sum(_kilobytes(pid, key) for pid in idle) for key in ("Rss", "Pss"))
+        return (
+            f"An idle process of Deno: {resident / len(idle) / 1024:.0f} MB resident,"
+            f" {own / len(idle) / 1024:.0f} MB as its share among {len(idle)};"
+            f" the launcher: {_kilobytes(launcher, 'Pss') / 1024:.0f} MB."
+        )
+
+
+def _kilobytes(pid: int, key: str) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"the kernel does not tell {key}")
+
+
+@contextmanager
+def _services(pool_size: int) -> Iterator[Callable[[], None]]:
+    """A run through `services`, as a view or a command makes it."""
+    registry, backend = Registry(), IsolateBackend(pool_size=pool_size, max_concurrency=8)
+    registry.register("isolate", backend)
+    registry.publish("isolate", backend, Health.ok())
+
+    def run() -> None:
+        report = services.run(
+            WorkloadSpec(runtime="node", code=CODE, input=INPUT), registry=registry
+        )
+        _expect(report.result.output)
+
+    try:
+        yield run
+    finally:
+        backend.close()
+
+
+def _timed(run: Callable[[], None]) -> Callable[[], float]:
+    def measure() -> float:
+        time.sleep(REFILL_S)
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return measure
+
+
+def _prewarmed() -> float:
+    """The same program of Deno, without walls: start it, wait, then take the time."""
+    command = [DENO, *_command("node", 256).arguments]
+    with subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.read(1)
+        time.sleep(REFILL_S)
+        code, given = CODE.encode(), json.dumps(INPUT).encode()
+        marker = "0" * 32
+        started = time.perf_counter()
+        process.stdin.write(f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2)
+        process.stdin.close()
+        answer = process.stdout.read()
+        process.wait()
+        _expect(json.loads(answer[40:])["output"])
+        return time.perf_counter() - started
+
+
+def _bare(folder: Path) -> Callable[[], None]:
+    """`deno run` of the same in a file, with what it has compiled kept between runs."""
+    program = folder / "main.ts"
+    program.write_text(PROGRAM)
+    command = [DENO, "run", "--quiet", str(program)]
+    environment = {"DENO_DIR": str(folder / "deno"), "NO_COLOR": "1"}
+
+    def run() -> None:
+        done = subprocess.run(
+            command, env=environment, input=json.dumps(INPUT).encode(), capture_output=True
+        )
+        _expect(json.loads(done.stdout))
+
+    return run
+
+
+@contextmanager
+def _gunicorn(folder: Path) -> Iterator[Callable[[], None]]:
+    """POST /v1/workloads on a connection that is kept alive, to one worker."""
+    assert manage("migrate", folder=folder).returncode == 0
+    create = (
+        "from django.contrib.auth.models import User; from knox.models import get_token_model;"
+        " print(get_token_model().objects.create(user=User.objects.create_user('bench'))[1])"
+    )
+    token = manage("shell", "-v", "0", "-c", create, folder=folder).stdout.split()[-1]
+    body = json.dumps({"runtime": "node", "code": CODE, "input": INPUT})
+    headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
+    with running(GUNICORN, r"Listening at: http://127\.0\.0\.1:(\d+)", folder) as (port, _):
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+
+        def post() -> None:
+            connection.request("POST", "/v1/workloads", body, headers)
+            _expect(json.loads(connection.getresponse().read())["output"])
+
+        try:
+            yield post
+        finally:
+            connection.close()
+
+
+def _rate(run: Callable[[], None]) -> float:
+    """Runs a second, by all threads together."""
+    counts: list[int] = []
+    until = time.perf_counter() + THROUGHPUT_S
+
+    def work() -> None:
+        count = 0
+        while time.perf_counter() < until:
+            run()
+            count += 1
+        counts.append(count)
+
+    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(counts) != THREADS:
+        raise RuntimeError("a thread failed")
+    return sum(counts) / THROUGHPUT_S
+
+
+def _expect(output: object) -> None:
+    if output != {"sum": 3}:
+        raise RuntimeError(f"a run gave {output!r}")

@@ -158,9 +158,39 @@ def test_an_uncaught_error_comes_with_its_stack_in_the_users_own_lines(run):
     assert result.error.startswith("TypeError: bad")
 
 
+def test_a_stack_has_the_users_file_name_wherever_it_is_shown(run):
+    code = """const shown: string[] = [];
+    function f(): Error { return new Error('bad') }
+    console.error(f());
+    try { null.x } catch (error) { shown.push(error.stack) }
+    export default () => [...shown, f().stack, new Error('a', {cause: f()}).cause.stack];"""
+    result = run(code)
+    for stack in [*result.output, result.stderr]:
+        assert "workload.ts:" in stack
+        assert "blob:" not in stack
+        assert "data:" not in stack
+    assert result.output[1].splitlines()[:2] == [
+        "Error: bad",
+        "    at f (workload.ts:2:34)",
+    ]
+
+
+def test_nothing_of_the_harness_or_the_host_is_to_be_seen(run):
+    code = """import process from 'node:process';
+    export default () => [Deno.mainModule, Deno.execPath(), Deno.cwd(), Deno.args,
+      process.argv, process.execPath, process.cwd(), new Error().stack];"""
+    output = run(code).output
+    assert output[:4] == ["file:///workload.ts", "/deno", "/", []]
+    assert output[5:7] == ["/deno", "/"]
+    shown = str(output)
+    for own in ("data:", "base64", str(Path.home()), str(Path(__file__).parents[2])):
+        assert own not in shown
+
+
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
+        ("new Worker('data:text/javascript,throw new Error(7)', {type: 'module'})", "Error: 7"),
         ("let x = ;", "Expression expected"),
         ("throw new Error('at the top')", "at the top"),
         ("export default async () => { await 1; throw 'a string' }", "a string"),
@@ -179,7 +209,8 @@ def test_how_a_program_fails_is_shown(run, code, shown):
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert result.exit_code == 1
     assert shown in result.stderr
-    assert "data:text" not in result.stderr
+    assert "data:text/javascript;" not in result.stderr
+    assert "blob:" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -385,6 +416,74 @@ def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBac
 def test_patching_the_realm_forges_nothing(run, code):
     result = run(f"{code};\nexport default () => 'true'")
     assert (result.status, result.output) == (Status.COMPLETED, "true")
+
+
+def test_no_patched_function_ever_sees_the_marker(run):
+    """Whoever knew it could write a frame: everything that can be patched looks for it."""
+    code = """const seen: string[] = [];
+    const { Uint8Array: Bytes, ArrayBuffer: Buffer, TextDecoder: Decoder } = globalThis;
+    const decode = Decoder.prototype.decode, test = RegExp.prototype.test;
+    const { apply, ownKeys, getOwnPropertyDescriptor, defineProperty } = Reflect;
+    const push = Array.prototype.push, write = Deno.stderr.writeSync.bind(Deno.stderr);
+    const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
+    let looking = false;
+    function look(values) {
+      if (looking) return;
+      looking = true;
+      try {
+        for (let at = 0; at < values.length; at++) {
+          let value = values[at];
+          if (value instanceof Buffer) value = new Bytes(value);
+          if (value instanceof Bytes) value = apply(decode, new Decoder(), [value]);
+          if (typeof value === "string" && apply(test, /[0-9a-f]{32}/, [value])) {
+            apply(push, seen, [value]);
+          }
+        }
+      } finally {
+        looking = false;
+      }
+    }
+    const { construct } = Reflect;
+    const wrap = (f) => function () {
+      look({ length: 1, 0: this });
+      look(arguments);
+      const result = new.target ? construct(f, arguments, new.target) : apply(f, this, arguments);
+      look({ length: 1, 0: result });
+      return result;
+    };
+    let patched = 0;
+    const typed = Object.getPrototypeOf(Bytes.prototype);
+    for (const home of [
+      Array.prototype, String.prototype, Number.prototype, Bytes.prototype, typed, Promise.prototype,
+      Buffer.prototype, TextEncoder.prototype, TextDecoder.prototype, JSON, Deno, Deno.stdout,
+      Object.getPrototypeOf(Deno.stdout), Blob.prototype, RegExp.prototype, Promise, Buffer, Object,
+    ]) {
+      for (const key of ownKeys(home)) {
+        const found = getOwnPropertyDescriptor(home, key);
+        if (!found?.configurable || key === "constructor") continue;
+        if (typeof found.value === "function") found.value = wrap(found.value);
+        else if (found.get) found.get = wrap(found.get);
+        else continue;
+        defineProperty(home, key, found);
+        patched += 1;
+      }
+    }
+    defineProperty(typed, Symbol.species, { get() { return Bytes } });
+    addEventListener("unload", () => {
+      looking = true;
+      write(encode(`${seen.length} seen, ${patched > 150}`));
+    });
+    export default (x) => { "ab".padStart(40, "0123456789abcdef"); return x }"""
+    result = run(code, {"a": 1})
+    assert (result.status, result.output) == (Status.COMPLETED, {"a": 1})
+    assert result.stderr == "1 seen, true"  # its own: so it does see what there is to see
+
+
+def test_what_is_printed_after_the_result_is_printed(run):
+    code = "addEventListener('unload', () => console.log('{\"output\": \"FORGED\"}'));"
+    result = run(f"{code} export default () => 'true'")
+    assert (result.status, result.output) == (Status.COMPLETED, "true")
+    assert result.stdout == '{"output": "FORGED"}\n'
 
 
 def test_leaving_before_the_result_is_a_plain_exit(run):

@@ -6,6 +6,7 @@ one, behind the walls of `confinement`, and ends.
 
 import functools
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -48,6 +49,9 @@ ENVIRONMENT = {
     "DENO_EMIT_CACHE_MODE": "disable",  # or it tries to for 150 ms
     "NO_COLOR": "1",
 }
+BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # what Deno calls the module in its own messages
+HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # and what calls it
+NAME = "workload.ts"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
 
@@ -276,7 +280,7 @@ def _result(
         signal=exit.signal,
         output=output if exit.exit_code == 0 else None,
         stdout=printed,
-        stderr=stderr.text(),
+        stderr=BLOB.sub(NAME, HARNESS.sub("the harness", stderr.text())),
         stdout_truncated=stdout.printed.truncated,
         stderr_truncated=stderr.truncated,
         error=error,

@@ -41,6 +41,10 @@ function writer(stream) {
   };
 }
 
+// What a program is told about itself is about the program.
+const NAME = "workload.ts";
+Object.defineProperty(Deno, "mainModule", { value: `file:///${NAME}`, enumerable: true });
+
 const print = writer(Deno.stdout);
 const complain = writer(Deno.stderr);
 let marker = "";

@@ -3,6 +3,7 @@
 const { then } = Promise.prototype;
 const { replaceAll } = String.prototype;
 const ErrorType = Error;
+const { toString: errorToString } = Error.prototype;
 const text = String;
 const inspect = Deno.inspect;
 const locate = (source) =>
@@ -12,6 +13,18 @@ const resolved = Promise.resolve.bind(Promise);
 const { code, given } = receive();
 const input = parse(decoder.decode(given));
 const url = locate(code);
+const rename = (string) => apply(replaceAll, string, [url, NAME]);
+
+// In every stack the module has the name that it has for people, also where the program shows one.
+Object.defineProperty(Error, "prepareStackTrace", {
+  configurable: true,
+  writable: true,
+  value: (error, frames) => {
+    let stack = apply(errorToString, error, []);
+    for (let at = 0; at < frames.length; at++) stack += `\n    at ${frames[at]}`;
+    return rename(stack);
+  },
+});
 
 function succeed(value) {
   let json;
@@ -42,7 +55,7 @@ function describe(error) {
   try {
     const loaded = error instanceof ErrorType && error.code !== "ERR_MODULE_NOT_FOUND";
     const shown = loaded ? inspect(error, { colors: false }) : text(error?.message ?? error);
-    return apply(replaceAll, shown, [url, "workload.ts"]);
+    return rename(shown);
   } catch {
     return "exception that cannot be shown";
   }
@@ -60,7 +73,7 @@ function start(module) {
 
 addEventListener("error", (event) => {
   event.preventDefault();
-  fail(event.error);
+  fail(event.error ?? event.message); // of a worker there is only the message
 });
 addEventListener("unhandledrejection", (event) => {
   event.preventDefault();

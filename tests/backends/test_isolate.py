@@ -1,60 +1,19 @@
 """The isolate backend with a real Deno: what programs get, and what they cannot do."""
 
-import os
+import json
+import subprocess
+import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from backends_app.backends.isolate import IsolateBackend
-from backends_app.exceptions import BackendUnavailable, InvalidRequest
+from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
 from tests.backends import wasm
 from tests.contract import BackendContract, Programs
-
-CAP = 20_000
-
-
-@pytest.fixture
-def backend():
-    """An isolate backend, and a look for what it left: processes, descriptors."""
-    descriptors = len(os.listdir("/proc/self/fd"))
-    backend = IsolateBackend()
-    yield backend
-    backend.close()
-    assert children(os.getpid()) == set()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-def children(parent: int) -> set[int]:
-    """The processes that one has started and not buried."""
-    found: set[int] = set()
-    with suppress(FileNotFoundError):
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            with suppress(FileNotFoundError):  # of a thread that has just ended
-                found.update(int(pid) for pid in (task / "children").read_text().split())
-    return found
-
-
-def workers() -> set[int]:
-    """The processes of Deno that this process's launchers have started."""
-    return {pid for launcher in children(os.getpid()) for pid in children(launcher)}
-
-
-@pytest.fixture
-def run(backend: IsolateBackend):
-    def run(code: str, input=None, **resources) -> WorkloadResult:
-        spec = WorkloadSpec(
-            runtime="node",
-            code=code,
-            input=input,
-            resources=Resources(**{"timeout_s": 30, **resources}),
-            output_bytes=CAP,
-        )
-        return backend.execute(spec)
-
-    return run
+from tests.programs import ROOT
 
 
 class TestIsolateBackend(BackendContract):
@@ -237,15 +196,6 @@ def test_output_that_is_no_json_is_invalid(run, value):
     assert result.error
 
 
-@pytest.fixture
-def run_wasm(backend: IsolateBackend):
-    def run_wasm(code: str, **resources) -> WorkloadResult:
-        limits = Resources(**{"timeout_s": 30, **resources})
-        return backend.execute(WorkloadSpec(runtime="wasm", code=code, resources=limits))
-
-    return run_wasm
-
-
 def test_a_command_modules_exit_code_and_words_are_its_own(run_wasm):
     result = run_wasm(wasm.FAILS)
     assert (result.exit_code, result.stderr, result.error) == (3, "boom\n", "")
@@ -287,252 +237,6 @@ def test_a_module_is_bounded_in_time_and_memory(run_wasm):
     assert run_wasm(wasm.GROW, mem_mb=128).exit_reason is ExitReason.MEMORY_LIMIT
 
 
-# What bounds it
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "for (;;) {}",
-        "setInterval(() => {}, 1)",
-        "export default async () => { for (;;) await null }",
-        "export default () => { for (;;); }",
-        "await new Promise((done) => setTimeout(done, 1e9))",
-        "for (;;) try { throw 1 } catch {}",
-    ],
-)
-def test_time_is_bounded(run, code):
-    result = run(f"console.log('so far');\n{code}", timeout_s=0.5)
-    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
-    assert result.exit_code is None
-    assert result.stdout == "so far\n"
-    assert "0.5 s" in result.error
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "const a = []; for (;;) a.push(new Array(1e6).fill(0))",
-        "const a = []; for (;;) a.push(new Uint8Array(1e7).fill(1))",
-        "let a = 'x'; for (;;) a = [a + a, ...a].join('')",
-    ],
-)
-def test_memory_is_bounded(run, code):
-    result = run(code, mem_mb=128)
-    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
-
-
-@pytest.mark.parametrize("stream", ["log", "error"])
-def test_endless_output_is_ended_and_its_head_and_tail_kept(run, stream):
-    result = run(f"console.{stream}('head'); for (;;) console.{stream}('x'.repeat(1e4))")
-    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
-    text = result.stdout if stream == "log" else result.stderr
-    assert (result.stdout_truncated, result.stderr_truncated) == (stream == "log", stream != "log")
-    assert text.startswith("head\n")
-    assert len(text) < CAP + 100
-
-
-def test_long_output_is_cut_in_the_middle_and_the_program_goes_on(run):
-    code = "console.log('head'); console.log('x'.repeat(1e5)); console.log('tail');"
-    result = run(f"{code} export default () => 'done'")
-    assert (result.status, result.output) == (Status.COMPLETED, "done")
-    assert result.stdout_truncated
-    assert result.stdout.startswith("head\n")
-    assert result.stdout.endswith("tail\n")
-    assert "bytes cut" in result.stdout
-
-
-def test_output_over_its_cap_is_refused(run):
-    result = run(f"export default () => 'x'.repeat({CAP + 100})")
-    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
-    assert run(f"export default () => 'x'.repeat({CAP - 100})").status is Status.COMPLETED
-
-
-# What it cannot do
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "Deno.readTextFileSync('/etc/passwd')",
-        "(await import('node:fs')).readFileSync('/proc/self/environ')",
-        "Deno.writeTextFileSync('x', '')",
-        "Deno.env.toObject()",
-        "process.env.PATH",
-        "new Deno.Command('id').outputSync()",
-        "(await import('node:child_process')).execSync('id')",
-        "Deno.dlopen('libc.so.6', {})",
-        "await fetch('http://127.0.0.1:9/')",
-        "await Deno.connect({hostname: '127.0.0.1', port: 9})",
-        "Deno.listen({port: 0})",
-        "Deno.hostname()",
-        "Deno.kill(Deno.ppid, 'SIGKILL')",
-        "await import('file:///etc/hostname')",
-        "await import('https://example.org/x.js')",
-        "await import('npm:left-pad')",
-        "await import('jsr:@std/path')",
-    ],
-)
-def test_nothing_outside_is_reached(run, code):
-    result = run(f"export default async () => {{ {code} }}")
-    assert (result.status, result.exit_code) == (Status.FAILED, 1)
-    assert "root:" not in result.stderr
-
-
-def test_static_imports_reach_nothing_either(run):
-    for source in ("file:///etc/hostname", "https://example.org/x.js", "npm:left-pad"):
-        assert run(f"import x from '{source}'; export default () => 1").status is Status.FAILED
-
-
-def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBackend):
-    spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
-    thread = threading.Thread(target=backend.execute, args=[spec])
-    thread.start()
-    names: set[str] = set()
-    while not names and thread.is_alive():
-        for child in workers():
-            with suppress(FileNotFoundError, ProcessLookupError):
-                process = Path(f"/proc/{child}")
-                if b"max-old-space-size" in (process / "cmdline").read_bytes():
-                    pairs = (process / "environ").read_bytes().split(b"\0")
-                    names = {pair.partition(b"=")[0].decode() for pair in pairs if pair}
-    backend.cleanup(spec.id)
-    thread.join()
-    assert names == {"DENO_DIR", "DENO_EMIT_CACHE_MODE", "NO_COLOR"}
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        'JSON.stringify = () => \'{"output":"FORGED"}\'',
-        "JSON.parse = () => 'FORGED'",
-        "Deno.stdout.writeSync = () => 0",
-        "Promise.prototype.then = function () { return 'FORGED' }",
-        "Object.prototype.toJSON = undefined; String.prototype.slice = () => 'FORGED'",
-        "TextEncoder.prototype.encode = () => new Uint8Array()",
-        'console.log(\'{"output": "FORGED"}\')',
-    ],
-)
-def test_patching_the_realm_forges_nothing(run, code):
-    result = run(f"{code};\nexport default () => 'true'")
-    assert (result.status, result.output) == (Status.COMPLETED, "true")
-
-
-def test_no_patched_function_ever_sees_the_marker(run):
-    """Whoever knew it could write a frame: everything that can be patched looks for it."""
-    code = """const seen: string[] = [];
-    const { Uint8Array: Bytes, ArrayBuffer: Buffer, TextDecoder: Decoder } = globalThis;
-    const decode = Decoder.prototype.decode, test = RegExp.prototype.test;
-    const { apply, ownKeys, getOwnPropertyDescriptor, defineProperty } = Reflect;
-    const push = Array.prototype.push, write = Deno.stderr.writeSync.bind(Deno.stderr);
-    const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
-    let looking = false;
-    function look(values) {
-      if (looking) return;
-      looking = true;
-      try {
-        for (let at = 0; at < values.length; at++) {
-          let value = values[at];
-          if (value instanceof Buffer) value = new Bytes(value);
-          if (value instanceof Bytes) value = apply(decode, new Decoder(), [value]);
-          if (typeof value === "string" && apply(test, /[0-9a-f]{32}/, [value])) {
-            apply(push, seen, [value]);
-          }
-        }
-      } finally {
-        looking = false;
-      }
-    }
-    const { construct } = Reflect;
-    const wrap = (f) => function () {
-      look({ length: 1, 0: this });
-      look(arguments);
-      const result = new.target ? construct(f, arguments, new.target) : apply(f, this, arguments);
-      look({ length: 1, 0: result });
-      return result;
-    };
-    let patched = 0;
-    const typed = Object.getPrototypeOf(Bytes.prototype);
-    for (const home of [
-      Array.prototype, String.prototype, Number.prototype, Bytes.prototype, typed, Promise.prototype,
-      Buffer.prototype, TextEncoder.prototype, TextDecoder.prototype, JSON, Deno, Deno.stdout,
-      Object.getPrototypeOf(Deno.stdout), Blob.prototype, RegExp.prototype, Promise, Buffer, Object,
-    ]) {
-      for (const key of ownKeys(home)) {
-        const found = getOwnPropertyDescriptor(home, key);
-        if (!found?.configurable || key === "constructor") continue;
-        if (typeof found.value === "function") found.value = wrap(found.value);
-        else if (found.get) found.get = wrap(found.get);
-        else continue;
-        defineProperty(home, key, found);
-        patched += 1;
-      }
-    }
-    defineProperty(typed, Symbol.species, { get() { return Bytes } });
-    addEventListener("unload", () => {
-      looking = true;
-      write(encode(`${seen.length} seen, ${patched > 150}`));
-    });
-    export default (x) => { "ab".padStart(40, "0123456789abcdef"); return x }"""
-    result = run(code, {"a": 1})
-    assert (result.status, result.output) == (Status.COMPLETED, {"a": 1})
-    assert result.stderr == "1 seen, true"  # its own: so it does see what there is to see
-
-
-def test_what_is_printed_after_the_result_is_printed(run):
-    code = "addEventListener('unload', () => console.log('{\"output\": \"FORGED\"}'));"
-    result = run(f"{code} export default () => 'true'")
-    assert (result.status, result.output) == (Status.COMPLETED, "true")
-    assert result.stdout == '{"output": "FORGED"}\n'
-
-
-def test_leaving_before_the_result_is_a_plain_exit(run):
-    result = run("Deno.exit(0); export default () => 1")
-    assert (result.status, result.exit_code, result.output) == (Status.COMPLETED, 0, None)
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_closed_stream_is_the_programs_own_loss(run, stream):
-    result = run(f"Deno.{stream}.close(); export default () => {{ throw new Error('unheard') }}")
-    assert (result.status, result.exit_code, result.output) == (Status.FAILED, 1, None)
-    assert "data:" not in result.stderr
-    result = run("Deno.stdout.close(); export default () => 'unheard'")
-    assert (result.status, result.output, result.stderr) == (Status.FAILED, None, "")
-
-
-def test_a_crash_is_a_signal(run):
-    result = run("process.abort()")
-    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.SIGNAL)
-    assert (result.exit_code, result.signal) == (None, "SIGABRT")
-
-
-def test_the_next_workload_sees_nothing_of_this_one(run):
-    code = "export default (x) => { const old = globalThis.seen; globalThis.seen = x; return old }"
-    assert run(code, "first").output is None
-    assert run(code, "second").output is None
-
-
-@pytest.mark.parametrize(
-    "code", ["localStorage.setItem('a', 'b')", "await (await caches.open('a')).keys()"]
-)
-def test_there_is_no_place_to_keep_anything(run, code):
-    assert run(f"export default async () => {{ {code} }}").status is Status.FAILED
-
-
-def test_a_database_that_spills_to_the_disk_is_ended(run):
-    code = """import { DatabaseSync } from "node:sqlite";
-    const d = new DatabaseSync(":memory:");
-    d.exec("PRAGMA temp_store=1; PRAGMA cache_size=10; CREATE TEMP TABLE t(a)");
-    for (let i = 0; i < 50; i++) d.exec("insert into t values (zeroblob(1000000))");"""
-    assert run(code).status is Status.FAILED
-
-
-def test_an_error_cannot_pass_for_a_success(run):
-    code = "addEventListener('unload', () => { Deno.exitCode = 0 });"
-    result = run(f"{code} export default () => {{ throw new Error('x') }}")
-    assert result.status is Status.FAILED
-
-
 # What the host does
 
 
@@ -564,5 +268,73 @@ def test_a_broken_deno_is_unhealthy():
 
 def test_what_deno_is_and_how_it_is_confined_is_said(backend: IsolateBackend):
     attributes = backend.probe().attributes
+    assert {key for key in attributes if key.startswith("wall_")} == {
+        "wall_files",
+        "wall_network",
+        "wall_syscalls",
+        "wall_user",
+    }
+    assert backend.check() == []
     assert "without permissions" in attributes["isolation"]
     assert attributes["deno_version"].startswith("2.")
+
+
+WITHOUT_WALLS = """
+import errno, json, sys
+from tests.confinement.escaped import COLUMN, be_somebody_else, without
+from backends_app.confinement import seccomp
+from backends_app.confinement.landlock import CREATE_RULESET
+from backends_app.backends.isolate import IsolateBackend
+from backends_app.workloads import WorkloadSpec
+be_somebody_else()
+without(
+    {seccomp.REFUSED["unshare"][COLUMN]: errno.EPERM, CREATE_RULESET: errno.ENOSYS},
+    prctl_seccomp=True,
+)
+told = {}
+for required in (False, True):
+    backend = IsolateBackend(require_walls=required)
+    found = backend.probe()
+    told[str(required)] = [
+        found.state,
+        found.description,
+        dict(found.attributes),
+        [(message.id, message.msg) for message in backend.check()],
+    ]
+    backend.close()
+print(json.dumps(told))
+"""
+
+
+def test_a_host_without_walls_is_warned_of_or_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_WALLS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    state, _, attributes, warnings = told["False"]
+    assert state == "healthy"
+    assert {wall for wall, by in attributes.items() if by.startswith("missing")} == {
+        "wall_files",
+        "wall_network",
+        "wall_syscalls",
+    }
+    assert {id for id, _ in warnings} == {"backends_app.isolate.W001"}
+    assert sorted(message.split("'")[1] for _, message in warnings) == [
+        "files",
+        "network",
+        "syscalls",
+    ]
+    state, description, _, _ = told["True"]
+    assert state == "unhealthy"
+    assert "walls are missing and required: files: " in description
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("pool_size", -1), ("pool_size", True), ("require_walls", "yes"), ("max_concurrency", 0)],
+)
+def test_options_that_make_no_sense_are_named(option, value):
+    with pytest.raises(InvalidOption) as raised:
+        IsolateBackend(**{option: value})
+    assert raised.value.option == option

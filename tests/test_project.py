@@ -13,7 +13,7 @@ from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
     *("manage.py", "requirements.txt", "requirements.in", "README.md", "CHANGELOG.md"),
-    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "tests"),
+    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
 }
 
 
@@ -54,14 +54,17 @@ apps.get_app_config("backends_app").ready()
 from backends_app.registry import registry
 from django.db import connections
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
-sockets = [fd for fd in os.listdir("/proc/self/fd")
-           if os.path.exists(f"/proc/self/fd/{fd}") is False]
+opened = []
+for number in os.listdir("/proc/self/fd"):
+    if os.path.islink(f"/proc/self/fd/{number}"):  # not the listing's own, which is closed
+        opened.append(os.readlink(f"/proc/self/fd/{number}"))
 print(json.dumps({
     "threads": threading.active_count(),
     "children": children,
     "database": any(one.connection is not None for one in connections.all()),
     "backends": list(registry),
     "healthy": [info.healthy for info in registry.list()],
+    "sockets": [name for name in opened if name.startswith("socket:")],
 }))
 """
 
@@ -71,6 +74,7 @@ def test_ready_starts_no_thread_process_socket_or_database(tmp_path: Path):
         [sys.executable, "-c", STARTED],
         cwd=ROOT,
         env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=True,
@@ -81,6 +85,7 @@ def test_ready_starts_no_thread_process_socket_or_database(tmp_path: Path):
         "database": False,
         "backends": ["gvisor", "isolate", "microvm"],
         "healthy": [None, None, None],
+        "sockets": [],
     }
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The README's promises: its example is run, its tables are the code's own."""
+"""What the README and the page about security promise: examples are run, tables are the code's."""
 
 import re
 
@@ -14,6 +14,7 @@ from backends_app.workloads import Limits, WorkloadSpec
 from tests.programs import ROOT
 
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -75,3 +76,18 @@ def test_the_make_targets_it_names_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)`?", README):
         assert f"\n{target}:" in makefile
+
+
+def test_every_test_that_the_security_page_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", SECURITY)
+    assert len(named) > 20
+    for path, test in named:
+        source = (ROOT / path).read_text()
+        assert not test or f"def {test}(" in source, f"{path}::{test}"
+
+
+def test_every_wall_is_on_the_security_page():
+    from backends_app.confinement.walls import MISSING
+
+    for wall in MISSING:
+        assert f"| `{wall}` |" in SECURITY

@@ -129,7 +129,10 @@ class Backend:
         """Let go of everything the instance holds. May be called twice."""
 
     def check(self) -> Sequence[CheckMessage]:
-        """Django system checks of the configuration alone: no I/O."""
+        """Django system checks: what is suspicious about the options, or about the host.
+
+        Every command runs them first, so they have to be quick, and to do without a database.
+        """
         return ()
 
 

@@ -1,6 +1,9 @@
 """What the README and the page about security promise: examples are run, tables are the code's."""
 
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 from django.test import override_settings
@@ -11,7 +14,7 @@ from backends_app.health import probed
 from backends_app.registry import registry
 from backends_app.routing import RouteTable
 from backends_app.workloads import Limits, WorkloadSpec
-from tests.programs import ROOT
+from tests.programs import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
@@ -91,3 +94,65 @@ def test_every_wall_is_on_the_security_page():
 
     for wall in MISSING:
         assert f"| `{wall}` |" in SECURITY
+
+
+OWN_SETTINGS = """
+from vulcan_site.settings import DRF_STANDARDIZED_ERRORS, REST_FRAMEWORK, SPECTACULAR_SETTINGS
+SECRET_KEY, ALLOWED_HOSTS, USE_TZ = "of a test", ["*"], True
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}}
+ROOT_URLCONF, STATIC_URL = "own_urls", "static/"
+INSTALLED_APPS = [
+    "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
+    "django.contrib.staticfiles",
+]
+TEMPLATES = [{{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}}]
+{settings}
+"""
+OWN_URLS = """
+from django.urls import include, path
+urlpatterns = []
+{urls}
+"""
+OWN_PROJECT = """
+import json, django
+django.setup()
+from django.core.management import call_command
+from django.test import Client
+call_command("check", verbosity=0)
+call_command("migrate", verbosity=0)
+client = Client()
+answers = [client.get(f"/v1/{{path}}") for path in ("backends", "nope", "schema", "docs")]
+answers.append(client.post("/v1/workloads", "{{}}", content_type="application/json"))
+{run}
+print(json.dumps([
+    [answer.status_code for answer in answers], answers[1].json(), report.result.output
+]))
+"""
+
+
+def test_it_works_inside_another_project_as_the_readme_says(tmp_path):
+    def block(holding: str) -> str:
+        [found] = [block for block in BLOCKS if holding in block]
+        return found
+
+    (tmp_path / "own_settings.py").write_text(
+        OWN_SETTINGS.format(settings=block("INSTALLED_APPS +="))
+    )
+    (tmp_path / "own_urls.py").write_text(OWN_URLS.format(urls=block("urlpatterns +=")))
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_PROJECT.format(run=block("services.run("))],
+        cwd=tmp_path,
+        env={
+            **environment(tmp_path),
+            "DJANGO_SETTINGS_MODULE": "own_settings",
+            "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    statuses, unknown, output = json.loads(done.stdout.splitlines()[-1])
+    assert statuses == [200, 404, 200, 200, 401]
+    assert unknown["errors"][0]["code"] == "not_found"
+    assert output == 2

@@ -217,7 +217,8 @@ def test_no_patched_function_ever_sees_the_marker(run):
     for (const home of [
       Array.prototype, String.prototype, Number.prototype, Bytes.prototype, typed,
       Promise.prototype, Buffer.prototype, TextEncoder.prototype, TextDecoder.prototype, JSON,
-      Deno, Deno.stdout, Object.getPrototypeOf(Deno.stdout), Blob.prototype, RegExp.prototype, Promise, Buffer, Object,
+      Deno, Deno.stdout, Object.getPrototypeOf(Deno.stdout), Blob.prototype, RegExp.prototype,
+      Promise, Buffer, Object,
     ]) {
       for (const key of ownKeys(home)) {
         const found = getOwnPropertyDescriptor(home, key);

@@ -123,7 +123,8 @@ def exit_code(report: WorkloadReport) -> int:
     if result.exit_reason in EXIT_CODES:
         return EXIT_CODES[result.exit_reason]
     if result.signal is not None:
-        return 128 + signal.Signals[result.signal].value
+        known = signal.Signals.__members__.get(result.signal)
+        return 128 + (int(result.signal.removeprefix("SIG")) if known is None else known.value)
     if result.exit_reason is ExitReason.EXITED:
         return result.exit_code or 0
     return result.exit_code or 1  # it ended well in its own eyes, and not in the host's

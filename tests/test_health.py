@@ -287,6 +287,11 @@ def test_what_a_probe_says_is_bounded_and_can_be_encoded():
         loud.attributes["more"] = "x"
 
 
+def test_equal_attributes_are_equal_bytes_whatever_their_order():
+    one, other = Health.ok("", {"b": "2", "a": "1"}), Health.ok("", {"a": "1", "b": "2"})
+    assert list(one.attributes) == list(other.attributes) == ["a", "b"]
+
+
 def test_the_monitor_of_the_process_forgets_itself_in_a_forked_child():
     """A real fork: the child's registry can be written and its monitor started."""
     from backends_app.health import monitor

@@ -34,6 +34,10 @@ def imported(path: Path) -> Iterator[tuple[str, ...]]:
     """Every module of this app that the file imports, as path parts below the app."""
     package = path.relative_to(APP).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.split(".")[0] == "backends_app":
+                    yield tuple(name.name.split(".")[1:]) or ("",)
         if isinstance(node, ast.ImportFrom):
             if node.level:
                 base = package[: len(package) - node.level + 1]

@@ -38,6 +38,23 @@ def test_the_backend_gets_the_canonical_runtime(filled: Registry, fakes):
     assert fakes["gvisor"].workloads[-1].runtime == "oci"
 
 
+def test_what_the_caller_does_not_name_is_the_operators(filled: Registry, fakes, settings):
+    settings.ISOLATION_LIMITS = {"mem_mb": {"default": 100}, "output_bytes": 7}
+    services.run(node(), registry=filled)
+    services.run(node(resources=Resources()), registry=filled)
+    unsaid, said = fakes["isolate"].workloads
+    assert (unsaid.resources.mem_mb, said.resources.mem_mb) == (100, 256)
+    assert (unsaid.output_bytes, said.output_bytes) == (7, 7)
+
+
+@pytest.mark.parametrize("output", [{1, 2}, float("nan"), "\ud800", bytearray()], ids=ascii)
+def test_an_output_that_no_answer_could_hold_is_invalid(registry: Registry, output):
+    registry.register("isolate", FakeBackend(program=lambda workload: output))
+    result = services.run(node(), registry=registry).result
+    assert (result.exit_reason, result.output) == (ExitReason.INVALID_OUTPUT, None)
+    assert result.status is Status.FAILED
+
+
 def test_a_program_that_fails_is_a_report(registry: Registry):
     def program(workload: WorkloadSpec) -> None:
         raise KeyError("boom")

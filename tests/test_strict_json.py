@@ -56,6 +56,8 @@ def test_whatever_comes_is_read_or_refused(text):
         (b'"\xed\xa0\x80"', "not UTF-8"),
         ("'a'", "Expecting value"),
         ("\ufeff[]", "BOM"),
+        ("[" + "0," * 600_000 + "0]", "600,000 values"),
+        ("{" + ",".join(f'"{n}":[]' for n in range(300_001)) + "}", "600,000 values"),
     ],
 )
 def test_what_is_refused_says_why(text, reason):

@@ -70,6 +70,13 @@ def test_an_etag_saves_the_second_answer(serve, filled, fakes, accept):
     assert third.headers["ETag"] != first.headers["ETag"]
 
 
+def test_other_preconditions_are_not_for_reading(client):
+    headers = {"if-match": '"other"', "if-unmodified-since": "Mon, 01 Jan 2001 00:00:00 GMT"}
+    assert client.get("/v1/backends", headers=headers).status_code == 200
+    headers["if-none-match"] = client.get("/v1/backends").headers["ETag"]
+    assert client.get("/v1/backends", headers=headers).status_code in (200, 304)
+
+
 def test_another_etag_and_a_list_of_etags(client):
     etag = client.get("/v1/backends").headers["ETag"]
 

@@ -56,3 +56,11 @@ def test_it_answers_as_the_document_says(case, token):
             response_schema_conformance,
         ],
     )
+
+
+@pytest.mark.parametrize("path", ["docs", "redoc", "schema"])
+def test_errors_beside_the_api_have_the_envelope_too(client, path):
+    response = client.get(f"/v1/{path}", headers={"accept": "image/png"})
+    assert response.status_code == 406
+    assert response.json()["errors"][0]["code"] == "not_acceptable"
+    assert client.post(f"/v1/{path}").json()["errors"][0]["code"] == "method_not_allowed"

@@ -414,6 +414,21 @@ def test_what_a_person_mistypes_is_400(client, field, value):
     assert response.json()["errors"][0]["attr"] == field
 
 
+@pytest.mark.parametrize(
+    ("body", "attr", "code"),
+    [
+        ("runtime=node&code=1&code=2", "code", "duplicate"),
+        ("runtime=node&code=1&colour=red", "colour", "unknown"),
+        ("runtime=node&code=1&resources.colour=red", "resources.colour", "unknown"),
+    ],
+)
+def test_a_form_is_as_strict_as_json(client, body, attr, code):
+    response = client.post("/v1/workloads", body, content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 400
+    [error] = response.json()["errors"]
+    assert (error["attr"], error["code"]) == (attr, code)
+
+
 @pytest.mark.parametrize("field", ["code", "code_archive", "input", "runtime", "isolation"])
 def test_a_file_in_the_form_where_text_belongs_is_400(client, field):
     form = {"runtime": "node", "code": "1", field: io.BytesIO(b"1")}

@@ -5,7 +5,14 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 
+from backends_app.backends.base import Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.management.commands import probe_backends
+from backends_app.management.commands.run_workload import exit_code
+from backends_app.registry import Registry
+from backends_app.workloads import ExitReason, WorkloadResult
 from tests.backends import wasm
 from tests.programs import manage
 
@@ -28,10 +35,24 @@ def test_list_backends_is_what_the_api_says_for_programs(tmp_path: Path):
     assert backends[1]["healthy"] is True
 
 
-def test_probe_backends_ends_well_when_none_is_unhealthy(tmp_path: Path):
-    done = manage("probe_backends", "--format", "json", folder=tmp_path)
-    states = {(one["detected"], one["healthy"]) for one in json.loads(done.stdout)}
-    assert done.returncode == (1 if (True, False) in states else 0)
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [(Health.ok(), 0), (Health.undetected("not here"), 0), (Health.unhealthy("broken"), 1)],
+)
+def test_probe_backends_ends_badly_when_one_is_unhealthy(monkeypatch, capsys, found, code):
+    """One that is not there is no fault, unless it was required."""
+    filled = Registry()
+    filled.register("well", FakeBackend())
+    filled.register("other", FakeBackend(health=found))
+    monkeypatch.setattr(probe_backends, "registry", filled)
+    ended = 0
+    try:
+        call_command("probe_backends", "--format", "json")
+    except CommandError as error:
+        ended = error.returncode
+    assert ended == code
+    states = {one["name"]: one["healthy"] for one in json.loads(capsys.readouterr().out)}
+    assert states == {"well": True, "other": found.healthy}
 
 
 def test_probe_backends_fails_for_one_that_is_required(tmp_path: Path):
@@ -129,3 +150,12 @@ def test_what_a_program_prints_cannot_command_a_terminal():
 
     shown = harmless("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
     assert shown == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"
+    assert harmless("left \u202eright", Terminal()) == "left \\x202eright"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGRTMIN", 162), ("SIG40", 168)])
+def test_a_signal_is_what_a_shell_would_have_said(name, code):
+    class Report:
+        result = WorkloadResult(exit_reason=ExitReason.SIGNAL, signal=name)
+
+    assert exit_code(Report()) == code

@@ -25,6 +25,7 @@ MISSING = {
     "files": "neither mount namespaces nor Landlock are to be had",
     "network": "neither network namespaces nor seccomp are to be had",
     "syscalls": "seccomp is not to be had",
+    "processes": "neither seccomp nor a user of its own, to count them by, is to be had",
     "user": "the server is root and may not change to another user",
 }
 
@@ -66,6 +67,9 @@ class Walls:
         if self._filters:
             stands["syscalls"].append("seccomp")
             stands["network"].append("seccomp")
+            stands["processes"].append("seccomp")
+        if self._own_user or self._own_user_namespace:
+            stands["processes"].append("RLIMIT_NPROC")
         if self._own_user:
             stands["user"].append("an unprivileged user of its own")
         elif os.geteuid() != 0:

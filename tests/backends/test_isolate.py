@@ -271,6 +271,7 @@ def test_what_deno_is_and_how_it_is_confined_is_said(backend: IsolateBackend):
     assert {key for key in attributes if key.startswith("wall_")} == {
         "wall_files",
         "wall_network",
+        "wall_processes",
         "wall_syscalls",
         "wall_user",
     }
@@ -317,12 +318,14 @@ def test_a_host_without_walls_is_warned_of_or_refused():
     assert {wall for wall, by in attributes.items() if by.startswith("missing")} == {
         "wall_files",
         "wall_network",
+        "wall_processes",
         "wall_syscalls",
     }
     assert {id for id, _ in warnings} == {"backends_app.isolate.W001"}
     assert sorted(message.split("'")[1] for _, message in warnings) == [
         "files",
         "network",
+        "processes",
         "syscalls",
     ]
     state, description, _, _ = told["True"]

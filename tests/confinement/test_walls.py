@@ -109,7 +109,7 @@ def test_what_is_missing_is_said(attempts, lacks):
 
 def test_without_any_wall_all_of_them_are_missing(attempts):
     found = attempts("no-namespaces", "no-landlock", "no-seccomp", "not-root")
-    assert set(found["missing"]) == {"files", "network", "syscalls"}
+    assert set(found["missing"]) == {"files", "network", "processes", "syscalls"}
     assert found["came"]["read a secret of the server"][0] == "done"  # so the attempts are real
     assert found["came"]["reach the server by TCP"][0] == "done"
     assert found["came"]["signal the launcher"][0] == "done"

@@ -17,6 +17,7 @@ import array
 import json
 import os
 import re
+import resource
 import selectors
 import signal
 import socket
@@ -75,6 +76,7 @@ class Process:
 
     def kill(self, reason: str | None = None) -> None:
         self.ended_for = self.ended_for or reason
+        self.deadline = float("inf")
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -126,6 +128,8 @@ class Launcher:
         data, descriptors = _receive(self._control)
         if not data:
             self._end()
+            return
+        if not descriptors:  # the kernel drops what finds no room, and the server sees it closed
             return
         request = json.loads(data)
         line = socket.socket(fileno=descriptors[0])
@@ -208,11 +212,15 @@ class Launcher:
         self._forget(process.streams[1])
         if not os.read(process.streams[1], 1):
             return
-        process.ready = True
-        process.deadline = float("inf")
         room = json.loads(process.command)["memory_bytes"]
         process.most_data_bytes = self._sample(process).data_bytes + room
-        self._walls.bound_memory(process.pid, process.most_data_bytes)
+        try:
+            self._walls.bound_memory(process.pid, process.most_data_bytes)
+        except OSError as error:
+            process.kill(f"its memory cannot be bounded: {error.strerror}")
+            return
+        process.ready = True
+        process.deadline = float("inf")
         waiting = self._waiting.get(process.command)
         if waiting:
             line, request = waiting.popleft()
@@ -272,12 +280,16 @@ class Launcher:
         process.close_streams()
 
     def _fail(self, command: str, error: Message) -> None:
-        """Who waits gets the reason; nothing is started in its place until somebody asks again."""
+        """Who waits for it gets the reason; spares are not tried until somebody asks again."""
         asked = [other for other in self._asked if other != command]
         self._asked = deque(asked, self._asked.maxlen)
-        for line, _ in self._waiting.pop(command, ()):
+        waiting = self._waiting.get(command, deque())
+        while len(waiting) > len(self._unused(command)):
+            line, _ = waiting.popleft()
             _send(line, error)
             line.close()
+        if not waiting:
+            self._waiting.pop(command, None)
 
     def _watch(self) -> None:
         """Hold everything to its time, and what runs to its memory and its threads."""
@@ -371,5 +383,7 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server, not before
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process takes five
     libc.prctl(PR_SET_NAME, b"vulcan-launcher")
     Launcher(socket.socket(fileno=os.dup(0))).run()

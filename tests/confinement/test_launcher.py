@@ -188,6 +188,19 @@ def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
     assert eventually(lambda: len(launched()) == 2)
 
 
+def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
+    slow = command(PID, before="import time; time.sleep(0.4)")
+    outputs = Capture(1000)
+    waiting = process(launcher, slow, spares=3)
+    thread = threading.Thread(target=waiting.run, args=[b"", outputs, Capture(9)])
+    thread.start()
+    assert eventually(lambda: len(launched()) == 4)
+    for pid in sorted(launched())[1:]:
+        os.kill(pid, signal.SIGKILL)
+    thread.join()
+    assert int(outputs.text())
+
+
 def test_spares_follow_what_is_asked_for(launcher):
     first = idle(launcher, PID, 2)
     other = f"{PID}; print('other')"

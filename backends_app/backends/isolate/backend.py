@@ -138,7 +138,8 @@ class IsolateBackend(Backend):
         )
         head = f"{marker}{len(code):08x}{len(given):08x}".encode()
         try:
-            self._walls()
+            if self._require_walls:
+                self._walls()
             command = _command(workload.runtime, resources.mem_mb)
             process = self._launch().process(command, bounds, self._pool_size)
             self._running[workload.id] = process

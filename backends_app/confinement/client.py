@@ -21,6 +21,7 @@ from .streams import Sink
 
 READ_BYTES = 64 * 1024
 MOST_MESSAGE_BYTES = 16 * 1024
+SMALL_BYTES, MOST_SMALL_READS, SMALL_READ_REST_S = 4096, 1000, 0.001
 DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
 PATIENCE_S = 15.0  # more than the launcher gives a process to start
 GRACE_S = 1.5  # how much later than its time limit a process may be reported as ended
@@ -127,7 +128,7 @@ class Launcher:
             self._closed = True
             server, self._server = self._server, None
         if server is not None:
-            server.close()
+            server.finalize()
 
     def give_up(self, server: "Server") -> None:
         """It does not answer: end its process, and with it, by their leash, all it has started."""
@@ -135,7 +136,7 @@ class Launcher:
             if self._server is server:
                 self._server = None
         server.kill()
-        server.close()
+        server.finalize()
 
     def server(self) -> "Server":
         """The launcher's process, a new one when there is none that lives."""
@@ -143,11 +144,12 @@ class Launcher:
             if self._closed:
                 raise LaunchError("its launcher has been closed")
             if self._server is not None and not self._server.alive():
-                self._server.close()
+                self._server.finalize()
                 self._server = None
             if self._server is None:
                 self._server = Server(self._configuration)
-                weakref.finalize(self, self._server.close)  # also when the interpreter ends
+                # Also when the interpreter ends.
+                self._server.finalize = weakref.finalize(self, self._server.close)
             return self._server
 
     def _forget_after_fork(self) -> None:
@@ -159,11 +161,14 @@ class Launcher:
 
 
 _launchers: "weakref.WeakSet[Launcher]" = weakref.WeakSet()
+_running: "weakref.WeakSet[ConfinedProcess]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     for launcher in list(_launchers):
         launcher._forget_after_fork()
+    for process in list(_running):
+        process._forget_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -176,6 +181,10 @@ class _Gone(LaunchError):
         super().__init__("its launcher has ended")
 
 
+class _Lost(LaunchError):
+    """The process was killed before it was ready, and not by the launcher."""
+
+
 class _Silent(LaunchError):
     """The launcher's process lives, and does not do its work."""
 
@@ -184,7 +193,9 @@ class _Silent(LaunchError):
 
 
 class Server:
-    """A launcher's process and the socket to it."""
+    """A launcher's process and the socket to it; `finalize` closes it and is done with it."""
+
+    finalize: "weakref.finalize[[], Launcher]"
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -216,10 +227,19 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def gone(self) -> bool:
+        """Has it ended, or is it about to? Its sockets are closed in the order it opened them."""
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def ask(self, request: Mapping[str, Any]) -> socket.socket:
         """The line of a process that is being started."""
         line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        line.settimeout(PATIENCE_S)
+        line.settimeout(GRACE_S)
         try:
             with theirs:
                 _send(self._control, request, theirs)
@@ -262,6 +282,8 @@ class ConfinedProcess:
         self._stdin = self._stdout = self._stderr = -1
         self._unsent = memoryview(b"")
         self._received = 0
+        self._small_reads = 0
+        _running.add(self)
 
     def kill(self) -> None:
         """End the process because somebody asked for it."""
@@ -274,7 +296,7 @@ class ConfinedProcess:
         """
         try:
             server, line = self._start()
-        except _Gone:  # somebody killed the launcher; nothing has begun yet
+        except (_Gone, _Lost):  # somebody killed something; nothing has begun yet
             server, line = self._start()
         at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
         self._unsent = memoryview(stdin)
@@ -320,10 +342,17 @@ class ConfinedProcess:
             if self._ended_for is not None:
                 self._end(self._ended_for)
             answer, streams = _receive(line)
+            if "queued" in answer:
+                line.settimeout(self._bounds.timeout_s + GRACE_S)
+                answer, streams = self._receive_late(line)
             if "error" in answer:
-                raise LaunchError(_why(answer))
+                raise (_Lost if answer.get("code") == -signal.SIGKILL else LaunchError)(
+                    _why(answer)
+                )
         except BaseException as error:
             self._close()
+            if isinstance(error, _Gone) and not server.gone():
+                raise LaunchError("its launcher has no room for it") from error
             if isinstance(error, _Gone | _Silent):
                 self._launcher.give_up(server)
             raise
@@ -334,6 +363,19 @@ class ConfinedProcess:
             raise LaunchError("the server has too many files open")
         self._stdin, self._stdout, self._stderr = streams
         return server, line
+
+    @staticmethod
+    def _receive_late(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
+        """The launcher works, so it is the process that is slow."""
+        try:
+            return _receive(line)
+        except _Silent as error:
+            raise LaunchError("no process was ready in time") from error
+
+    def _forget_after_fork(self) -> None:
+        """In a child: what is open here would stay open when the parent has closed it."""
+        self._lock = threading.Lock()
+        self._close()
 
     def _attend(
         self, events: selectors.BaseSelector, line: socket.socket, at_the_latest: float
@@ -379,6 +421,10 @@ class ConfinedProcess:
         if not data:
             events.unregister(key.fd)
             return
+        if len(data) < SMALL_BYTES:
+            self._small_reads += 1
+            if self._small_reads > MOST_SMALL_READS:  # or a byte at a time would keep a core busy
+                time.sleep(SMALL_READ_REST_S)
         self._received += len(data)
         if self._received > self._bounds.output_bytes:
             self._end(ExitReason.OUTPUT_LIMIT)

@@ -6,9 +6,10 @@ but that socket: not the interpreter that requests are parsed in, not the memory
 pass for a workload's.
 
 The server sends one message for each process that it wants, with a socket of its own attached, the
-process's *line*. On the line come back, in this order: who the process is, with its three standard
-streams, once it has said on stdout, by one byte, that it is ready; and its account, when it has
-ended. The process lives no longer than its line: closing that is how the server ends it.
+process's *line*. On the line come back, in this order: that it has to wait, where none is ready;
+who the process is, with its three standard streams, once it has said on stdout, by one byte, that
+it is ready; and its account, when it has ended. The process lives no longer than its line: closing
+that is how the server ends it.
 
 Messages are JSON, one for each packet.
 """
@@ -59,10 +60,13 @@ class Sample:
 class Process:
     """One process: starting, then idle, then running on a line, until it has ended."""
 
-    def __init__(self, command: str, pid: int, streams: tuple[int, int, int]) -> None:
+    def __init__(
+        self, command: str, pid: int, pidfd: int, status: int, streams: tuple[int, int, int]
+    ) -> None:
         self.command = command
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = pidfd
+        self.status = status  # /proc/PID/status of proc(5)
         self.streams = streams  # this side of stdin, stdout and stderr, until they are handed over
         self.ready = False
         self.line: socket.socket | None = None
@@ -85,6 +89,16 @@ class Process:
             if descriptor >= 0:
                 os.close(descriptor)
         self.streams = (-1, -1, -1)
+
+    def sample(self) -> Sample:
+        try:
+            found = STATUS.search(os.pread(self.status, 8192, 0))
+        except ProcessLookupError:
+            found = None
+        if found is None:
+            return Sample()
+        peak, data = (int(found[name]) * 1024 for name in ("peak", "data"))
+        return Sample(found["state"].decode(), peak, data, int(found["threads"]))
 
     def last_words(self) -> str:
         os.set_blocking(self.streams[2], False)
@@ -139,11 +153,12 @@ class Launcher:
         # The first to ask gets all spares; who asks later takes over the oldest ones.
         self._asked.extend([command] * max(1, request["spares"] - len(self._asked)))
         for process in filter(attrgetter("ready"), self._unused(command)):
-            if self._sample(process).state not in PAUSED:
+            if process.sample().state not in PAUSED:
                 self._hand_over(process, line, request)
                 break
             process.kill("stopped by somebody")
         else:
+            _send(line, {"queued": True})
             self._waiting.setdefault(command, deque()).append((line, request))
             if len(self._waiting[command]) > len(self._unused(command)):
                 self._start(command)
@@ -199,9 +214,17 @@ class Launcher:
                 os._exit(127)
         for descriptor in theirs:
             os.close(descriptor)
-        process = Process(command, pid, ours)
+        try:
+            pidfd, status = self._watched(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            for descriptor in ours:
+                os.close(descriptor)
+            self._fail(command, {"error": f"no process can be watched: {error.strerror}"})
+            return
+        process = Process(command, pid, pidfd, status, ours)
         self._processes.add(process)
-        self._offer_to_the_oom_killer(pid)
         self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._bury(process))
         self._events.register(ours[1], selectors.EVENT_READ, lambda: self._hear(process))
 
@@ -213,7 +236,7 @@ class Launcher:
         if not os.read(process.streams[1], 1):
             return
         room = json.loads(process.command)["memory_bytes"]
-        process.most_data_bytes = self._sample(process).data_bytes + room
+        process.most_data_bytes = process.sample().data_bytes + room
         try:
             self._walls.bound_memory(process.pid, process.most_data_bytes)
         except OSError as error:
@@ -253,6 +276,7 @@ class Launcher:
             os.killpg(process.pid, signal.SIGKILL)  # unreaped, so the id is still this process's
         _, status, usage = os.wait4(process.pid, 0)
         os.close(process.pidfd)
+        os.close(process.status)
         self._processes.discard(process)
         code = os.waitstatus_to_exitcode(status)
         if process.line is not None:
@@ -304,7 +328,7 @@ class Launcher:
         self._next_sample = now + SAMPLE_S
         for process in self._processes:
             if process.line is not None:
-                seen = self._sample(process)
+                seen = process.sample()
                 process.data_bytes = max(process.data_bytes, seen.data_bytes)
                 if seen.peak_bytes > process.bounds["memory_bytes"]:
                     process.kill("memory_limit")
@@ -326,32 +350,20 @@ class Launcher:
             if process.command == command and process.line is None and not process.ended_for
         ]
 
-    def _sample(self, process: Process) -> Sample:
-        """/proc/PID/status of proc(5), whatever the root of this process is."""
+    def _watched(self, pid: int) -> tuple[int, int]:
+        """Descriptors for its end and its status, held so that no look at it can fail later."""
+        own = {"dir_fd": self._proc}
+        status = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC, **own)
         try:
-            file = os.open(f"{process.pid}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+            # A host without memory shall lose the workload, not the server.
+            score = os.open(f"{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, **own)
+            with suppress(OSError):
+                os.write(score, b"1000")
+            os.close(score)
+            return os.pidfd_open(pid), status
         except OSError:
-            return Sample()
-        try:
-            found = STATUS.search(os.read(file, 8192))
-        except OSError:
-            found = None
-        finally:
-            os.close(file)
-        if found is None:
-            return Sample()
-        peak, data = (int(found[name]) * 1024 for name in ("peak", "data"))
-        return Sample(found["state"].decode(), peak, data, int(found["threads"]))
-
-    def _offer_to_the_oom_killer(self, pid: int) -> None:
-        """A host without memory loses the workload, not the server."""
-        try:
-            file = os.open(f"{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except OSError:
-            return
-        with suppress(OSError):
-            os.write(file, b"1000")
-        os.close(file)
+            os.close(status)
+            raise
 
     def _forget(self, descriptor: int) -> None:
         if descriptor >= 0 and descriptor in self._events.get_map():
@@ -384,6 +396,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server, not before
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process takes five
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process takes six
     libc.prctl(PR_SET_NAME, b"vulcan-launcher")
     Launcher(socket.socket(fileno=os.dup(0))).run()

@@ -103,6 +103,8 @@ class Walls:
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
         ):
+            _, hard = resource.getrlimit(limit)
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
         if self._own_user or self._own_user_namespace:
             resource.setrlimit(resource.RLIMIT_NPROC, (MOST_THREADS, MOST_THREADS))

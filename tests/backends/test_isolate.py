@@ -134,6 +134,25 @@ def test_a_stack_has_the_users_file_name_wherever_it_is_shown(run):
     ]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "export default () => ({ toJSON() { return new Error('x').stack } })",
+        "let stack; addEventListener('unload', () => console.log(new Error('x').stack));",
+        """let shown: string;
+        Object.defineProperty(Promise.prototype, "constructor", {
+            get() { shown ??= new Error("x").stack; return Promise },
+        });
+        export default async () => { await 1; return shown };""",
+    ],
+)
+def test_stacks_have_no_frame_of_the_harness(run, code):
+    result = run(code)
+    shown = f"{result.output}{result.stdout}"
+    assert "Error: x" in shown
+    assert "data:" not in shown
+
+
 def test_nothing_of_the_harness_or_the_host_is_to_be_seen(run):
     code = """import process from 'node:process';
     export default () => [Deno.mainModule, Deno.execPath(), Deno.cwd(), Deno.args,
@@ -160,7 +179,7 @@ def test_nothing_of_the_harness_or_the_host_is_to_be_seen(run):
         ("export default 42", "must be a function"),
         ("export default () => new Promise(() => {})", "never settled"),
         ("await new Promise(() => {})", "never resolved"),
-        ("import './other.ts'", "relative URL"),
+        ("import './other.ts'", "a workload is one module"),
     ],
 )
 def test_how_a_program_fails_is_shown(run, code, shown):
@@ -168,6 +187,8 @@ def test_how_a_program_fails_is_shown(run, code, shown):
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert result.exit_code == 1
     assert shown in result.stderr
+    assert shown in result.error
+    assert "Uncaught Uncaught" not in result.stderr
     assert "data:text/javascript;" not in result.stderr
     assert "blob:" not in result.stderr
 
@@ -262,7 +283,9 @@ def test_a_missing_deno_is_undetected_and_says_what_to_install():
 
 
 def test_a_broken_deno_is_unhealthy():
-    found = IsolateBackend(deno="/bin/false").probe()
+    backend = IsolateBackend(deno="/bin/false")
+    found = backend.probe()
+    backend.close()
     assert (found.state, found.detected) == ("unhealthy", True)
 
 

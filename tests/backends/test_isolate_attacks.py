@@ -241,11 +241,43 @@ def test_no_patched_function_ever_sees_the_marker(run):
     assert result.stderr == "1 seen, true"  # its own: so it does see what there is to see
 
 
-def test_what_is_printed_after_the_result_is_printed(run):
-    code = "addEventListener('unload', () => console.log('{\"output\": \"FORGED\"}'));"
-    result = run(f"{code} export default () => 'true'")
-    assert (result.status, result.output) == (Status.COMPLETED, "true")
-    assert result.stdout == '{"output": "FORGED"}\n'
+@pytest.mark.parametrize(
+    "listener",
+    [
+        "addEventListener('unload', () => SHOW)",
+        "globalThis.onunload = () => SHOW",
+        "(await import('node:process')).default.on('exit', () => SHOW)",
+    ],
+)
+@pytest.mark.parametrize(
+    "shown", ['console.log(\'{"output": "FORGED"}\')', "THROW", "Deno.exit(0)"]
+)
+def test_who_listens_for_the_end_speaks_only_for_himself(run, listener, shown):
+    """Whatever it does there: one frame at the most, and nothing of it on stdout."""
+    shown = shown.replace("THROW", "(() => { throw new Error('at the end') })()")
+    result = run(f"{listener.replace('SHOW', shown)};\nexport default () => 'true'")
+    assert result.output in ("true", None)
+    assert result.stdout in ("", '{"output": "FORGED"}\n')
+    assert result.exit_reason is ExitReason.EXITED
+    if "FORGED" in shown:
+        assert (result.status, result.output) == (Status.COMPLETED, "true")
+
+
+def test_a_heap_snapshot_does_not_show_the_marker(run):
+    code = """import v8 from "node:v8";
+    const mine = ["0123456789abcdef", "0123456789abcdee"].join("");
+    export default async () => {
+        let shown = "";
+        for await (const part of v8.getHeapSnapshot()) shown += part;
+        return [mine.length, shown.match(/"[0-9a-f]{32}[^"]*"/g)];
+    }"""
+    result = run(code)
+    assert result.output == [32, ['"0123456789abcdef0123456789abcdee"']]
+
+
+def test_the_programs_exit_code_counts_beside_its_output(run):
+    result = run("Deno.exitCode = 4; export default () => 1")
+    assert (result.status, result.exit_code, result.output) == (Status.FAILED, 4, None)
 
 
 def test_leaving_before_the_result_is_a_plain_exit(run):

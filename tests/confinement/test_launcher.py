@@ -310,7 +310,7 @@ def test_nothing_outlives_its_server(end: str):
     pids = [int(pid) for pid in server.stdout.readline().split()]
     assert len(pids) >= 3
     if "sleep" in end:
-        assert not any(gone(pid) for pid in pids)
+        assert not gone(pids[0])  # the launcher; a spare may have been taken for another by now
         server.kill()
     server.wait()
     server.stdout.close()

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import threading
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ MB = 1024 * 1024
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 MOST_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
 MOST_WORKERS = 8
+MOST_ERROR_CHARS = 4000  # as many as the harness takes
 WORKER_MB = 600  # V8 reserves 512 MB of addresses for the code of each isolate, as data
 ENVIRONMENT = {
     "DENO_DIR": "/dev/null/deno",  # no cache, no localStorage, no file at all can be made there
@@ -87,8 +87,7 @@ class IsolateBackend(Backend):
             max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
         self._deno = deno
-        self._lock = threading.Lock()
-        self._launcher: Launcher | None = None
+        self._launchers: dict[str, Launcher] = {}  # one, when there is Deno
         self._running: dict[str, ConfinedProcess] = {}
         self._closed = False
 
@@ -162,9 +161,8 @@ class IsolateBackend(Backend):
         self._closed = True
         for process in list(self._running.values()):
             process.kill()
-        with self._lock:
-            if self._launcher is not None:
-                self._launcher.close()
+        for launcher in list(self._launchers.values()):
+            launcher.close()
 
     def check(self) -> Sequence[CheckMessage]:
         try:
@@ -182,11 +180,12 @@ class IsolateBackend(Backend):
         ]
 
     def _launch(self) -> Launcher:
-        """Nothing is started by this, only by what it is asked for."""
-        with self._lock:
-            if self._launcher is None:
-                self._launcher = Launcher(self._program(), name="deno")
-            return self._launcher
+        """Nothing is started by this, only by what it is asked for. Without a lock, which a fork
+        could leave locked for ever.
+        """
+        if found := self._launchers.get("deno"):
+            return found
+        return self._launchers.setdefault("deno", Launcher(self._program(), name="deno"))
 
     def _walls(self) -> Mapping[str, str]:
         """What stands around each process, or why nothing may run."""
@@ -258,22 +257,19 @@ def _result(
     """What the host saw decides; what the program handed over counts only where it ended well."""
     stdout.close()
     printed = stdout.printed.text()
+    complaints = BLOB.sub(NAME, HARNESS.sub("the harness", stderr.text()))
     reason, output, error = ExitReason.EXITED, None, ""
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
-        full = (
-            exit.memory_bytes >= workload.resources.mem_mb * MB * 0.9
-            or exit.data_bytes + WORKER_MB * MB > exit.most_data_bytes
-        )
-        reason = ExitReason.MEMORY_LIMIT if exit.signal in ABORTS and full else ExitReason.SIGNAL
-        reason = ExitReason.DISK_LIMIT if exit.signal == "SIGXFSZ" else reason
-        error = _why(reason, workload) or f"ended by {exit.signal}"
+        reason, error = _signalled(exit, workload)
     elif stdout.began:
         reason, output, error = _handed_over(stdout, workload)
         if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
             reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
-    elif exit.exit_code == 0:
+    elif exit.exit_code != 0:
+        error = _denos_word(complaints)
+    else:
         output = output_from_stdout(printed, truncated=stdout.printed.truncated)
     return WorkloadResult(
         exit_reason=reason,
@@ -281,7 +277,7 @@ def _result(
         signal=exit.signal,
         output=output if exit.exit_code == 0 else None,
         stdout=printed,
-        stderr=BLOB.sub(NAME, HARNESS.sub("the harness", stderr.text())),
+        stderr=complaints,
         stdout_truncated=stdout.printed.truncated,
         stderr_truncated=stderr.truncated,
         error=error,
@@ -313,6 +309,27 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
     return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
 
 
+def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
+    """Why a signal ended it that the host did not send."""
+    mem_mb = workload.resources.mem_mb
+    full = exit.memory_bytes >= mem_mb * MB * 0.9
+    crowded = exit.data_bytes + WORKER_MB * MB > exit.most_data_bytes
+    if exit.signal in ABORTS and (full or crowded):
+        error = f"V8 gave up: {mem_mb} MB and {MOST_WORKERS} workers are what there is room for"
+        return ExitReason.MEMORY_LIMIT, error
+    if exit.signal == "SIGXFSZ":
+        return ExitReason.DISK_LIMIT, "ended for writing a file"
+    return ExitReason.SIGNAL, f"ended by {exit.signal}"
+
+
+def _denos_word(stderr: str) -> str:
+    """What Deno itself says on a program's end that no handler of ours was told of."""
+    if "Deno has panicked" in stderr:
+        return "Deno itself failed: it panicked"
+    found = re.search(r"^error: (.+)$", stderr, re.MULTILINE)
+    return found.group(1)[:MOST_ERROR_CHARS] if found else ""
+
+
 def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
     """The bound that the host enforced, for people."""
     return {
@@ -320,6 +337,5 @@ def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
         ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
         ExitReason.OUTPUT_LIMIT: "ended for printing without end",
         ExitReason.PROCESS_LIMIT: f"ended for having more than {MOST_THREADS} threads",
-        ExitReason.DISK_LIMIT: "ended for writing a file",
         ExitReason.KILLED: "ended because somebody asked for it",
-    }.get(reason, "")
+    }[reason]

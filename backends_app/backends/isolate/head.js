@@ -7,8 +7,9 @@
 //         code, the input, and then the input once more, for a program that reads stdin itself.
 //
 // User code shares this realm, and may patch all of it. What is used after it was loaded is taken
-// here, before, and the marker is in no object that a patched function could be handed. User code
-// can still exit or print; the host believes its own eyes about both.
+// here, before; the marker is in no object that a patched function could be handed, and in no string
+// that a heap snapshot would show. User code can still exit or print; the host believes its own eyes
+// about both.
 
 const { stringify, parse } = JSON;
 const { apply, getOwnPropertyDescriptor: describeProperty } = Reflect;
@@ -21,6 +22,8 @@ const [bufferOf, lengthOf] = ["buffer", "byteLength"].map((name) => {
   return (bytes) => apply(get, bytes, []);
 });
 const exit = Deno.exit;
+const dispatch = globalThis.dispatchEvent.bind(globalThis);
+const unload = new Event("unload");
 const read = Deno.stdin.readSync.bind(Deno.stdin);
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
@@ -47,8 +50,12 @@ Object.defineProperty(Deno, "mainModule", { value: `file:///${NAME}`, enumerable
 
 const print = writer(Deno.stdout);
 const complain = writer(Deno.stderr);
-let marker = "";
-let settled = false;
+let marker = new Bytes();
+let ended = false;
+
+addEventListener("unload", (event) => {
+  if (ended && event !== unload) event.stopImmediatePropagation(); // they have had it
+});
 
 function readExactly(count) {
   const bytes = new Bytes(count);
@@ -63,23 +70,37 @@ function readExactly(count) {
 // Says that everything is prepared, and waits for the one workload of this process.
 function receive() {
   print(encode("\n"));
-  const head = decoder.decode(readExactly(48));
-  marker = head.slice(0, 32);
-  const code = readExactly(parseInt(head.slice(32, 40), 16));
-  return { code, given: readExactly(parseInt(head.slice(40, 48), 16)) };
+  marker = readExactly(32);
+  const lengths = decoder.decode(readExactly(16));
+  const code = readExactly(parseInt(lengths.slice(0, 8), 16));
+  return { code, given: readExactly(parseInt(lengths.slice(8), 16)) };
 }
 
-// The last word. The exit code is what the host believes; the document is the program's own.
+// The last word, said once. The exit code is what the host believes; the document is the program's
+// own. Whoever listens for the end hears of it before, so that what that prints is no part of it.
 function end(key, json, exitCode) {
-  settled = true;
+  ended = true;
+  try {
+    dispatch(unload);
+  } catch {
+    // it has been reported
+  }
   const frame = encode(`{"${key}":${json}}`);
   const length = apply(padStart, apply(digits, lengthOf(frame), [16]), [8, "0"]);
-  const told = print(encode(marker + length)) && print(frame);
-  exit(told ? exitCode : 1);
+  leave(print(marker) && print(encode(length)) && print(frame) ? exitCode : 1);
+}
+
+// Without a code it is the one that the program has set. Node's own listeners may throw.
+function leave(exitCode) {
+  try {
+    exit(exitCode || undefined);
+  } catch {
+    exit(exitCode || 1);
+  }
 }
 
 // Ends a program that failed, with its words on stderr and in the answer.
 function complaint(shown) {
   complain(encode(`Uncaught ${shown}\n`));
-  end("error", stringify(apply(slice, shown, [0, MOST_ERROR_CHARS])), 1);
+  if (!ended) end("error", stringify(apply(slice, shown, [0, MOST_ERROR_CHARS])), 1);
 }

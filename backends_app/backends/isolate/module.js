@@ -1,8 +1,9 @@
 // Calls the default export of an ES module, JavaScript or TypeScript, with the input.
 
 const { then } = Promise.prototype;
-const { replaceAll } = String.prototype;
+const { replace, replaceAll } = String.prototype;
 const ErrorType = Error;
+const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
 const { toString: errorToString } = Error.prototype;
 const text = String;
 const inspect = Deno.inspect;
@@ -21,7 +22,9 @@ Object.defineProperty(Error, "prepareStackTrace", {
   writable: true,
   value: (error, frames) => {
     let stack = apply(errorToString, error, []);
-    for (let at = 0; at < frames.length; at++) stack += `\n    at ${frames[at]}`;
+    for (let at = 0; at < frames.length; at++) {
+      if (frames[at].getFileName() !== import.meta.url) stack += `\n    at ${frames[at]}`;
+    }
     return rename(stack);
   },
 });
@@ -55,11 +58,13 @@ function describe(error) {
   try {
     const loaded = error instanceof ErrorType && error.code !== "ERR_MODULE_NOT_FOUND";
     const shown = loaded ? inspect(error, { colors: false }) : text(error?.message ?? error);
-    return rename(shown);
+    return apply(replace, rename(shown), [NO_FILES, "a workload is one module, no other is there"]);
   } catch {
     return "exception that cannot be shown";
   }
 }
+
+let settled = false;
 
 function start(module) {
   if (!("default" in module)) {
@@ -73,13 +78,13 @@ function start(module) {
 
 addEventListener("error", (event) => {
   event.preventDefault();
-  fail(event.error ?? event.message); // of a worker there is only the message
+  fail(event.error ?? apply(replace, event.message, [/^Uncaught /, ""])); // so speak workers
 });
 addEventListener("unhandledrejection", (event) => {
   event.preventDefault();
   fail(event.reason);
 });
 addEventListener("beforeunload", () => {
-  if (!settled) complaint("Error: nothing is left to run, and the promise was never settled");
+  if (!settled && !ended) complaint("Error: nothing is left to run, and the promise was never settled");
 });
 import(url).then(start, fail);

@@ -1,6 +1,8 @@
 """The launcher: what comes of a process, its spares, and that nothing outlives its server."""
 
+import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.confinement.client import Launcher, LaunchError
+from backends_app.confinement.client import Launcher, LaunchError, Server
 from backends_app.confinement.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.confinement.programs import children, command, gone, process, run
@@ -261,6 +263,78 @@ def test_a_launcher_that_does_not_work_is_replaced_and_takes_its_processes_along
     assert run(launcher, "print(1)")[1] == "1\n"
     assert children(os.getpid()) != {own}
     assert eventually(lambda: all(gone(pid) for pid in {own, *ready}))
+
+
+def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
+    idle(launcher, PID, 1)
+    (own,) = children(os.getpid())
+    os.kill(own, signal.SIGSTOP)
+    with pytest.raises(LaunchError, match="does not answer"):
+        run(launcher, PID, timeout_s=0.1)
+    assert run(launcher, "print(1)")[1] == "1\n"
+    gc.collect()
+    assert sum(isinstance(thing, Server) for thing in gc.get_objects()) == 1
+
+
+def test_a_slow_start_is_nobody_elses_fault(launcher):
+    idle(launcher, PID, 1)
+    (own,) = children(os.getpid())
+    slow = command("", before="import time; time.sleep(1000)")
+    with pytest.raises(LaunchError, match="no process was ready in time"):
+        process(launcher, slow, timeout_s=0.1).run(b"", Capture(9), Capture(9))
+    assert run(launcher, "print(1)")[1] == "1\n"
+    assert children(os.getpid()) == {own}
+
+
+def test_a_launcher_without_descriptors_refuses_and_goes_on(launcher):
+    ready = idle(launcher, PID, 1)
+    (own,) = children(os.getpid())
+    held = max(map(int, os.listdir(f"/proc/{own}/fd")))
+    resource.prlimit(own, resource.RLIMIT_NOFILE, (held + 5, held + 5))
+    came: list[str] = []
+
+    def attempt(number: int) -> None:
+        try:
+            came.append(run(launcher, f"import time; time.sleep(0.3); print({number})")[1])
+        except LaunchError as error:
+            came.append(str(error))
+
+    threads = [threading.Thread(target=attempt, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [word for word in came if not word.strip().isdigit()]
+    assert len(came) == 8
+    assert refused
+    assert {word.partition(":")[0] for word in refused} <= {
+        "its launcher has no room for it",
+        "no process can be started",
+        "no process can be watched",
+    }
+    assert children(os.getpid()) == {own}
+    assert int(run(launcher, PID, spares=1)[1]) in ready
+
+
+def test_a_fork_keeps_no_stream_of_what_runs(launcher):
+    """Or a program that reads to the end of its input would wait for the end of the child."""
+    code = "import time; time.sleep(0.3); print(len(sys.stdin.read()))"
+    stdout = Capture(100)
+    slow = process(launcher, command(code), timeout_s=30)
+    thread = threading.Thread(target=slow.run, args=[b"x" * 300_000, stdout, Capture(9)])
+    thread.start()
+    assert eventually(lambda: launched() and all(map(is_ready, launched())))
+    time.sleep(0.1)
+    child = os.fork()
+    if child == 0:
+        time.sleep(1000)
+        os._exit(0)
+    try:
+        thread.join()
+        assert stdout.text() == "300000\n"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_fork_makes_a_launcher_of_its_own(launcher):

@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
-from http.client import HTTPConnection
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
 
+from tests.confinement.programs import children, gone
 from tests.programs import manage, running
 
 GUNICORN = [
@@ -132,6 +136,59 @@ def test_many_at_once_are_run_or_told_to_come_back(ask):
         thread.join()
     assert len(seen) == 20
     assert 201 in seen
+
+
+def test_workers_that_are_killed_leave_no_process_and_no_slot_taken(ask):
+    (master,) = [
+        pid
+        for pid in children(os.getpid())
+        if b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    endless = {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 300}}
+
+    def lost() -> None:
+        with suppress(OSError, HTTPException):
+            while ask("POST", "/v1/workloads", endless)[0] == 429:  # others still hold the slots
+                time.sleep(0.01)
+
+    def below(parents: set[int]) -> set[int]:
+        return {child for parent in parents for child in children(parent)}
+
+    threads = [threading.Thread(target=lost) for _ in range(3)]  # a worker has room for one more
+    for thread in threads:
+        thread.start()
+    workers = children(master)
+    while sum(map(is_busy, below(below(workers)))) < 3:
+        time.sleep(0.01)
+    doomed = workers | below(workers) | below(below(workers))
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    while not all(map(gone, doomed)):
+        time.sleep(0.01)
+    statuses: list[int] = []
+
+    def served() -> None:
+        body = {"runtime": "node", "code": "await new Promise((done) => setTimeout(done, 300))"}
+        while True:
+            with suppress(OSError, HTTPException):  # until the master has made new workers
+                statuses.append(ask("POST", "/v1/workloads", body)[0])
+                break
+
+    threads = [threading.Thread(target=served) for _ in range(4)]  # as many as there are slots
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [201] * 4
+
+
+def is_busy(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "R"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_development_server_prints_a_command_that_works(tmp_path: Path):

@@ -273,7 +273,7 @@ def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
         run(launcher, PID, timeout_s=0.1)
     assert run(launcher, "print(1)")[1] == "1\n"
     gc.collect()
-    assert sum(isinstance(thing, Server) for thing in gc.get_objects()) == 1
+    assert sum(type(thing) is Server for thing in gc.get_objects()) == 1
 
 
 def test_a_slow_start_is_nobody_elses_fault(launcher):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -165,10 +166,10 @@ _running: "weakref.WeakSet[ConfinedProcess]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for launcher in list(_launchers):
-        launcher._forget_after_fork()
-    for process in list(_running):
-        process._forget_after_fork()
+    forget: list[Launcher | ConfinedProcess] = [*_launchers, *_running]
+    for one in forget:
+        with suppress(OSError):  # a thread was just closing it
+            one._forget_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -198,7 +199,7 @@ class Server:
     finalize: "weakref.finalize[[], Launcher]"
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, theirs = _socketpair()
         self._control.settimeout(PATIENCE_S)
         try:
             with theirs:
@@ -229,16 +230,15 @@ class Server:
 
     def gone(self) -> bool:
         """Has it ended, or is it about to? Its sockets are closed in the order it opened them."""
-        try:
-            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
+        if self._control.fileno() < 0:
             return True
+        poll = select.poll()  # a `recv` would wait for its timeout, and select(2) has few numbers
+        poll.register(self._control, select.POLLIN)
+        return bool(poll.poll(0))
 
     def ask(self, request: Mapping[str, Any]) -> socket.socket:
         """The line of a process that is being started."""
-        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line, theirs = _socketpair()
         line.settimeout(GRACE_S)
         try:
             with theirs:
@@ -448,6 +448,13 @@ class ConfinedProcess:
             if stream >= 0:
                 os.close(stream)
         self._stdin = self._stdout = self._stderr = -1
+
+
+def _socketpair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise LaunchError(f"no socket is to be had: {error.strerror}") from error
 
 
 def _send(

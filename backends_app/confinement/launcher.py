@@ -19,6 +19,7 @@ import json
 import os
 import re
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -230,7 +231,7 @@ class Launcher:
 
     def _hear(self, process: Process) -> None:
         """It says that it is ready, or closes its stdout, and then it is about to end."""
-        if process not in self._processes or process.ready:
+        if process not in self._processes or process.ready or process.ended_for:
             return
         self._forget(process.streams[1])
         if not os.read(process.streams[1], 1):
@@ -244,14 +245,17 @@ class Launcher:
             return
         process.ready = True
         process.deadline = float("inf")
-        waiting = self._waiting.get(process.command)
-        if waiting:
+        waiting = self._waiting.pop(process.command, deque())
+        while waiting:
             line, request = waiting.popleft()
-            if not waiting:
-                del self._waiting[process.command]
-            self._hand_over(process, line, request)
+            if not _hung_up(line):
+                self._hand_over(process, line, request)
+                break
+            line.close()
         else:
             self._balance_at = 0.0  # perhaps nobody needs it any more
+        if waiting:
+            self._waiting[process.command] = waiting
 
     def _hand_over(self, process: Process, line: socket.socket, request: Message) -> None:
         process.line = line
@@ -383,6 +387,13 @@ def _send(line: socket.socket, message: Message, descriptors: tuple[int, ...] = 
     attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     with suppress(OSError):
         line.sendmsg([json.dumps(message).encode()], attached if descriptors else [])
+
+
+def _hung_up(line: socket.socket) -> bool:
+    """Has the server lost its patience? A kill shuts one direction only, and wants its answer."""
+    poll = select.poll()
+    poll.register(line, 0)  # the end of both directions is always reported
+    return bool(poll.poll(0))
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:

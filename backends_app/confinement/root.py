@@ -65,15 +65,18 @@ def libraries(program: str) -> tuple[str, list[str]]:
 
     Raises `ValueError` for what is no such program.
     """
-    loader = _loader(program)
-    listed = subprocess.run(  # noqa: S603 - the system's own loader; it does not run the program
-        [loader, "--list", program],
-        env={},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=10,
-        check=False,
-    )
+    try:
+        loader = _loader(program)
+        listed = subprocess.run(  # noqa: S603 - the system's own loader; it does not run the program
+            [loader, "--list", program],
+            env={},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    except (struct.error, subprocess.TimeoutExpired) as error:
+        raise ValueError("it cannot be loaded") from error
     found = re.findall(rb"=> (/\S+) \(", listed.stdout)
     return loader, sorted({os.fsdecode(path) for path in found} - {loader})
 

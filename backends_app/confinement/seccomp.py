@@ -84,7 +84,10 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
-CLONE, CLONE3, KILL, TGKILL = (56, 220), (435, 435), (62, 129), (234, 131)
+CLONE, CLONE3 = (56, 220), (435, 435)
+# Their first argument says on whom: 0 and the own id are the process itself, the leader of a
+# session that has nobody else.
+ON_ITSELF = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
 
 # audit architecture and column of the table above, by what uname(2) calls the machine
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -108,7 +111,7 @@ def supported() -> bool:
 
 
 def program(own_pid: int) -> Program:
-    """The filter for the process `own_pid`, which may signal nobody but itself."""
+    """The filter for the process `own_pid`, which may signal and limit nobody but itself."""
     machine, column = MACHINES[platform.machine()]
     refuse = _return(REFUSE_WITH | errno.EPERM)
     code = [
@@ -133,11 +136,12 @@ def program(own_pid: int) -> Program:
         refuse,
         _return(ALLOW),
     ]
-    for number in (KILL[column], TGKILL[column]):
+    for numbers in ON_ITSELF.values():
         code += [
-            _step(EQUAL, number, skip_if_false=4),
+            _step(EQUAL, numbers[column], skip_if_false=5),
             _step(LOAD, FIRST_ARGUMENT_AT),
-            _step(EQUAL, own_pid, skip_if_true=1),
+            _step(EQUAL, own_pid, skip_if_true=2),
+            _step(EQUAL, 0, skip_if_true=1),
             refuse,
             _return(ALLOW),
         ]

@@ -10,7 +10,7 @@ from . import landlock, root, seccomp
 from .libc import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP, check, libc, prctl
 
 # systemd keeps these free (UIDS-GIDS in its documentation); a process id is added, so that no two
-# workloads that live at the same time share a user.
+# workloads that live at the same time share a user, as far as process ids are seen from here.
 FIRST_UID = 0x70000000
 MOST_PIDS = 1 << 22
 CAP_SETGID, CAP_SETUID = 6, 7
@@ -96,18 +96,19 @@ class Walls:
             os.setresuid(user, user, user)
         elif self._own_user_namespace:  # where its processes are counted apart from the server's
             check("unshare", libc.unshare(root.CLONE_NEWUSER))
-        for limit, most in (
-            (resource.RLIMIT_CORE, 0),
+        limits = [
+            (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
             (resource.RLIMIT_FSIZE, MOST_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
-        ):
+        ]
+        if self._own_user or self._own_user_namespace:
+            limits.append((resource.RLIMIT_NPROC, MOST_THREADS))
+        for limit, most in limits:
             _, hard = resource.getrlimit(limit)
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
-        if self._own_user or self._own_user_namespace:
-            resource.setrlimit(resource.RLIMIT_NPROC, (MOST_THREADS, MOST_THREADS))
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if self._rules is not None:
             landlock.restrict(self._rules)

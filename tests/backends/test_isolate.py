@@ -1,6 +1,7 @@
 """The isolate backend with a real Deno: what programs get, and what they cannot do."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
 from tests.backends import wasm
+from tests.confinement.programs import children
 from tests.contract import BackendContract, Programs
 from tests.programs import ROOT
 
@@ -354,6 +356,25 @@ def test_a_host_without_walls_is_warned_of_or_refused():
     state, description, _, _ = told["True"]
     assert state == "unhealthy"
     assert "walls are missing and required: files: " in description
+
+
+def test_a_backend_that_was_closed_starts_nothing():
+    closed = IsolateBackend()
+    closed.close()
+    assert closed.probe().state == "unhealthy"
+    assert closed.check() == ()
+    assert children(os.getpid()) == set()
+
+
+def test_the_words_of_an_error_fit_beside_a_small_cap(backend: IsolateBackend):
+    code = "export default () => { throw new Error('é\\u0001'.repeat(3000)) }"
+    result = backend.execute(WorkloadSpec(runtime="node", code=code, output_bytes=1000))
+    assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 1)
+    assert result.error.startswith("Error: é")
+    large = WorkloadSpec(
+        runtime="node", code="export default () => 'x'.repeat(1200)", output_bytes=1000
+    )
+    assert backend.execute(large).exit_reason is ExitReason.OUTPUT_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ await attempt("raise a limit", () => {
   const unlimited = new BigUint64Array(2).fill(-1n);
   return call(numbers.setrlimit, 4, pointer(unlimited));
 });
+for (const [whom, pid] of [["server", given.server], ["launcher", Deno.ppid]]) {
+  await attempt(`limit the ${whom}`, () => {
+    const none = new BigUint64Array(2); // of the right to real-time priority, which nobody has
+    return call(numbers.prlimit64, pid, 14, pointer(none), 0);
+  });
+}
 await attempt("become root", () => call(numbers.setuid, 0));
 await attempt("take much memory", () => new Uint8Array(6e9).length);
 await attempt("take much memory for wasm", () =>

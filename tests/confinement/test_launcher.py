@@ -316,6 +316,23 @@ def test_a_launcher_without_descriptors_refuses_and_goes_on(launcher):
     assert int(run(launcher, PID)[1])
 
 
+def test_a_line_that_finds_no_room_in_the_launcher_is_refused_and_nobody_else(launcher):
+    stuck = process(launcher, command("print(sys.stdin.read())"))
+    stdout = Capture(100)
+    thread = threading.Thread(target=stuck.run, args=[b"x", stdout, Capture(9)])
+    idle(launcher, PID, 1)
+    (own,) = children(os.getpid())
+    lowest_free = next(n for n in range(100) if not Path(f"/proc/{own}/fd/{n}").is_symlink())
+    resource.prlimit(own, resource.RLIMIT_NOFILE, (lowest_free, 100))
+    with pytest.raises(LaunchError, match="no room"):
+        run(launcher, PID, timeout_s=1)
+    resource.prlimit(own, resource.RLIMIT_NOFILE, (100, 100))
+    thread.start()
+    thread.join()
+    assert stdout.text() == "x\n"
+    assert children(os.getpid()) == {own}
+
+
 def test_a_fork_keeps_no_stream_of_what_runs(launcher):
     """Or a program that reads to the end of its input would wait for the end of the child."""
     code = "import time; time.sleep(0.3); print(len(sys.stdin.read()))"

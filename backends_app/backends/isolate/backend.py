@@ -31,7 +31,7 @@ from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
-from .frame import FramedStdout
+from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
 HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
@@ -39,10 +39,9 @@ HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MB = 1024 * 1024
-MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many frames is ended
 MOST_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
 MOST_WORKERS = 8
-MOST_ERROR_CHARS = 4000  # as many as the harness takes
 WORKER_MB = 600  # V8 reserves 512 MB of addresses for the code of each isolate, as data
 ENVIRONMENT = {
     "DENO_DIR": "/dev/null/deno",  # no cache, no localStorage, no file at all can be made there
@@ -133,7 +132,7 @@ class IsolateBackend(Backend):
             timeout_s=resources.timeout_s,
             memory_bytes=resources.mem_mb * MB,
             threads=MOST_THREADS,
-            output_bytes=MOST_OUTPUT_FACTOR * cap,
+            output_bytes=MOST_OUTPUT_FACTOR * most_frame_bytes(cap),
         )
         head = f"{marker}{len(code):08x}{len(given):08x}".encode()
         try:
@@ -185,7 +184,10 @@ class IsolateBackend(Backend):
         """
         if found := self._launchers.get("deno"):
             return found
-        return self._launchers.setdefault("deno", Launcher(self._program(), name="deno"))
+        launcher = self._launchers.setdefault("deno", Launcher(self._program(), name="deno"))
+        if self._closed:  # perhaps while this was made
+            launcher.close()
+        return launcher
 
     def _walls(self) -> Mapping[str, str]:
         """What stands around each process, or why nothing may run."""
@@ -289,17 +291,16 @@ def _result(
 
 def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
     """Reason, output and error as the frame has them; user code may have written it."""
+    too_large = f"the output is larger than {workload.output_bytes:,} bytes"
     if stdout.frame_too_large:
-        return (
-            ExitReason.OUTPUT_LIMIT,
-            None,
-            f"the output is larger than {workload.output_bytes:,} bytes",
-        )
+        return ExitReason.OUTPUT_LIMIT, None, too_large
     try:
         frame = strict_json.loads(stdout.frame or b"")
     except strict_json.JSONRefused as refused:
         return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
     match frame:
+        case {"output": _} if len(stdout.frame or b"") > workload.output_bytes + FRAME_OVERHEAD:
+            return ExitReason.OUTPUT_LIMIT, None, too_large
         case {"output": output}:
             return ExitReason.EXITED, output, ""
         case {"error": str(error)}:
@@ -317,8 +318,6 @@ def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     if exit.signal in ABORTS and (full or crowded):
         error = f"V8 gave up: {mem_mb} MB and {MOST_WORKERS} workers are what there is room for"
         return ExitReason.MEMORY_LIMIT, error
-    if exit.signal == "SIGXFSZ":
-        return ExitReason.DISK_LIMIT, "ended for writing a file"
     return ExitReason.SIGNAL, f"ended by {exit.signal}"
 
 

@@ -7,6 +7,12 @@ from ...confinement.streams import Capture
 LENGTH_DIGITS = 8
 LENGTH = re.compile(rb"[0-9a-f]{8}")
 FRAME_OVERHEAD = 64  # the key and the braces around an output
+MOST_ERROR_CHARS = 4000  # as many as `head.js` takes; JSON may need six bytes for each
+
+
+def most_frame_bytes(limit: int) -> int:
+    """A frame with an output of `limit` bytes, or with the words of an error."""
+    return max(limit, 6 * MOST_ERROR_CHARS) + FRAME_OVERHEAD
 
 
 class FramedStdout:
@@ -20,7 +26,7 @@ class FramedStdout:
         self.printed = Capture(limit)
         self.frame_too_large = False
         self._marker = marker
-        self._limit = limit + FRAME_OVERHEAD
+        self._limit = most_frame_bytes(limit)
         self._held = b""  # may be the beginning of the marker, or of the length
         self._frame: bytearray | None = None
         self._missing: int | None = None  # bytes of the frame, when its length is known

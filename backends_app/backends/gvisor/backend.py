@@ -1,28 +1,79 @@
-"""The gVisor backend: finds the Docker Engine and its runsc; running workloads is still to come."""
+"""The gVisor backend: OCI images, and runtimes that are mapped to images, in containers of runsc.
 
-import socket
-from collections.abc import Sequence
-from contextlib import closing
+Before the engine is trusted with a workload, a program has asked the kernel inside one of its
+containers who it is; that holds for as long as the engine and its runtime stay what they are.
+"""
+
+import atexit
+import functools
+import platform
+import re
+import signal
+import subprocess
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-import docker
 from django.core import checks
-from docker.errors import DockerException
 
-from ...exceptions import BackendUnavailable, InvalidOption
-from ...workloads import WorkloadResult, WorkloadSpec
-from .. import options
+from ...confinement.streams import Capture
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, quote
+from ...workloads import (
+    ExitReason,
+    Resources,
+    WorkloadResult,
+    WorkloadSpec,
+    output_from_stdout,
+)
+from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
+from . import images, ownership, smoke
+from .container import NOBODY, WRITABLE, Bounds, Container, Ended, Plan, shell_line
+from .engine import Engine, EngineMissing, Refused
+from .pool import SHELL, Pool, waiting
 
-INSTALL = "install them with: apt-get install docker.io runsc"
-NOT_YET = "running workloads on gVisor is not built yet"
-ENGINE_TIMEOUT_S = 5
+INSTALL = "install them with: manage.py setup_backend gvisor"
+MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MOST_SIGNAL = 64
+SMOKE_RESOURCES = Resources(cpus=1, mem_mb=64, timeout_s=8)
+SMOKE_BYTES = 8192
+COMMANDS = {
+    "python": ("python3", "{file}"),
+    "node": ("node", "{file}"),
+    "go": ("go", "run", "{file}"),
+}
+FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The image that serves a runtime, and how a file is run in it."""
+
+    image: images.Reference
+    command: tuple[str, ...]
+    file: str
 
 
 class GVisorBackend(Backend):
-    """OPTIONS: `engine`, where the Docker Engine answers (unix:// or tcp://); `runtime`, the name
-    that runsc has in the engine's configuration; `max_concurrency`.
+    """Runs OCI images, and code in the images of OPTIONS, on the Docker Engine with runsc.
+
+    OPTIONS:
+
+    - `engine`: where the Docker Engine answers, unix:// or tcp:// (`unix:///var/run/docker.sock`)
+    - `runtime`: the name of runsc in the engine's configuration (`runsc`)
+    - `runtimes`: images for runtimes, `{"python": "python:3.11-slim"}`, or
+      `{"python": {"image": …, "command": ["python3", "{file}"]}}`; such an image needs /bin/sh
+    - `allow`: the images that may run, as a list of `registry/path`, `*` for anything behind the
+      registry; None: all that the engine has (None)
+    - `pull`: `never`, or `missing`: what is allowed and not there is fetched (`never`)
+    - `root_images`: the images, as in `allow`, that may run as their container's root ([])
+    - `pool`: sandboxes that wait ready, `{"busybox:1.36": 2}`; such an image needs /bin/sh ({})
+    - `network`: the network of the engine that workloads are on (`none`)
+    - `disk_mb`: the size of each writable folder, in the workload's memory (64)
+    - `pids`: threads of the sandbox; a guest's process takes about seven (512)
+    - `max_concurrency`: how many workloads may run at once (4)
     """
 
     def __init__(
@@ -30,75 +81,478 @@ class GVisorBackend(Backend):
         *,
         engine: str = "unix:///var/run/docker.sock",
         runtime: str = "runsc",
+        runtimes: Mapping[str, object] | None = None,
+        allow: Sequence[str] | None = None,
+        pull: str = "never",
+        root_images: Sequence[str] = (),
+        pool: Mapping[str, int] | None = None,
+        network: str = "none",
+        disk_mb: int = 64,
+        pids: int = 512,
         max_concurrency: int = 4,
     ) -> None:
-        options.text("engine", engine, "the address of the Docker Engine")
-        self._engine = engine
-        self._shown_engine, path = _without_credentials(engine)
-        self._socket = path if engine.startswith("unix:") else None
+        self._engine = Engine(options.text("engine", engine, "the address of the Docker Engine"))
         self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
+        self._mapped = _mapped(runtimes or {})
+        self._allow = None if allow is None else _patterns("allow", allow)
+        if pull not in ("never", "missing"):
+            raise InvalidOption("pull", pull, "must be 'never' or 'missing'")
+        if pull == "missing" and not self._allow:
+            raise InvalidOption("pull", pull, "needs 'allow': the images that may be fetched")
+        self._pull = pull
+        self._root_images = _patterns("root_images", root_images)
+        self._pool_sizes = _pool_sizes(pool or {})
+        self._network = options.text("network", network, "the name of a network of the engine")
+        self._disk_mb = options.whole_number("disk_mb", disk_mb)
+        self._pids = options.whole_number("pids", pids, least=128)
         self.capabilities = BackendCapabilities(
             name="gVisor (runsc)",
-            supported_runtimes=("oci",),
+            supported_runtimes=("oci", *self._mapped),
             supported_isolations=("gvisor",),
-            supported_source_formats=("image",),
+            supported_source_formats=("image", "code") if self._mapped else ("image",),
             max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
+        self._pool = Pool(self._engine)
+        self._running: dict[str, Container] = {}
+        self._left: set[str] = set()  # containers that could not be removed yet
+        self._proven: tuple[object, ...] | None = None
+        self._closed = False
+        atexit.register(_close, weakref.ref(self))
 
     def probe(self) -> Health:
+        attributes: dict[str, str] = {}
         try:
-            engine = self._ask_engine()
-        except FileNotFoundError:
-            return Health.undetected(
-                f"no Docker Engine at {self._shown_engine} and so no runsc; {INSTALL}"
-            )
-        except (DockerException, OSError):  # requests' exceptions are OSErrors
-            return Health.unhealthy(f"Docker Engine does not answer at {self._shown_engine}")
-        attributes = {"engine_version": str(engine.get("ServerVersion", "unknown"))}
-        if self._runtime not in (engine.get("Runtimes") or {}):
-            return Health.undetected(
-                f"Docker Engine has no runtime {self._runtime!r}; apt-get install runsc and name "
-                "it in the engine's configuration",
-                attributes,
-            )
-        return Health.unhealthy(NOT_YET, attributes)
-
-    def _ask_engine(self) -> dict[str, Any]:
-        if self._socket is not None:
-            # The SDK leaks its socket when nobody listens, and hides which of the errors it was.
-            with socket.socket(socket.AF_UNIX) as attempt:
-                attempt.settimeout(ENGINE_TIMEOUT_S)
-                attempt.connect(self._socket)
-        with closing(
-            docker.DockerClient(base_url=self._engine, timeout=ENGINE_TIMEOUT_S)
-        ) as client:
-            return dict(client.info())
+            engine = self._engine.info()
+            attributes = self._attributes(engine)
+            if self._runtime not in (engine.get("Runtimes") or {}):
+                return Health.undetected(self._no_runtime(), attributes)
+            self._prove(engine)
+            self._sweep()
+        except EngineMissing as missing:
+            return Health.undetected(f"{missing.reason} and so no runsc; {INSTALL}")
+        except BackendUnavailable as fault:
+            return Health.unhealthy(fault.reason, attributes)
+        except Refused:
+            return Health.unhealthy("Docker Engine refuses what it is asked", attributes)
+        return Health.ok("a program ran on gVisor's kernel", attributes)
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        raise BackendUnavailable(NOT_YET)
+        if self._closed:
+            raise BackendUnavailable("it has been closed")
+        reference, code = self._source(workload)
+        try:
+            self._trust()
+            image = self._image(reference)
+            plan = self._plan(image, reference, workload.resources)
+            return self._run(workload, plan, reference, code, image)
+        except Refused as refused:
+            raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
+
+    def cleanup(self, workload_id: str) -> None:
+        if container := self._running.get(workload_id):
+            with suppress(BackendUnavailable, Refused):
+                container.kill()
+
+    def close(self) -> None:
+        self._closed = True
+        for workload_id in list(self._running):
+            self.cleanup(workload_id)
+        self._pool.close()
+        self._engine.close()
 
     def check(self) -> Sequence[checks.CheckMessage]:
-        if self._socket is not None:
-            return ()
-        return (
-            checks.Warning(
-                f"The Docker Engine at {self._shown_engine} is spoken to over plain TCP: whoever "
-                "reaches that address is root there.",
-                hint="Use its unix socket, or forward it through an encrypted tunnel.",
-                id="backends_app.gvisor.W001",
-            ),
+        found: list[checks.CheckMessage] = []
+        if not self._engine.local:
+            found.append(
+                checks.Warning(
+                    f"The Docker Engine at {self._engine.address} is spoken to over plain TCP:"
+                    " whoever reaches that address is root there.",
+                    hint="Use its unix socket, or forward it through an encrypted tunnel.",
+                    id="backends_app.gvisor.W001",
+                )
+            )
+        if self._network != "none":
+            found.append(
+                checks.Warning(
+                    f"Workloads on gVisor are on the engine's network {quote(self._network)}.",
+                    hint="Leave out the option 'network', or see what can be reached from there.",
+                    id="backends_app.gvisor.W002",
+                )
+            )
+        return found
+
+    # What a workload is made of
+
+    def _source(self, workload: WorkloadSpec) -> tuple[images.Reference, Mapped | None]:
+        """The image, and how code is run in it; all that can be said without the engine."""
+        if workload.image is not None:
+            reference = images.parse(workload.image)
+            if self._allow is not None and not images.allowed(reference, self._allow):
+                raise InvalidRequest(
+                    "image", f"{quote(str(reference))} is not among those allowed."
+                )
+            if any("\0" in argument for argument in workload.command):
+                raise InvalidRequest("command", "Must not hold a NUL character.")
+            return reference, None
+        if workload.command:
+            raise InvalidRequest(
+                "command", "A command goes with an image; the code has one already: leave it out."
+            )
+        mapped = self._mapped.get(workload.runtime or "")
+        if mapped is None:
+            raise InvalidRequest("image", f"Runtime {quote(workload.runtime)} takes an image.")
+        return mapped.image, mapped
+
+    def _image(self, reference: images.Reference) -> Mapping[str, Any]:
+        """What the engine knows of it; fetched before that where OPTIONS say so."""
+        if found := self._engine.image(str(reference)):
+            return found
+        if self._pull == "missing" and images.allowed(reference, self._allow or ()):
+            title = f"Fetching {reference}"
+            try:
+                with progress.task(title) as task:
+                    layers: dict[str, tuple[int, int]] = {}
+                    for event in self._engine.pull(
+                        reference.repository, reference.digest or reference.tag or "latest"
+                    ):
+                        detail = event.get("progressDetail") or {}
+                        if "total" in detail:
+                            now = (int(detail.get("current", 0)), int(detail["total"]))
+                            layers[str(event.get("id"))] = now
+                            done, total = map(sum, zip(*layers.values(), strict=True))
+                            task(done, total)
+            except Refused as refused:
+                raise InvalidRequest(
+                    "image", f"{quote(str(reference))} could not be fetched from its registry."
+                ) from refused
+            if found := self._engine.image(str(reference)):
+                return found
+        policy = (
+            "this server fetches only images on its list"
+            if self._pull == "missing"
+            else ("this server never fetches images (pull: never)")
+        )
+        raise InvalidRequest(
+            "image",
+            f"{quote(str(reference))} is not on this host, and {policy}. Its operator can"
+            " pull or load it into the engine.",
         )
 
+    def _plan(
+        self, image: Mapping[str, Any], reference: images.Reference, resources: Resources
+    ) -> Plan:
+        config = image.get("Config") or {}
+        root = images.allowed(reference, self._root_images)
+        return Plan(
+            image=str(image["Id"]),
+            runtime=self._runtime,
+            network=self._network,
+            user=str(config.get("User") or "0:0") if root else _user(str(config.get("User") or "")),
+            cpus=resources.cpus,
+            mem_mb=resources.mem_mb,
+            disk_mb=self._disk_mb,
+            pids=self._pids,
+            volumes=_volumes(config.get("Volumes") or {}),
+        )
 
-def _without_credentials(engine: str) -> tuple[str, str]:
-    """The address as it may be shown, and its path; `InvalidOption` shows no more of it."""
+    # Running it
+
+    def _run(
+        self,
+        workload: WorkloadSpec,
+        plan: Plan,
+        reference: images.Reference,
+        mapped: Mapped | None,
+        image: Mapping[str, Any],
+    ) -> WorkloadResult:
+        stdin = workload.input_json()
+        line = None
+        if mapped is not None:
+            code = workload.code_utf8()
+            stdin, line = code + stdin, _runs_code(mapped, len(code))
+        size = self._pool_sizes.get(str(reference), 0)
+        lives_s = workload.resources.timeout_s
+        container = self._pool.take(waiting(plan), size, lives_s) if size else None
+        if container is not None:
+            line = line or f"exec {shell_line(_argv(image, workload.command))}"
+            stdin = line.encode() + b"\n" + stdin
+        else:
+            container = Container(self._engine, _complete(plan, workload.command, line), lives_s)
+            try:
+                container.start()
+            except Refused as refused:
+                self._remove(container)
+                return self._not_started(refused, mapped)
+            except BaseException:
+                self._remove(container)
+                raise
+        cap = workload.output_bytes
+        stdout, stderr = Capture(cap), Capture(cap)
+        bounds = Bounds(
+            timeout_s=workload.resources.timeout_s, output_bytes=MOST_OUTPUT_FACTOR * cap
+        )
+        self._running[workload.id] = container
+        try:
+            ended = container.run(stdin, stdout, stderr, bounds)
+        finally:
+            del self._running[workload.id]
+            self._remove(container)
+        return _result(ended, stdout, stderr, workload)
+
+    def _not_started(self, refused: Refused, mapped: Mapped | None) -> WorkloadResult:
+        """Whose fault is it? Where the smoke program still runs, the image's or the command's."""
+        self._prove(self._engine.info())
+        missing = re.search(r'error finding executable "((?:[^"\\]|\\.){0,200})"', refused.reason)
+        if missing is None:
+            code, why = 126, "the image or its command cannot be started"
+        else:
+            code, why = 127, f"the image has no program {missing[1]!r}"
+        if mapped is not None:
+            why = f"{why}; code needs a {SHELL} in the image of its runtime"
+        return WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=code, error=why)
+
+    def _remove(self, container: Container) -> None:
+        try:
+            container.remove()
+        except (BackendUnavailable, Refused):
+            self._left.add(container.id)  # for the next sweep
+
+    def _sweep(self) -> None:
+        """Remove what killed servers left, and what could not be removed before."""
+        for container in list(self._left):
+            self._engine.remove(container)
+            self._left.discard(container)
+        for found in self._engine.containers(ownership.SEAL):
+            names = [str(name).lstrip("/") for name in found.get("Names") or ()]
+            claims = [ownership.claim(name, found.get("Labels") or {}) for name in names]
+            if any(claim is not None and claim.orphaned() for claim in claims):
+                self._engine.remove(str(found["Id"]))
+
+    # Proving that it is gVisor
+
+    def _trust(self) -> None:
+        """Nothing is run on an engine or a runtime that is not the one that was proven."""
+        engine = self._engine.info()
+        if self._runtime not in (engine.get("Runtimes") or {}):
+            raise BackendUnavailable(self._no_runtime())
+        if self._identity(engine) != self._proven:
+            self._prove(engine)
+
+    def _prove(self, engine: Mapping[str, Any]) -> None:
+        """Run the smoke program, and raise unless gVisor's kernel answers it."""
+        self._proven = None
+        machine = str(engine.get("Architecture", platform.machine()))
+        if machine not in smoke.MACHINES:
+            raise BackendUnavailable(f"there is no smoke program for {quote(machine)}")
+        name = f"{smoke.REPOSITORY}:{smoke.TAG}"
+        if self._engine.image(name) is None:
+            self._engine.import_image(smoke.layer(), smoke.REPOSITORY, smoke.TAG)
+        image = self._engine.image(name)
+        if image is None:
+            raise BackendUnavailable("Docker Engine has lost an image that it was just given")
+        plan = self._plan(image, images.parse(name), SMOKE_RESOURCES)
+        said = Capture(SMOKE_BYTES)
+        container: Container | None = None
+        try:
+            container = Container(
+                self._engine, _complete(plan, smoke.COMMAND, None), SMOKE_RESOURCES.timeout_s
+            )
+            container.start()
+            bounds = Bounds(timeout_s=SMOKE_RESOURCES.timeout_s, output_bytes=SMOKE_BYTES)
+            ended = container.run(b"", said, Capture(SMOKE_BYTES), bounds)
+        except Refused as refused:
+            raise BackendUnavailable(
+                f"Docker Engine does not start a container with runtime {quote(self._runtime)}"
+            ) from refused
+        finally:
+            if container is not None:
+                self._remove(container)
+        if ended.ended_for is not None:
+            raise BackendUnavailable(f"the smoke program ended with {ended.ended_for}")
+        if smoke.SAID_BY_GVISOR not in said.text():
+            raise BackendUnavailable(
+                f"what runs as runtime {quote(self._runtime)} is not gVisor: its kernel does not"
+                " say so"
+            )
+        self._proven = self._identity(engine)
+
+    def _identity(self, engine: Mapping[str, Any]) -> tuple[object, ...]:
+        """What a proof holds for."""
+        runtime = (engine.get("Runtimes") or {}).get(self._runtime)
+        return engine.get("ID"), engine.get("ServerVersion"), repr(runtime)
+
+    def _no_runtime(self) -> str:
+        return (
+            f"Docker Engine has no runtime {quote(self._runtime)}; apt-get install runsc and name"
+            " it in the engine's configuration, or: manage.py setup_backend gvisor"
+        )
+
+    def _attributes(self, engine: Mapping[str, Any]) -> dict[str, str]:
+        runtime = (engine.get("Runtimes") or {}).get(self._runtime) or {}
+        found = {
+            "engine_version": str(engine.get("ServerVersion", "unknown")),
+            "engine": self._engine.address,
+            "isolation": "gVisor: a kernel of its own in user space",
+            "network": self._network,
+            "pull": self._pull,
+        }
+        if runtime:
+            found["runsc_platform"] = _platform(runtime)
+            if self._engine.local:
+                found["runsc_version"] = _runsc_version(str(runtime.get("path", "")))
+        return found
+
+
+def _close(backend: "weakref.ref[GVisorBackend]") -> None:
+    if found := backend():
+        found.close()
+
+
+def _complete(plan: Plan, command: tuple[str, ...], line: str | None) -> Plan:
+    if line is not None:
+        return replace(plan, entrypoint=(SHELL,), command=("-c", f'n="\n"; {line}'))
+    return replace(plan, command=command or None)
+
+
+def _argv(image: Mapping[str, Any], command: tuple[str, ...]) -> list[str]:
+    """What the engine would run: the image's entry point, and the command or the image's."""
+    config = image.get("Config") or {}
+    return [*(config.get("Entrypoint") or ()), *(command or config.get("Cmd") or ())]
+
+
+def _runs_code(mapped: Mapped, length: int) -> str:
+    """A shell's line that takes `length` bytes of its stdin as the program, and runs it."""
+    file = f"{WRITABLE}/{mapped.file}"
+    take = (
+        f"dd bs={length} count=1 iflag=fullblock of={file} 2>/dev/null" if length else f": >{file}"
+    )
+    command = [part.replace("{file}", file) for part in mapped.command]
+    return f"{take} && exec {shell_line(command)}"
+
+
+def _result(
+    ended: Ended, stdout: Capture, stderr: Capture, workload: WorkloadSpec
+) -> WorkloadResult:
+    reason, code, name = ExitReason.EXITED, ended.code, None
+    if ended.ended_for is not None:
+        reason = ended.ended_for
+    elif 128 < code <= 128 + MOST_SIGNAL:
+        reason = ExitReason.SIGNAL
+    if 128 < code <= 128 + MOST_SIGNAL:
+        number = code - 128
+        known = number in {one.value for one in signal.Signals}
+        name = signal.Signals(number).name if known else f"SIG{number}"
+    printed = stdout.text()
+    done = reason is ExitReason.EXITED and code == 0
+    return WorkloadResult(
+        exit_reason=reason,
+        exit_code=code if name is None else None,
+        signal=name,
+        output=output_from_stdout(printed, truncated=stdout.truncated) if done else None,
+        stdout=printed,
+        stderr=stderr.text(),
+        stdout_truncated=stdout.truncated,
+        stderr_truncated=stderr.truncated,
+        error=_why(reason, name, workload),
+        duration_ms=ended.duration_ms,
+        cpu_time_ms=ended.usage.cpu_time_ms,
+        memory_bytes=ended.usage.memory_bytes,
+    )
+
+
+def _why(reason: ExitReason, signal_name: str | None, workload: WorkloadSpec) -> str:
+    resources = workload.resources
+    return {
+        ExitReason.SIGNAL: f"ended by {signal_name}",
+        ExitReason.TIMEOUT: f"it took longer than {resources.timeout_s:g} s",
+        ExitReason.MEMORY_LIMIT: f"it needed more than {resources.mem_mb} MB",
+        ExitReason.PROCESS_LIMIT: "it started more processes or threads than it may have",
+        ExitReason.OUTPUT_LIMIT: "it printed too much",
+        ExitReason.KILLED: "killed",
+    }.get(reason, "")
+
+
+def _user(configured: str) -> str:
+    """Numbers other than 0 as the image has them; a name could stand for root, and is nobody."""
+    user, _, group = configured.partition(":")
+    if not user.isascii() or not user.isdigit() or int(user) == 0:
+        return NOBODY
+    return f"{int(user)}:{int(group)}" if group.isdigit() and int(group) else f"{int(user)}:65534"
+
+
+def _volumes(configured: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders that an image wants to be writable, bounded as `WRITABLE` is."""
+    return tuple(sorted({str(path) for path in configured} - {WRITABLE}))
+
+
+def _mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
+    option = "runtimes"
+    if not isinstance(runtimes, Mapping):
+        raise InvalidOption(option, runtimes, "must be a dict of runtimes and images")
+    found = {}
+    for runtime, given in runtimes.items():
+        entry = {"image": given} if isinstance(given, str) else given
+        if runtime not in COMMANDS:
+            raise InvalidOption(option, runtime, f"must be one of {', '.join(COMMANDS)}")
+        if not isinstance(entry, Mapping) or not {"image"} <= {*entry} <= {"image", "command"}:
+            raise InvalidOption(
+                option, given, "must be an image, or a dict of 'image' and 'command'"
+            )
+        command = entry.get("command", COMMANDS[runtime])
+        if (
+            isinstance(command, str)
+            or not isinstance(command, Sequence)
+            or not all(isinstance(part, str) for part in command)
+            or not any("{file}" in part for part in command)
+        ):
+            raise InvalidOption(option, command, "must be a list of strings, with '{file}' in it")
+        image = _reference(option, entry["image"])
+        found[runtime] = Mapped(image, tuple(command), FILES[runtime])
+    return found
+
+
+def _pool_sizes(pool: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(pool, Mapping):
+        raise InvalidOption("pool", pool, "must be a dict of images and numbers")
+    return {
+        str(_reference("pool", image)): options.whole_number("pool", size, least=0)
+        for image, size in pool.items()
+    }
+
+
+def _reference(option: str, image: object) -> images.Reference:
     try:
-        url = urlsplit(engine)
-    except ValueError:
-        raise InvalidOption("engine", "…", "is no address") from None
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-    if url.scheme not in ("unix", "tcp"):
-        raise InvalidOption("engine", shown, "must begin with unix:// or tcp://")
-    if url.scheme == "unix" and not url.path:
-        raise InvalidOption("engine", shown, "must name a socket")
-    return shown, url.path
+        return images.parse(options.text(option, image, "a reference to an image"))
+    except InvalidRequest as refused:
+        raise InvalidOption(option, image, refused.reason) from refused
+
+
+def _patterns(option: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InvalidOption(option, given, "must be a list")
+    for pattern in given:
+        if problem := images.pattern_problem(pattern):
+            raise InvalidOption(option, pattern, problem)
+    return tuple(given)
+
+
+def _platform(runtime: Mapping[str, Any]) -> str:
+    """How runsc catches the guest's system calls, as the engine's configuration says."""
+    for argument in runtime.get("runtimeArgs") or ():
+        name, _, value = str(argument).lstrip("-").partition("=")
+        if name == "platform" and re.fullmatch(r"[a-z]{1,16}", value):
+            return value
+    return "runsc's default"
+
+
+@functools.cache
+def _runsc_version(path: str) -> str:
+    """What the engine's runtime says of itself; the engine's operator has chosen the program."""
+    try:
+        said = subprocess.run(  # noqa: S603
+            [path, "--version"], env={}, capture_output=True, timeout=5, check=False
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = re.match(rb"runsc version (\S{1,60})", said.stdout)
+    return found[1].decode(errors="replace") if found else "unknown"

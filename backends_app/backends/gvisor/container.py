@@ -1,0 +1,236 @@
+"""One container from its making to its removal: what it may use, its streams, its end."""
+
+import logging
+import secrets
+import selectors
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...confinement.streams import Sink
+from ...exceptions import BackendUnavailable
+from ...workloads import ExitReason
+from . import ownership
+from .engine import Attachment, Engine, Refused
+from .usage import Meter, Usage
+
+logger = logging.getLogger(__name__)
+
+MB = 1024 * 1024
+SHM_MB = 8
+MARGIN_S = 60.0  # how much longer than it may run a container may be there at the most
+GRACE_S = 10.0  # for the engine to end what it was told to end
+METER_S = 0.01
+KILLED = 137  # what an engine says of SIGKILL
+WRITABLE = "/tmp"  # noqa: S108 - inside the container, and its own
+NOBODY = "65534:65534"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a container is made of and what it may use.
+
+    `image` is an id, not a name: what was checked is what runs. `entrypoint` and `command` are None
+    where the image's own are taken. `volumes` are folders that the image wants to be writable.
+    """
+
+    image: str
+    runtime: str
+    network: str
+    user: str
+    cpus: float
+    mem_mb: int
+    disk_mb: int
+    pids: int
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    volumes: tuple[str, ...] = ()
+
+    def host(self) -> Mapping[str, Any]:
+        """The limits as the engine takes them."""
+        space = f"size={self.disk_mb}m,mode=1777,exec"
+        return {
+            "runtime": self.runtime,
+            "network_mode": self.network,
+            "ipc_mode": "private",
+            "shm_size": SHM_MB * MB,
+            "read_only": True,
+            "tmpfs": dict.fromkeys((WRITABLE, *self.volumes), space),
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "mem_limit": self.mem_mb * MB,
+            "memswap_limit": self.mem_mb * MB,  # memory and swap together: no swap
+            "nano_cpus": round(self.cpus * 1e9),
+            "pids_limit": self.pids,
+            "oom_score_adj": 500,
+            "dns": ["127.0.0.1"],  # or it would be told the host's
+            "dns_search": ["."],
+            "log_config": {"Type": "none"},  # the attached streams are the only copy
+        }
+
+    def config(self) -> Mapping[str, Any]:
+        """The rest of what the engine has to know."""
+        config: dict[str, Any] = {
+            "user": self.user,
+            "hostname": "workload",
+            "stdin_open": True,
+            "environment": {"HOME": WRITABLE},
+            "healthcheck": {"test": ["NONE"]},  # the image's would be a second program
+        }
+        if self.entrypoint is not None:
+            config["entrypoint"] = list(self.entrypoint)
+        if self.command is not None:
+            config["command"] = list(self.command)
+        return config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What the run of a container may take; `output_bytes` counts stdout and stderr together."""
+
+    timeout_s: float
+    output_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How it ended. `ended_for` is set when it was ended by one of its bounds, or by `kill`."""
+
+    ended_for: ExitReason | None
+    code: int
+    duration_ms: int
+    usage: Usage
+
+
+class Container:
+    """A container of ours. `kill` may come from any other thread; `remove` has to come."""
+
+    def __init__(self, engine: Engine, plan: Plan, lives_s: float) -> None:
+        """Make it, with its streams attached; it is started by `start`."""
+        self.name = f"{ownership.NAME_PREFIX}{secrets.token_hex(16)}"
+        self.made = time.monotonic()
+        self._engine = engine
+        self._ended_for: ExitReason | None = None
+        self._lock = threading.Lock()
+        labels = ownership.labels(self.name, lives_s + MARGIN_S)
+        self.id = engine.create(self.name, plan.image, plan.host(), labels=labels, **plan.config())
+        try:
+            self._streams: Attachment = engine.attach(self.id)
+        except BaseException:
+            engine.remove(self.id)
+            raise
+
+    def start(self) -> None:
+        self._engine.start(self.id)
+
+    @property
+    def waits(self) -> bool:
+        """Does it still run, and has said nothing?"""
+        with selectors.PollSelector() as events:
+            events.register(self._streams, selectors.EVENT_READ)
+            return not events.select(0)
+
+    def kill(self) -> None:
+        """End it because somebody asked for it."""
+        self._end(ExitReason.KILLED)
+
+    def run(self, stdin: bytes, stdout: Sink, stderr: Sink, bounds: Bounds) -> Ended:
+        """Feed and read what was started until it has ended, by itself or by a bound."""
+        started = time.monotonic()
+        meter = Meter(self.id)
+        self._attend(memoryview(stdin), {1: stdout, 2: stderr}, bounds, started, meter)
+        duration_ms = round((time.monotonic() - started) * 1000)
+        # Its streams may be closed while it goes on.
+        while not self._engine.ended(self.id):
+            meter.read()
+            self._hold_to(bounds, started)
+        state = self._engine.state(self.id)
+        code = int(state["ExitCode"])
+        ended_for = self._ended_for if code == KILLED else None
+        if code == KILLED and state.get("OOMKilled"):
+            ended_for = ExitReason.MEMORY_LIMIT
+        elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
+            ended_for = ExitReason.PROCESS_LIMIT
+        return Ended(ended_for=ended_for, code=code, duration_ms=duration_ms, usage=meter.usage)
+
+    def remove(self) -> None:
+        self._streams.close()
+        self._engine.remove(self.id)
+
+    def forget_after_fork(self) -> None:
+        """In a child: the container is the parent's."""
+        self._streams.close()
+
+    def _attend(
+        self,
+        unsent: memoryview,
+        sinks: Mapping[int, Sink],
+        bounds: Bounds,
+        started: float,
+        meter: Meter,
+    ) -> None:
+        """Until its streams are closed."""
+        received = 0
+
+        def deliver(stream: int, data: bytes) -> None:
+            nonlocal received
+            received += len(data)
+            if received > bounds.output_bytes:
+                self._end(ExitReason.OUTPUT_LIMIT)
+            elif stream in sinks:
+                sinks[stream].write(data)
+
+        with selectors.PollSelector() as events:
+            events.register(self._streams, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            if not unsent:
+                self._streams.end_of_input()
+                events.modify(self._streams, selectors.EVENT_READ)
+            measured = 0.0
+            while True:
+                for _, ready in events.select(METER_S):
+                    if ready & selectors.EVENT_WRITE:
+                        unsent = unsent[self._streams.write(unsent[:65536]) :]
+                        if not unsent:
+                            self._streams.end_of_input()
+                            events.modify(self._streams, selectors.EVENT_READ)
+                    if ready & selectors.EVENT_READ and not self._streams.read(deliver):
+                        meter.read()
+                        return
+                now = time.monotonic()
+                if now >= measured + METER_S:
+                    measured = now
+                    meter.read()
+                self._hold_to(bounds, started)
+
+    def _end(self, reason: ExitReason) -> None:
+        """The first reason stands. In a thread: the engine waits for who reads its streams."""
+        with self._lock:
+            if self._ended_for is not None:
+                return
+            self._ended_for = reason
+        threading.Thread(target=self._kill, name="vulcan-gvisor-kill", daemon=True).start()
+
+    def _kill(self) -> None:
+        try:
+            self._engine.kill(self.id)
+        except (BackendUnavailable, Refused) as error:  # whoever waits for its end notices
+            logger.warning("a container could not be ended: %s", error)
+
+    def _hold_to(self, bounds: Bounds, started: float) -> None:
+        """Its time, and then the engine's to end it."""
+        late = time.monotonic() - started - bounds.timeout_s
+        if late > 0:
+            self._end(ExitReason.TIMEOUT)
+        if late > GRACE_S:
+            raise BackendUnavailable("Docker Engine does not end a container")
+
+
+def shell_line(arguments: Sequence[str]) -> str:
+    """One line that a POSIX shell reads as a command of these arguments, line ends in them too."""
+    return " ".join(f"'{_quoted(argument)}'" for argument in arguments)
+
+
+def _quoted(argument: str) -> str:
+    return argument.replace("'", "'\\''").replace("\n", "'\"$n\"'")

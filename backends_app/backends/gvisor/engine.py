@@ -1,0 +1,247 @@
+"""The Docker Engine as this backend needs it; the one seam where the SDK's errors are translated.
+
+Podman's compatible socket answers as well.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from ...exceptions import BackendUnavailable, InvalidOption
+
+TIMEOUT_S = 20  # of one answer
+WAIT_S = 1  # for the end of a container, before somebody looks whether it is time to kill it
+CONNECT_S = 5
+
+
+class Refused(Exception):
+    """The engine answers, and says no; `reason` is its own text, not for users."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status = status
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Engine:
+    """One address of an engine. Many threads may ask at once, and after a fork anew."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.socket_path = _without_credentials(address)
+        self._given = address
+        self._clients: dict[int, docker.APIClient] = {}  # by process id
+
+    @property
+    def local(self) -> bool:
+        """Is it on this host?"""
+        return self.socket_path is not None
+
+    def info(self) -> Mapping[str, Any]:
+        with self._asked() as client:
+            found: Mapping[str, Any] = client.info()
+            return found
+
+    def image(self, reference: str) -> Mapping[str, Any] | None:
+        """What the engine knows of an image that it has."""
+        with self._asked() as client:
+            try:
+                found: Mapping[str, Any] = client.inspect_image(  # type: ignore[no-untyped-call]
+                    reference
+                )
+            except ImageNotFound:
+                return None
+            return found
+
+    def import_image(self, layer: bytes, repository: str, tag: str) -> None:
+        with self._asked() as client:
+            client.import_image_from_data(layer, repository=repository, tag=tag)
+
+    def pull(self, repository: str, tag_or_digest: str) -> Iterator[Mapping[str, Any]]:
+        """Have the engine fetch an image; gives its progress, and raises `Refused` at its end."""
+        with self._asked() as client:
+            for event in client.pull(repository, tag=tag_or_digest, stream=True, decode=True):
+                if error := event.get("error"):
+                    raise Refused(404, str(error))
+                yield event
+
+    def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> str:
+        """Make a container; gives its id."""
+        with self._asked() as client:
+            limits = client.create_host_config(**host)
+            made = client.create_container(image, name=name, host_config=limits, **config)
+            return str(made["Id"])
+
+    def attach(self, container: str) -> "Attachment":
+        """The three streams of a container, from its start on."""
+        with self._asked() as client:
+            wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            return Attachment(client.attach_socket(container, params=wanted))
+
+    def start(self, container: str) -> None:
+        with self._asked() as client:
+            client.start(container)
+
+    def state(self, container: str) -> Mapping[str, Any]:
+        with self._asked() as client:
+            state: Mapping[str, Any] = client.inspect_container(container)["State"]
+            return state
+
+    def ended(self, container: str) -> bool:
+        """Wait a little for its end."""
+        with self._asked() as client:
+            try:
+                client.wait(container, timeout=WAIT_S)
+            except requests.ReadTimeout:
+                return False
+            except requests.ConnectionError as error:  # how it names a timeout of the body
+                if "Read timed out" in str(error):
+                    return False
+                raise
+            return True
+
+    def kill(self, container: str) -> None:
+        """End it, if it has not ended."""
+        with self._asked() as client, suppress(NotFound):
+            try:
+                client.kill(container)
+            except APIError as error:
+                if error.status_code != 409:  # it is not running
+                    raise
+
+    def remove(self, container: str) -> None:
+        """It is gone after this, running or not, with its anonymous volumes."""
+        with self._asked() as client, suppress(NotFound):
+            try:
+                client.remove_container(container, force=True, v=True)
+            except APIError as error:
+                if error.status_code != 409:  # somebody else is removing it
+                    raise
+
+    def containers(self, label: str) -> list[Mapping[str, Any]]:
+        """All that bear the label, running or not."""
+        with self._asked() as client:
+            found: list[Mapping[str, Any]] = client.containers(all=True, filters={"label": label})
+            return found
+
+    def close(self) -> None:
+        for client in list(self._clients.values()):
+            client.close()
+        self._clients.clear()
+
+    @contextmanager
+    def _asked(self) -> Iterator[docker.APIClient]:
+        """A client, and its errors as `Refused` or `BackendUnavailable`."""
+        try:
+            self._reach()
+            yield self._client()
+        except APIError as error:
+            status = error.status_code or 500
+            raise Refused(status, str(error.explanation or error)) from error
+        except FileNotFoundError as error:
+            raise EngineMissing(f"no Docker Engine at {self.address}") from error
+        except (DockerException, requests.RequestException, OSError) as error:
+            raise BackendUnavailable(f"Docker Engine does not answer at {self.address}") from error
+
+    def _reach(self) -> None:
+        """The SDK leaks a socket when nobody listens, and hides which of the errors it was."""
+        if self.socket_path is None:
+            return
+        with socket.socket(socket.AF_UNIX) as attempt:
+            attempt.settimeout(CONNECT_S)
+            attempt.connect(self.socket_path)
+
+    def _client(self) -> docker.APIClient:
+        pid = os.getpid()
+        if found := self._clients.get(pid):
+            return found
+        made = docker.APIClient(base_url=self._given, timeout=TIMEOUT_S)
+        client = self._clients.setdefault(pid, made)
+        if client is not made:
+            made.close()
+        return client
+
+
+class EngineMissing(BackendUnavailable):
+    """There is not even a socket."""
+
+
+class Attachment:
+    """stdin, stdout and stderr of a container over one connection, without blocking.
+
+    What comes has a header for each piece: one byte for the stream, three of nothing, four for its
+    length (https://docs.docker.com/reference/api/engine/, "Attach to a container").
+    """
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached  # keeps the answer alive, and the connection with it
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._socket.setblocking(False)
+        self._header = b""
+        self._stream, self._left = 0, 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def write(self, data: memoryview) -> int:
+        """How much of it went."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it has ended, or its engine: what comes to be read says which
+            return len(data)
+
+    def end_of_input(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def read(self, deliver: Callable[[int, bytes], None]) -> bool:
+        """Deliver what is there, by the number of its stream; False at the end."""
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        ended = not data
+        while data:
+            if self._left == 0:
+                need = 8 - len(self._header)
+                self._header, data = self._header + data[:need], data[need:]
+                if len(self._header) < 8:
+                    break
+                self._stream, self._left = self._header[0], int.from_bytes(self._header[4:], "big")
+                self._header = b""
+            mine, data = data[: self._left], data[self._left :]
+            self._left -= len(mine)
+            if mine:
+                deliver(self._stream, mine)
+        return not ended
+
+    def close(self) -> None:
+        response = getattr(self._attached, "_response", None)
+        for one in (response, self._attached, self._socket):  # each holds the next
+            if one is not None:
+                with suppress(OSError):
+                    one.close()
+
+
+def _without_credentials(engine: str) -> tuple[str, str | None]:
+    """The address as it may be shown, and the path of its socket; no error shows more of it."""
+    try:
+        url = urlsplit(engine)
+    except ValueError:
+        raise InvalidOption("engine", "…", "is no address") from None
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    if url.scheme not in ("unix", "tcp"):
+        raise InvalidOption("engine", shown, "must begin with unix:// or tcp://")
+    if url.scheme == "unix" and not url.path:
+        raise InvalidOption("engine", shown, "must name a socket")
+    return shown, url.path if url.scheme == "unix" else None

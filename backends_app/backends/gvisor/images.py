@@ -1,0 +1,86 @@
+"""References to images: parsed and normalised as Docker does it, and checked against a list."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...exceptions import InvalidRequest, quote
+
+MOST_CHARS = 255
+DEFAULT_REGISTRY, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"
+
+# The grammar of https://github.com/distribution/reference, in the parts that are named there.
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+_REFERENCE = re.compile(
+    rf"(?:(?P<domain>{_DOMAIN})/)?(?P<path>{_PATH})"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_PATTERN = re.compile(rf"(?P<domain>{_DOMAIN})/(?P<rest>[a-z0-9._/:@*A-Z-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image as Docker names it in full: `docker.io/library/busybox:latest`."""
+
+    domain: str
+    path: str
+    tag: str | None
+    digest: str | None
+
+    @property
+    def repository(self) -> str:
+        return f"{self.domain}/{self.path}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository}{tag}{digest}"
+
+
+def parse(text: str) -> Reference:
+    """The reference in full; `InvalidRequest` for what is none."""
+    found = _REFERENCE.fullmatch(text) if len(text) <= MOST_CHARS else None
+    if found is None:
+        raise InvalidRequest(
+            "image",
+            f"{quote(text)} is no reference to an image, such as busybox:1.36 or "
+            "registry.example.org/team/tool@sha256:….",
+        )
+    domain, path, tag, digest = found.group("domain", "path", "tag", "digest")
+    if domain is not None and not _is_host(domain):
+        domain, path = None, f"{domain}/{path}"
+        if not re.fullmatch(_PATH, path):
+            raise InvalidRequest("image", f"{quote(text)} has a name that is not in lower case.")
+    if domain in (None, "index.docker.io"):
+        domain = DEFAULT_REGISTRY
+    if domain == DEFAULT_REGISTRY and "/" not in path:
+        path = f"{DEFAULT_FOLDER}/{path}"
+    return Reference(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
+
+
+def pattern_problem(pattern: object) -> str | None:
+    """What is wrong with an entry of the allow list; the registry is always named in full."""
+    found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
+    if found is None or not _is_host(found["domain"]):
+        return "must be a registry, / and a path, in which * stands for anything"
+    return None
+
+
+def allowed(reference: Reference, patterns: Iterable[str]) -> bool:
+    """Does a pattern name it? With or without its tag and digest."""
+    names = {str(reference), reference.repository}
+    if reference.tag:
+        names.add(f"{reference.repository}:{reference.tag}")
+    return any(
+        re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name)
+        for pattern in patterns
+        for name in names
+    )
+
+
+def _is_host(domain: str) -> bool:
+    """Docker's rule for what stands before the first slash."""
+    return "." in domain or ":" in domain or domain == "localhost" or domain != domain.lower()

@@ -1,0 +1,76 @@
+"""Whose a container is, and until when: what its labels say, and whether they may be believed.
+
+A label can come from anywhere, also from an image. So ours bear a seal over the container's name,
+which no image chooses, made with the project's SECRET_KEY.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.core import signing
+
+OWNER, DEADLINE, SEAL = "vulcan.owner", "vulcan.deadline", "vulcan.seal"
+NAME_PREFIX = "vulcan-"
+_signer = signing.Signer(salt="backends_app.gvisor.container")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the labels of a container of ours say."""
+
+    owner: str
+    deadline: int  # seconds since 1970: nobody needs the container after that
+
+    def orphaned(self) -> bool:
+        """Is nobody left who will remove it?"""
+        return self.deadline < time.time() or _dead(self.owner)
+
+
+def labels(name: str, lives_s: float) -> dict[str, str]:
+    """The labels of a container `name` of this process that is needed for `lives_s`."""
+    owner, deadline = this_process(), str(int(time.time() + lives_s) + 1)
+    seal = _signer.signature(_sealed(name, owner, deadline))
+    return {OWNER: owner, DEADLINE: deadline, SEAL: seal}
+
+
+def claim(name: str, found: Mapping[str, str]) -> Claim | None:
+    """What the labels say, when the seal is ours; else None: it is somebody else's container."""
+    owner, deadline = found.get(OWNER, ""), found.get(DEADLINE, "")
+    try:
+        _signer.unsign(f"{_sealed(name, owner, deadline)}:{found.get(SEAL, '')}")
+    except signing.BadSignature:
+        return None
+    return Claim(owner, int(deadline))
+
+
+def this_process() -> str:
+    """A name for the process that no other has had since the machine was started."""
+    return f"{_scope()}.{os.getpid()}.{_started('self')}"
+
+
+def _sealed(name: str, owner: str, deadline: str) -> str:
+    return f"{name} {owner} {deadline}"
+
+
+def _dead(owner: str) -> bool:
+    """Only a process that would be seen from here can be missing."""
+    scope, pid, started = owner.rsplit(".", 2)
+    return scope == _scope() and _started(pid) != started
+
+
+def _scope() -> str:
+    """Where process ids mean the same: this boot of this machine, this namespace of processes."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _started(pid: str) -> str:
+    """When the process was started, in ticks since boot; empty when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]

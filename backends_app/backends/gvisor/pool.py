@@ -1,0 +1,136 @@
+"""Sandboxes that are prepared before anybody asks: each waits in a shell, and serves once.
+
+What waits is the image's own `/bin/sh`, behind the same limits as what comes after it. It reads one
+line, the command, which takes its place; the rest of its stdin is the workload's.
+"""
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import replace
+
+from ...exceptions import BackendUnavailable
+from .container import Container, Plan
+from .engine import Engine, Refused
+
+logger = logging.getLogger(__name__)
+
+SHELL = "/bin/sh"
+WAIT_FOR_COMMAND = 'n="\n"; IFS= read -r line && eval "$line"'
+LIVES_S = 3600.0
+MOST_PLANS = 8
+
+
+def waiting(plan: Plan) -> Plan:
+    """The plan of a sandbox that is told its command later."""
+    return replace(plan, entrypoint=(SHELL,), command=("-c", WAIT_FOR_COMMAND))
+
+
+class Pool:
+    """Keeps containers of the plans that were asked for last; threads fill it, one for each plan.
+
+    Made before any fork: it starts with nothing, and a child begins anew.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._spares: dict[Plan, deque[Container]] = {}
+        self._filling: set[Plan] = set()
+        self._failed: dict[Plan, float] = {}
+        self._closed = False
+        _pools.add(self)
+
+    def take(self, plan: Plan, size: int, needed_s: float) -> Container | None:
+        """A spare that has `needed_s` to live, if there is one; others are made after it."""
+        found = None
+        dropped: list[Container] = []
+        with self._lock:
+            if self._closed:
+                return None
+            spares = self._spares.setdefault(plan, deque())
+            self._spares[plan] = self._spares.pop(plan)  # the last one was asked for last
+            while spares and found is None:
+                spare = spares.popleft()
+                young = time.monotonic() - spare.made + needed_s < LIVES_S
+                if young and spare.waits:
+                    found = spare
+                else:
+                    dropped.append(spare)
+            while len(self._spares) > MOST_PLANS:
+                dropped += self._spares.pop(next(iter(self._spares)))
+            fill = plan not in self._filling and self._failed.get(plan, 0) < time.monotonic()
+            if fill:
+                self._filling.add(plan)
+        for spare in dropped:
+            spare.remove()
+        if fill:
+            name = "vulcan-gvisor-pool"
+            threading.Thread(target=self._fill, args=(plan, size), name=name, daemon=True).start()
+        return found
+
+    def known(self) -> set[str]:
+        """The ids of the containers that wait here."""
+        with self._lock:
+            return {spare.id for spares in self._spares.values() for spare in spares}
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            spares = [spare for spares in self._spares.values() for spare in spares]
+            self._spares.clear()
+        for spare in spares:
+            try:
+                spare.remove()
+            except (BackendUnavailable, Refused) as error:  # the reaper will
+                logger.info("a spare sandbox could not be removed: %s", error)
+
+    def _fill(self, plan: Plan, size: int) -> None:
+        try:
+            while True:
+                with self._lock:
+                    spares = self._spares.get(plan)
+                    if self._closed or spares is None or len(spares) >= size:
+                        return
+                spare = Container(self._engine, plan, LIVES_S)
+                try:
+                    spare.start()
+                    with self._lock:
+                        spares = self._spares.get(plan)
+                        kept = not self._closed and spares is not None
+                        if spares is not None and kept:
+                            spares.append(spare)
+                except BaseException:
+                    spare.remove()
+                    raise
+                if not kept:
+                    spare.remove()
+        except (BackendUnavailable, Refused) as error:
+            logger.warning("no sandbox could be prepared: %s", error)
+            with self._lock:
+                self._failed[plan] = time.monotonic() + 30
+        finally:
+            with self._lock:
+                self._filling.discard(plan)
+
+    def forget_after_fork(self) -> None:
+        """In a child: what waits is the parent's, and so are the threads that fill."""
+        spares = [spare for spares in self._spares.values() for spare in spares]
+        self._lock = threading.Lock()
+        self._spares, self._filling, self._failed = {}, set(), {}
+        for spare in spares:
+            spare.forget_after_fork()
+
+
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,38 @@
+"""How a backend says how far it has come with something long, to whoever wants to know.
+
+Nobody does by default; a command shows it on its terminal by `shown`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import TypeAlias
+
+Advance: TypeAlias = Callable[[float, float], None]
+"""Takes how much is done, and how much there is in all, in any unit."""
+
+Show: TypeAlias = Callable[[str], AbstractContextManager[Advance]]
+"""Takes what is being done; shows it until the end of the `with`."""
+
+
+@contextmanager
+def _silent(title: str) -> Iterator[Advance]:
+    yield lambda done, total: None
+
+
+_show: ContextVar[Show] = ContextVar("show", default=_silent)
+
+
+def task(title: str) -> AbstractContextManager[Advance]:
+    """`with task("Fetching …") as advance:`, and then `advance(3, 10)`."""
+    return _show.get()(title)
+
+
+@contextmanager
+def shown(show: Show) -> Iterator[None]:
+    """All tasks of this thread are shown by `show` until the end of the `with`."""
+    before = _show.set(show)
+    try:
+        yield
+    finally:
+        _show.reset(before)

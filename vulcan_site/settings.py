@@ -10,6 +10,7 @@ one for development):
 - `CSRF_TRUSTED_ORIGINS`: comma-separated, with scheme; needed behind a proxy that ends TLS.
 - `HTTPS`: 1 when users come over TLS: secure cookies, HSTS, redirects.
 - `STATIC_ROOT`: where `collectstatic` puts the files that are then served compressed.
+- `GVISOR_ENGINE`: where the Docker Engine answers; default unix:///var/run/docker.sock.
 - `DEBUG`: 1 for Django's debug pages.
 - `LOG_LEVEL`: default INFO.
 """
@@ -183,6 +184,9 @@ LOGIN_REDIRECT_URL = "/v1/"
 # Three backends, each with its defaults; routes and limits are the defaults of backends_app.conf.
 ISOLATION_BACKENDS = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend", "OPTIONS": {}},
-    "gvisor": {"BACKEND": "backends_app.backends.gvisor.GVisorBackend", "OPTIONS": {}},
+    "gvisor": {
+        "BACKEND": "backends_app.backends.gvisor.GVisorBackend",
+        "OPTIONS": {"engine": env.str("GVISOR_ENGINE", default="unix:///var/run/docker.sock")},
+    },
     "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend", "OPTIONS": {}},
 }

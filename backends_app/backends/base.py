@@ -8,6 +8,7 @@ from typing import ClassVar
 from django.core.checks import CheckMessage
 
 from ..workloads import WorkloadResult, WorkloadSpec
+from .setup import Step
 
 MAX_DESCRIPTION_CHARS = 500
 MAX_ATTRIBUTES = 32
@@ -127,6 +128,10 @@ class Backend:
 
     def close(self) -> None:
         """Let go of everything the instance holds. May be called twice."""
+
+    def setup(self) -> Sequence[Step]:
+        """What the backend needs on this host, in order; `manage.py setup_backend` takes them."""
+        return ()
 
     def check(self) -> Sequence[CheckMessage]:
         """Django system checks: what is suspicious about the options, or about the host.

@@ -3,15 +3,18 @@
 import json
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, OutputWrapper
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from ..backends.base import Health
+from ..backends.progress import Advance
 from ..registry import BackendInfo
 from ..routing import Candidate
 
@@ -78,6 +81,23 @@ def candidate_table(candidates: Sequence[Candidate]) -> RenderableType:
         yes = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
         table.add_row(Text(candidate.name), yes, Text(candidate.reason))
     return table
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Advance]:
+    """A bar on stderr while something long is done; one line where stderr is no terminal.
+
+    rich's bars do not get along with Django's stream, which adds line ends: hence the console.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{title} …", markup=False, highlight=False, soft_wrap=True)
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _console(stream: OutputWrapper, options: Mapping[str, Any]) -> Console:

@@ -29,7 +29,8 @@ from ...workloads import (
 )
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
-from . import images, ownership, smoke
+from ..setup import Step
+from . import host, images, ownership, smoke
 from .container import NOBODY, WRITABLE, Bounds, Container, Ended, Plan, shell_line
 from .engine import Engine, EngineMissing, Refused
 from .pool import SHELL, Pool, waiting
@@ -160,6 +161,13 @@ class GVisorBackend(Backend):
         self._pool.close()
         self._engine.close()
 
+    def spares(self) -> set[str]:
+        """The ids of the containers that wait for a workload."""
+        return self._pool.known()
+
+    def setup(self) -> Sequence[Step]:
+        return host.steps(self._engine, self._runtime)
+
     def check(self) -> Sequence[checks.CheckMessage]:
         found: list[checks.CheckMessage] = []
         if not self._engine.local:
@@ -270,22 +278,17 @@ class GVisorBackend(Backend):
         if mapped is not None:
             code = workload.code_utf8()
             stdin, line = code + stdin, _runs_code(mapped, len(code))
-        size = self._pool_sizes.get(str(reference), 0)
+        argv = _argv(image, workload.command)
+        size = self._pool_sizes.get(str(reference), 0) if line or argv else 0
         lives_s = workload.resources.timeout_s
         container = self._pool.take(waiting(plan), size, lives_s) if size else None
         if container is not None:
-            line = line or f"exec {shell_line(_argv(image, workload.command))}"
-            stdin = line.encode() + b"\n" + stdin
+            stdin = (line or f"exec {shell_line(argv)}").encode() + b"\n" + stdin
         else:
-            container = Container(self._engine, _complete(plan, workload.command, line), lives_s)
             try:
-                container.start()
+                container = self._started(_complete(plan, workload.command, line), lives_s)
             except Refused as refused:
-                self._remove(container)
                 return self._not_started(refused, mapped)
-            except BaseException:
-                self._remove(container)
-                raise
         cap = workload.output_bytes
         stdout, stderr = Capture(cap), Capture(cap)
         bounds = Bounds(
@@ -298,6 +301,15 @@ class GVisorBackend(Backend):
             del self._running[workload.id]
             self._remove(container)
         return _result(ended, stdout, stderr, workload)
+
+    def _started(self, plan: Plan, lives_s: float) -> Container:
+        container = Container(self._engine, plan, lives_s)
+        try:
+            container.start()
+        except BaseException:
+            self._remove(container)
+            raise
+        return container
 
     def _not_started(self, refused: Refused, mapped: Mapped | None) -> WorkloadResult:
         """Whose fault is it? Where the smoke program still runs, the image's or the command's."""
@@ -352,21 +364,19 @@ class GVisorBackend(Backend):
             raise BackendUnavailable("Docker Engine has lost an image that it was just given")
         plan = self._plan(image, images.parse(name), SMOKE_RESOURCES)
         said = Capture(SMOKE_BYTES)
-        container: Container | None = None
         try:
-            container = Container(
-                self._engine, _complete(plan, smoke.COMMAND, None), SMOKE_RESOURCES.timeout_s
+            container = self._started(
+                _complete(plan, smoke.COMMAND, None), SMOKE_RESOURCES.timeout_s
             )
-            container.start()
-            bounds = Bounds(timeout_s=SMOKE_RESOURCES.timeout_s, output_bytes=SMOKE_BYTES)
-            ended = container.run(b"", said, Capture(SMOKE_BYTES), bounds)
         except Refused as refused:
             raise BackendUnavailable(
                 f"Docker Engine does not start a container with runtime {quote(self._runtime)}"
             ) from refused
+        try:
+            bounds = Bounds(timeout_s=SMOKE_RESOURCES.timeout_s, output_bytes=SMOKE_BYTES)
+            ended = container.run(b"", said, Capture(SMOKE_BYTES), bounds)
         finally:
-            if container is not None:
-                self._remove(container)
+            self._remove(container)
         if ended.ended_for is not None:
             raise BackendUnavailable(f"the smoke program ended with {ended.ended_for}")
         if smoke.SAID_BY_GVISOR not in said.text():

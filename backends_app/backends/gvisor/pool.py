@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 SHELL = "/bin/sh"
 WAIT_FOR_COMMAND = 'n="\n"; IFS= read -r line && eval "$line"'
 LIVES_S = 3600.0
+LONGEST_START_S = 30.0
 MOST_PLANS = 8
 
 
@@ -39,7 +40,7 @@ class Pool:
         self._engine = engine
         self._lock = threading.Lock()
         self._spares: dict[Plan, deque[Container]] = {}
-        self._filling: set[Plan] = set()
+        self._filling: dict[Plan, threading.Thread] = {}
         self._failed: dict[Plan, float] = {}
         self._closed = False
         _pools.add(self)
@@ -62,14 +63,14 @@ class Pool:
                     dropped.append(spare)
             while len(self._spares) > MOST_PLANS:
                 dropped += self._spares.pop(next(iter(self._spares)))
-            fill = plan not in self._filling and self._failed.get(plan, 0) < time.monotonic()
-            if fill:
-                self._filling.add(plan)
+            if plan not in self._filling and self._failed.get(plan, 0) < time.monotonic():
+                thread = threading.Thread(
+                    target=self._fill, args=(plan, size), name="vulcan-gvisor-pool", daemon=True
+                )
+                self._filling[plan] = thread
+                thread.start()
         for spare in dropped:
             spare.remove()
-        if fill:
-            name = "vulcan-gvisor-pool"
-            threading.Thread(target=self._fill, args=(plan, size), name=name, daemon=True).start()
         return found
 
     def known(self) -> set[str]:
@@ -82,6 +83,9 @@ class Pool:
             self._closed = True
             spares = [spare for spares in self._spares.values() for spare in spares]
             self._spares.clear()
+            filling = list(self._filling.values())
+        for thread in filling:  # what they have just made is not in the list yet
+            thread.join(LONGEST_START_S)
         for spare in spares:
             try:
                 spare.remove()
@@ -114,13 +118,13 @@ class Pool:
                 self._failed[plan] = time.monotonic() + 30
         finally:
             with self._lock:
-                self._filling.discard(plan)
+                self._filling.pop(plan, None)
 
     def forget_after_fork(self) -> None:
         """In a child: what waits is the parent's, and so are the threads that fill."""
         spares = [spare for spares in self._spares.values() for spare in spares]
         self._lock = threading.Lock()
-        self._spares, self._filling, self._failed = {}, set(), {}
+        self._spares, self._filling, self._failed = {}, {}, {}
         for spare in spares:
             spare.forget_after_fork()
 

@@ -12,13 +12,14 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ... import services, strict_json
 from ...api.serializers import WorkloadSerializer, isolation_from_text
+from ...backends import progress
 from ...conf import limits
 from ...exceptions import VulcanError, quote
 from ...health import monitor
 from ...routing import RUNTIMES
 from ...services import WorkloadReport
 from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
-from ..output import add_format, harmless, show_json
+from ..output import add_format, harmless, progress_bar, show_json
 
 RUNTIME_OF_SUFFIX = {
     ".js": "node",
@@ -42,6 +43,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", nargs="?", help="The program's file, or - for stdin.")
+        parser.add_argument(
+            "command", nargs="*", help="With --image: the command to run in it, after --."
+        )
         parser.add_argument("--code", help="The program itself, instead of a file.")
         parser.add_argument("--image", help="An OCI image instead of a program.")
         parser.add_argument(
@@ -62,7 +66,8 @@ class Command(BaseCommand):
         try:
             spec = self._spec(options)
             monitor.ensure_started()
-            report = services.run(spec)
+            with progress.shown(progress_bar):
+                report = services.run(spec)
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error
         if options["format"] == "json":
@@ -73,17 +78,21 @@ class Command(BaseCommand):
             sys.exit(code)
 
     def _spec(self, options: dict[str, Any]) -> WorkloadSpec:
-        if sum(options[key] is not None for key in ("file", "code", "image")) != 1:
+        file, command = options["file"], options["command"]
+        if options["image"] is not None and file is not None:
+            file, command = None, [file, *command]
+        given = (file, options["code"], options["image"])
+        if sum(one is not None for one in given) != 1:
             raise CommandError(
                 "Give exactly one of a file, --code and --image.", returncode=NOT_RUN
             )
         try:
-            given = strict_json.loads(options["input"])
+            program_input = strict_json.loads(options["input"])
         except strict_json.JSONRefused as refused:
             raise CommandError(f"--input is no JSON: {refused}.", returncode=NOT_RUN) from refused
         code, suffix = options["code"], ""
-        if options["file"] is not None:
-            code, suffix = _read(options["file"])
+        if file is not None:
+            code, suffix = _read(file)
         guessed = None if options["image"] else RUNTIME_OF_SUFFIX.get(suffix, "node")
         bound = limits()
         return WorkloadSpec(
@@ -91,7 +100,8 @@ class Command(BaseCommand):
             isolation=isolation_from_text(options["isolation"]),
             code=code,
             image=options["image"],
-            input=given,
+            command=tuple(command),
+            input=program_input,
             resources=bound.resources(
                 cpus=options["cpus"], mem_mb=options["memory"], timeout_s=options["timeout"]
             ),

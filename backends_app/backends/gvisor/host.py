@@ -1,0 +1,140 @@
+"""What the gVisor backend needs on a Debian host: packages, an entry, and an engine that has it."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...exceptions import BackendUnavailable
+from ..setup import SetupError, Step, packages, run
+from .engine import Engine, Refused
+
+CONFIGURATION = Path("/etc/docker/daemon.json")
+LOG = Path("/var/log/docker.log")
+PID_FILE = Path("/var/run/docker.pid")
+SYSTEMD = Path("/run/systemd/system")
+# Without it runsc refuses a container that has no network.
+ENTRY = {"path": "/usr/bin/runsc", "runtimeArgs": ["--network=none"]}
+START_S = 60.0
+
+
+def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> Sequence[Step]:
+    """In this order; for the engine of this host, wherever it is said to answer."""
+    return (
+        packages("docker.io", "runsc"),
+        Step(
+            needed=f"runtime {runtime!r} in {configuration}",
+            how=f"add to its runtimes: {json.dumps({runtime: ENTRY})}",
+            done=lambda: merged(_text(configuration), runtime) is None,
+            take=lambda: _configure(configuration, runtime),
+        ),
+        Step(
+            needed=f"an engine at {engine.address} that knows it",
+            how="start the engine, or have it read its configuration again",
+            done=lambda: _knows(engine, runtime),
+            take=lambda: _start(engine, runtime),
+        ),
+    )
+
+
+def merged(configuration: str, runtime: str) -> str | None:
+    """The engine's configuration with the runtime in it; None when it names one already."""
+    try:
+        found: Any = json.loads(configuration or "{}")
+    except ValueError as error:
+        raise SetupError(f"the engine's configuration is no JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("runtimes", {}), dict):
+        raise SetupError("the engine's configuration is no JSON object with an object of runtimes")
+    runtimes = found.setdefault("runtimes", {})
+    if runtime in runtimes:
+        return None
+    runtimes[runtime] = ENTRY
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _configure(path: Path, runtime: str) -> None:
+    text = merged(_text(path), runtime)
+    if text is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
+            new.write(text)
+        os.chmod(new.name, mode)
+        os.replace(new.name, path)  # whole or not at all
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _knows(engine: Engine, runtime: str) -> bool:
+    try:
+        return runtime in (engine.info().get("Runtimes") or {})
+    except (BackendUnavailable, Refused):
+        return False
+
+
+def _answers(engine: Engine) -> bool:
+    try:
+        engine.info()
+    except (BackendUnavailable, Refused):
+        return False
+    return True
+
+
+def _start(engine: Engine, runtime: str) -> None:
+    if not _answers(engine):
+        _start_engine()
+    elif SYSTEMD.is_dir():
+        run(["systemctl", "reload", "docker"])  # what runs goes on
+    else:
+        try:
+            os.kill(int(PID_FILE.read_text()), signal.SIGHUP)
+        except (OSError, ValueError) as error:
+            raise SetupError("the engine cannot be told: restart it yourself") from error
+    _wait(
+        lambda: _knows(engine, runtime),
+        f"the engine does not come to know {runtime!r}; see its log",
+    )
+
+
+def _start_engine() -> None:
+    if SYSTEMD.is_dir():
+        run(["systemctl", "start", "docker"])
+        return
+    try:
+        run(["service", "docker", "start"])
+    except SetupError as error:  # as in most containers, where nothing starts services
+        try:
+            with LOG.open("ab") as log:
+                subprocess.Popen(
+                    ["dockerd"],  # noqa: S607
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError:
+            raise error from None
+
+
+def _wait(done: Callable[[], bool], otherwise: str) -> None:
+    at_the_latest = time.monotonic() + START_S
+    while not done():
+        if time.monotonic() > at_the_latest:
+            raise SetupError(otherwise)
+        time.sleep(0.2)

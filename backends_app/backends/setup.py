@@ -1,0 +1,73 @@
+"""What a backend needs on the host, as steps that can be looked at before they are taken."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+class SetupError(Exception):
+    """A step could not be taken; the text says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One change of the host. `done` looks and changes nothing; `take` is called when it is not.
+
+    `needed` says in a word or two what there will be, `how` what `take` does.
+    """
+
+    needed: str
+    how: str
+    done: Callable[[], bool]
+    take: Callable[[], None]
+
+
+def packages(*names: str) -> Step:
+    """Packages of Debian."""
+    command = ("apt-get", "install", "--yes", "--no-install-recommends", *names)
+
+    def take() -> None:
+        run(("apt-get", "update"))
+        run(command, DEBIAN_FRONTEND="noninteractive")
+
+    return Step(
+        needed=f"packages {', '.join(names)}",
+        how=f"apt-get update, and {shlex.join(command)}",
+        done=lambda: all(_installed(name) for name in names),
+        take=take,
+    )
+
+
+def run(command: Sequence[str], **environment: str) -> None:
+    """Run a program of the host to its end; `SetupError` with its last words when it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the commands are this package's own
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise SetupError(f"{command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()[-1000:]
+        root = "" if os.geteuid() == 0 else " (this user is not root: try with sudo)"
+        raise SetupError(f"{shlex.join(command)} failed{root}:\n{words}")
+
+
+def _installed(package: str) -> bool:
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise SetupError("dpkg-query is missing: this is no Debian") from error
+    return found.stdout == "installed"

@@ -1,0 +1,96 @@
+"""A gVisor backend on a real engine, and what becomes of it."""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
+from tests.backends.gvisor.engines import TestEngine, require
+
+IMAGE = "busybox:test"
+OUTPUT_BYTES = 20_000
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[TestEngine]:
+    """One for all tests of a process that leave it as it is."""
+    with ExitStack() as stack:
+        yield started(stack)
+
+
+@pytest.fixture
+def own_engine() -> Iterator[TestEngine]:
+    """One that a test may stop, kill and change."""
+    with ExitStack() as stack:
+        yield started(stack)
+
+
+def started(stack: ExitStack) -> TestEngine:
+    require()
+    folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    made = TestEngine(folder)
+    stack.callback(made.stop)
+    made.start()
+    made.image(IMAGE)
+    return made
+
+
+@pytest.fixture
+def make(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
+    """Backends on the engine. Whatever was done to them: the next workload is served, and then
+    nothing is left of them, no container, descriptor or thread.
+    """
+    descriptors = len(os.listdir("/proc/self/fd"))
+    threads = threading.active_count()
+    backends: list[GVisorBackend] = []
+
+    def make(**given) -> GVisorBackend:
+        backends.append(GVisorBackend(**{"engine": engine.address, **given}))
+        return backends[-1]
+
+    yield make
+    for backend in backends:
+        with suppress(BackendUnavailable):  # the test has closed it
+            honest = WorkloadSpec(image=IMAGE, command=("cat",), input="honest", runtime="oci")
+            assert backend.execute(honest).output == "honest"
+        backend.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("vulcan-gvisor"):
+            thread.join(30)
+    assert engine.containers() == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert threading.active_count() == threads
+
+
+@pytest.fixture
+def backend(make) -> GVisorBackend:
+    return make()
+
+
+@pytest.fixture
+def run(backend: GVisorBackend):
+    """Run a command, or a script of the shell, in busybox."""
+
+    def run(command: str | tuple[str, ...], input=None, image=IMAGE, **resources) -> WorkloadResult:
+        if isinstance(command, str):
+            command = ("sh", "-c", command)
+        spec = WorkloadSpec(
+            runtime="oci",
+            image=image,
+            command=command,
+            input=input,
+            resources=Resources(**{"timeout_s": 30, **resources}),
+            output_bytes=OUTPUT_BYTES,
+        )
+        return backend.execute(spec)
+
+    return run

@@ -1,0 +1,150 @@
+"""A real Docker Engine of the tests' own, in a folder of its own, and images made from busybox."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+import docker
+import pytest
+
+PROGRAMS = ("dockerd", "containerd", "runsc", "busybox")
+START_S = 30
+RUNSC = {"path": "/usr/bin/runsc", "runtimeArgs": ["--network=none"]}
+APPLETS = (
+    *("sh", "cat", "dd", "dmesg", "echo", "env", "false", "head", "id", "kill", "ls", "mknod"),
+    *("mount", "nc", "setsid", "sleep", "sort", "touch", "true", "uname", "wc", "wget", "yes"),
+)
+
+
+def require() -> None:
+    """Skip the test on a host where no engine can be started; under CI that is a failure."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    why = f"{', '.join(missing)} missing: run `make host`" if missing else ""
+    if os.geteuid() != 0:
+        why = "an engine is started by root alone: run the tests as root"
+    if why and os.environ.get("CI"):
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
+
+
+class TestEngine:
+    """`dockerd` with runsc; its folder has to have a short path, for its sockets."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "docker.sock"
+        self.address = f"unix://{self.socket}"
+        self.runtimes = {"runsc": RUNSC}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        configuration = {
+            "runtimes": self.runtimes,
+            "bridge": "none",
+            "iptables": False,
+            "hosts": [self.address],
+            "data-root": str(self.folder / "data"),
+            "exec-root": str(self.folder / "exec"),
+            "pidfile": str(self.folder / "pid"),
+            "insecure-registries": ["127.0.0.0/8"],
+        }
+        (self.folder / "daemon.json").write_text(json.dumps(configuration))
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", "--config-file", str(self.folder / "daemon.json")],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        at_the_latest = time.monotonic() + START_S
+        while not self.answers():
+            if time.monotonic() > at_the_latest or self._process.poll() is not None:
+                raise AssertionError((self.folder / "log").read_text()[-3000:])
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        if not self.socket.exists():
+            return False
+        with suppress(docker.errors.DockerException, OSError), closing(self.client()) as client:
+            return bool(client.ping())
+        return False
+
+    def client(self) -> docker.APIClient:
+        return docker.APIClient(base_url=self.address, timeout=20)
+
+    def containers(self) -> list[str]:
+        """The names of all there are."""
+        with closing(self.client()) as client:
+            return [name for one in client.containers(all=True) for name in one["Names"]]
+
+    def reload(self) -> None:
+        """With the runtimes that `runtimes` says now."""
+        path = self.folder / "daemon.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "runtimes": self.runtimes}))
+        os.kill(self.pid, signal.SIGHUP)
+        at_the_latest = time.monotonic() + START_S
+        with closing(self.client()) as client:
+            while {*self.runtimes} != {*client.info()["Runtimes"]} - BUILT_IN:
+                assert time.monotonic() < at_the_latest
+                time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """As the kernel would; its containerd goes on, as it would."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(START_S)
+        for pid_file in self.folder.glob("exec/containerd/*.pid"):  # of a killed engine
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+    def image(self, reference: str, changes: Sequence[str] = (), *, shell: bool = True) -> None:
+        """Make an image; with Debian's busybox in it, or with nothing that runs but `cat`."""
+        repository, _, tag = reference.rpartition(":")
+        with closing(self.client()) as client:
+            client.import_image_from_data(
+                layer(APPLETS if shell else ["cat"]), repository, tag, changes=list(changes)
+            )
+
+
+BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
+
+
+def layer(applets: Sequence[str]) -> bytes:
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for folder in ("bin", "tmp", "etc", "proc", "sys", "dev"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        with open(busybox, "rb") as program:
+            entry = tarfile.TarInfo(f"bin/{applets[0]}")
+            entry.mode, entry.size = 0o755, os.path.getsize(busybox)
+            tar.addfile(entry, program)
+        for applet in applets[1:]:
+            entry = tarfile.TarInfo(f"bin/{applet}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, applets[0]
+            tar.addfile(entry)
+    return packed.getvalue()

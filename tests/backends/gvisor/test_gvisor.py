@@ -1,0 +1,322 @@
+"""The gvisor backend with a real engine and a real runsc: what programs get."""
+
+import json
+import re
+import threading
+import time
+
+import pytest
+
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.exceptions import InvalidOption, InvalidRequest
+from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
+from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
+from tests.backends.gvisor.engines import TestEngine
+from tests.contract import BackendContract, Programs
+
+SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
+
+
+def command(*arguments: str) -> dict[str, object]:
+    return {"image": IMAGE, "command": arguments}
+
+
+class TestContractOfImages(BackendContract):
+    @pytest.fixture
+    def programs(self) -> Programs:
+        return Programs(
+            runtime="oci",
+            echo=command("cat"),
+            fails=command("sh", "-c", "echo boom >&2; exit 3"),
+            nothing=command("true"),
+        )
+
+
+class TestContractOfMappedRuntimes(BackendContract):
+    @pytest.fixture
+    def backend(self, make) -> GVisorBackend:
+        return make(runtimes=SHELL_AS_PYTHON)
+
+    @pytest.fixture
+    def programs(self) -> Programs:
+        return Programs(
+            runtime="python",
+            echo={"code": "cat"},
+            fails={"code": "echo boom >&2; exit 3"},
+            nothing={"code": "true"},
+        )
+
+
+class TestContractOfThePool(TestContractOfMappedRuntimes):
+    @pytest.fixture
+    def backend(self, make) -> GVisorBackend:
+        return make(runtimes=SHELL_AS_PYTHON, pool={IMAGE: 2})
+
+
+def test_the_kernel_that_answers_is_gvisors(run):
+    result = run("uname -r; dmesg | head -1")
+    assert result.stdout.startswith("4.4.0\n")
+    assert "Starting gVisor..." in result.stdout
+
+
+def test_the_probe_says_what_it_found(backend: GVisorBackend):
+    found = backend.probe()
+    assert found.state == "healthy"
+    assert re.match(r"\d+\.\d+", found.attributes["engine_version"])
+    assert re.match(r"\d", found.attributes["runsc_version"])
+    assert found.attributes["runsc_platform"]
+    assert found.attributes["network"] == "none"
+
+
+def test_the_images_own_command_runs_when_none_is_given(engine: TestEngine, backend):
+    engine.image("own:1", ['CMD ["echo", "own"]'])
+    engine.image("entry:1", ['ENTRYPOINT ["echo", "entry"]', 'CMD ["own"]'])
+    for image, command, printed in (
+        ("own:1", (), "own\n"),
+        ("own:1", ("echo", "given"), "given\n"),
+        ("entry:1", (), "entry own\n"),
+        ("entry:1", ("given",), "entry given\n"),
+    ):
+        spec = WorkloadSpec(runtime="oci", image=image, command=command)
+        assert backend.execute(spec).stdout == printed
+
+
+def test_a_spare_takes_any_command(engine: TestEngine, make):
+    engine.image("entry:1", ['ENTRYPOINT ["echo", "entry"]', 'CMD ["own"]'])
+    backend = make(pool={"entry:1": 1, IMAGE: 1})
+    odd = ("echo", "a'b", 'c"d', "e\nf", "$g `h` \\i", "", "*", "-n", "ü")
+    for _ in range(2):  # without and with a spare
+        own = backend.execute(WorkloadSpec(runtime="oci", image="entry:1"))
+        assert own.stdout == "entry own\n"
+        result = backend.execute(WorkloadSpec(runtime="oci", image=IMAGE, command=odd))
+        assert result.stdout == " ".join(odd[1:]) + "\n"
+        wait_for_spares(backend, 2)
+
+
+def wait_for_spares(backend: GVisorBackend, count: int) -> None:
+    at_the_latest = time.monotonic() + 30
+    while len(backend.spares()) < count:
+        assert time.monotonic() < at_the_latest
+        time.sleep(0.02)
+
+
+def test_a_spare_is_used_once(make):
+    backend = make(pool={IMAGE: 1})
+    write = WorkloadSpec(
+        runtime="oci", image=IMAGE, command=("sh", "-c", "cat /tmp/*; echo mine >/tmp/x")
+    )
+    for _ in range(3):
+        assert backend.execute(write).stdout == ""
+        wait_for_spares(backend, 1)
+
+
+def test_spares_that_were_removed_or_killed_cost_nobody_anything(engine: TestEngine, make):
+    backend = make(pool={IMAGE: 2})
+    spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=1)
+    assert backend.execute(spec).output == 1
+    wait_for_spares(backend, 2)
+    client = engine.client()
+    for number, spare in enumerate(backend.spares()):
+        if number:
+            client.kill(spare)
+        else:
+            client.remove_container(spare, force=True)
+    client.close()
+    assert backend.execute(spec).output == 1
+
+
+def test_an_image_without_a_shell_is_served_without_spares(engine: TestEngine, make):
+    engine.image("bare:1", shell=False)
+    backend = make(pool={"bare:1": 1})
+    spec = WorkloadSpec(runtime="oci", image="bare:1", command=("cat",), input=[1])
+    for _ in range(2):
+        assert backend.execute(spec).output == [1]
+
+
+def test_streams_are_kept_apart_and_bounded(run):
+    result = run("echo out; echo err >&2; yes | head -c 60000; yes | head -c 60000 >&2; exit 4")
+    assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 4)
+    assert result.stdout.startswith("out\ny\n")
+    assert result.stderr.startswith("err\ny\n")
+    assert result.stdout_truncated
+    assert result.stderr_truncated
+    assert len(result.stdout) < 2 * OUTPUT_BYTES
+
+
+def test_partial_output_survives_a_timeout(run):
+    result = run("echo partial; sleep 100", timeout_s=1)
+    assert (result.exit_reason, result.stdout) == (ExitReason.TIMEOUT, "partial\n")
+    assert result.status is Status.FAILED
+
+
+def test_a_signal_is_named(run):
+    result = run("kill -SEGV $$")
+    assert (result.exit_reason, result.signal) == (ExitReason.SIGNAL, "SIGSEGV")
+    assert result.exit_code is None
+
+
+def test_closed_streams_are_not_the_end(run):
+    result = run("exec >&- 2>&-; sleep 1; exit 4")
+    assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 4)
+
+
+def test_what_cannot_be_started_is_the_programs_failure(engine: TestEngine, run):
+    engine.image("bare:1", shell=False)
+    result = run(("nope",))
+    assert (result.status, result.exit_reason, result.exit_code) == (
+        Status.FAILED,
+        ExitReason.EXITED,
+        127,
+    )
+    assert "'nope'" in result.error
+    assert run("true", image="bare:1").exit_code == 127
+    assert run(("/etc",)).exit_code == 126
+    assert run((), image="bare:1").exit_code == 126  # it has no command of its own
+
+
+def test_figures_are_the_kernels(run):
+    idle, busy = run("true"), run("x=0; while [ $x -lt 200000 ]; do x=$((x+1)); done")
+    assert idle.cpu_time_ms is not None
+    assert busy.cpu_time_ms > idle.cpu_time_ms + 100
+    assert busy.duration_ms >= 100
+    large = run("dd if=/dev/zero of=/tmp/x bs=1M count=50 2>/dev/null")
+    assert large.memory_bytes > idle.memory_bytes + 40 * 2**20
+
+
+def test_cleanup_ends_a_running_workload(backend: GVisorBackend):
+    spec = WorkloadSpec(
+        runtime="oci", image=IMAGE, command=("sleep", "999"), resources=Resources(timeout_s=60)
+    )
+    results = []
+    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
+    thread.start()
+    while thread.is_alive():
+        backend.cleanup(spec.id)
+        thread.join(0.05)
+    assert (results[0].status, results[0].exit_reason) == (Status.KILLED, ExitReason.KILLED)
+
+
+def test_a_user_that_is_not_root(engine: TestEngine, make):
+    users = {"none": "", "root": "USER root", "zero": "USER 0:0", "named": "USER toor"}
+    users |= {"own": "USER 1234:77", "group": "USER 1234:0", "large": "USER 1234"}
+    for tag, change in users.items():
+        engine.image(f"user:{tag}", [change] if change else [])
+    backend = make(root_images=["docker.io/library/user:zero"])
+
+    def who(tag: str) -> str:
+        spec = WorkloadSpec(runtime="oci", image=f"user:{tag}", command=("id",))
+        return re.sub(r" groups=.*", "", backend.execute(spec).stdout.strip())
+
+    found = {tag: who(tag) for tag in users}
+    nobody = "uid=65534 gid=65534"
+    assert found == dict.fromkeys(("none", "root", "named"), nobody) | {
+        "zero": "uid=0 gid=0",
+        "own": "uid=1234 gid=77",
+        "group": "uid=1234 gid=65534",
+        "large": "uid=1234 gid=65534",
+    }
+
+
+def test_folders_that_an_image_wants_to_be_writable_are_bounded(engine: TestEngine, make):
+    engine.image("volume:1", ["VOLUME /data"])
+    backend = make(disk_mb=2)
+    script = "for f in /data /tmp; do dd if=/dev/zero of=$f/x bs=1M count=9; done; ls -s /data /tmp"
+    spec = WorkloadSpec(runtime="oci", image="volume:1", command=("sh", "-c", script))
+    result = backend.execute(spec)
+    assert result.stderr.count("No space left on device") == 2
+    assert result.stdout.count(" 2048 x\n") + result.stdout.count("2048 x\n") >= 2
+    client = engine.client()
+    assert not client.volumes()["Volumes"]
+    client.close()
+
+
+def test_code_goes_with_an_image_of_its_runtime_only(make):
+    backend = make(runtimes=SHELL_AS_PYTHON)
+    for given, field in (
+        ({"runtime": "oci", "code": "cat"}, "image"),
+        ({"runtime": "python", "code": "cat", "command": ("ls",)}, "command"),
+        ({"runtime": "oci", "image": IMAGE, "command": ("a\0b",)}, "command"),
+        ({"runtime": "oci", "image": "unknown:1"}, "image"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            backend.execute(WorkloadSpec(**given))
+        assert raised.value.field == field
+    assert "pull: never" in raised.value.reason
+
+
+def test_code_of_any_bytes_arrives(make):
+    backend = make(runtimes={"python": {"image": IMAGE, "command": ["wc", "-c", "{file}"]}})
+    for code in ("", "x", "ü\n'$(id)'\n" * 1000, "y" * 1_000_000):
+        result = backend.execute(WorkloadSpec(runtime="python", code=code, input=1))
+        assert result.stdout == f"{len(code.encode())} /tmp/main.py\n"
+
+
+def test_resources_are_limits_of_the_engine(engine: TestEngine, backend: GVisorBackend):
+    spec = WorkloadSpec(
+        runtime="oci",
+        image=IMAGE,
+        command=("sleep", "999"),
+        resources=Resources(cpus=0.5, mem_mb=100, timeout_s=60),
+    )
+    assert backend.probe().healthy  # or its smoke container would be the first to be seen
+    thread = threading.Thread(target=backend.execute, args=[spec])
+    thread.start()
+    client = engine.client()
+    while not (found := client.containers(filters={"label": "vulcan.owner", "status": "running"})):
+        time.sleep(0.02)
+    made = client.inspect_container(found[0]["Id"])
+    client.close()
+    while thread.is_alive():
+        backend.cleanup(spec.id)
+        thread.join(0.05)
+    host = made["HostConfig"]
+    assert host["Runtime"] == "runsc"
+    assert host["NanoCpus"] == 500_000_000
+    assert host["Memory"] == host["MemorySwap"] == 100 * 2**20
+    assert host["PidsLimit"] == 512
+    assert host["ReadonlyRootfs"]
+    assert host["NetworkMode"] == "none"
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["LogConfig"]["Type"] == "none"
+    assert not host["Privileged"]
+    assert not made["Mounts"] or all(one["Type"] == "tmpfs" for one in made["Mounts"])
+    assert json.dumps(made["Config"]["Labels"]).count("vulcan.") == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("engine", "http://x"),
+        ("engine", ""),
+        ("runtime", 1),
+        ("runtimes", ["python"]),
+        ("runtimes", {"ruby": "ruby:3"}),
+        ("runtimes", {"python": "-v/:/h"}),
+        ("runtimes", {"python": {"image": IMAGE, "command": "sh {file}"}}),
+        ("runtimes", {"python": {"image": IMAGE, "command": ["sh"]}}),
+        ("allow", "busybox"),
+        ("allow", ["busybox"]),
+        ("allow", ["*/x"]),
+        ("root_images", ["*"]),
+        ("pull", "always"),
+        ("pull", "missing"),
+        ("pool", {IMAGE: -1}),
+        ("pool", {"Not An Image": 1}),
+        ("pool", [IMAGE]),
+        ("network", None),
+        ("disk_mb", 0),
+        ("pids", 10),
+        ("max_concurrency", 0),
+    ],
+)
+def test_options_are_checked(option: str, value):
+    with pytest.raises(InvalidOption) as raised:
+        GVisorBackend(**{option: value})
+    assert raised.value.option == option
+
+
+def test_a_network_is_warned_of():
+    assert [one.id for one in GVisorBackend(network="bridge").check()] == [
+        "backends_app.gvisor.W002"
+    ]

@@ -1,0 +1,142 @@
+"""What a hostile program in a container tries. After each, an honest one is served (conftest)."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.workloads import ExitReason, Status, WorkloadSpec
+from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("script", "reasons"),
+    [
+        ("while :; do :; done", {ExitReason.TIMEOUT}),
+        ("trap '' TERM INT HUP; sleep 999", {ExitReason.TIMEOUT}),
+        ("yes", {ExitReason.OUTPUT_LIMIT}),
+        ("yes >&2", {ExitReason.OUTPUT_LIMIT}),
+        ("cat /dev/zero", {ExitReason.OUTPUT_LIMIT}),
+        ("x=x; while :; do x=$x$x; done", {ExitReason.MEMORY_LIMIT}),
+        ("f() { f | f & }; f; sleep 99", {ExitReason.PROCESS_LIMIT}),
+        ("while :; do sleep 99 & done", {ExitReason.PROCESS_LIMIT}),
+    ],
+)
+def test_what_knows_no_bounds_is_ended(run, script: str, reasons: set[ExitReason]):
+    result = run(script, timeout_s=4)
+    assert (result.status, result.exit_reason in reasons) == (Status.FAILED, True), result
+    assert result.duration_ms < 6000
+    assert len(result.stdout) < 2 * OUTPUT_BYTES
+    assert result.output is None
+
+
+def test_memory_of_files_counts(run):
+    result = run("while :; do dd if=/dev/zero bs=1M count=60 of=/tmp/$$; done", mem_mb=64)
+    assert result.exit_reason is ExitReason.MEMORY_LIMIT
+
+
+@pytest.mark.parametrize("script", ["setsid sleep 999 & exit 0", "sleep 999 & sleep 999 & exit 0"])
+def test_what_stays_behind_goes_with_its_first_process(run, script: str):
+    result = run(script)
+    assert (result.status, result.exit_reason) == (Status.COMPLETED, ExitReason.EXITED)
+
+
+def test_nothing_can_be_reached(run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = run(
+            f"for host in 127.0.0.1 169.254.169.254 10.0.0.1 $(hostname); do"
+            f" echo x | nc -w 1 $host {port} && echo reached; done;"
+            " wget -T 1 http://example.org/ && echo reached; exit 0"
+        )
+        assert result.stdout == ""
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_nothing_of_the_host_is_to_be_seen(run):
+    shown = run(
+        "cat /proc/mounts /etc/resolv.conf /etc/hosts /etc/hostname /proc/cmdline; env;"
+        " ls -la / /tmp /var/run /run; ls /sys/class/net /sys/block; cat /proc/1/environ; exit 0"
+    ).stdout
+    host = socket.gethostname()
+    assert host not in shown
+    assert "docker" not in shown
+    assert "overlay" not in shown.replace("overlayfs_stale_read", "")
+    nameservers = {line.split()[1] for line in shown.splitlines() if line.startswith("nameserver")}
+    assert nameservers <= {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mknod /tmp/disk b 8 0",
+        "mount -t tmpfs none /tmp",
+        "mount -t proc none /tmp",
+        "echo x > /etc/x",
+        "echo x > /bin/x",
+        "echo x > /x",
+        "echo x > /sys/x",
+        "echo 1 > /proc/sys/kernel/panic",
+        "kill -9 1 2>/dev/null; false",
+    ],
+)
+def test_what_needs_a_right_is_denied(run, script: str):
+    assert run(script).exit_code != 0
+
+
+def test_no_workload_sees_another(run):
+    assert run("echo mine > /tmp/x; echo mine > /dev/shm/x").exit_code == 0
+    assert run("ls /tmp /dev/shm").stdout.split() == ["/dev/shm:", "/tmp:"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        '{"exit_code": 0, "status": "completed"}',
+        "\x01\x00\x00\x00\x00\x00\x00\x05hallo",  # a header of the engine's stream
+        '"} {"output": 1}',
+    ],
+)
+def test_what_is_printed_stays_what_was_printed(backend: GVisorBackend, forged: str):
+    spec = WorkloadSpec(
+        runtime="oci", image=IMAGE, command=("sh", "-c", 'printf %s "$0"; exit 5', forged)
+    )
+    if "\0" in forged:
+        script = r"printf '\001\000\000\000\000\000\000\005hallo'; exit 5"
+        spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("sh", "-c", script))
+    result = backend.execute(spec)
+    assert (result.exit_code, result.stdout, result.output) == (5, forged, None)
+
+
+def test_ten_at_once_all_end_well(make):
+    backend = make(max_concurrency=10)
+    results = []
+
+    def one(number: int) -> None:
+        spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=number)
+        results.append(backend.execute(spec).output)
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == list(range(10))
+
+
+def test_a_slow_reader_of_stdin_and_a_large_input(run):
+    text = "x" * 900_000
+    assert run("sleep 0.3; wc -c", input=text).stdout == f"{len(text) + 2}\n"
+    assert run("exit 0", input=text).exit_code == 0
+
+
+def test_its_time_is_kept_while_it_floods(run):
+    started = time.monotonic()
+    result = run("while :; do echo x; sleep 0.01; done", timeout_s=1)
+    assert result.exit_reason is ExitReason.TIMEOUT
+    assert result.stdout.startswith("x\nx\n")
+    assert time.monotonic() - started < 15

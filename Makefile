@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-HOST_PACKAGES :=
+TEST_PACKAGES := busybox-static docker-registry
 
 .PHONY: run test lint bench host lock clean
 
@@ -25,9 +25,9 @@ lint: $(INSTALLED)  ## Style, types, migrations and the API's own schema
 bench: $(INSTALLED)  ## Ratios of things measured side by side
 	$(PY) -m tests.bench
 
-host:  ## Install the optional host programs of the backends
-	@$(if $(strip $(HOST_PACKAGES)),apt-get install --yes --no-install-recommends $(HOST_PACKAGES),\
-	echo "No backend needs a host program yet.")
+host: $(INSTALLED)  ## Install what the backends need on this host, and what their tests need
+	$(PY) manage.py setup_backend gvisor
+	apt-get install --yes --no-install-recommends $(TEST_PACKAGES)
 
 lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
 	$(VENV)/bin/pip install --quiet uv

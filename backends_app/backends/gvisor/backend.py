@@ -6,10 +6,12 @@ containers who it is; that holds for as long as the engine and its runtime stay 
 
 import atexit
 import functools
+import logging
 import platform
 import re
 import signal
 import subprocess
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,12 +34,23 @@ from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
 from . import host, images, ownership, smoke
 from .container import NOBODY, WRITABLE, Bounds, Container, Ended, Plan, shell_line
-from .engine import Engine, EngineMissing, Refused
+from .engine import Engine, EngineMissing, Image, Refused
 from .pool import SHELL, Pool, waiting
+
+logger = logging.getLogger(__name__)
 
 INSTALL = "install them with: manage.py setup_backend gvisor"
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 MOST_SIGNAL = 64
+BROKEN_S, MOST_BROKEN = 60.0, 256
+NOT_STARTED = WorkloadResult(
+    exit_reason=ExitReason.EXITED,
+    exit_code=126,
+    error="the image cannot be started, or has no command",
+)
+# How the engine's init says that it could not execute the command.
+NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{0,200})", re.DOTALL)
 SMOKE_RESOURCES = Resources(cpus=1, mem_mb=64, timeout_s=8)
 SMOKE_BYTES = 8192
 COMMANDS = {
@@ -116,6 +129,7 @@ class GVisorBackend(Backend):
         self._pool = Pool(self._engine)
         self._running: dict[str, Container] = {}
         self._left: set[str] = set()  # containers that could not be removed yet
+        self._broken: dict[str, float] = {}  # ids of images, and until when
         self._proven: tuple[object, ...] | None = None
         self._closed = False
         atexit.register(_close, weakref.ref(self))
@@ -199,8 +213,7 @@ class GVisorBackend(Backend):
                 raise InvalidRequest(
                     "image", f"{quote(str(reference))} is not among those allowed."
                 )
-            if any("\0" in argument for argument in workload.command):
-                raise InvalidRequest("command", "Must not hold a NUL character.")
+            _check_command(workload.command)
             return reference, None
         if workload.command:
             raise InvalidRequest(
@@ -211,7 +224,7 @@ class GVisorBackend(Backend):
             raise InvalidRequest("image", f"Runtime {quote(workload.runtime)} takes an image.")
         return mapped.image, mapped
 
-    def _image(self, reference: images.Reference) -> Mapping[str, Any]:
+    def _image(self, reference: images.Reference) -> Image:
         """What the engine knows of it; fetched before that where OPTIONS say so."""
         if found := self._engine.image(str(reference)):
             return found
@@ -246,21 +259,18 @@ class GVisorBackend(Backend):
             " pull or load it into the engine.",
         )
 
-    def _plan(
-        self, image: Mapping[str, Any], reference: images.Reference, resources: Resources
-    ) -> Plan:
-        config = image.get("Config") or {}
+    def _plan(self, image: Image, reference: images.Reference, resources: Resources) -> Plan:
         root = images.allowed(reference, self._root_images)
         return Plan(
-            image=str(image["Id"]),
+            image=image.id,
             runtime=self._runtime,
             network=self._network,
-            user=str(config.get("User") or "0:0") if root else _user(str(config.get("User") or "")),
+            user=(image.user or "0:0") if root else _user(image.user),
             cpus=resources.cpus,
             mem_mb=resources.mem_mb,
             disk_mb=self._disk_mb,
             pids=self._pids,
-            volumes=_volumes(config.get("Volumes") or {}),
+            volumes=_volumes(image.volumes),
         )
 
     # Running it
@@ -271,13 +281,15 @@ class GVisorBackend(Backend):
         plan: Plan,
         reference: images.Reference,
         mapped: Mapped | None,
-        image: Mapping[str, Any],
+        image: Image,
     ) -> WorkloadResult:
         stdin = workload.input_json()
         line = None
         if mapped is not None:
             code = workload.code_utf8()
             stdin, line = code + stdin, _runs_code(mapped, len(code))
+        if self._broken.get(plan.image, 0) > time.monotonic():
+            return NOT_STARTED
         argv = _argv(image, workload.command)
         size = self._pool_sizes.get(str(reference), 0) if line or argv else 0
         lives_s = workload.resources.timeout_s
@@ -288,7 +300,7 @@ class GVisorBackend(Backend):
             try:
                 container = self._started(_complete(plan, workload.command, line), lives_s)
             except Refused as refused:
-                return self._not_started(refused, mapped)
+                return self._not_started(refused, plan.image)
         cap = workload.output_bytes
         stdout, stderr = Capture(cap), Capture(cap)
         bounds = Bounds(
@@ -311,17 +323,17 @@ class GVisorBackend(Backend):
             raise
         return container
 
-    def _not_started(self, refused: Refused, mapped: Mapped | None) -> WorkloadResult:
-        """Whose fault is it? Where the smoke program still runs, the image's or the command's."""
+    def _not_started(self, refused: Refused, image: str) -> WorkloadResult:
+        """Whose fault is it? Where the smoke program still runs, the image's.
+
+        The engine leaves a sandbox behind that it could not start, so it is not tried again soon.
+        """
         self._prove(self._engine.info())
-        missing = re.search(r'error finding executable "((?:[^"\\]|\\.){0,200})"', refused.reason)
-        if missing is None:
-            code, why = 126, "the image or its command cannot be started"
-        else:
-            code, why = 127, f"the image has no program {missing[1]!r}"
-        if mapped is not None:
-            why = f"{why}; code needs a {SHELL} in the image of its runtime"
-        return WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=code, error=why)
+        logger.info("image %s cannot be started: %s", image, refused.reason)
+        self._broken[image] = time.monotonic() + BROKEN_S
+        while len(self._broken) > MOST_BROKEN:
+            self._broken.pop(next(iter(self._broken)), None)
+        return NOT_STARTED
 
     def _remove(self, container: Container) -> None:
         try:
@@ -424,10 +436,9 @@ def _complete(plan: Plan, command: tuple[str, ...], line: str | None) -> Plan:
     return replace(plan, command=command or None)
 
 
-def _argv(image: Mapping[str, Any], command: tuple[str, ...]) -> list[str]:
+def _argv(image: Image, command: tuple[str, ...]) -> list[str]:
     """What the engine would run: the image's entry point, and the command or the image's."""
-    config = image.get("Config") or {}
-    return [*(config.get("Entrypoint") or ()), *(command or config.get("Cmd") or ())]
+    return [*image.entrypoint, *(command or image.command)]
 
 
 def _runs_code(mapped: Mapped, length: int) -> str:
@@ -463,11 +474,16 @@ def _result(
         stderr=stderr.text(),
         stdout_truncated=stdout.truncated,
         stderr_truncated=stderr.truncated,
-        error=_why(reason, name, workload),
+        error=_why(reason, name, workload) or (_not_executed(stderr) if code in (126, 127) else ""),
         duration_ms=ended.duration_ms,
         cpu_time_ms=ended.usage.cpu_time_ms,
         memory_bytes=ended.usage.memory_bytes,
     )
+
+
+def _not_executed(stderr: Capture) -> str:
+    found = NOT_EXECUTED.match(stderr.text())
+    return found[1] if found else ""
 
 
 def _why(reason: ExitReason, signal_name: str | None, workload: WorkloadSpec) -> str:
@@ -482,6 +498,17 @@ def _why(reason: ExitReason, signal_name: str | None, workload: WorkloadSpec) ->
     }.get(reason, "")
 
 
+def _check_command(command: Sequence[str]) -> None:
+    try:
+        size = sum(len(argument.encode()) + 1 for argument in command)
+    except UnicodeEncodeError:
+        raise InvalidRequest("command", "Holds half a surrogate pair.") from None
+    if any("\0" in argument for argument in command):
+        raise InvalidRequest("command", "Must not hold a NUL character.")
+    if size > MOST_COMMAND_BYTES:
+        raise InvalidRequest("command", f"Must be at most {MOST_COMMAND_BYTES:,} bytes.")
+
+
 def _user(configured: str) -> str:
     """Numbers other than 0 as the image has them; a name could stand for root, and is nobody."""
     user, _, group = configured.partition(":")
@@ -490,9 +517,9 @@ def _user(configured: str) -> str:
     return f"{int(user)}:{int(group)}" if group.isdigit() and int(group) else f"{int(user)}:65534"
 
 
-def _volumes(configured: Mapping[str, Any]) -> tuple[str, ...]:
+def _volumes(configured: Sequence[str]) -> tuple[str, ...]:
     """The folders that an image wants to be writable, bounded as `WRITABLE` is."""
-    return tuple(sorted({str(path) for path in configured} - {WRITABLE}))
+    return tuple(sorted({*configured} - {WRITABLE}))
 
 
 def _mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:

@@ -57,6 +57,8 @@ class Plan:
             "ipc_mode": "private",
             "shm_size": SHM_MB * MB,
             "read_only": True,
+            # The engine's own: runsc cannot take back a sandbox whose first program fails to start.
+            "init": True,
             "tmpfs": dict.fromkeys((WRITABLE, *self.volumes), space),
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
@@ -146,10 +148,10 @@ class Container:
         while not self._engine.ended(self.id):
             meter.read()
             self._hold_to(bounds, started)
-        state = self._engine.state(self.id)
-        code = int(state["ExitCode"])
+        end = self._engine.end(self.id)
+        code = end.code
         ended_for = self._ended_for if code == KILLED else None
-        if code == KILLED and state.get("OOMKilled"):
+        if code == KILLED and end.out_of_memory:
             ended_for = ExitReason.MEMORY_LIMIT
         elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
             ended_for = ExitReason.PROCESS_LIMIT

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,25 @@ class Refused(Exception):
         super().__init__(reason)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """What an engine knows of an image that it has."""
+
+    id: str
+    user: str
+    volumes: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """How a container ended; for a signal `code` is 128 and its number."""
+
+    code: int
+    out_of_memory: bool
+
+
 class Engine:
     """One address of an engine. Many threads may ask at once, and after a fork anew."""
 
@@ -48,16 +68,21 @@ class Engine:
             found: Mapping[str, Any] = client.info()
             return found
 
-    def image(self, reference: str) -> Mapping[str, Any] | None:
+    def image(self, reference: str) -> Image | None:
         """What the engine knows of an image that it has."""
         with self._asked() as client:
             try:
-                found: Mapping[str, Any] = client.inspect_image(  # type: ignore[no-untyped-call]
-                    reference
-                )
+                found = client.inspect_image(reference)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return None
-            return found
+            config = found.get("Config") or {}
+            return Image(
+                id=str(found["Id"]),
+                user=str(config.get("User") or ""),
+                volumes=tuple(map(str, config.get("Volumes") or ())),
+                entrypoint=tuple(map(str, config.get("Entrypoint") or ())),
+                command=tuple(map(str, config.get("Cmd") or ())),
+            )
 
     def import_image(self, layer: bytes, repository: str, tag: str) -> None:
         with self._asked() as client:
@@ -88,10 +113,10 @@ class Engine:
         with self._asked() as client:
             client.start(container)
 
-    def state(self, container: str) -> Mapping[str, Any]:
+    def end(self, container: str) -> End:
         with self._asked() as client:
-            state: Mapping[str, Any] = client.inspect_container(container)["State"]
-            return state
+            state = client.inspect_container(container)["State"]
+            return End(code=int(state["ExitCode"]), out_of_memory=bool(state.get("OOMKilled")))
 
     def ended(self, container: str) -> bool:
         """Wait a little for its end."""
@@ -146,6 +171,9 @@ class Engine:
             raise Refused(status, str(error.explanation or error)) from error
         except FileNotFoundError as error:
             raise EngineMissing(f"no Docker Engine at {self.address}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"what answers at {self.address} is no Docker Engine"
+            raise BackendUnavailable(reason) from error
         except (DockerException, requests.RequestException, OSError) as error:
             raise BackendUnavailable(f"Docker Engine does not answer at {self.address}") from error
 

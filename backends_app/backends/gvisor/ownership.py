@@ -14,7 +14,7 @@ from django.core import signing
 
 OWNER, DEADLINE, SEAL = "vulcan.owner", "vulcan.deadline", "vulcan.seal"
 NAME_PREFIX = "vulcan-"
-_signer = signing.Signer(salt="backends_app.gvisor.container")
+SALT = "backends_app.gvisor.container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Claim:
 def labels(name: str, lives_s: float) -> dict[str, str]:
     """The labels of a container `name` of this process that is needed for `lives_s`."""
     owner, deadline = this_process(), str(int(time.time() + lives_s) + 1)
-    seal = _signer.signature(_sealed(name, owner, deadline))
+    seal = signing.Signer(salt=SALT).signature(_sealed(name, owner, deadline))
     return {OWNER: owner, DEADLINE: deadline, SEAL: seal}
 
 
@@ -40,7 +40,7 @@ def claim(name: str, found: Mapping[str, str]) -> Claim | None:
     """What the labels say, when the seal is ours; else None: it is somebody else's container."""
     owner, deadline = found.get(OWNER, ""), found.get(DEADLINE, "")
     try:
-        _signer.unsign(f"{_sealed(name, owner, deadline)}:{found.get(SEAL, '')}")
+        signing.Signer(salt=SALT).unsign(f"{_sealed(name, owner, deadline)}:{found.get(SEAL, '')}")
     except signing.BadSignature:
         return None
     return Claim(owner, int(deadline))

@@ -22,6 +22,7 @@ SHELL = "/bin/sh"
 WAIT_FOR_COMMAND = 'n="\n"; IFS= read -r line && eval "$line"'
 LIVES_S = 3600.0
 LONGEST_START_S = 30.0
+RETRY_S = 30.0
 MOST_PLANS = 8
 
 
@@ -61,8 +62,12 @@ class Pool:
                     found = spare
                 else:
                     dropped.append(spare)
+                    if young:  # perhaps the image has no shell
+                        self._failed[plan] = time.monotonic() + RETRY_S
             while len(self._spares) > MOST_PLANS:
-                dropped += self._spares.pop(next(iter(self._spares)))
+                oldest = next(iter(self._spares))
+                dropped += self._spares.pop(oldest)
+                self._failed.pop(oldest, None)
             if plan not in self._filling and self._failed.get(plan, 0) < time.monotonic():
                 thread = threading.Thread(
                     target=self._fill, args=(plan, size), name="vulcan-gvisor-pool", daemon=True
@@ -115,7 +120,7 @@ class Pool:
         except (BackendUnavailable, Refused) as error:
             logger.warning("no sandbox could be prepared: %s", error)
             with self._lock:
-                self._failed[plan] = time.monotonic() + 30
+                self._failed[plan] = time.monotonic() + RETRY_S
         finally:
             with self._lock:
                 self._filling.pop(plan, None)

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -67,6 +68,10 @@ def make(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
         if thread.name.startswith("vulcan-gvisor"):
             thread.join(30)
     assert engine.containers() == []
+    at_the_latest = time.monotonic() + 10  # the engine removes first, and then tells the rest
+    while engine.sandboxes() and time.monotonic() < at_the_latest:
+        time.sleep(0.05)
+    assert engine.sandboxes() == []
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert threading.active_count() == threads
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -46,7 +47,7 @@ class TestEngine:
         self.socket = folder / "docker.sock"
         self.address = f"unix://{self.socket}"
         self.runtimes = {"runsc": RUNSC}
-        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
 
     def start(self) -> None:
         configuration = {
@@ -60,22 +61,24 @@ class TestEngine:
             "insecure-registries": ["127.0.0.0/8"],
         }
         (self.folder / "daemon.json").write_text(json.dumps(configuration))
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["dockerd", "--config-file", str(self.folder / "daemon.json")],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        # Not as a child: other tests count those of this process.
+        script = 'dockerd --config-file "$0/daemon.json" >>"$0/log" 2>&1 & echo $!'
+        started = subprocess.run(
+            ["setsid", "sh", "-c", script, str(self.folder)], capture_output=True, check=True
+        )
+        self.pid = int(started.stdout)
         at_the_latest = time.monotonic() + START_S
         while not self.answers():
-            if time.monotonic() > at_the_latest or self._process.poll() is not None:
+            if time.monotonic() > at_the_latest or not self.runs():
                 raise AssertionError((self.folder / "log").read_text()[-3000:])
             time.sleep(0.05)
 
     def answers(self) -> bool:
         if not self.socket.exists():
             return False
+        with socket.socket(socket.AF_UNIX) as attempt:  # the SDK would leak one
+            if attempt.connect_ex(str(self.socket)):
+                return False
         with suppress(docker.errors.DockerException, OSError), closing(self.client()) as client:
             return bool(client.ping())
         return False
@@ -88,6 +91,16 @@ class TestEngine:
         with closing(self.client()) as client:
             return [name for one in client.containers(all=True) for name in one["Names"]]
 
+    def sandboxes(self) -> list[str]:
+        """The command lines of all that runs on behalf of its containers."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if str(self.folder) in line and not line.startswith(("dockerd", "containerd ")):
+                    found.append(line)
+        return found
+
     def reload(self) -> None:
         """With the runtimes that `runtimes` says now."""
         path = self.folder / "daemon.json"
@@ -99,24 +112,29 @@ class TestEngine:
                 assert time.monotonic() < at_the_latest
                 time.sleep(0.05)
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def runs(self) -> bool:
+        """A zombie does not: perhaps nobody reaps orphans here."""
+        with suppress(OSError):
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return state != "Z"
+        return False
 
     def kill(self) -> None:
-        """As the kernel would; its containerd goes on, as it would."""
-        os.kill(self.pid, signal.SIGKILL)
-        assert self._process is not None
-        self._process.wait()
+        """As the kernel would; its containerd goes with it."""
+        self._end(signal.SIGKILL)
+        for pid_file in (self.folder / "pid", *self.folder.glob("exec/containerd/*.pid")):
+            pid_file.unlink(missing_ok=True)  # or the next would take a zombie for it
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(START_S)
-        for pid_file in self.folder.glob("exec/containerd/*.pid"):  # of a killed engine
-            with suppress(ProcessLookupError, ValueError):
-                os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        if self.pid and self.runs():
+            self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+        at_the_latest = time.monotonic() + START_S
+        while self.runs():
+            assert time.monotonic() < at_the_latest
+            time.sleep(0.02)
 
     def image(self, reference: str, changes: Sequence[str] = (), *, shell: bool = True) -> None:
         """Make an image; with Debian's busybox in it, or with nothing that runs but `cat`."""

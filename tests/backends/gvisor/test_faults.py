@@ -92,7 +92,6 @@ def test_an_engine_that_is_killed_under_a_workload(own: GVisorBackend, own_engin
     own_engine.kill()
     thread.join(30)
     assert "does not answer" in str(raised[0])
-    own_engine.stop()
     own_engine.start()
     assert own.probe().healthy  # and has removed what was left
     assert own_engine.containers() == []

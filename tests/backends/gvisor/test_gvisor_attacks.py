@@ -1,5 +1,6 @@
 """What a hostile program in a container tries. After each, an honest one is served (conftest)."""
 
+import re
 import socket
 import threading
 import time
@@ -62,9 +63,8 @@ def test_nothing_of_the_host_is_to_be_seen(run):
         "cat /proc/mounts /etc/resolv.conf /etc/hosts /etc/hostname /proc/cmdline; env;"
         " ls -la / /tmp /var/run /run; ls /sys/class/net /sys/block; cat /proc/1/environ; exit 0"
     ).stdout
-    host = socket.gethostname()
-    assert host not in shown
-    assert "docker" not in shown
+    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", shown)
+    assert "docker.sock" not in shown
     assert "overlay" not in shown.replace("overlayfs_stale_read", "")
     nameservers = {line.split()[1] for line in shown.splitlines() if line.startswith("nameserver")}
     assert nameservers <= {"127.0.0.1"}
@@ -73,7 +73,8 @@ def test_nothing_of_the_host_is_to_be_seen(run):
 @pytest.mark.parametrize(
     "script",
     [
-        "mknod /tmp/disk b 8 0",
+        "mknod /tmp/disk b 8 0 && cat /tmp/disk",  # a node may be made, and opens nothing
+        "mknod /tmp/memory c 1 1 && cat /tmp/memory",
         "mount -t tmpfs none /tmp",
         "mount -t proc none /tmp",
         "echo x > /etc/x",

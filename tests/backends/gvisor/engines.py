@@ -27,14 +27,21 @@ APPLETS = (
 
 def require() -> None:
     """Skip the test on a host where no engine can be started; under CI that is a failure."""
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    why = f"{', '.join(missing)} missing: run `make host`" if missing else ""
+    need(*PROGRAMS)
     if os.geteuid() != 0:
-        why = "an engine is started by root alone: run the tests as root"
-    if why and os.environ.get("CI"):
+        _without("an engine is started by root alone: run the tests as root")
+
+
+def need(*programs: str) -> None:
+    """The same for programs of the host."""
+    if missing := [name for name in programs if shutil.which(name) is None]:
+        _without(f"{', '.join(missing)} missing: run `make host`")
+
+
+def _without(why: str) -> None:
+    if os.environ.get("CI"):
         pytest.fail(why)
-    if why:
-        pytest.skip(why)
+    pytest.skip(why)
 
 
 class TestEngine:

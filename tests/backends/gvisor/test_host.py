@@ -1,0 +1,104 @@
+"""Setting the host up: what is merged, what is left alone, what is said."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from backends_app.backends.fake import FakeBackend
+from backends_app.backends.gvisor import host
+from backends_app.backends.gvisor.engine import Engine
+from backends_app.backends.setup import SetupError, Step
+from backends_app.management.commands import setup_backend
+
+EXISTING = {
+    "log-driver": "journald",
+    "runtimes": {"nvidia": {"path": "/usr/bin/nvidia", "runtimeArgs": ["a"]}},
+}
+
+
+def configuring(path: Path) -> Step:
+    steps = host.steps(Engine("unix:///nowhere.sock"), "runsc", path)
+    return next(step for step in steps if str(path) in step.needed)
+
+
+def test_an_existing_configuration_keeps_all_it_has(tmp_path: Path):
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps(EXISTING))
+    path.chmod(0o640)
+    step = configuring(path)
+    assert not step.done()
+    step.take()
+    found = json.loads(path.read_text())
+    assert found["runtimes"].pop("runsc")["path"] == "/usr/bin/runsc"
+    assert found == EXISTING
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert step.done()
+    assert os.listdir(tmp_path) == ["daemon.json"]
+
+
+def test_a_runtime_that_is_there_is_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "daemon.json"
+    path.write_text('{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}')
+    step = configuring(path)
+    assert step.done()
+    step.take()
+    assert path.read_text() == '{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}'
+
+
+def test_no_configuration_becomes_one(tmp_path: Path):
+    path = tmp_path / "etc" / "daemon.json"
+    configuring(path).take()
+    assert [*json.loads(path.read_text())] == ["runtimes"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runtimes": []}'])
+def test_a_configuration_that_cannot_be_read_is_not_replaced(tmp_path: Path, text: str):
+    path = tmp_path / "daemon.json"
+    path.write_text(text)
+    with pytest.raises(SetupError, match="configuration"):
+        configuring(path).done()
+    assert path.read_text() == text
+
+
+class Prepared(FakeBackend):
+    """Needs one thing, which is a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def setup(self):
+        return (Step(needed="a file", how="touch", done=self.path.exists, take=self.path.touch),)
+
+
+@pytest.fixture
+def prepared(monkeypatch, registry, tmp_path: Path) -> Path:
+    registry.register("prepared", Prepared(tmp_path / "file"))
+    monkeypatch.setattr(setup_backend, "registry", registry)
+    return tmp_path / "file"
+
+
+def test_a_dry_run_changes_nothing(prepared: Path, capsys):
+    call_command("setup_backend", "prepared", "--dry-run")
+    assert "would: touch" in capsys.readouterr().out
+    assert not prepared.exists()
+
+
+def test_it_is_done_once_and_proven(prepared: Path, capsys):
+    call_command("setup_backend", "prepared")
+    assert "now: touch" in capsys.readouterr().out
+    assert prepared.exists()
+    call_command("setup_backend", "prepared")
+    printed = capsys.readouterr().out
+    assert "now:" not in printed
+    assert "there" in printed
+    assert "healthy  prepared" in printed
+
+
+def test_a_name_that_is_not_registered_is_said(prepared: Path):
+    with pytest.raises(CommandError, match="Registered: prepared"):
+        call_command("setup_backend", "nobody")

@@ -1,0 +1,106 @@
+"""What a workload costs on the gvisor backend, over `docker run` of the same image and command."""
+
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from backends_app import services
+from backends_app.backends.base import Health
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.registry import Registry
+from backends_app.workloads import WorkloadSpec
+from tests.backends.gvisor.engines import TestEngine
+
+from .ratios import Ratio, at_most, in_turns
+
+ROUNDS = 25
+AT_ONCE = 10
+AT_ONCE_ROUNDS = 6
+REFILL_S = 1.0  # what a pool may take to be full again; counted on neither side
+IMAGE = "busybox:bench"
+COMMAND = ("echo", "hello")
+
+
+def ratios() -> Iterator[Ratio]:
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        engine = TestEngine(folder)
+        stack.callback(engine.stop)
+        engine.start()
+        engine.image(IMAGE)
+        cold = stack.enter_context(_services(engine, {}))
+        pooled = stack.enter_context(_services(engine, {IMAGE: 2}))
+
+        def bare() -> None:
+            options = ["--rm", "--runtime=runsc", "--network=none"]
+            command = ["docker", "-H", engine.address, "run", *options, IMAGE, *COMMAND]
+            done = subprocess.run(command, capture_output=True, text=True)
+            _expect(done.stdout)
+
+        for side in (cold, pooled, bare):
+            side()
+        ours, theirs = in_turns(ROUNDS, _timed(cold), _timed(bare))
+        yield at_most(1.15, "gvisor, through services : docker run", ours, theirs, "ms")
+        ours, theirs = in_turns(ROUNDS, _timed(pooled), _timed(bare))
+        yield at_most(0.6, "gvisor, prepared : docker run", ours, theirs, "ms")
+        many = in_turns(AT_ONCE_ROUNDS, lambda: _at_once(cold), lambda: _at_once(bare))
+        yield at_most(1, f"gvisor, {AT_ONCE} at once : docker run", many[0], many[1], "ms")
+
+
+@contextmanager
+def _services(engine: TestEngine, pool: dict[str, int]) -> Iterator[Callable[[], None]]:
+    """A run through `services`, as a view or a command makes it."""
+    registry = Registry()
+    backend = GVisorBackend(engine=engine.address, pool=pool, max_concurrency=AT_ONCE)
+    registry.register("gvisor", backend)
+    registry.publish("gvisor", backend, Health.ok())
+
+    def run() -> None:
+        spec = WorkloadSpec(image=IMAGE, command=COMMAND)
+        _expect(services.run(spec, registry=registry).result.stdout)
+
+    try:
+        yield run
+    finally:
+        backend.close()
+
+
+def _timed(run: Callable[[], None]) -> Callable[[], float]:
+    def measure() -> float:
+        time.sleep(REFILL_S)
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return measure
+
+
+def _at_once(run: Callable[[], None]) -> float:
+    """Seconds for each of many that are started together."""
+    ended: list[bool] = []
+
+    def work() -> None:
+        run()
+        ended.append(True)
+
+    time.sleep(REFILL_S)
+    started = time.perf_counter()
+    threads = [threading.Thread(target=work) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(ended) != AT_ONCE:
+        raise RuntimeError("one failed")
+    return (time.perf_counter() - started) / AT_ONCE
+
+
+def _expect(printed: str) -> None:
+    if printed != "hello\n":
+        raise RuntimeError(f"a run printed {printed!r}")

@@ -43,6 +43,7 @@ INSTALL = "install them with: manage.py setup_backend gvisor"
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 MOST_SIGNAL = 64
+LONGEST_PULL_S = 600.0
 BROKEN_S, MOST_BROKEN = 60.0, 256
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
@@ -233,9 +234,12 @@ class GVisorBackend(Backend):
             try:
                 with progress.task(title) as task:
                     layers: dict[str, tuple[int, int]] = {}
+                    at_the_latest = time.monotonic() + LONGEST_PULL_S
                     for event in self._engine.pull(
                         reference.repository, reference.digest or reference.tag or "latest"
                     ):
+                        if time.monotonic() > at_the_latest:
+                            raise Refused(408, f"not fetched in {LONGEST_PULL_S:g} s")
                         detail = event.get("progressDetail") or {}
                         if "total" in detail:
                             now = (int(detail.get("current", 0)), int(detail["total"]))
@@ -413,7 +417,6 @@ class GVisorBackend(Backend):
         runtime = (engine.get("Runtimes") or {}).get(self._runtime) or {}
         found = {
             "engine_version": str(engine.get("ServerVersion", "unknown")),
-            "engine": self._engine.address,
             "isolation": "gVisor: a kernel of its own in user space",
             "network": self._network,
             "pull": self._pull,

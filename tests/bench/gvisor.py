@@ -1,22 +1,19 @@
 """What a workload costs on the gvisor backend, over `docker run` of the same image and command."""
 
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.registry import Registry
 from backends_app.workloads import WorkloadSpec
-from tests.backends.gvisor.engines import TestEngine
+from tests.backends.gvisor.engines import TestEngine, started
 
-from .ratios import Ratio, at_most, in_turns
+from .ratios import Ratio, at_most, in_turns, timed
 
 ROUNDS = 25
 AT_ONCE = 10
@@ -28,12 +25,7 @@ COMMAND = ("echo", "hello")
 
 def ratios() -> Iterator[Ratio]:
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        engine = TestEngine(folder)
-        stack.callback(engine.stop)
-        engine.start()
-        engine.image(IMAGE)
+        engine = started(stack, IMAGE)
         cold = stack.enter_context(_services(engine, {}))
         pooled = stack.enter_context(_services(engine, {IMAGE: 2}))
 
@@ -45,9 +37,9 @@ def ratios() -> Iterator[Ratio]:
 
         for side in (cold, pooled, bare):
             side()
-        ours, theirs = in_turns(ROUNDS, _timed(cold), _timed(bare))
+        ours, theirs = in_turns(ROUNDS, timed(cold, REFILL_S), timed(bare, REFILL_S))
         yield at_most(1.15, "gvisor, through services : docker run", ours, theirs, "ms")
-        ours, theirs = in_turns(ROUNDS, _timed(pooled), _timed(bare))
+        ours, theirs = in_turns(ROUNDS, timed(pooled, REFILL_S), timed(bare, REFILL_S))
         yield at_most(0.6, "gvisor, prepared : docker run", ours, theirs, "ms")
         many = in_turns(AT_ONCE_ROUNDS, lambda: _at_once(cold), lambda: _at_once(bare))
         yield at_most(1, f"gvisor, {AT_ONCE} at once : docker run", many[0], many[1], "ms")
@@ -69,16 +61,6 @@ def _services(engine: TestEngine, pool: dict[str, int]) -> Iterator[Callable[[],
         yield run
     finally:
         backend.close()
-
-
-def _timed(run: Callable[[], None]) -> Callable[[], float]:
-    def measure() -> float:
-        time.sleep(REFILL_S)
-        started = time.perf_counter()
-        run()
-        return time.perf_counter() - started
-
-    return measure
 
 
 def _at_once(run: Callable[[], None]) -> float:

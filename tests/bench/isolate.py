@@ -23,7 +23,7 @@ from tests.confinement.programs import children
 from tests.programs import manage, running
 
 from .http import GUNICORN
-from .ratios import Ratio, at_least, at_most, in_turns
+from .ratios import Ratio, at_least, at_most, in_turns, timed
 
 ROUNDS = 40
 REFILL_S = 0.15  # what a pool may take to be full again; counted on neither side
@@ -45,13 +45,13 @@ def ratios() -> Iterator[Ratio]:
         bare = _bare(folder)
         for side in (warm, cold, bare):
             side()
-        pooled, by_hand = in_turns(ROUNDS, _timed(warm), _prewarmed)
+        pooled, by_hand = in_turns(ROUNDS, timed(warm, REFILL_S), _prewarmed)
         yield at_most(1.5, "isolate, through services : prewarmed Deno", pooled, by_hand, "ms")
-        missed, spawned = in_turns(ROUNDS, _timed(cold), _timed(bare))
+        missed, spawned = in_turns(ROUNDS, timed(cold, REFILL_S), timed(bare, REFILL_S))
         yield at_most(1.3, "isolate, pool miss : deno run", missed, spawned, "ms")
         with _gunicorn(folder) as post:
             post()
-            posted, direct = in_turns(ROUNDS, _timed(post), _timed(warm))
+            posted, direct = in_turns(ROUNDS, timed(post, REFILL_S), timed(warm, REFILL_S))
         yield at_most(2, "isolate, POST over gunicorn : services", posted, direct, "ms")
         rates = in_turns(THROUGHPUT_ROUNDS, lambda: _rate(warm), lambda: _rate(bare))
         yield at_least(0.8, f"isolate, {THREADS} threads : deno run", rates[0], rates[1])
@@ -96,16 +96,6 @@ def _services(pool_size: int) -> Iterator[Callable[[], None]]:
         yield run
     finally:
         backend.close()
-
-
-def _timed(run: Callable[[], None]) -> Callable[[], float]:
-    def measure() -> float:
-        time.sleep(REFILL_S)
-        started = time.perf_counter()
-        run()
-        return time.perf_counter() - started
-
-    return measure
 
 
 def _prewarmed() -> float:

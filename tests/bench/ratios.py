@@ -1,6 +1,7 @@
 """Two sides of a ratio, measured in turns: what disturbs one round disturbs both of its sides."""
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,18 @@ def in_turns(rounds: int, *sides: Measure) -> list[list[float]]:
         for side in order:
             measured[side].append(sides[side]())
     return measured
+
+
+def timed(run: Callable[[], None], rest_s: float) -> Measure:
+    """The seconds of a run, after a rest that is not counted."""
+
+    def measure() -> float:
+        time.sleep(rest_s)
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return measure
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -9,13 +9,12 @@ import functools
 import logging
 import platform
 import re
-import signal
 import subprocess
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from django.core import checks
@@ -27,22 +26,22 @@ from ...workloads import (
     Resources,
     WorkloadResult,
     WorkloadSpec,
-    output_from_stdout,
 )
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
-from . import host, images, ownership, smoke
-from .container import NOBODY, WRITABLE, Bounds, Container, Ended, Plan, shell_line
+from . import configuration, host, images, ownership, smoke
+from .configuration import Mapped
+from .container import NOBODY, WRITABLE, Bounds, Container, Plan, shell_line
 from .engine import Engine, EngineMissing, Image, Refused
 from .pool import SHELL, Pool, waiting
+from .results import result_of
 
 logger = logging.getLogger(__name__)
 
 INSTALL = "install them with: manage.py setup_backend gvisor"
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
-MOST_SIGNAL = 64
 LONGEST_PULL_S = 600.0
 BROKEN_S, MOST_BROKEN = 60.0, 256
 NOT_STARTED = WorkloadResult(
@@ -50,25 +49,8 @@ NOT_STARTED = WorkloadResult(
     exit_code=126,
     error="the image cannot be started, or has no command",
 )
-# How the engine's init says that it could not execute the command.
-NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{0,200})", re.DOTALL)
 SMOKE_RESOURCES = Resources(cpus=1, mem_mb=64, timeout_s=8)
 SMOKE_BYTES = 8192
-COMMANDS = {
-    "python": ("python3", "{file}"),
-    "node": ("node", "{file}"),
-    "go": ("go", "run", "{file}"),
-}
-FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """The image that serves a runtime, and how a file is run in it."""
-
-    image: images.Reference
-    command: tuple[str, ...]
-    file: str
 
 
 class GVisorBackend(Backend):
@@ -108,15 +90,15 @@ class GVisorBackend(Backend):
     ) -> None:
         self._engine = Engine(options.text("engine", engine, "the address of the Docker Engine"))
         self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
-        self._mapped = _mapped(runtimes or {})
-        self._allow = None if allow is None else _patterns("allow", allow)
+        self._mapped = configuration.mapped(runtimes or {})
+        self._allow = None if allow is None else configuration.patterns("allow", allow)
         if pull not in ("never", "missing"):
             raise InvalidOption("pull", pull, "must be 'never' or 'missing'")
         if pull == "missing" and not self._allow:
             raise InvalidOption("pull", pull, "needs 'allow': the images that may be fetched")
         self._pull = pull
-        self._root_images = _patterns("root_images", root_images)
-        self._pool_sizes = _pool_sizes(pool or {})
+        self._root_images = configuration.patterns("root_images", root_images)
+        self._pool_sizes = configuration.pool_sizes(pool or {})
         self._network = options.text("network", network, "the name of a network of the engine")
         self._disk_mb = options.whole_number("disk_mb", disk_mb)
         self._pids = options.whole_number("pids", pids, least=128)
@@ -316,7 +298,7 @@ class GVisorBackend(Backend):
         finally:
             del self._running[workload.id]
             self._remove(container)
-        return _result(ended, stdout, stderr, workload)
+        return result_of(ended, stdout, stderr, workload)
 
     def _started(self, plan: Plan, lives_s: float) -> Container:
         container = Container(self._engine, plan, lives_s)
@@ -454,53 +436,6 @@ def _runs_code(mapped: Mapped, length: int) -> str:
     return f"{take} && exec {shell_line(command)}"
 
 
-def _result(
-    ended: Ended, stdout: Capture, stderr: Capture, workload: WorkloadSpec
-) -> WorkloadResult:
-    reason, code, name = ExitReason.EXITED, ended.code, None
-    if ended.ended_for is not None:
-        reason = ended.ended_for
-    elif 128 < code <= 128 + MOST_SIGNAL:
-        reason = ExitReason.SIGNAL
-    if 128 < code <= 128 + MOST_SIGNAL:
-        number = code - 128
-        known = number in {one.value for one in signal.Signals}
-        name = signal.Signals(number).name if known else f"SIG{number}"
-    printed = stdout.text()
-    done = reason is ExitReason.EXITED and code == 0
-    return WorkloadResult(
-        exit_reason=reason,
-        exit_code=code if name is None else None,
-        signal=name,
-        output=output_from_stdout(printed, truncated=stdout.truncated) if done else None,
-        stdout=printed,
-        stderr=stderr.text(),
-        stdout_truncated=stdout.truncated,
-        stderr_truncated=stderr.truncated,
-        error=_why(reason, name, workload) or (_not_executed(stderr) if code in (126, 127) else ""),
-        duration_ms=ended.duration_ms,
-        cpu_time_ms=ended.usage.cpu_time_ms,
-        memory_bytes=ended.usage.memory_bytes,
-    )
-
-
-def _not_executed(stderr: Capture) -> str:
-    found = NOT_EXECUTED.match(stderr.text())
-    return found[1] if found else ""
-
-
-def _why(reason: ExitReason, signal_name: str | None, workload: WorkloadSpec) -> str:
-    resources = workload.resources
-    return {
-        ExitReason.SIGNAL: f"ended by {signal_name}",
-        ExitReason.TIMEOUT: f"it took longer than {resources.timeout_s:g} s",
-        ExitReason.MEMORY_LIMIT: f"it needed more than {resources.mem_mb} MB",
-        ExitReason.PROCESS_LIMIT: "it started more processes or threads than it may have",
-        ExitReason.OUTPUT_LIMIT: "it printed too much",
-        ExitReason.KILLED: "killed",
-    }.get(reason, "")
-
-
 def _check_command(command: Sequence[str]) -> None:
     try:
         size = sum(len(argument.encode()) + 1 for argument in command)
@@ -523,57 +458,6 @@ def _user(configured: str) -> str:
 def _volumes(configured: Sequence[str]) -> tuple[str, ...]:
     """The folders that an image wants to be writable, bounded as `WRITABLE` is."""
     return tuple(sorted({*configured} - {WRITABLE}))
-
-
-def _mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
-    option = "runtimes"
-    if not isinstance(runtimes, Mapping):
-        raise InvalidOption(option, runtimes, "must be a dict of runtimes and images")
-    found = {}
-    for runtime, given in runtimes.items():
-        entry = {"image": given} if isinstance(given, str) else given
-        if runtime not in COMMANDS:
-            raise InvalidOption(option, runtime, f"must be one of {', '.join(COMMANDS)}")
-        if not isinstance(entry, Mapping) or not {"image"} <= {*entry} <= {"image", "command"}:
-            raise InvalidOption(
-                option, given, "must be an image, or a dict of 'image' and 'command'"
-            )
-        command = entry.get("command", COMMANDS[runtime])
-        if (
-            isinstance(command, str)
-            or not isinstance(command, Sequence)
-            or not all(isinstance(part, str) for part in command)
-            or not any("{file}" in part for part in command)
-        ):
-            raise InvalidOption(option, command, "must be a list of strings, with '{file}' in it")
-        image = _reference(option, entry["image"])
-        found[runtime] = Mapped(image, tuple(command), FILES[runtime])
-    return found
-
-
-def _pool_sizes(pool: Mapping[str, int]) -> dict[str, int]:
-    if not isinstance(pool, Mapping):
-        raise InvalidOption("pool", pool, "must be a dict of images and numbers")
-    return {
-        str(_reference("pool", image)): options.whole_number("pool", size, least=0)
-        for image, size in pool.items()
-    }
-
-
-def _reference(option: str, image: object) -> images.Reference:
-    try:
-        return images.parse(options.text(option, image, "a reference to an image"))
-    except InvalidRequest as refused:
-        raise InvalidOption(option, image, refused.reason) from refused
-
-
-def _patterns(option: str, given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise InvalidOption(option, given, "must be a list")
-    for pattern in given:
-        if problem := images.pattern_problem(pattern):
-            raise InvalidOption(option, pattern, problem)
-    return tuple(given)
 
 
 def _platform(runtime: Mapping[str, Any]) -> str:

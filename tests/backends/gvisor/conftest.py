@@ -1,20 +1,17 @@
 """A gVisor backend on a real engine, and what becomes of it."""
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
 
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
-from tests.backends.gvisor.engines import TestEngine, require
+from tests.backends.gvisor.engines import TestEngine, require, started
 
 IMAGE = "busybox:test"
 OUTPUT_BYTES = 20_000
@@ -23,26 +20,17 @@ OUTPUT_BYTES = 20_000
 @pytest.fixture(scope="session")
 def engine() -> Iterator[TestEngine]:
     """One for all tests of a process that leave it as it is."""
+    require()
     with ExitStack() as stack:
-        yield started(stack)
+        yield started(stack, IMAGE)
 
 
 @pytest.fixture
 def own_engine() -> Iterator[TestEngine]:
     """One that a test may stop, kill and change."""
-    with ExitStack() as stack:
-        yield started(stack)
-
-
-def started(stack: ExitStack) -> TestEngine:
     require()
-    folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    made = TestEngine(folder)
-    stack.callback(made.stop)
-    made.start()
-    made.image(IMAGE)
-    return made
+    with ExitStack() as stack:
+        yield started(stack, IMAGE)
 
 
 @pytest.fixture

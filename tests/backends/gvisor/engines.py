@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import docker
@@ -150,6 +151,17 @@ class TestEngine:
             client.import_image_from_data(
                 layer(APPLETS if shell else ["cat"]), repository, tag, changes=list(changes)
             )
+
+
+def started(stack: ExitStack, image: str) -> TestEngine:
+    """An engine that has the image; it ends with the stack, and its folder goes."""
+    folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    made = TestEngine(folder)
+    stack.callback(made.stop)
+    made.start()
+    made.image(image)
+    return made
 
 
 BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}

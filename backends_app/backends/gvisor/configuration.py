@@ -1,0 +1,75 @@
+"""The OPTIONS of the gVisor backend that name images: checked, and as the backend needs them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...exceptions import InvalidOption, InvalidRequest
+from .. import options
+from . import images
+
+COMMANDS = {
+    "python": ("python3", "{file}"),
+    "node": ("node", "{file}"),
+    "go": ("go", "run", "{file}"),
+}
+FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The image that serves a runtime, and how a file is run in it."""
+
+    image: images.Reference
+    command: tuple[str, ...]
+    file: str
+
+
+def mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
+    option = "runtimes"
+    if not isinstance(runtimes, Mapping):
+        raise InvalidOption(option, runtimes, "must be a dict of runtimes and images")
+    found = {}
+    for runtime, given in runtimes.items():
+        entry = {"image": given} if isinstance(given, str) else given
+        if runtime not in COMMANDS:
+            raise InvalidOption(option, runtime, f"must be one of {', '.join(COMMANDS)}")
+        if not isinstance(entry, Mapping) or not {"image"} <= {*entry} <= {"image", "command"}:
+            raise InvalidOption(
+                option, given, "must be an image, or a dict of 'image' and 'command'"
+            )
+        command = entry.get("command", COMMANDS[runtime])
+        if (
+            isinstance(command, str)
+            or not isinstance(command, Sequence)
+            or not all(isinstance(part, str) for part in command)
+            or not any("{file}" in part for part in command)
+        ):
+            raise InvalidOption(option, command, "must be a list of strings, with '{file}' in it")
+        image = reference(option, entry["image"])
+        found[runtime] = Mapped(image, tuple(command), FILES[runtime])
+    return found
+
+
+def pool_sizes(pool: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(pool, Mapping):
+        raise InvalidOption("pool", pool, "must be a dict of images and numbers")
+    return {
+        str(reference("pool", image)): options.whole_number("pool", size, least=0)
+        for image, size in pool.items()
+    }
+
+
+def reference(option: str, image: object) -> images.Reference:
+    try:
+        return images.parse(options.text(option, image, "a reference to an image"))
+    except InvalidRequest as refused:
+        raise InvalidOption(option, image, refused.reason) from refused
+
+
+def patterns(option: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InvalidOption(option, given, "must be a list")
+    for pattern in given:
+        if problem := images.pattern_problem(pattern):
+            raise InvalidOption(option, pattern, problem)
+    return tuple(given)

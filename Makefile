@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-TEST_PACKAGES := busybox-static docker-registry
+TEST_PACKAGES := busybox-static docker-registry podman crun catatonit
 
 .PHONY: run test lint bench host lock clean
 

@@ -7,7 +7,6 @@ containers who it is; that holds for as long as the engine and its runtime stay 
 import atexit
 import functools
 import logging
-import platform
 import re
 import subprocess
 import time
@@ -30,11 +29,12 @@ from ...workloads import (
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
-from . import configuration, host, images, ownership, smoke
+from . import configuration, host, images, ownership
 from .configuration import Mapped
 from .container import NOBODY, WRITABLE, Bounds, Container, Plan, shell_line
 from .engine import Engine, EngineMissing, Image, Refused
 from .pool import SHELL, Pool, waiting
+from .proof import Proof
 from .results import result_of
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ NOT_STARTED = WorkloadResult(
     exit_code=126,
     error="the image cannot be started, or has no command",
 )
-SMOKE_RESOURCES = Resources(cpus=1, mem_mb=64, timeout_s=8)
-SMOKE_BYTES = 8192
 
 
 class GVisorBackend(Backend):
@@ -89,7 +87,6 @@ class GVisorBackend(Backend):
         max_concurrency: int = 4,
     ) -> None:
         self._engine = Engine(options.text("engine", engine, "the address of the Docker Engine"))
-        self._runtime = options.text("runtime", runtime, "the name of a runtime of the engine")
         self._mapped = configuration.mapped(runtimes or {})
         self._allow = None if allow is None else configuration.patterns("allow", allow)
         if pull not in ("never", "missing"):
@@ -99,9 +96,16 @@ class GVisorBackend(Backend):
         self._pull = pull
         self._root_images = configuration.patterns("root_images", root_images)
         self._pool_sizes = configuration.pool_sizes(pool or {})
-        self._network = options.text("network", network, "the name of a network of the engine")
-        self._disk_mb = options.whole_number("disk_mb", disk_mb)
-        self._pids = options.whole_number("pids", pids, least=128)
+        self._plan = Plan(  # what is the same for every workload
+            image="",
+            runtime=options.text("runtime", runtime, "the name of a runtime of the engine"),
+            network=options.text("network", network, "the name of a network of the engine"),
+            user=NOBODY,
+            cpus=1,
+            mem_mb=1,
+            disk_mb=options.whole_number("disk_mb", disk_mb),
+            pids=options.whole_number("pids", pids, least=128),
+        )
         self.capabilities = BackendCapabilities(
             name="gVisor (runsc)",
             supported_runtimes=("oci", *self._mapped),
@@ -109,11 +113,11 @@ class GVisorBackend(Backend):
             supported_source_formats=("image", "code") if self._mapped else ("image",),
             max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
-        self._pool = Pool(self._engine)
+        self._pool = Pool(self._started, self._remove)
         self._running: dict[str, Container] = {}
         self._left: set[str] = set()  # containers that could not be removed yet
         self._broken: dict[str, float] = {}  # ids of images, and until when
-        self._proven: tuple[object, ...] | None = None
+        self._proof = Proof(self._engine, self._plan, self._started, self._remove)
         self._closed = False
         atexit.register(_close, weakref.ref(self))
 
@@ -122,9 +126,9 @@ class GVisorBackend(Backend):
         try:
             engine = self._engine.info()
             attributes = self._attributes(engine)
-            if self._runtime not in (engine.get("Runtimes") or {}):
-                return Health.undetected(self._no_runtime(), attributes)
-            self._prove(engine)
+            if missing := self._proof.missing(engine):
+                return Health.undetected(missing, attributes)
+            self._proof.renew(engine)
             self._sweep()
         except EngineMissing as missing:
             return Health.undetected(f"{missing.reason} and so no runsc; {INSTALL}")
@@ -139,9 +143,9 @@ class GVisorBackend(Backend):
             raise BackendUnavailable("it has been closed")
         reference, code = self._source(workload)
         try:
-            self._trust()
+            self._proof.require()
             image = self._image(reference)
-            plan = self._plan(image, reference, workload.resources)
+            plan = self._plan_for(image, reference, workload.resources)
             return self._run(workload, plan, reference, code, image)
         except Refused as refused:
             raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
@@ -163,7 +167,7 @@ class GVisorBackend(Backend):
         return self._pool.known()
 
     def setup(self) -> Sequence[Step]:
-        return host.steps(self._engine, self._runtime)
+        return host.steps(self._engine, self._plan.runtime)
 
     def check(self) -> Sequence[checks.CheckMessage]:
         found: list[checks.CheckMessage] = []
@@ -176,10 +180,10 @@ class GVisorBackend(Backend):
                     id="backends_app.gvisor.W001",
                 )
             )
-        if self._network != "none":
+        if self._plan.network != "none":
             found.append(
                 checks.Warning(
-                    f"Workloads on gVisor are on the engine's network {quote(self._network)}.",
+                    f"Workloads on gVisor are on the engine's network {quote(self._plan.network)}.",
                     hint="Leave out the option 'network', or see what can be reached from there.",
                     id="backends_app.gvisor.W002",
                 )
@@ -245,17 +249,14 @@ class GVisorBackend(Backend):
             " pull or load it into the engine.",
         )
 
-    def _plan(self, image: Image, reference: images.Reference, resources: Resources) -> Plan:
+    def _plan_for(self, image: Image, reference: images.Reference, resources: Resources) -> Plan:
         root = images.allowed(reference, self._root_images)
-        return Plan(
+        return replace(
+            self._plan,
             image=image.id,
-            runtime=self._runtime,
-            network=self._network,
             user=(image.user or "0:0") if root else _user(image.user),
             cpus=resources.cpus,
             mem_mb=resources.mem_mb,
-            disk_mb=self._disk_mb,
-            pids=self._pids,
             volumes=_volumes(image.volumes),
         )
 
@@ -314,7 +315,7 @@ class GVisorBackend(Backend):
 
         The engine leaves a sandbox behind that it could not start, so it is not tried again soon.
         """
-        self._prove(self._engine.info())
+        self._proof.renew(self._engine.info())
         logger.info("image %s cannot be started: %s", image, refused.reason)
         self._broken[image] = time.monotonic() + BROKEN_S
         while len(self._broken) > MOST_BROKEN:
@@ -324,7 +325,8 @@ class GVisorBackend(Backend):
     def _remove(self, container: Container) -> None:
         try:
             container.remove()
-        except (BackendUnavailable, Refused):
+        except (BackendUnavailable, Refused) as error:
+            logger.info("a container could not be removed yet: %s", error)
             self._left.add(container.id)  # for the next sweep
 
     def _sweep(self) -> None:
@@ -338,69 +340,12 @@ class GVisorBackend(Backend):
             if any(claim is not None and claim.orphaned() for claim in claims):
                 self._engine.remove(str(found["Id"]))
 
-    # Proving that it is gVisor
-
-    def _trust(self) -> None:
-        """Nothing is run on an engine or a runtime that is not the one that was proven."""
-        engine = self._engine.info()
-        if self._runtime not in (engine.get("Runtimes") or {}):
-            raise BackendUnavailable(self._no_runtime())
-        if self._identity(engine) != self._proven:
-            self._prove(engine)
-
-    def _prove(self, engine: Mapping[str, Any]) -> None:
-        """Run the smoke program, and raise unless gVisor's kernel answers it."""
-        self._proven = None
-        machine = str(engine.get("Architecture", platform.machine()))
-        if machine not in smoke.MACHINES:
-            raise BackendUnavailable(f"there is no smoke program for {quote(machine)}")
-        name = f"{smoke.REPOSITORY}:{smoke.TAG}"
-        if self._engine.image(name) is None:
-            self._engine.import_image(smoke.layer(), smoke.REPOSITORY, smoke.TAG)
-        image = self._engine.image(name)
-        if image is None:
-            raise BackendUnavailable("Docker Engine has lost an image that it was just given")
-        plan = self._plan(image, images.parse(name), SMOKE_RESOURCES)
-        said = Capture(SMOKE_BYTES)
-        try:
-            container = self._started(
-                _complete(plan, smoke.COMMAND, None), SMOKE_RESOURCES.timeout_s
-            )
-        except Refused as refused:
-            raise BackendUnavailable(
-                f"Docker Engine does not start a container with runtime {quote(self._runtime)}"
-            ) from refused
-        try:
-            bounds = Bounds(timeout_s=SMOKE_RESOURCES.timeout_s, output_bytes=SMOKE_BYTES)
-            ended = container.run(b"", said, Capture(SMOKE_BYTES), bounds)
-        finally:
-            self._remove(container)
-        if ended.ended_for is not None:
-            raise BackendUnavailable(f"the smoke program ended with {ended.ended_for}")
-        if smoke.SAID_BY_GVISOR not in said.text():
-            raise BackendUnavailable(
-                f"what runs as runtime {quote(self._runtime)} is not gVisor: its kernel does not"
-                " say so"
-            )
-        self._proven = self._identity(engine)
-
-    def _identity(self, engine: Mapping[str, Any]) -> tuple[object, ...]:
-        """What a proof holds for."""
-        runtime = (engine.get("Runtimes") or {}).get(self._runtime)
-        return engine.get("ID"), engine.get("ServerVersion"), repr(runtime)
-
-    def _no_runtime(self) -> str:
-        return (
-            f"Docker Engine has no runtime {quote(self._runtime)}; apt-get install runsc and name"
-            " it in the engine's configuration, or: manage.py setup_backend gvisor"
-        )
-
     def _attributes(self, engine: Mapping[str, Any]) -> dict[str, str]:
-        runtime = (engine.get("Runtimes") or {}).get(self._runtime) or {}
+        runtime = (engine.get("Runtimes") or {}).get(self._plan.runtime) or {}
         found = {
             "engine_version": str(engine.get("ServerVersion", "unknown")),
             "isolation": "gVisor: a kernel of its own in user space",
-            "network": self._network,
+            "network": self._plan.network,
             "pull": self._pull,
         }
         if runtime:

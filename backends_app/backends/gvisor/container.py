@@ -151,7 +151,7 @@ class Container:
         end = self._engine.end(self.id)
         code = end.code
         ended_for = self._ended_for if code == KILLED else None
-        if code == KILLED and end.out_of_memory:
+        if code == KILLED and (end.out_of_memory or meter.usage.starved):  # Podman says nothing
             ended_for = ExitReason.MEMORY_LIMIT
         elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
             ended_for = ExitReason.PROCESS_LIMIT

@@ -3,8 +3,10 @@
 Podman's compatible socket answers as well.
 """
 
+import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from ...exceptions import BackendUnavailable, InvalidOption
 TIMEOUT_S = 20  # of one answer
 WAIT_S = 1  # for the end of a container, before somebody looks whether it is time to kill it
 CONNECT_S = 5
+REMOVALS, PAUSE_S = 3, 0.1
 
 
 class Refused(Exception):
@@ -86,7 +89,8 @@ class Engine:
 
     def import_image(self, layer: bytes, repository: str, tag: str) -> None:
         with self._asked() as client:
-            client.import_image_from_data(layer, repository=repository, tag=tag)
+            said = client.import_image_from_data(layer)
+            client.tag(json.loads(said)["status"], repository, tag)  # Podman's import heeds no tag
 
     def pull(self, repository: str, tag_or_digest: str) -> Iterator[Mapping[str, Any]]:
         """Have the engine fetch an image; gives its progress, and raises `Refused` at its end."""
@@ -143,11 +147,16 @@ class Engine:
     def remove(self, container: str) -> None:
         """It is gone after this, running or not, with its anonymous volumes."""
         with self._asked() as client, suppress(NotFound):
-            try:
-                client.remove_container(container, force=True, v=True)
-            except APIError as error:
-                if error.status_code != 409:  # somebody else is removing it
-                    raise
+            for again in reversed(range(REMOVALS)):
+                try:
+                    client.remove_container(container, force=True, v=True)
+                    break
+                except APIError as error:
+                    if error.status_code == 409:  # somebody else is removing it
+                        break
+                    if not again:
+                        raise
+                time.sleep(PAUSE_S)  # Podman stumbles over one that ends at the same moment
 
     def containers(self, label: str) -> list[Mapping[str, Any]]:
         """All that bear the label, running or not."""
@@ -194,6 +203,11 @@ class Engine:
         if client is not made:
             made.close()
         return client
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Is it Podman that gave this `info`? It has a builder of its own, and says which."""
+    return "BuildahVersion" in info
 
 
 class EngineMissing(BackendUnavailable):

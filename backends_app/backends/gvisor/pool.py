@@ -10,11 +10,12 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from ...exceptions import BackendUnavailable
 from .container import Container, Plan
-from .engine import Engine, Refused
+from .engine import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,12 @@ class Pool:
     Made before any fork: it starts with nothing, and a child begins anew.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self, start: Callable[[Plan, float], Container], remove: Callable[[Container], None]
+    ) -> None:
+        """`start` makes a container of a plan that lives so many seconds; `remove` never raises."""
+        self._start = start
+        self._remove = remove
         self._lock = threading.Lock()
         self._spares: dict[Plan, deque[Container]] = {}
         self._filling: dict[Plan, threading.Thread] = {}
@@ -75,7 +80,7 @@ class Pool:
                 self._filling[plan] = thread
                 thread.start()
         for spare in dropped:
-            spare.remove()
+            self._remove(spare)
         return found
 
     def known(self) -> set[str]:
@@ -92,10 +97,7 @@ class Pool:
         for thread in filling:  # what they have just made is not in the list yet
             thread.join(LONGEST_START_S)
         for spare in spares:
-            try:
-                spare.remove()
-            except (BackendUnavailable, Refused) as error:  # the reaper will
-                logger.info("a spare sandbox could not be removed: %s", error)
+            self._remove(spare)
 
     def _fill(self, plan: Plan, size: int) -> None:
         try:
@@ -104,19 +106,14 @@ class Pool:
                     spares = self._spares.get(plan)
                     if self._closed or spares is None or len(spares) >= size:
                         return
-                spare = Container(self._engine, plan, LIVES_S)
-                try:
-                    spare.start()
-                    with self._lock:
-                        spares = self._spares.get(plan)
-                        kept = not self._closed and spares is not None
-                        if spares is not None and kept:
-                            spares.append(spare)
-                except BaseException:
-                    spare.remove()
-                    raise
+                spare = self._start(plan, LIVES_S)
+                with self._lock:
+                    spares = self._spares.get(plan)
+                    kept = not self._closed and spares is not None
+                    if spares is not None and kept:
+                        spares.append(spare)
                 if not kept:
-                    spare.remove()
+                    self._remove(spare)
         except (BackendUnavailable, Refused) as error:
             logger.warning("no sandbox could be prepared: %s", error)
             with self._lock:

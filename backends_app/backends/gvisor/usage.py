@@ -8,10 +8,11 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuacct", "memory", "pids")  # of version 1
-PLACES = (  # by what drives the control groups: the engine, systemd for it, systemd for Podman
+PLACES = (  # by who drives them: the engine, systemd for it, systemd for Podman, Podman
     "docker/{}",
     "system.slice/docker-{}.scope",
     "machine.slice/libpod-{}.scope",
+    "libpod_parent/libpod-{}",
 )
 
 
@@ -19,12 +20,14 @@ PLACES = (  # by what drives the control groups: the engine, systemd for it, sys
 class Usage:
     """Figures of the sandbox, gVisor's kernel included; None where they are not to be had.
 
-    `refused` counts the processes and threads that the kernel did not let it have.
+    `refused` counts the processes and threads that the kernel did not let it have, `starved` those
+    that it ended because there was no memory.
     """
 
     cpu_time_ms: int | None = None
     memory_bytes: int | None = None
     refused: int = 0
+    starved: int = 0
 
 
 class Meter:
@@ -54,6 +57,9 @@ class Meter:
         for controller in ("pids", ""):
             if (refused := self._counter(controller, "pids.events", "max")) is not None:
                 usage.refused = max(refused, usage.refused)
+        for controller, file in (("memory", "memory.oom_control"), ("", "memory.events")):
+            if (starved := self._counter(controller, file, "oom_kill")) is not None:
+                usage.starved = max(starved, usage.starved)
 
     def _number(self, controller: str, file: str) -> int | None:
         text = self._text(controller, file)

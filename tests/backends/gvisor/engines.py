@@ -69,10 +69,18 @@ class TestEngine:
             "insecure-registries": ["127.0.0.0/8"],
         }
         (self.folder / "daemon.json").write_text(json.dumps(configuration))
-        # Not as a child: other tests count those of this process.
-        script = 'dockerd --config-file "$0/daemon.json" >>"$0/log" 2>&1 & echo $!'
+        self._start('dockerd --config-file "$0/daemon.json"')
+
+    def _start(self, command: str) -> None:
+        """Run a line of the shell whose $0 is the folder; not as a child: other tests count those
+        of this process.
+        """
+        script = f'{command} >>"$0/log" 2>&1 & echo $!'
         started = subprocess.run(
-            ["setsid", "sh", "-c", script, str(self.folder)], capture_output=True, check=True
+            ["setsid", "sh", "-c", script, str(self.folder)],
+            cwd=self.folder,  # Podman's monitor of a container leaves a file where it was started
+            capture_output=True,
+            check=True,
         )
         self.pid = int(started.stdout)
         at_the_latest = time.monotonic() + START_S
@@ -84,11 +92,11 @@ class TestEngine:
     def answers(self) -> bool:
         if not self.socket.exists():
             return False
-        with socket.socket(socket.AF_UNIX) as attempt:  # the SDK would leak one
-            if attempt.connect_ex(str(self.socket)):
-                return False
-        with suppress(docker.errors.DockerException, OSError), closing(self.client()) as client:
-            return bool(client.ping())
+        with socket.socket(socket.AF_UNIX) as attempt, suppress(OSError):  # the SDK would leak one
+            attempt.settimeout(START_S)
+            attempt.connect(str(self.socket))
+            attempt.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
+            return attempt.recv(64).split(b" ", 2)[1:2] == [b"200"]
         return False
 
     def client(self) -> docker.APIClient:
@@ -105,7 +113,7 @@ class TestEngine:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
                 line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if str(self.folder) in line and not line.startswith(("dockerd", "containerd ")):
+                if str(self.folder) in line and not line.startswith(SERVICES):
                     found.append(line)
         return found
 
@@ -148,22 +156,51 @@ class TestEngine:
         """Make an image; with Debian's busybox in it, or with nothing that runs but `cat`."""
         repository, _, tag = reference.rpartition(":")
         with closing(self.client()) as client:
-            client.import_image_from_data(
-                layer(APPLETS if shell else ["cat"]), repository, tag, changes=list(changes)
+            said = client.import_image_from_data(
+                layer(APPLETS if shell else ["cat"]), changes=list(changes)
             )
+            client.tag(json.loads(said)["status"], repository, tag)  # Podman's import does not
 
 
-def started(stack: ExitStack, image: str) -> TestEngine:
+class TestPodman(TestEngine):
+    """Podman's service, which runs everything with one runtime."""
+
+    default = "runsc"
+
+    def start(self) -> None:
+        runsc = self.folder / "runsc"  # Podman has no arguments for one runtime alone
+        runsc.write_text('#!/bin/sh\nexec /usr/bin/runsc --network=none "$@"\n')
+        runsc.chmod(0o755)
+        (self.folder / "containers.conf").write_text(
+            '[containers]\nbase_hosts_file = "none"\n'
+            '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            f'[engine.runtimes]\nrunsc = ["{runsc}"]\n'
+        )
+        self._start(
+            'CONTAINERS_CONF="$0/containers.conf" podman --root "$0/data" --runroot "$0/exec"'
+            f" --storage-driver vfs --runtime {self.default}"
+            ' system service --time 0 "unix://$0/docker.sock"'
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):  # Podman keeps them
+            if (place := line.split()[1]).startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def started(stack: ExitStack, image: str, kind: type[TestEngine] = TestEngine) -> TestEngine:
     """An engine that has the image; it ends with the stack, and its folder goes."""
     folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    made = TestEngine(folder)
+    made = kind(folder)
     stack.callback(made.stop)
     made.start()
     made.image(image)
     return made
 
 
+SERVICES = ("dockerd", "containerd ", "podman ")
 BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 
 

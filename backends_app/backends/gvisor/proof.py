@@ -1,0 +1,106 @@
+"""The proof that an engine's runtime is gVisor: a program has asked the kernel in a container."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...confinement.streams import Capture
+from ...exceptions import BackendUnavailable, quote
+from . import smoke
+from .container import Bounds, Container, Plan
+from .engine import Engine, Refused, is_podman
+
+TIMEOUT_S = 8.0
+MEM_MB = 64
+OUTPUT_BYTES = 8192
+
+
+class Proof:
+    """Holds for as long as the engine and its runtime stay what they are.
+
+    `plan` is what the program's container is made of, but for the image. `start` makes a container
+    of a plan that lives so many seconds, and `remove` ends it; neither leaves one behind.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        start: Callable[[Plan, float], Container],
+        remove: Callable[[Container], None],
+    ) -> None:
+        self._engine = engine
+        self._plan = replace(plan, cpus=1, mem_mb=MEM_MB, command=smoke.COMMAND)
+        self._start = start
+        self._remove = remove
+        self._holds_for: tuple[object, ...] | None = None
+
+    def require(self) -> None:
+        """Nothing is run on an engine or a runtime that is not the one that was proven."""
+        engine = self._engine.info()
+        if missing := self.missing(engine):
+            raise BackendUnavailable(missing)
+        if self._identity(engine) != self._holds_for:
+            self.renew(engine)
+
+    def missing(self, engine: Mapping[str, Any]) -> str | None:
+        """Why the engine, as its `info` says, cannot run anything with our runtime."""
+        name = self._plan.runtime
+        if name not in (engine.get("Runtimes") or {}):
+            return (
+                f"Docker Engine has no runtime {quote(name)}; apt-get install runsc and name it in"
+                " the engine's configuration, or: manage.py setup_backend gvisor"
+            )
+        if is_podman(engine) and engine.get("DefaultRuntime") != name:
+            return (
+                f"Podman would run everything with {quote(engine.get('DefaultRuntime'))}, whatever"
+                f" it is asked for; start its service with --runtime {name}"
+            )
+        return None
+
+    def renew(self, engine: Mapping[str, Any]) -> None:
+        """Run the smoke program, and raise unless gVisor's kernel answers it."""
+        self._holds_for = None
+        runtime = quote(self._plan.runtime)
+        plan = replace(self._plan, image=self._image(engine))
+        said = Capture(OUTPUT_BYTES)
+        try:
+            container = self._start(plan, TIMEOUT_S)
+        except Refused as refused:
+            raise BackendUnavailable(
+                f"Docker Engine does not start a container with runtime {runtime}"
+            ) from refused
+        try:
+            bounds = Bounds(timeout_s=TIMEOUT_S, output_bytes=OUTPUT_BYTES)
+            ended = container.run(b"", said, Capture(OUTPUT_BYTES), bounds)
+        finally:
+            self._remove(container)
+        if ended.ended_for is not None:
+            raise BackendUnavailable(f"the smoke program ended with {ended.ended_for}")
+        if smoke.SAID_BY_GVISOR not in said.text():
+            raise BackendUnavailable(
+                f"what runs as runtime {runtime} is not gVisor: its kernel does not say so"
+            )
+        self._holds_for = self._identity(engine)
+
+    def _image(self, engine: Mapping[str, Any]) -> str:
+        """The id of the smoke program's image, which the engine is given where it lacks it."""
+        machine = str(engine.get("Architecture", platform.machine()))
+        if machine not in smoke.MACHINES:
+            raise BackendUnavailable(f"there is no smoke program for {quote(machine)}")
+        name = f"{smoke.REPOSITORY}:{smoke.TAG}"
+        if self._engine.image(name) is None:
+            self._engine.import_image(smoke.layer(), smoke.REPOSITORY, smoke.TAG)
+        if image := self._engine.image(name):
+            return image.id
+        raise BackendUnavailable("Docker Engine has lost an image that it was just given")
+
+    def _identity(self, engine: Mapping[str, Any]) -> tuple[object, ...]:
+        """What a proof holds for. Podman answers with another ID each time it is asked."""
+        return (
+            None if is_podman(engine) else engine.get("ID"),
+            engine.get("ServerVersion"),
+            engine.get("DefaultRuntime") if is_podman(engine) else None,
+            repr((engine.get("Runtimes") or {}).get(self._plan.runtime)),
+        )

@@ -145,16 +145,17 @@ class Container:
         self._attend(memoryview(stdin), {1: stdout, 2: stderr}, bounds, started, meter)
         duration_ms = round((time.monotonic() - started) * 1000)
         # Its streams may be closed while it goes on.
-        while not self._engine.ended(self.id):
+        while (code := self._engine.wait(self.id)) is None:
             meter.read()
             self._hold_to(bounds, started)
-        end = self._engine.end(self.id)
-        code = end.code
-        ended_for = self._ended_for if code == KILLED else None
-        if code == KILLED and (end.out_of_memory or meter.usage.starved):  # Podman says nothing
+        ended_for = None
+        # Podman does not see who killed it.
+        if code == KILLED and (self._engine.ran_out_of_memory(self.id) or meter.usage.starved):
             ended_for = ExitReason.MEMORY_LIMIT
         elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
             ended_for = ExitReason.PROCESS_LIMIT
+        elif code == KILLED:
+            ended_for = self._ended_for
         return Ended(ended_for=ended_for, code=code, duration_ms=duration_ms, usage=meter.usage)
 
     def remove(self) -> None:

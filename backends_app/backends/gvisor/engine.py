@@ -45,14 +45,6 @@ class Image:
     command: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class End:
-    """How a container ended; for a signal `code` is 128 and its number."""
-
-    code: int
-    out_of_memory: bool
-
-
 class Engine:
     """One address of an engine. Many threads may ask at once, and after a fork anew."""
 
@@ -117,23 +109,25 @@ class Engine:
         with self._asked() as client:
             client.start(container)
 
-    def end(self, container: str) -> End:
-        with self._asked() as client:
-            state = client.inspect_container(container)["State"]
-            return End(code=int(state["ExitCode"]), out_of_memory=bool(state.get("OOMKilled")))
-
-    def ended(self, container: str) -> bool:
-        """Wait a little for its end."""
+    def wait(self, container: str) -> int | None:
+        """Wait a little for its end: its exit code, for a signal 128 and its number."""
         with self._asked() as client:
             try:
-                client.wait(container, timeout=WAIT_S)
+                ended = client.wait(container, timeout=WAIT_S)
             except requests.ReadTimeout:
-                return False
+                return None
             except requests.ConnectionError as error:  # how it names a timeout of the body
                 if "Read timed out" in str(error):
-                    return False
+                    return None
                 raise
-            return True
+            if fault := ended.get("Error"):
+                raise Refused(500, str(fault))
+            return int(ended["StatusCode"])
+
+    def ran_out_of_memory(self, container: str) -> bool:
+        """Was it the kernel that killed it?"""
+        with self._asked() as client:
+            return bool(client.inspect_container(container)["State"].get("OOMKilled"))
 
     def kill(self, container: str) -> None:
         """End it, if it has not ended."""

@@ -7,6 +7,7 @@ containers who it is; that holds for as long as the engine and its runtime stay 
 import atexit
 import functools
 import logging
+import posixpath
 import re
 import subprocess
 import time
@@ -31,7 +32,7 @@ from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
 from . import configuration, host, images, ownership
 from .configuration import Mapped
-from .container import NOBODY, WRITABLE, Bounds, Container, Plan, shell_line
+from .container import NOBODY, WRITABLE, Bounds, Container, NotStarted, Plan, shell_line
 from .engine import Engine, EngineMissing, Image, Refused
 from .pool import SHELL, Pool, waiting
 from .proof import Proof
@@ -143,9 +144,9 @@ class GVisorBackend(Backend):
             raise BackendUnavailable("it has been closed")
         reference, code = self._source(workload)
         try:
-            self._proof.require()
+            engine = self._proof.require()
             image = self._image(reference)
-            plan = self._plan_for(image, reference, workload.resources)
+            plan = self._plan_for(image, reference, workload.resources, engine)
             return self._run(workload, plan, reference, code, image)
         except Refused as refused:
             raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
@@ -213,8 +214,15 @@ class GVisorBackend(Backend):
 
     def _image(self, reference: images.Reference) -> Image:
         """What the engine knows of it; fetched before that where OPTIONS say so."""
-        if found := self._engine.image(str(reference)):
-            return found
+        try:
+            if found := self._engine.image(str(reference)):
+                return found
+        except Refused as refused:
+            if not refused.asked_wrongly:
+                raise
+            raise InvalidRequest(
+                "image", f"{quote(str(reference))} is no name that this engine takes."
+            ) from refused
         if self._pull == "missing" and images.allowed(reference, self._allow or ()):
             title = f"Fetching {reference}"
             try:
@@ -249,13 +257,20 @@ class GVisorBackend(Backend):
             " pull or load it into the engine.",
         )
 
-    def _plan_for(self, image: Image, reference: images.Reference, resources: Resources) -> Plan:
+    def _plan_for(
+        self,
+        image: Image,
+        reference: images.Reference,
+        resources: Resources,
+        engine: Mapping[str, Any],
+    ) -> Plan:
         root = images.allowed(reference, self._root_images)
         return replace(
             self._plan,
             image=image.id,
             user=(image.user or "0:0") if root else _user(image.user),
-            cpus=resources.cpus,
+            # An engine takes no limit above what its host has.
+            cpus=min(resources.cpus, float(engine.get("NCPU") or resources.cpus)),
             mem_mb=resources.mem_mb,
             volumes=_volumes(image.volumes),
         )
@@ -311,13 +326,14 @@ class GVisorBackend(Backend):
         return container
 
     def _not_started(self, refused: Refused, image: str) -> WorkloadResult:
-        """Whose fault is it? Where the smoke program still runs, the image's.
+        """Whose fault is it? Where the smoke program still runs, the image's, or the workload's.
 
         The engine leaves a sandbox behind that it could not start, so it is not tried again soon.
         """
         self._proof.renew(self._engine.info())
         logger.info("image %s cannot be started: %s", image, refused.reason)
-        self._broken[image] = time.monotonic() + BROKEN_S
+        if isinstance(refused, NotStarted):
+            self._broken[image] = time.monotonic() + BROKEN_S
         while len(self._broken) > MOST_BROKEN:
             self._broken.pop(next(iter(self._broken)), None)
         return NOT_STARTED
@@ -395,14 +411,25 @@ def _check_command(command: Sequence[str]) -> None:
 def _user(configured: str) -> str:
     """Numbers other than 0 as the image has them; a name could stand for root, and is nobody."""
     user, _, group = configured.partition(":")
-    if not user.isascii() or not user.isdigit() or int(user) == 0:
+    nogroup = NOBODY.partition(":")[2]
+    if not _is_id(user):
         return NOBODY
-    return f"{int(user)}:{int(group)}" if group.isdigit() and int(group) else f"{int(user)}:65534"
+    return f"{int(user)}:{int(group) if _is_id(group) else nogroup}"
+
+
+def _is_id(text: str) -> bool:
+    """Is it a number of a user or group that engines take, and not root's?"""
+    return re.fullmatch(r"[0-9]{1,10}", text) is not None and 0 < int(text) < 2**31
 
 
 def _volumes(configured: Sequence[str]) -> tuple[str, ...]:
-    """The folders that an image wants to be writable, bounded as `WRITABLE` is."""
-    return tuple(sorted({*configured} - {WRITABLE}))
+    """The folders that an image wants to be writable, bounded as `WRITABLE` is.
+
+    In the form that the engine compares them in: to what is named otherwise it would give a volume
+    of the host.
+    """
+    clean = {"/" + posixpath.normpath(f"/{folder}").lstrip("/") for folder in configured}
+    return tuple(sorted(clean - {WRITABLE}))
 
 
 def _platform(runtime: Mapping[str, Any]) -> str:

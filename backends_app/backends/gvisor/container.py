@@ -28,6 +28,10 @@ WRITABLE = "/tmp"  # noqa: S108 - inside the container, and its own
 NOBODY = "65534:65534"
 
 
+class NotStarted(Refused):
+    """The engine has made it, and cannot start it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What a container is made of and what it may use.
@@ -125,7 +129,10 @@ class Container:
             raise
 
     def start(self) -> None:
-        self._engine.start(self.id)
+        try:
+            self._engine.start(self.id)
+        except Refused as refused:
+            raise NotStarted(refused.status, refused.reason) from refused
 
     @property
     def waits(self) -> bool:

@@ -26,11 +26,15 @@ REMOVALS, PAUSE_S = 3, 0.1
 
 
 class Refused(Exception):
-    """The engine answers, and says no; `reason` is its own text, not for users."""
+    """The engine answers, and says no; `reason` is its own text, not for users.
+
+    `asked_wrongly` when what it was asked for is the reason, and not a fault of its own.
+    """
 
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason
+        self.asked_wrongly = status == 400
         super().__init__(reason)
 
 

@@ -53,12 +53,17 @@ def parse(text: str) -> Reference:
     if domain is not None and not _is_host(domain):
         domain, path = None, f"{domain}/{path}"
         if not re.fullmatch(_PATH, path):
-            raise InvalidRequest("image", f"{quote(text)} has a name that is not in lower case.")
+            raise InvalidRequest(
+                "image", f"{quote(text)} has a name that is not in lower case or no name at all."
+            )
     if domain in (None, "index.docker.io"):
         domain = DEFAULT_REGISTRY
     if domain == DEFAULT_REGISTRY and "/" not in path:
         path = f"{DEFAULT_FOLDER}/{path}"
-    return Reference(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
+    reference = Reference(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
+    if len(reference.repository) > MOST_CHARS:
+        raise InvalidRequest("image", f"Its name in full is longer than {MOST_CHARS} characters.")
+    return reference
 
 
 def pattern_problem(pattern: object) -> str | None:
@@ -83,4 +88,4 @@ def allowed(reference: Reference, patterns: Iterable[str]) -> bool:
 
 def _is_host(domain: str) -> bool:
     """Docker's rule for what stands before the first slash."""
-    return "." in domain or ":" in domain or domain == "localhost" or domain != domain.lower()
+    return "." in domain or ":" in domain or domain == "localhost"

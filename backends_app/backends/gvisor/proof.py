@@ -36,13 +36,17 @@ class Proof:
         self._remove = remove
         self._holds_for: tuple[object, ...] | None = None
 
-    def require(self) -> None:
-        """Nothing is run on an engine or a runtime that is not the one that was proven."""
+    def require(self) -> Mapping[str, Any]:
+        """Nothing is run on an engine or a runtime that is not the one that was proven.
+
+        Gives the engine's `info`.
+        """
         engine = self._engine.info()
         if missing := self.missing(engine):
             raise BackendUnavailable(missing)
         if self._identity(engine) != self._holds_for:
             self.renew(engine)
+        return engine
 
     def missing(self, engine: Mapping[str, Any]) -> str | None:
         """Why the engine, as its `info` says, cannot run anything with our runtime."""

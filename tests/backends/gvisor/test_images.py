@@ -32,6 +32,7 @@ def test_a_reference_in_full(given: str, full: str):
 NONE = [
     *("", " ", "-v/:/h", "--privileged", "a b", "a/../b", "/etc/passwd", "http://x/y", "x:"),
     *("x@sha256:1", "busybox:1\n", "A", "a//b", "a/b/", "x" * 300, "x:" + "y" * 200, "ü", "$(id)"),
+    *("Foo/bar:1", "A/b", "LOCALHOST/x", "a" * 250, "a/" + "b" * 244, "registry.example.org/B"),
     *("a;b", ".", "..", "busybox@md5:0", "user:secret@registry.example.org/x", "x\0y"),
 ]
 

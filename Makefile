@@ -25,8 +25,9 @@ lint: $(INSTALLED)  ## Style, types, migrations and the API's own schema
 bench: $(INSTALLED)  ## Ratios of things measured side by side
 	$(PY) -m tests.bench
 
-host: $(INSTALLED)  ## Install what the backends need on this host, and what their tests need
+host: $(INSTALLED) .env  ## Install what the backends need on this host, and what their tests need
 	$(PY) manage.py setup_backend gvisor
+	$(PY) manage.py setup_backend microvm
 	apt-get install --yes --no-install-recommends $(TEST_PACKAGES)
 
 lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
@@ -46,3 +47,4 @@ $(INSTALLED): requirements.txt
 
 .env:
 	@umask 077; $(PY) -c "import secrets; print('SECRET_KEY=' + secrets.token_urlsafe(48))" > $@
+	@echo MICROVM_ACCELERATOR=any >> $@

@@ -17,6 +17,7 @@ from .strict_json import JSON
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
+MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""
@@ -110,6 +111,18 @@ class WorkloadSpec:
             raise InvalidRequest(
                 "code", "Holds half a surrogate pair, which no UTF-8 has."
             ) from None
+
+    def argv(self) -> tuple[str, ...]:
+        """`command` as a kernel takes it."""
+        try:
+            size = sum(len(word.encode()) + 1 for word in self.command)
+        except UnicodeEncodeError:
+            raise InvalidRequest("command", "Holds half a surrogate pair.") from None
+        if any("\0" in word for word in self.command):
+            raise InvalidRequest("command", "Must not hold a NUL character.")
+        if size > MOST_COMMAND_BYTES:
+            raise InvalidRequest("command", f"Must be at most {MOST_COMMAND_BYTES:,} bytes.")
+        return self.command
 
     def input_json(self) -> bytes:
         """`input` as the program gets it: one JSON document in UTF-8."""

@@ -11,6 +11,9 @@ one for development):
 - `HTTPS`: 1 when users come over TLS: secure cookies, HSTS, redirects.
 - `STATIC_ROOT`: where `collectstatic` puts the files that are then served compressed.
 - `GVISOR_ENGINE`: where the Docker Engine answers; default unix:///var/run/docker.sock.
+- `MICROVM_FOLDER`: where the images of microVMs lie; default in the user's data folder.
+- `MICROVM_ACCELERATOR`: `kvm`, the default; `any` and `tcg` allow QEMU's emulator, which is no
+  security boundary by itself. The `.env` of development says `any`.
 - `DEBUG`: 1 for Django's debug pages.
 - `LOG_LEVEL`: default INFO.
 """
@@ -181,12 +184,18 @@ LOGGING = {
 
 LOGIN_REDIRECT_URL = "/v1/"
 
-# Three backends, each with its defaults; routes and limits are the defaults of backends_app.conf.
+# Three backends; all else that they could be told, and routes and limits are the defaults of backends_app.conf.
 ISOLATION_BACKENDS = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend", "OPTIONS": {}},
     "gvisor": {
         "BACKEND": "backends_app.backends.gvisor.GVisorBackend",
         "OPTIONS": {"engine": env.str("GVISOR_ENGINE", default="unix:///var/run/docker.sock")},
     },
-    "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend", "OPTIONS": {}},
+    "microvm": {
+        "BACKEND": "backends_app.backends.microvm.MicroVMBackend",
+        "OPTIONS": {
+            "folder": env.str("MICROVM_FOLDER", default="") or None,
+            "accelerator": env.str("MICROVM_ACCELERATOR", default="kvm"),
+        },
+    },
 }

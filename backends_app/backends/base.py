@@ -129,8 +129,11 @@ class Backend:
     def close(self) -> None:
         """Let go of everything the instance holds. May be called twice."""
 
-    def setup(self) -> Sequence[Step]:
-        """What the backend needs on this host, in order; `manage.py setup_backend` takes them."""
+    def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
+        """What the backend needs on this host, in order; `manage.py setup_backend` takes them.
+
+        `runtimes` are those that are wanted, where that makes a difference; none are all.
+        """
         return ()
 
     def check(self) -> Sequence[CheckMessage]:

@@ -5,6 +5,10 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import IO
+
+
+MOST_WORDS = 1000
 
 
 class SetupError(Exception):
@@ -40,24 +44,37 @@ def packages(*names: str) -> Step:
     )
 
 
-def run(command: Sequence[str], **environment: str) -> None:
-    """Run a program of the host to its end; `SetupError` with its last words when it fails."""
+def run(
+    command: Sequence[str],
+    heard: Callable[[str], None] | None = None,
+    given: IO[bytes] | None = None,
+    **environment: str,
+) -> None:
+    """Run a program of the host to its end; `SetupError` with its last words when it fails.
+
+    `heard` gets each line that it says meanwhile; `given` is its stdin.
+    """
+    words = ""
     try:
-        done = subprocess.run(  # noqa: S603 - the commands are this package's own
+        with subprocess.Popen(  # noqa: S603 - the commands are this package's own
             command,
             env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if given is None else given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            check=False,
-        )
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                words = (words + line)[-MOST_WORDS:]
+                if heard is not None:
+                    heard(line.rstrip())
     except OSError as error:
         raise SetupError(f"{command[0]} cannot be run: {error.strerror}") from error
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip()[-1000:]
+    if process.returncode:
         root = "" if os.geteuid() == 0 else " (this user is not root: try with sudo)"
-        raise SetupError(f"{shlex.join(command)} failed{root}:\n{words}")
+        raise SetupError(f"{shlex.join(command)} failed{root}:\n{words.strip()}")
 
 
 def _installed(package: str) -> bool:

@@ -43,22 +43,30 @@ class LaunchError(Exception):
 class Command:
     """How the program is started. Spares are kept for equal commands.
 
-    `memory_bytes` is what it may map beyond what it has mapped when it is ready.
+    `memory_bytes` is what it may map beyond what it has mapped when it is ready. `files` are open
+    for reading from descriptor 3 on. `start_s` is how long it may take until it is ready; where
+    that is not said, no longer than its launcher allows, nor than its time limit.
     """
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
     memory_bytes: int
+    files: Sequence[str] = ()
+    start_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """What one process may use, counted from when it was handed over; `memory_bytes` resident."""
+    """What one process may use, counted from when it was handed over; `memory_bytes` resident.
+
+    `cpu_s` is for all of its threads together, by the kernel's limit.
+    """
 
     timeout_s: float
     memory_bytes: int
     threads: int
     output_bytes: int
+    cpu_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +93,24 @@ class Launcher:
     """Starts processes of `program` behind walls; makes its own process when it is first needed.
 
     One instance serves many threads, and each process that forks off makes a launcher of its own.
-    `name` is what the program is called inside, `exposed` what it may read there besides its
-    libraries.
+    `name` is what the program is called inside; what else there is for it, see `Walls`.
     """
 
-    def __init__(self, program: str, *, name: str, exposed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        program: str,
+        *,
+        name: str,
+        exposed: Sequence[str] = (),
+        mapped: Sequence[str] = (),
+        devices: Sequence[str] = (),
+    ) -> None:
         self._configuration = {
             "program": os.path.realpath(program),
             "name": name,
             "exposed": list(exposed),
+            "mapped": list(mapped),
+            "devices": list(devices),
         }
         self._lock = threading.Lock()
         self._server: Server | None = None
@@ -113,15 +130,18 @@ class Launcher:
                 "arguments": list(command.arguments),
                 "environment": dict(command.environment),
                 "memory_bytes": command.memory_bytes,
+                "files": list(command.files),
+                "start_s": command.start_s,
             }
         )
         wanted = {
             "timeout_s": bounds.timeout_s,
             "memory_bytes": bounds.memory_bytes,
             "threads": bounds.threads,
+            "cpu_s": bounds.cpu_s,
         }
         request = {"command": text, "bounds": wanted, "spares": spares}
-        return ConfinedProcess(self, request, bounds)
+        return ConfinedProcess(self, request, bounds, command.start_s or 0.0)
 
     def close(self) -> None:
         """End the launcher's process, and with it all that it has started; for good."""
@@ -272,10 +292,14 @@ class ConfinedProcess:
     `kill` may come from any other thread, also before and after.
     """
 
-    def __init__(self, launcher: Launcher, request: Mapping[str, Any], bounds: Bounds) -> None:
+    def __init__(
+        self, launcher: Launcher, request: Mapping[str, Any], bounds: Bounds, start_s: float
+    ) -> None:
         self._launcher = launcher
         self._request = request
         self._bounds = bounds
+        self._start_s = start_s
+        self._hold_stdin = False
         self._lock = threading.Lock()  # a line that is closed is not to be shut down
         self._line: socket.socket | None = None
         self._ended_for: ExitReason | None = None
@@ -289,8 +313,14 @@ class ConfinedProcess:
         """End the process because somebody asked for it."""
         self._end(ExitReason.KILLED)
 
-    def run(self, stdin: bytes, stdout: Sink, stderr: Sink) -> Exit:
+    def end(self) -> None:
+        """End the process because nothing more is wanted of it; that is nobody's reason."""
+        self._hang_up()
+
+    def run(self, stdin: bytes, stdout: Sink, stderr: Sink, *, hold_stdin: bool = False) -> Exit:
         """Feed and read the process until it has ended, by itself or by a bound.
+
+        Its stdin ends after what is given, or is held open until it has ended itself.
 
         Raises `LaunchError` when there can be no process, or nobody can say what became of it.
         """
@@ -300,6 +330,7 @@ class ConfinedProcess:
             server, line = self._start()
         at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
         self._unsent = memoryview(stdin)
+        self._hold_stdin = hold_stdin
         try:
             with selectors.EpollSelector() as events:
                 for stream, wanted, sink in (
@@ -343,7 +374,7 @@ class ConfinedProcess:
                 self._end(self._ended_for)
             answer, streams = _receive(line)
             if "queued" in answer:
-                line.settimeout(self._bounds.timeout_s + GRACE_S)
+                line.settimeout(max(self._bounds.timeout_s, self._start_s) + GRACE_S)
                 answer, streams = self._receive_late(line)
             if "error" in answer:
                 raise (_Lost if answer.get("code") == -signal.SIGKILL else LaunchError)(
@@ -395,7 +426,7 @@ class ConfinedProcess:
 
     def _drain(self, events: selectors.BaseSelector, at_the_latest: float) -> None:
         """What the process left unread."""
-        if self._stdin >= 0:
+        if self._stdin in events.get_map():
             events.unregister(self._stdin)
         while events.get_map() and time.monotonic() < at_the_latest:
             for key, _ in events.select(DRAIN_S):
@@ -410,8 +441,9 @@ class ConfinedProcess:
             self._unsent = self._unsent[:0]
         if not self._unsent:
             events.unregister(self._stdin)
-            os.close(self._stdin)
-            self._stdin = -1
+            if not self._hold_stdin:
+                os.close(self._stdin)
+                self._stdin = -1
 
     def _read(self, key: selectors.SelectorKey, events: selectors.BaseSelector) -> None:
         try:
@@ -435,6 +467,11 @@ class ConfinedProcess:
         """The first reason stands."""
         with self._lock:
             self._ended_for = self._ended_for or reason
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """The launcher ends what has no line."""
+        with self._lock:
             if self._line is not None:
                 with suppress(OSError):  # the launcher has gone
                     self._line.shutdown(socket.SHUT_WR)

@@ -13,6 +13,7 @@ VERSION_FLAG = 1
 PATH_BENEATH = 1
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
+IOCTL_DEV = 1 << 15
 FILE_RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}  # all rights, from which ABI on
 NETWORK_RIGHTS = {1: 0, 4: 0x3}  # bind and connect TCP
 SCOPES = {1: 0, 6: 0x3}  # abstract sockets and signals stay inside
@@ -23,10 +24,15 @@ def abi() -> int:
     return max(0, int(libc.syscall(CREATE_RULESET, None, 0, VERSION_FLAG)))
 
 
-def ruleset(executable: Iterable[str], readable: Iterable[str]) -> int:
+def ruleset(
+    executable: Iterable[str],
+    readable: Iterable[str],
+    mapped: Iterable[str] = (),
+    devices: Iterable[str] = (),
+) -> int:
     """A descriptor for `restrict`: these files may be used, and nothing else in any way.
 
-    A folder stands for everything below it.
+    A folder stands for everything below it. `mapped` may be opened for writing, but not truncated.
     """
     version = abi()
     handled = [_of(version, table) for table in (FILE_RIGHTS, NETWORK_RIGHTS, SCOPES)]
@@ -34,9 +40,14 @@ def ruleset(executable: Iterable[str], readable: Iterable[str]) -> int:
     rules: int = libc.syscall(CREATE_RULESET, attributes, len(attributes), 0)
     if rules < 0:
         raise refused("landlock_create_ruleset")
-    for paths, rights in ((executable, EXECUTE | READ_FILE), (readable, READ_FILE | READ_DIR)):
+    for paths, rights in (
+        (executable, EXECUTE | READ_FILE),
+        (readable, READ_FILE | READ_DIR),
+        (mapped, READ_FILE | WRITE_FILE),
+        (devices, READ_FILE | WRITE_FILE | IOCTL_DEV),
+    ):
         for path in paths:
-            _allow(rules, path, rights)
+            _allow(rules, path, rights & handled[0])
     return rules
 
 

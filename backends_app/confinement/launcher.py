@@ -16,6 +16,7 @@ Messages are JSON, one for each packet.
 
 import array
 import json
+import math
 import os
 import re
 import resource
@@ -33,7 +34,7 @@ from typing import Any, TypeAlias
 from .libc import PR_SET_NAME, libc
 from .walls import Walls
 
-START_S = 10.0  # how long a process may take until it is ready
+START_S = 10.0  # how long a process may take until it is ready, where its command does not say
 REST_S = 0.01  # before spares are started after a workload has begun
 SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
 MOST_MESSAGE_BYTES = 1 << 18
@@ -62,7 +63,13 @@ class Process:
     """One process: starting, then idle, then running on a line, until it has ended."""
 
     def __init__(
-        self, command: str, pid: int, pidfd: int, status: int, streams: tuple[int, int, int]
+        self,
+        command: str,
+        pid: int,
+        pidfd: int,
+        status: int,
+        streams: tuple[int, int, int],
+        start_s: float,
     ) -> None:
         self.command = command
         self.pid = pid
@@ -71,7 +78,8 @@ class Process:
         self.streams = streams  # this side of stdin, stdout and stderr, until they are handed over
         self.ready = False
         self.line: socket.socket | None = None
-        self.deadline = time.monotonic() + START_S
+        self.start_s = start_s
+        self.deadline = time.monotonic() + start_s
         self.bounds: Message = {}
         self.ended_for: str | None = None
         self.cpu_before_s = 0.0
@@ -208,7 +216,9 @@ class Launcher:
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         if pid == 0:
             try:
-                self._walls.enter(given["arguments"], given["environment"], theirs)
+                self._walls.enter(
+                    given["arguments"], given["environment"], theirs, given["files"]
+                )
             except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not live on
                 os.write(2, f"not started: {error}".encode())
             finally:
@@ -224,7 +234,7 @@ class Launcher:
                 os.close(descriptor)
             self._fail(command, {"error": f"no process can be watched: {error.strerror}"})
             return
-        process = Process(command, pid, pidfd, status, ours)
+        process = Process(command, pid, pidfd, status, ours, given["start_s"] or START_S)
         self._processes.add(process)
         self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._bury(process))
         self._events.register(ours[1], selectors.EVENT_READ, lambda: self._hear(process))
@@ -239,7 +249,8 @@ class Launcher:
         room = json.loads(process.command)["memory_bytes"]
         process.most_data_bytes = process.sample().data_bytes + room
         try:
-            self._walls.bound_memory(process.pid, process.most_data_bytes)
+            # Before its start it would hit what is only reserved.
+            self._walls.limit(process.pid, resource.RLIMIT_DATA, process.most_data_bytes)
         except OSError as error:
             process.kill(f"its memory cannot be bounded: {error.strerror}")
             return
@@ -261,6 +272,10 @@ class Launcher:
         process.line = line
         process.bounds = request["bounds"]
         process.cpu_before_s = _cpu_s(process.pid)
+        if (cpu_s := process.bounds["cpu_s"]) is not None:
+            with suppress(OSError):  # its time is bounded in any case
+                most = math.ceil(process.cpu_before_s + cpu_s)
+                self._walls.limit(process.pid, resource.RLIMIT_CPU, most)
         process.started = time.monotonic()
         process.deadline = process.started + process.bounds["timeout_s"]
         self._events.register(line, selectors.EVENT_READ, lambda: self._hang_up(process))
@@ -326,7 +341,8 @@ class Launcher:
             self._balance()
         for process in self._processes:
             if now >= process.deadline:
-                process.kill("timeout" if process.line else f"it was not ready in {START_S:g} s")
+                late = f"it was not ready in {process.start_s:g} s"
+                process.kill("timeout" if process.line else late)
         if now < self._next_sample:
             return
         self._next_sample = now + SAMPLE_S

@@ -42,15 +42,18 @@ def unshare(*, users: bool) -> None:
     check("sethostname", libc.sethostname(HOSTNAME, len(HOSTNAME)))
 
 
-def move_in(program: str, inside: str, files: Iterable[str]) -> None:
+def move_in(program: str, inside: str, files: Iterable[str], writable: Iterable[str]) -> None:
     """Make the root, with `program` at the path `inside`, and the files where they are on the host.
 
-    Nothing can be written there. Deno asks /proc/self/exe for its own path, so it finds that.
+    Only what is `writable` can be opened for writing there. Programs ask /proc/self/exe for their
+    own path, so they find that.
     """
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=1m")
     for source, target in ((program, inside), *((path, path) for path in files)):
-        _show(source, MOUNT_POINT + target)
+        _show(source, MOUNT_POINT + target, MS_RDONLY)
+    for path in writable:
+        _show(path, MOUNT_POINT + path, 0)
     os.makedirs(f"{MOUNT_POINT}/proc/self", exist_ok=True)
     os.symlink(inside, f"{MOUNT_POINT}/proc/self/exe")
     _mount(None, MOUNT_POINT, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
@@ -98,8 +101,8 @@ def _loader(program: str) -> str:
     raise ValueError("it is linked statically")
 
 
-def _show(source: str, target: str) -> None:
-    """A bind mount, read-only; what the host's mount forbids stays forbidden."""
+def _show(source: str, target: str, forbidden: int) -> None:
+    """A bind mount; what the host's mount forbids stays forbidden."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
@@ -108,9 +111,9 @@ def _show(source: str, target: str) -> None:
             pass
     _mount(source, target, None, MS_BIND)
     flags = os.statvfs(target).f_flag
-    kept = flags & (MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
+    kept = flags & (MS_RDONLY | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
     kept |= MS_RELATIME if flags & ST_RELATIME else 0
-    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_NOSUID | forbidden | kept)
 
 
 def _mount(

@@ -84,6 +84,17 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
+# what changes a file without a write, which RLIMIT_FSIZE refuses, and moves shared mappings
+CHANGES_FILES: dict[str, tuple[int | None, int | None]] = {
+    "truncate": (76, 45),
+    "ftruncate": (77, 46),
+    "fallocate": (285, 47),
+    "mremap": (25, 216),
+    "remap_file_pages": (216, 234),
+}
+MMAP = (9, 222)
+MAP_SHARED = 1
+MOST_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processor, and no more
 CLONE, CLONE3 = (56, 220), (435, 435)
 # Their first argument says on whom: 0 and the own id are the process itself, the leader of a
 # session that has nobody else.
@@ -97,6 +108,7 @@ X32_BIT = 0x40000000  # the second set of numbers that x86_64 answers to
 
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF, see linux/filter.h
 NUMBER_AT, MACHINE_AT, FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data; little endian
+ARGUMENT_BYTES = 8
 ALLOW, KILL_PROCESS, REFUSE_WITH = 0x7FFF0000, 0x80000000, 0x00050000
 
 
@@ -110,8 +122,11 @@ def supported() -> bool:
     return platform.machine() in MACHINES
 
 
-def program(own_pid: int) -> Program:
-    """The filter for the process `own_pid`, which may signal and limit nobody but itself."""
+def program(own_pid: int, *, private_maps: bool = False) -> Program:
+    """The filter for the process `own_pid`, which may signal and limit nobody but itself.
+
+    With `private_maps` it can change no file that it has open, whatever it was opened for.
+    """
     machine, column = MACHINES[platform.machine()]
     refuse = _return(REFUSE_WITH | errno.EPERM)
     code = [
@@ -125,7 +140,9 @@ def program(own_pid: int) -> Program:
         _step(EQUAL, CLONE3[column], skip_if_false=1),
         _return(REFUSE_WITH | errno.ENOSYS),
     ]
-    for numbers in REFUSED.values():
+    if private_maps:
+        code += _private_maps(MMAP[column], refuse)
+    for numbers in (REFUSED | CHANGES_FILES if private_maps else REFUSED).values():
         number = numbers[column]
         if number is not None:
             code += [_step(EQUAL, number, skip_if_false=1), refuse]
@@ -147,6 +164,27 @@ def program(own_pid: int) -> Program:
         ]
     code.append(_return(ALLOW))
     return Program(len(code), b"".join(code))
+
+
+def _private_maps(mmap: int, refuse: bytes) -> list[bytes]:
+    """Refuse shared mappings of anything but the first pages of a file."""
+    length, flags, offset = (FIRST_ARGUMENT_AT + ARGUMENT_BYTES * place for place in (1, 3, 5))
+    high = ARGUMENT_BYTES // 2
+    checks = []
+    for at, most in (
+        (length, MOST_SHARED_BYTES),
+        (length + high, 0),
+        (offset, 0),
+        (offset + high, 0),
+    ):
+        checks += [_step(LOAD, at), _step(AT_LEAST, most + 1, skip_if_false=1), refuse]
+    checks.append(_return(ALLOW))
+    return [
+        _step(EQUAL, mmap, skip_if_false=2 + len(checks)),
+        _step(LOAD, flags),
+        _step(ANY_BIT, MAP_SHARED, skip_if_false=len(checks) - 1),  # to where it is allowed
+        *checks,
+    ]
 
 
 def _step(operation: int, value: int, *, skip_if_true: int = 0, skip_if_false: int = 0) -> bytes:

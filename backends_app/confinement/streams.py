@@ -29,6 +29,10 @@ class Capture:
             del self._tail[: -self._half]
 
     @property
+    def empty(self) -> bool:
+        return self._total == 0
+
+    @property
     def truncated(self) -> bool:
         return self._total > 2 * self._half
 

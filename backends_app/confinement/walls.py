@@ -1,6 +1,7 @@
 """The walls around a process: found out once, then put up between fork and exec."""
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ SECCOMP_MODE_FILTER = 2
 
 NICENESS = 5  # the server, and the launcher that watches, come first
 MOST_FILE_BYTES = 4096  # with less Deno does not start
+FIRST_FILE, ASIDE = 3, 64  # descriptors of a command's files, and where nothing is in their way
 MOST_DESCRIPTORS = 256
 MOST_THREADS = 128 + (os.cpu_count() or 1)
 
@@ -35,20 +37,31 @@ class Walls:
     namespaces, so only a process that has nothing else to do makes one.
 
     `in_force` says for each wall by what it stands; `missing` why one does not. `exposed` are files
-    that the program may read besides its libraries.
+    that the program may read besides its libraries, and `devices` those that it may drive. `mapped`
+    are files that it opens for writing, as what maps a file privately may have to: it cannot write
+    to them all the same, nor to any other.
     """
 
-    def __init__(self, program: str, name: str, exposed: Sequence[str]) -> None:
-        self._executable = os.open(program, os.O_PATH | os.O_CLOEXEC)
+    def __init__(
+        self,
+        program: str,
+        name: str,
+        exposed: Sequence[str],
+        mapped: Sequence[str] = (),
+        devices: Sequence[str] = (),
+    ) -> None:
+        self._executable = _aside(os.open(program, os.O_PATH))
         self._name = name
         loader, libraries = root.libraries(program)
         readable = [*libraries, *exposed]
+        self._may_map = bool(mapped)
+        self._groups = sorted({os.stat(device).st_gid for device in devices} - {0})
         stands: dict[str, list[str]] = {wall: [] for wall in MISSING}
         self._rules: int | None = None
         self._own_user = os.geteuid() == 0 and _may_change_user()
         self._own_user_namespace = False
         if landlock.abi():
-            self._rules = landlock.ruleset((program, loader), readable)
+            self._rules = _aside(landlock.ruleset((program, loader), readable, mapped, devices))
             stands["files"].append(f"Landlock {landlock.abi()}")
         try:
             root.unshare(users=not self._own_user)
@@ -58,7 +71,7 @@ class Walls:
             stands["network"].append("network namespace")
             self._own_user_namespace = not self._own_user
             try:
-                root.move_in(program, f"/{name}", [loader, *readable])
+                root.move_in(program, f"/{name}", [loader, *readable], [*mapped, *devices])
             except OSError:
                 pass
             else:
@@ -78,27 +91,35 @@ class Walls:
         self.missing = {wall: MISSING[wall] for wall, by in stands.items() if not by}
 
     def enter(
-        self, arguments: Sequence[str], environment: dict[str, str], streams: Sequence[int]
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        streams: Sequence[int],
+        files: Sequence[str] = (),
     ) -> None:
-        """In a forked child: become the program behind the walls. Returns only by an exception."""
+        """In a forked child: become the program behind the walls, with `files` open for reading
+        from descriptor 3 on. Returns only by an exception.
+        """
         parent, own_pid = os.getppid(), os.getpid()
         os.setsid()
         for number, stream in enumerate(streams):  # every other descriptor closes with exec
             os.dup2(stream, number)
+        for number, file in enumerate([_aside(os.open(file, os.O_RDONLY)) for file in files]):
+            os.dup2(file, FIRST_FILE + number)
         for handled in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores both
             signal.signal(handled, signal.SIG_DFL)
         os.umask(0o077)
         os.nice(NICENESS)
         if self._own_user:
             user = FIRST_UID + own_pid % MOST_PIDS
-            os.setgroups([])
+            os.setgroups(self._groups)
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         elif self._own_user_namespace:  # where its processes are counted apart from the server's
             check("unshare", libc.unshare(root.CLONE_NEWUSER))
         limits = [
             (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
-            (resource.RLIMIT_FSIZE, MOST_FILE_BYTES),
+            (resource.RLIMIT_FSIZE, 0 if self._may_map else MOST_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
@@ -116,13 +137,13 @@ class Walls:
         if os.getppid() != parent:
             os._exit(0)  # the launcher died before it could take its child along
         if self._filters:
-            filter = seccomp.program(own_pid)
+            filter = seccomp.program(own_pid, private_maps=self._may_map)
             prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter))
         os.execve(self._executable, [self._name, *arguments], environment)  # noqa: S606 - the point
 
-    def bound_memory(self, pid: int, most_bytes: int) -> None:
-        """RLIMIT_DATA of a process that runs already: before its start it would hit what is only
-        reserved. The kernel wants the caller to be of the same real user.
+    def limit(self, pid: int, limit: int, most: int) -> None:
+        """Set a limit of setrlimit(2) for a process that runs already; one that has ended needs
+        none. The kernel wants the caller to be of the same real user.
         """
         mine = os.getuid(), os.getgid()
         user = FIRST_UID + pid % MOST_PIDS
@@ -130,13 +151,21 @@ class Walls:
             if self._own_user:
                 os.setresgid(user, -1, -1)
                 os.setresuid(user, -1, -1)
-            resource.prlimit(pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+            resource.prlimit(pid, limit, (most, most))
         except ProcessLookupError:
             pass
         finally:
             if self._own_user:
                 os.setresuid(mine[0], -1, -1)
                 os.setresgid(mine[1], -1, -1)
+
+
+def _aside(descriptor: int) -> int:
+    """The same file by a number that no other is put in the place of; it closes with exec."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, ASIDE)
+    finally:
+        os.close(descriptor)
 
 
 def _may_change_user() -> bool:

@@ -1,64 +1,386 @@
-"""The microVM backend: finds QEMU and its microvm machine; running workloads is still to come."""
+"""The microVM backend: a machine of its own for each workload, by QEMU, which is then thrown away.
 
-import re
-import shutil
-import subprocess
+A machine goes on from a snapshot in which its runtime has run before, or boots where there is no
+snapshot that fits. QEMU itself runs behind the walls of `confinement`.
+"""
 
-from ...exceptions import BackendUnavailable
-from ...workloads import WorkloadResult, WorkloadSpec
+import math
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.core import checks
+
+from ...confinement.client import Bounds, Command, ConfinedProcess, Launcher, LaunchError
+from ...confinement.streams import Capture
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, listing, quote
+from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
+from ..setup import Step
+from . import channel, machine, parts, qemu
+from .archive import judged
+from .build import Builder
+from .channel import Port, Program, Share
+from .images import Found, Images, Missing
+from .machine import MB, Size
+from .qemu import Accelerators, NotInstalled, Qemu
+from .results import Streams, result_of
+from .runtimes import ENVIRONMENT, RUNTIMES
 
-INSTALL = (
-    "install it with: apt-get install qemu-system-x86 linux-image-cloud-amd64 mmdebstrap "
-    "squashfs-tools"
-)
-NOT_YET = "running workloads on microVMs is not built yet"
-QEMU_TIMEOUT_S = 5
+SETUP = "manage.py setup_backend microvm"
+ACCELERATORS = ("kvm", "tcg", "any")
+MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MOST_THREADS = 100  # of QEMU: one for each processor, and some that read the disk
+HEADROOM_MB = 1024  # what QEMU may map beyond what it has mapped when the machine is ready
+BOOT_S = {"kvm": 20.0, "tcg": 90.0}
+RESTORE_S = 15.0
+LATE_CPU_S = 5.0
+PROCESSES = 256
+STATE = 3  # the descriptor of the first file of a command
+PORT = "stdio,id=agent,signal=off"
+NO_BOUNDARY = "no security boundary by itself: QEMU promises one with KVM only"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How machines of one runtime and size are started; `why_cold` says why from no snapshot."""
+
+    launcher: Launcher
+    command: Command
+    identity: tuple[object, ...]
+    why_cold: str = ""
 
 
 class MicroVMBackend(Backend):
-    """OPTIONS: `qemu`, the program (default: `qemu-system-x86_64` on the path);
-    `max_concurrency`.
+    """Runs code and archives in Python, Node.js and Go.
+
+    OPTIONS: `folder`, where the images lie (default: `vulcan/microvm` in the user's data folder);
+    `accelerator`, `kvm` (default), `tcg`, or `any` for TCG where KVM does not work; `qemu`, the
+    program (default: `qemu-system-x86_64` on the path); `snapshot_mem_mb`, the most memory that a
+    workload started from a snapshot may ask for (default: 512); `disk_mb`, the room for files
+    (default: 128); `pool_size`, how many machines wait for the next workload of the runtime that
+    was asked for last (default: 0); `max_concurrency` (default: 2); `require_walls`, as for
+    isolates; and `sources`, a file of apt's sources to build the images from.
     """
 
-    def __init__(self, *, qemu: str = "qemu-system-x86_64", max_concurrency: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        folder: str | None = None,
+        accelerator: str = "kvm",
+        qemu: str = "qemu-system-x86_64",
+        snapshot_mem_mb: int = 512,
+        disk_mb: int = 128,
+        pool_size: int = 0,
+        max_concurrency: int = 2,
+        require_walls: bool = False,
+        sources: str | None = None,
+    ) -> None:
+        if accelerator not in ACCELERATORS:
+            reason = f"must be one of {listing(ACCELERATORS)}"
+            raise InvalidOption("accelerator", accelerator, reason)
+        for name, value in (("folder", folder), ("sources", sources)):
+            if value is not None and not os.path.isabs(options.text(name, value, "a path")):
+                raise InvalidOption(name, value, "must be an absolute path")
         self._qemu = options.text("qemu", qemu, "the name or path of the program")
+        self._size = Size(
+            mem_mb=options.whole_number("snapshot_mem_mb", snapshot_mem_mb, least=64), cpus=1
+        )
+        self._disk_mb = options.whole_number("disk_mb", disk_mb)
+        self._pool_size = options.whole_number("pool_size", pool_size, least=0)
+        self._require_walls = options.yes_or_no("require_walls", require_walls)
+        self._sources = sources
+        self._accelerators = Accelerators(accelerator)
+        self._images = Images(Path(folder) if folder else _data_folder())
         self.capabilities = BackendCapabilities(
             name="microVM (QEMU)",
-            supported_runtimes=("python", "node", "go"),
+            supported_runtimes=tuple(RUNTIMES),
             supported_isolations=("microvm",),
             supported_source_formats=("code", "archive"),
             max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
+        self._launchers: dict[tuple[object, ...], Launcher] = {}
+        self._running: dict[str, ConfinedProcess] = {}
+        self._proven: set[tuple[object, ...]] = set()
+        self._closed = False
+        _backends.add(self)
 
     def probe(self) -> Health:
-        program = shutil.which(self._qemu)
-        if program is None:
-            return Health.undetected(f"QEMU is not installed; {INSTALL}")
         try:
-            version = self._ask(program, "--version")
-            machines = self._ask(program, "-machine", "help")
-        except (OSError, subprocess.SubprocessError):
-            return Health.unhealthy("QEMU is installed and does not start")
-        found = re.search(r"version (\S+)", version)
-        attributes = {"qemu_version": found.group(1) if found else "unknown"}
-        if not re.search(r"^microvm\b", machines, re.MULTILINE):
-            return Health.undetected(f"this QEMU has no machine `microvm`; {INSTALL}", attributes)
-        return Health.unhealthy(NOT_YET, attributes)
+            found = qemu.find(self._qemu)
+        except NotInstalled as missing:
+            return Health.undetected(missing.reason)
+        except BackendUnavailable as fault:
+            return Health.unhealthy(fault.reason)
+        attributes = {"qemu_version": found.version}
+        try:
+            return self._proven_to_work(found, attributes)
+        except BackendUnavailable as fault:
+            return Health.unhealthy(fault.reason, attributes)
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        raise BackendUnavailable(NOT_YET)
+        program = _program(workload)
+        assert workload.runtime is not None
+        try:
+            start = self._start(workload.runtime, workload.resources)
+        except Missing as missing:
+            raise InvalidRequest(
+                "runtime",
+                f"This server has no image of {quote(workload.runtime)}; its operator can build"
+                f" it with: {SETUP} --runtime {workload.runtime}.",
+            ) from missing
+        if self._require_walls:
+            self._walls(start.launcher)
+        return self._run(workload, program, start)
 
-    def _ask(self, program: str, *arguments: str) -> str:
-        answer = subprocess.run(  # noqa: S603 - the operator named the program
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=QEMU_TIMEOUT_S,
-            check=True,
-            env={},
+    def cleanup(self, workload_id: str) -> None:
+        if process := self._running.get(workload_id):
+            process.kill()
+
+    def close(self) -> None:
+        self._closed = True
+        for process in list(self._running.values()):
+            process.kill()
+        for launcher in list(self._launchers.values()):
+            launcher.close()
+
+    def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
+        builder = Builder(
+            images=self._images,
+            program=self._qemu,
+            accelerators=self._accelerators,
+            size=self._size,
+            sources=self._sources,
         )
-        return answer.stdout
+        return builder.steps(tuple(runtimes) or tuple(RUNTIMES))
+
+    def check(self) -> Sequence[checks.CheckMessage]:
+        if self._accelerators.wanted == "kvm":
+            return ()
+        return [
+            checks.Warning(
+                f"MicroVMs may run under TCG, QEMU's emulator: {NO_BOUNDARY}.",
+                hint="Set the option 'accelerator' to 'kvm' where strangers may post workloads.",
+                id="backends_app.microvm.W001",
+            )
+        ]
+
+    # Whether it works
+
+    def _proven_to_work(self, found: Qemu, attributes: dict[str, str]) -> Health:
+        """Every image that is there has run a program; then the first is asked to run one again."""
+        images = self._kernel()
+        accelerator = self._accelerators.chosen(found, images.files["proof"])
+        attributes["accelerator"] = accelerator
+        if accelerator == "tcg":
+            attributes["accelerator_note"] = NO_BOUNDARY
+        attributes["kernel_version"] = self._images.versions(parts.kernel()).get("linux", "unknown")
+        there, missing, walls = [], [], {}
+        for runtime in RUNTIMES:
+            try:
+                start = self._start(runtime, Resources(mem_mb=self._size.mem_mb))
+            except Missing:
+                missing.append(runtime)
+                continue
+            walls = self._walls(start.launcher)
+            if not there or start.identity not in self._proven:
+                self._smoke(runtime, start)
+                self._proven.add(start.identity)
+            there.append(runtime)
+            attributes[f"start_{runtime}"] = start.why_cold or f"snapshot of {self._size.mem_mb} MB"
+        if not there:
+            raise BackendUnavailable(f"no image has been built; build them with: {SETUP}")
+        attributes["confinement"] = "QEMU behind walls, with its own sandbox"
+        attributes.update({f"wall_{wall}": by for wall, by in walls.items()})
+        description = f"{listing(there)} ran in machines of their own"
+        if missing:
+            description += f"; no image of {listing(missing)}, build it with: {SETUP}"
+        return Health.ok(description, attributes)
+
+    def _smoke(self, runtime: str, start: Start) -> None:
+        number = secrets.randbelow(2**31)
+        row = RUNTIMES[runtime]
+        resources = Resources(mem_mb=self._size.mem_mb, timeout_s=30.0)
+        spec = WorkloadSpec(runtime=runtime, code=row.warm, input=number, resources=resources)
+        result = self._run(spec, _program(spec), start)
+        if result.output != number:
+            raise BackendUnavailable(
+                f"the smoke workload of {runtime} ended with {result.exit_reason}"
+                f"{': ' if result.error else ''}{result.error}"
+            )
+
+    def _walls(self, launcher: Launcher) -> Mapping[str, str]:
+        """What stands around QEMU, or why nothing may run."""
+        try:
+            in_force, missing = launcher.walls
+        except LaunchError as error:
+            raise BackendUnavailable(f"QEMU could not be run: {error}") from error
+        if missing and self._require_walls:
+            said = "; ".join(f"{wall}: {reason}" for wall, reason in missing.items())
+            raise BackendUnavailable(f"walls are missing and required: {said}")
+        return {**in_force, **{wall: f"missing: {reason}" for wall, reason in missing.items()}}
+
+    # What a machine is started from
+
+    def _kernel(self) -> Found:
+        try:
+            return self._images.verified(parts.kernel())
+        except Missing as missing:
+            why = "there are none" if not self._images.others(parts.kernel()) else "they are old"
+            raise BackendUnavailable(f"images are missing: {why}; build them with: {SETUP}") from missing
+
+    def _start(self, runtime: str, resources: Resources) -> Start:
+        """From the snapshot where the workload fits into it, or else by booting."""
+        if self._closed:
+            raise BackendUnavailable("it has been closed")
+        found = qemu.find(self._qemu)
+        kernel, root = self._kernel(), self._images.verified(parts.root(runtime))
+        accelerator = self._accelerators.chosen(found, kernel.files["proof"])
+        files = {**kernel.files, **root.files}
+        made = (found, accelerator, runtime, kernel.identity, root.identity)
+        size = Size(mem_mb=resources.mem_mb, cpus=math.ceil(resources.cpus))
+        if size.mem_mb > self._size.mem_mb or size.cpus > self._size.cpus:
+            why_cold = f"boots: more than {self._size.mem_mb} MB or {self._size.cpus} processor"
+        else:
+            size, why_cold = self._size, "boots: there is no snapshot for this QEMU and processor"
+            part = parts.snapshot(runtime, found.version, accelerator, size)
+            try:
+                snapshot = self._images.verified(part)
+            except Missing:
+                pass
+            else:
+                if os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
+                    return self._clone(found, accelerator, files | snapshot.files, made, snapshot)
+                why_cold = "boots: this user may not open the memory of the snapshot"
+        exposed = [files[name] for name in ("kernel", "initramfs", "root")]
+        command = Command(
+            arguments=machine.cold(accelerator, size, files, PORT),
+            environment={},
+            memory_bytes=HEADROOM_MB * MB,
+            start_s=BOOT_S[accelerator],
+        )
+        launcher = self._launcher(made, lambda: found.launcher(accelerator, exposed))
+        return Start(launcher, command, made, why_cold)
+
+    def _clone(
+        self,
+        found: Qemu,
+        accelerator: str,
+        files: Mapping[str, Path],
+        made: tuple[object, ...],
+        snapshot: Found,
+    ) -> Start:
+        command = Command(
+            arguments=machine.clone(accelerator, self._size, files, PORT, STATE),
+            environment={},
+            memory_bytes=HEADROOM_MB * MB,
+            files=[str(files["state"])],
+            start_s=RESTORE_S,
+        )
+        exposed = [files[name] for name in ("kernel", "initramfs", "root", "state")]
+        identity = (*made, snapshot.identity)
+        launcher = self._launcher(
+            identity, lambda: found.launcher(accelerator, exposed, [files["ram"]])
+        )
+        return Start(launcher, command, identity)
+
+    def _launcher(self, identity: tuple[object, ...], make: Callable[[], Launcher]) -> Launcher:
+        """One for everything that its root shows. Without a lock, which a fork could leave locked
+        for ever.
+        """
+        if found := self._launchers.get(identity):
+            return found
+        launcher = self._launchers.setdefault(identity, make())
+        if self._closed:  # perhaps while this was made
+            launcher.close()
+        return launcher
+
+    # Running it
+
+    def _run(self, workload: WorkloadSpec, program: Program, start: Start) -> WorkloadResult:
+        resources, cap = workload.resources, workload.output_bytes
+        share = Share(
+            cpus=resources.cpus,
+            memory_bytes=resources.mem_mb * MB,
+            disk_bytes=self._disk_mb * MB,
+            processes=PROCESSES,
+        )
+        processors = math.ceil(resources.cpus)
+        ram_mb = max(resources.mem_mb, self._size.mem_mb) + machine.OVERHEAD_MB
+        bounds = Bounds(
+            timeout_s=resources.timeout_s,
+            memory_bytes=(ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
+            threads=MOST_THREADS,
+            output_bytes=MOST_OUTPUT_FACTOR * cap,
+            cpu_s=resources.timeout_s * processors + LATE_CPU_S,
+        )
+        said = Streams(
+            stdout=Capture(cap),
+            stderr=Capture(cap),
+            returned=Capture(cap) if RUNTIMES[workload.runtime or ""].returns else None,
+        )
+        streams = {b"o": said.stdout, b"e": said.stderr, b"r": said.returned or Capture(1)}
+        complaints = Capture(2000)
+        try:
+            process = start.launcher.process(start.command, bounds, self._pool_size)
+            port = Port(streams, process.end)
+            self._running[workload.id] = process
+            try:
+                request = channel.request(program, share, workload.input_json())
+                exit = process.run(request, port, complaints, hold_stdin=True)
+            finally:
+                del self._running[workload.id]
+        except LaunchError as error:
+            raise BackendUnavailable(f"QEMU could not be run: {self._masked(error)}") from error
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise BackendUnavailable(f"QEMU could not be run: {reason}") from error
+        return result_of(exit, port, said, workload)
+
+    def _masked(self, error: LaunchError) -> str:
+        """QEMU names files in what it says, and where they lie is nobody's business."""
+        return str(error).replace(str(self._images.folder), "images")
+
+
+_backends: "weakref.WeakSet[MicroVMBackend]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in list(_backends):
+        backend._images.renew_lock()
+        backend._accelerators.renew_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _data_folder() -> Path:
+    """By the XDG base directories; nothing is made by this."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(data) if os.path.isabs(data) else Path("~/.local/share").expanduser()
+    return base / "vulcan" / "microvm"
+
+
+def _program(workload: WorkloadSpec) -> Program:
+    """What the agent is to run; raises `InvalidRequest` for what it could not."""
+    row = RUNTIMES[workload.runtime or ""]
+    environment = {**ENVIRONMENT, **row.environment}
+    if workload.archive is None:
+        if workload.command:
+            raise InvalidRequest(
+                "command", "Code is run by its runtime: leave it out, or send an archive."
+            )
+        source, file, entry = workload.code_utf8(), row.file, row.file
+    else:
+        found = judged(workload.archive, row.manifest)
+        source, file = workload.archive, None
+        if workload.command:
+            return Program(source=source, file=None, argv=workload.argv(), environment=environment)
+        entry = found.entry(row.entries)
+    argv = [word.replace("{entry}", entry) for word in row.command]
+    return Program(source=source, file=file, argv=argv, environment=environment)

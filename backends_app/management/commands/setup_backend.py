@@ -21,6 +21,12 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", help="The backend, as list_backends shows it.")
         parser.add_argument(
+            "--runtime",
+            nargs="+",
+            default=[],
+            help="Only what these runtimes need, where the backend tells them apart.",
+        )
+        parser.add_argument(
             "--dry-run", action="store_true", help="Say what would be done, and change nothing."
         )
 
@@ -30,10 +36,15 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Backend {name!r} is not registered. Registered: {', '.join(registry) or 'none'}."
             )
-        backend = registry.snapshot.entries[name].backend
+        backend, wanted = registry.snapshot.entries[name].backend, options["runtime"]
+        if unknown := set(wanted) - set(backend.capabilities.supported_runtimes):
+            raise CommandError(
+                f"Backend {name!r} does not run {', '.join(sorted(unknown))}. It runs:"
+                f" {', '.join(backend.capabilities.supported_runtimes)}."
+            )
         try:
             with progress.shown(progress_bar):
-                for step in backend.setup():
+                for step in backend.setup(wanted):
                     if step.done():
                         self.stdout.write(f"there    {step.needed}")
                     elif options["dry_run"]:

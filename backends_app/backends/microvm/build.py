@@ -1,0 +1,270 @@
+"""Makes the parts: from Debian's packages the kernel and the roots, from those the snapshots."""
+
+import fcntl
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...exceptions import BackendUnavailable
+from .. import progress
+from ..progress import Advance
+from ..setup import SetupError, Step, packages, run
+from . import initramfs, parts, qemu, snapshot
+from .channel import Program
+from .images import Images, Part, describe
+from .machine import Size
+from .qemu import Accelerators, Qemu
+from .runtimes import ENVIRONMENT, RUNTIMES
+
+PACKAGES = ("qemu-system-x86", "mmdebstrap", "squashfs-tools", "debian-archive-keyring")
+# What mmdebstrap says when it goes on, by the words that each of its lines begins with.
+STAGES = (
+    "running apt-get update",
+    "downloading packages",
+    "extracting archives",
+    "installing essential",
+    "downloading",
+    "installing remaining",
+    "running --customize-hook",
+    "cleaning package lists",
+    "creating tarball",
+)
+KEPT = 2
+MAKING, OLD, LOCK = ".making-", ".old-", ".lock"
+KERNEL_VERSION_AT = 0x20E  # Documentation/x86/boot.rst of the kernel: where it says its version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """`sources` is a file of apt's sources, for hosts that take Debian from elsewhere."""
+
+    images: Images
+    program: str
+    accelerators: Accelerators
+    size: Size
+    sources: str | None
+
+    def steps(self, runtimes: Sequence[str]) -> Sequence[Step]:
+        """In this order; each looks first whether there is something to do."""
+        made = [self._step(parts.kernel(), "kernel and initramfs", self._kernel)]
+        for runtime in runtimes:
+            part = parts.root(runtime)
+            made.append(self._step(part, f"root of {runtime}", self._root_of(runtime)))
+        return (
+            packages(*PACKAGES),
+            *made,
+            *(self._snapshot_step(runtime) for runtime in runtimes),
+        )
+
+    def _step(self, part: Part, what: str, make: Callable[[Path, Advance], dict[str, str]]) -> Step:
+        return Step(
+            needed=f"{what} ({part.folder})",
+            how=f"make it from Debian's packages, in {self.images.folder}",
+            done=lambda: self._there(part),
+            take=lambda: self._make(part, f"Making {what}", make),
+        )
+
+    def _snapshot_step(self, runtime: str) -> Step:
+        def part() -> tuple[Qemu, str, Part]:
+            found = qemu.find(self.program)
+            proof = self.images.verified(parts.kernel()).files["proof"]
+            accelerator = self.accelerators.chosen(found, proof)
+            return found, accelerator, parts.snapshot(runtime, found.version, accelerator, self.size)
+
+        def done() -> bool:
+            try:
+                return self._there(part()[2])
+            except BackendUnavailable:
+                return False
+
+        def take() -> None:
+            try:
+                found, accelerator, wanted = part()
+            except BackendUnavailable as error:
+                raise SetupError(error.reason) from error
+            self._make(
+                wanted,
+                f"Taking the snapshot of {runtime} ({accelerator}, {self.size.mem_mb} MB)",
+                lambda folder, advance: self._snapshot(
+                    runtime, found, accelerator, folder, advance
+                ),
+            )
+
+        return Step(
+            needed=f"snapshot of {runtime}, {self.size.mem_mb} MB",
+            how="boot it once, let it run a program, and keep its memory",
+            done=done,
+            take=take,
+        )
+
+    def _there(self, part: Part) -> bool:
+        """Nothing is made again that is what it was made as."""
+        try:
+            self.images.verified(part)
+        except BackendUnavailable:
+            return False
+        return True
+
+    def _make(
+        self, part: Part, title: str, make: Callable[[Path, Advance], dict[str, str]]
+    ) -> None:
+        try:
+            with _folder(self.images.folder), progress.task(title) as advance:
+                if self._there(part):  # another has made it while this one waited
+                    return
+                new = self.images.folder / f"{MAKING}{part.folder}"
+                new.mkdir(mode=0o755)
+                versions = make(new, advance)
+                describe(new, part, versions)
+                self._put(new, part)
+        except OSError as error:
+            raise SetupError(
+                f"{title} in {self.images.folder} failed: {error.strerror or error}"
+            ) from error
+
+    def _put(self, new: Path, part: Part) -> None:
+        """Whole, or not at all. Of what was made from something else only the last is kept: another
+        server may have options of its own, or not have been started anew yet.
+        """
+        final = self.images.folder / part.folder
+        if final.exists():
+            final.rename(self.images.folder / f"{OLD}{part.folder}")
+        new.rename(final)
+        for other in self.images.others(part)[KEPT:]:
+            shutil.rmtree(other)
+
+    def _kernel(self, new: Path, advance: Advance) -> dict[str, str]:
+        with _scratch(new) as scratch:
+            tar = scratch / "packages.tar"
+            self._debian(tar, parts.KERNEL_PACKAGES, advance, "--variant=extract")
+            system = scratch / "system"
+            _extract(tar, system)
+            (image,) = system.glob("boot/vmlinuz-*")
+            guest = {name: (parts.GUEST / name).read_bytes() for name in ("init", "agent.py")}
+            (new / "initramfs").write_bytes(initramfs.packed(system, parts.MODULES, guest))
+            kernel = image.read_bytes()
+        (new / "kernel").write_bytes(kernel)
+        (new / "proof").write_bytes(qemu.firmware())
+        return {"linux": _kernel_version(kernel)}
+
+    def _root_of(self, runtime: str) -> Callable[[Path, Advance], dict[str, str]]:
+        def make(new: Path, advance: Advance) -> dict[str, str]:
+            row = RUNTIMES[runtime]
+            with _scratch(new) as scratch:
+                tar, listed = scratch / "root.tar", scratch / "packages"
+                show = f"chroot \"$1\" dpkg-query --show --showformat='${{Package}} ${{Version}}\\n'"
+                hooks = [*row.customize, *parts.CUSTOMIZE, f'{show} > "{listed}"']
+                arguments = [f"--customize-hook={hook}" for hook in hooks]
+                self._debian(tar, row.packages, advance, "--variant=minbase", *arguments)
+                squash = ("-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress")
+                with tar.open("rb") as root:
+                    run(("mksquashfs", "-", str(new / "root"), "-tar", *squash), given=root)
+                lines = (line.split() for line in listed.read_text().splitlines())
+                return dict(lines)
+
+        return make
+
+    def _debian(self, tar: Path, names: Sequence[str], advance: Advance, *arguments: str) -> None:
+        stage = 0
+
+        def heard(line: str) -> None:
+            nonlocal stage
+            words = line.removeprefix("I: ")
+            for number, stands in enumerate(STAGES, 1):
+                if words.startswith(stands) and number > stage:
+                    stage = number
+                    advance(stage, len(STAGES))
+                    break
+
+        sources = () if self.sources is None else (self.sources,)
+        run(
+            (
+                *("mmdebstrap", "--architectures=amd64", "--format=tar"),
+                f"--include={','.join(names)}",
+                *(*arguments, parts.SUITE, str(tar)),
+                *sources,
+            ),
+            heard,
+            LC_ALL="C.UTF-8",
+        )
+
+    def _snapshot(
+        self, runtime: str, found: Qemu, accelerator: str, new: Path, advance: Advance
+    ) -> dict[str, str]:
+        row = RUNTIMES[runtime]
+        program = Program(
+            source=row.warm.encode(),
+            file=row.file,
+            argv=[word.replace("{entry}", row.file) for word in row.command],
+            environment={**ENVIRONMENT, **row.environment},
+        )
+        runs = [
+            (program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)
+        ]
+        files = {
+            **self.images.verified(parts.kernel()).files,
+            **self.images.verified(parts.root(runtime)).files,
+            "ram": new / "ram",
+            "state": new / "state",
+        }
+        snapshot.take(found, accelerator, self.size, files, runs, advance)
+        if os.geteuid() == 0:
+            # A machine runs as a user of its own, and QEMU opens for writing what it maps
+            # privately; the folder keeps everybody else away, and the walls keep it from writing.
+            (new / "ram").chmod(0o666)
+        return {"qemu": found.version}
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """The folder, this user's alone, with nobody else at work in it, and no rests of who was."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep(folder)
+        try:
+            yield
+        finally:
+            _sweep(folder)
+    finally:
+        os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    for prefix in (MAKING, OLD):
+        for rest in folder.glob(f"{prefix}*"):
+            shutil.rmtree(rest)
+
+
+@contextmanager
+def _scratch(new: Path) -> Iterator[Path]:
+    """A folder for what is needed only while the part is made, on the same disk."""
+    scratch = new / ".scratch"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _extract(tar: Path, target: Path) -> None:
+    """Files alone: devices and links of a kernel's packages are not needed."""
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            if member.isreg():
+                member.mode |= 0o600
+                archive.extract(member, target, set_attrs=False)
+
+
+def _kernel_version(kernel: bytes) -> str:
+    at = int.from_bytes(kernel[KERNEL_VERSION_AT : KERNEL_VERSION_AT + 2], "little") + 0x200
+    text = kernel[at : at + 200].partition(b"\0")[0].decode("ascii", "replace")
+    found = re.search(r"Debian (\S+)", text)
+    return found[1] if found else text.partition(" ")[0]

@@ -1,0 +1,139 @@
+"""What the host and the agent in the machine say to each other; `guest/agent.py` says how."""
+
+import json
+import secrets
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...confinement.streams import Sink
+
+SEED_BYTES = 64
+HEAD = struct.Struct(">cI")
+MOST_FRAME_BYTES = 64 * 1024  # as the agent reads
+MOST_ACCOUNT_BYTES = 4096
+MOST_SIGNAL = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the agent is to run: `source` goes to `file`, or is an archive where that is None."""
+
+    source: bytes
+    file: str | None
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What the program may use of the machine."""
+
+    cpus: float
+    memory_bytes: int
+    disk_bytes: int
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """How the program ended, as the machine's kernel saw it: `code` is minus a signal's number.
+
+    `starved` says that something was ended for want of memory, `refused` that a process or thread
+    was not made, `full` that no room was left for files.
+    """
+
+    code: int
+    cpu_us: int
+    memory_bytes: int
+    starved: bool
+    refused: bool
+    full: bool
+
+
+def request(program: Program, share: Share, given: bytes) -> bytes:
+    """As the agent takes it, with the time, and with entropy and an id that are this machine's."""
+    head = {
+        "now_ns": time.time_ns(),
+        "seed": secrets.token_hex(SEED_BYTES),
+        "machine_id": secrets.token_hex(16),
+        "cpus": share.cpus,
+        "memory_bytes": share.memory_bytes,
+        "disk_bytes": share.disk_bytes,
+        "processes": share.processes,
+        "file": program.file,
+        "argv": list(program.argv),
+        "environment": dict(program.environment),
+        "source_bytes": len(program.source),
+        "input_bytes": len(given),
+    }
+    text = json.dumps(head).encode()
+    return struct.pack(">I", len(text)) + text + program.source + given
+
+
+@dataclass
+class Port:
+    """A sink: takes the agent's frames apart. `on_account` is called when the last one is there.
+
+    Nothing after that is read. What no agent says makes it `broken`, which is as final: then there
+    is no account. A workload cannot open the port; if it has broken its machine, it can say here
+    how it ended, and no more than that.
+    """
+
+    streams: Mapping[bytes, Sink]
+    on_account: Callable[[], None]
+    account: Account | None = None
+    broken: bool = False
+    _data: bytearray = field(default_factory=bytearray)
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+        while not (self.account or self.broken) and len(self._data) >= HEAD.size:
+            kind, length = HEAD.unpack_from(self._data)
+            if length > MOST_FRAME_BYTES:
+                self._end(None)
+            elif len(self._data) < HEAD.size + length:
+                return
+            else:
+                body = bytes(self._data[HEAD.size : HEAD.size + length])
+                del self._data[: HEAD.size + length]
+                self._frame(kind, body)
+
+    def _frame(self, kind: bytes, body: bytes) -> None:
+        if kind in self.streams:
+            self.streams[kind].write(body)
+        else:
+            self._end(_account(body) if kind == b"x" else None)
+
+    def _end(self, account: Account | None) -> None:
+        self.account, self.broken = account, account is None
+        self._data.clear()
+        self.on_account()
+
+
+def _account(body: bytes) -> Account | None:
+    """None for what no agent says."""
+    try:
+        found: Any = json.loads(body) if len(body) <= MOST_ACCOUNT_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    match found:
+        case {
+            "code": int(code),
+            "cpu_us": int(cpu_us),
+            "memory_bytes": int(memory_bytes),
+            "starved": bool(starved),
+            "refused": bool(refused),
+            "full": bool(full),
+        } if -MOST_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
+            return Account(
+                code=int(code),
+                cpu_us=int(cpu_us),
+                memory_bytes=int(memory_bytes),
+                starved=starved,
+                refused=refused,
+                full=full,
+            )
+    return None

@@ -1,0 +1,320 @@
+"""Runs inside the machine, as its first process: takes a workload from the host, and runs it.
+
+It speaks with the host over a virtio-serial port. Once the host listens, one byte says that it is
+ready. Then the host sends a request: the length of a JSON object in four bytes, the object, the
+source, the input. What comes back are frames, a letter, a length in four bytes, and as many bytes:
+`o` and `e` what the program prints, `r` what it returns on descriptor 3, and at last `x`, a JSON
+object that says how it ended. The host throws the machine away then; where it hangs up instead, as
+it does before it takes the snapshot, the agent makes ready for another one.
+
+A process of the user that workloads run as is made before it is needed, and waits for its program.
+"""
+
+import ctypes
+import fcntl
+import io
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import tarfile
+import time
+
+PORT = "/dev/vport1p1"
+CGROUPS = "/sys/fs/cgroup"
+SPACE = "/run/space"  # where everything that is written goes
+FOLDERS = ("/work", "/tmp", "/var/tmp", "/dev/shm")
+USER = 1000
+READ_BYTES = 64 * 1024
+CPU_PERIOD_US = 100_000
+MOST_FILES = 1024
+RESULT = 3  # the descriptor of the program
+RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # random(4)
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+NOT_STARTED = 126
+MS_NOSUID, MS_NODEV, MS_REMOUNT = 2, 4, 32
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(kind, target, flags=MS_NOSUID, options=""):
+    names = (kind, target, kind, options)
+    source, target, kind, options = (name.encode() for name in names)
+    if libc.mount(source, target, kind, ctypes.c_ulong(flags), options):
+        raise OSError(ctypes.get_errno(), target.decode())
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def prepare():
+    """What every machine has before anything is asked of it."""
+    os.umask(0o022)
+    mount("proc", "/proc", MS_NOSUID | MS_NODEV, "hidepid=invisible")
+    mount("sysfs", "/sys", MS_NOSUID | MS_NODEV)
+    mount("cgroup2", CGROUPS)
+    write(f"{CGROUPS}/cgroup.subtree_control", "+cpu +memory +pids")
+    os.mkdir("/dev/shm")
+    mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")
+    socket.sethostname("workload")
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
+class Port:
+    """The one channel to the host."""
+
+    def __init__(self):
+        while not os.path.exists(PORT):
+            time.sleep(0.01)
+        self._file = os.open(PORT, os.O_RDWR | os.O_CLOEXEC)
+
+    def say_ready(self):
+        """Waits until the host listens."""
+        os.write(self._file, b"!")
+
+    def read(self, length):
+        """As many bytes, or None when the host has hung up."""
+        data = bytearray()
+        while len(data) < length:
+            part = os.read(self._file, min(length - len(data), READ_BYTES))
+            if not part:
+                return None
+            data += part
+        return bytes(data)
+
+    def send(self, kind, data):
+        rest = kind + struct.pack(">I", len(data)) + data
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+
+    def request(self):
+        """The request with its source and its input, or None when the host has hung up."""
+        head = self.read(4)
+        if head is None:
+            return None
+        request = json.loads(self.read(*struct.unpack(">I", head)))
+        source = self.read(request["source_bytes"])
+        return request, source, self.read(request["input_bytes"])
+
+
+class Job:
+    """A process that waits for its program, in a control group of its own, and how it went."""
+
+    def __init__(self, number):
+        self.group = f"{CGROUPS}/job{number}"
+        os.mkdir(self.group)
+        write(f"{self.group}/memory.oom.group", "1")
+        pipes = [os.pipe() for _ in range(5)]
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._become([pipes[0][0], *(pipe[1] for pipe in pipes[1:4])], pipes)
+            except BaseException as error:
+                os.write(2, f"The program was not started: {error}\n".encode())
+            os._exit(NOT_STARTED)
+        for ours, theirs in [pipes[0][::-1], *pipes[1:4], pipes[4][::-1]]:
+            os.close(theirs)
+            os.set_blocking(ours, False)
+        self._stdin, self._control = pipes[0][1], pipes[4][1]
+        self._outputs = {pipes[1][0]: b"o", pipes[2][0]: b"e", pipes[3][0]: b"r"}
+        os.set_blocking(self._control, True)
+
+    def _become(self, streams, pipes):
+        """In the child: wait for the request, and become its program."""
+        control = pipes[4][0]
+        write(f"{self.group}/cgroup.procs", "0")
+        os.setsid()
+        high = [fcntl.fcntl(stream, fcntl.F_DUPFD, 64) for stream in (*streams, control)]
+        os.closerange(0, 64)
+        for number, stream in enumerate(high[:4]):
+            os.dup2(stream, number)
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+        os.chdir("/work")
+        with open(high[4], "rb") as given:
+            request = json.loads(given.readline())
+            source = given.read(request["source_bytes"])
+        os.closerange(4, 128)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python
+            signal.signal(ignored, signal.SIG_DFL)
+        if request["file"] is None:
+            unpack(source)
+        else:
+            with open(request["file"], "wb") as file:
+                file.write(source)
+        os.execvpe(request["argv"][0], request["argv"], request["environment"])
+
+    def run(self, port, wakeup, request, source, given):
+        """Feed and read the program until it has ended, and nothing is left of it."""
+        self._bound(request)
+        used_us = self._numbers("cpu.stat")["usage_usec"]
+        line = json.dumps(request).encode() + b"\n" + source
+        ended = self._serve(port, wakeup, line, given)
+        write(f"{self.group}/cgroup.kill", "1")
+        for stream in list(self._outputs):
+            self._read(port, stream)
+        space = os.statvfs(SPACE)
+        account = {
+            "code": os.waitstatus_to_exitcode(ended),
+            "cpu_us": self._numbers("cpu.stat")["usage_usec"] - used_us,
+            "memory_bytes": int(self._text("memory.peak")),
+            "starved": self._numbers("memory.events")["oom_kill"] > 0,
+            "refused": self._numbers("pids.events")["max"] > 0,
+            "full": space.f_bavail == 0 or space.f_favail == 0,
+        }
+        port.send(b"x", json.dumps(account).encode())
+
+    def forget(self):
+        """Close what is open, and remove the group, as soon as its last process is gone."""
+        for stream in (self._stdin, self._control, *self._outputs):
+            if stream >= 0:
+                os.close(stream)
+        while True:
+            try:
+                os.rmdir(self.group)
+                return
+            except OSError:
+                reap()
+                time.sleep(0.01)
+
+    def _bound(self, request):
+        write(f"{self.group}/memory.max", str(request["memory_bytes"]))
+        write(f"{self.group}/pids.max", str(request["processes"]))
+        quota = max(1000, int(request["cpus"] * CPU_PERIOD_US))
+        write(f"{self.group}/cpu.max", f"{quota} {CPU_PERIOD_US}")
+
+    def _serve(self, port, wakeup, line, given):
+        unsent = {self._control: memoryview(line), self._stdin: memoryview(given)}
+        events = select.poll()
+        events.register(wakeup, select.POLLIN)
+        for stream in self._outputs:
+            events.register(stream, select.POLLIN)
+        for stream in unsent:
+            os.set_blocking(stream, False)
+            events.register(stream, select.POLLOUT)
+        while True:
+            for stream, _ in events.poll():
+                if stream == wakeup:
+                    os.read(wakeup, READ_BYTES)
+                    if (ended := reap().get(self._pid)) is not None:
+                        return ended
+                elif stream in unsent:
+                    unsent[stream] = self._feed(stream, unsent[stream])
+                    if not unsent[stream]:
+                        events.unregister(stream)
+                        os.close(stream)
+                        if stream == self._control:
+                            self._control = -1
+                        else:
+                            self._stdin = -1
+                elif not self._read(port, stream, once=True):
+                    events.unregister(stream)
+
+    @staticmethod
+    def _feed(stream, rest):
+        try:
+            return rest[os.write(stream, rest[:READ_BYTES]) :]
+        except BlockingIOError:
+            return rest
+        except BrokenPipeError:  # it need not read all of it
+            return rest[:0]
+
+    def _read(self, port, stream, once=False):
+        """Pass on what is there; False at its end."""
+        while True:
+            try:
+                data = os.read(stream, READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            port.send(self._outputs[stream], data)
+            if once:
+                return True
+
+    def _text(self, name):
+        with open(f"{self.group}/{name}") as file:
+            return file.read()
+
+    def _numbers(self, name):
+        lines = (line.split() for line in self._text(name).splitlines())
+        return {word: int(number) for word, number in lines}
+
+
+def reap():
+    """How each child ended that has; orphans of the program are the first process's children."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if not pid:
+            return ended
+        ended[pid] = status
+
+
+def unpack(archive):
+    """The files and folders of a tar.gz; the host has judged it, and here it is nobody's danger."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        for member in tar:
+            if member.isdir():
+                os.makedirs(member.name, exist_ok=True)
+            elif member.isreg():
+                if folder := os.path.dirname(member.name):
+                    os.makedirs(folder, exist_ok=True)
+                with open(member.name, "wb") as file:
+                    shutil.copyfileobj(tar.extractfile(member), file)
+                os.chmod(member.name, 0o755 if member.mode & 0o111 else 0o644)
+
+
+def be_one_of_its_own(request):
+    """A clone has the entropy, the time and the name of all others, until it is told its own."""
+    time.clock_settime_ns(time.CLOCK_REALTIME, request["now_ns"])
+    seed = bytes.fromhex(request["seed"])
+    with open("/dev/urandom", "wb", buffering=0) as random:
+        fcntl.ioctl(random, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
+        fcntl.ioctl(random, RNDRESEEDCRNG)
+    write("/etc/machine-id", request["machine_id"] + "\n")
+    mount("tmpfs", SPACE, MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={request['disk_bytes']}")
+    mount("tmpfs", "/dev/shm", MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={request['disk_bytes']}")
+
+
+def clear():
+    """For the program after this one, which only a snapshot has."""
+    for folder in FOLDERS:
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def main():
+    prepare()
+    wakeup, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    port = Port()
+    job, number = Job(0), 0
+    while True:
+        port.say_ready()
+        while (given := port.request()) is not None:
+            be_one_of_its_own(given[0])
+            job.run(port, wakeup, *given)
+            job.forget()
+            clear()
+            number += 1
+            job = Job(number)
+
+
+main()

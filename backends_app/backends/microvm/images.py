@@ -1,0 +1,170 @@
+"""The folder of images: which parts there are, under which key, and whether they are what was made.
+
+A part is a folder with some files and a manifest. Its name ends with a key, which is a digest of
+everything that the part was made from: so what is there by its name is current, nothing is ever
+changed in place, and servers that share a folder do not see each other's work before it is done.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...exceptions import BackendUnavailable
+
+MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 64 * 1024
+KEY_CHARS = 16
+BLOCK_BYTES = 64 * 1024
+_NOTHING = bytes(BLOCK_BYTES)
+
+
+class Missing(BackendUnavailable):
+    """A part has never been made from what it would be made from now."""
+
+
+class Corrupt(BackendUnavailable):
+    """A part is there, and not what was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """`made_from` is anything that JSON can hold; `files` are the names of what there has to be."""
+
+    name: str
+    files: Sequence[str]
+    made_from: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self.files, self.made_from], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_CHARS]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A part that is what was made: its files by name. `identity` differs once it is made anew."""
+
+    files: Mapping[str, Path]
+    identity: tuple[object, ...]
+
+
+class Images:
+    """All parts of a folder, each looked at again whenever its files have changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._verified: dict[str, object] = {}
+
+    def verified(self, part: Part) -> Found:
+        """Raises `Missing` or `Corrupt`. The first look reads every byte, the next ones only whether
+        anything was touched.
+        """
+        folder = self.folder / part.folder
+        manifest = self._manifest(folder, part)
+        paths = {name: folder / name for name in part.files}
+        touched = tuple(_signature(path) for path in (folder / MANIFEST, *paths.values()))
+        with self._lock:  # one reads, all others wait: not each reads
+            if self._verified.get(part.folder) != touched:
+                for name, path in paths.items():
+                    expected = manifest["files"].get(name, {})
+                    if size(path) != expected.get("bytes"):
+                        raise Corrupt(f"{name} of the image {part.name!r} has another size")
+                    if digest(path) != expected.get("sha256"):
+                        raise Corrupt(f"{name} of the image {part.name!r} is not what was made")
+                self._verified[part.folder] = touched
+        return Found(paths, touched)
+
+    def versions(self, part: Part) -> Mapping[str, str]:
+        """What the manifest says of what is inside, by name."""
+        versions = self._manifest(self.folder / part.folder, part).get("versions", {})
+        return {str(name): str(version) for name, version in versions.items()}
+
+    def others(self, part: Part) -> Sequence[Path]:
+        """Where parts of this name lie that were made from something else, the last one first."""
+        found = self.folder.glob(f"{part.name}-{'[0-9a-f]' * KEY_CHARS}")
+        others = [path for path in found if path.name != part.folder]
+        return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def renew_lock(self) -> None:
+        """For a forked child: the thread that held it was not copied."""
+        self._lock = threading.Lock()
+
+    def _manifest(self, folder: Path, part: Part) -> dict[str, Any]:
+        try:
+            with (folder / MANIFEST).open("rb") as file:
+                found = json.loads(file.read(MOST_MANIFEST_BYTES))
+            missing = [name for name in part.files if not (folder / name).is_file()]
+        except FileNotFoundError:
+            raise Missing(f"there is no image {part.name!r}") from None
+        except (OSError, ValueError) as error:
+            raise Corrupt(f"the manifest of the image {part.name!r} cannot be read") from error
+        if missing or not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+            raise Corrupt(f"the image {part.name!r} is not complete")
+        return found
+
+
+def describe(folder: Path, part: Part, versions: Mapping[str, str]) -> None:
+    """Write the manifest of a part whose files lie in `folder`."""
+    files = {
+        name: {"bytes": size(folder / name), "sha256": digest(folder / name)}
+        for name in part.files
+    }
+    manifest = {"made_from": part.made_from, "versions": dict(versions), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over each block that is not all zeros, with its place before it.
+
+    Most of a machine's memory is zeros, which take no room in the file, and no time here.
+    """
+    found = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            for place in _data(file.fileno()):
+                block = os.pread(file.fileno(), BLOCK_BYTES, place)
+                if block and block != _NOTHING[: len(block)]:
+                    found.update(place.to_bytes(8, "big") + block)
+    except OSError as error:
+        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+    return found.hexdigest()
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def _data(file: int) -> Iterator[int]:
+    """Where blocks begin that are no hole."""
+    place = 0
+    while True:
+        try:
+            place = os.lseek(file, place, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing more up to the end
+                return
+            raise
+        yield place
+        place += BLOCK_BYTES
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

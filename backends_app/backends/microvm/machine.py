@@ -1,0 +1,100 @@
+"""The machine: what QEMU is told to make, and nothing that it was not told.
+
+One processor or more, memory, a read-only disk, and one port to the agent: no network device, no
+file system of the host, no display, no monitor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MB = 1024 * 1024
+OVERHEAD_MB = 128  # for the kernel, the agent and what they keep, beside what a workload may use
+TRANSLATED_MB = 128  # of TCG: what it has made of the guest's code
+QEMU_MB = 256  # of QEMU itself, and to spare
+CPU = {"kvm": "host", "tcg": "max"}
+KERNEL = " ".join(
+    (
+        "quiet",
+        "panic=-1",  # at once, and QEMU ends with it
+        "oops=panic",
+        "random.trust_cpu=on",
+        "tsc=reliable",
+    )
+)
+DENIED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
+# Without it the stream begins with capabilities that a machine without a monitor cannot have.
+NO_CONFIGURATION = ("-global", "migration.send-configuration=off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What the machine has: more memory than a workload may use."""
+
+    mem_mb: int
+    cpus: int
+
+    @property
+    def ram_mb(self) -> int:
+        return self.mem_mb + OVERHEAD_MB
+
+
+def accelerated(accelerator: str) -> Sequence[str]:
+    how = f"tcg,tb-size={TRANSLATED_MB}" if accelerator == "tcg" else accelerator
+    return ("-accel", how, "-cpu", CPU[accelerator])
+
+
+def bare(board: str = "") -> Sequence[str]:
+    """The board without anything on it that was not asked for."""
+    machine = f"microvm,acpi=on,isa-serial=off,auto-kernel-cmdline=off{board}"
+    return ("-M", machine, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
+
+
+def cold(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
+    """A machine that boots; `port` is the chardev of the agent's port, with the id `agent`."""
+    return (*bare(), *_parts(accelerator, size, files, port))
+
+
+def parent(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
+    """One that boots with its memory in the file `ram`, so that a snapshot of it can be taken."""
+    return (*_with_ram(accelerator, size, files, port, "share=on"), *NO_CONFIGURATION)
+
+
+def clone(
+    accelerator: str, size: Size, files: Mapping[str, Path], port: str, state: int
+) -> Sequence[str]:
+    """One that goes on where the snapshot was taken; what it changes of `ram` is its own.
+
+    `state` is the descriptor to read the state of its devices from.
+    """
+    incoming = ("-incoming", f"fd:{state}")
+    parts = _with_ram(accelerator, size, files, port, "share=off")
+    return (*parts, *NO_CONFIGURATION, *incoming)
+
+
+def _with_ram(
+    accelerator: str, size: Size, files: Mapping[str, Path], port: str, share: str
+) -> Sequence[str]:
+    ram = f"memory-backend-file,id=ram,size={size.ram_mb}M,mem-path={_escaped(files['ram'])},{share}"
+    board = bare(",memory-backend=ram")
+    return (*board, *_parts(accelerator, size, files, port), "-object", ram)
+
+
+def _parts(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
+    disk = f"file={_escaped(files['root'])},format=raw,readonly=on,if=none,id=root,file.locking=off"
+    return (
+        *accelerated(accelerator),
+        *("-sandbox", DENIED),
+        *("-smp", str(size.cpus), "-m", f"{size.ram_mb}M"),
+        *("-kernel", str(files["kernel"]), "-initrd", str(files["initramfs"])),
+        *("-append", KERNEL),
+        *("-drive", disk, "-device", "virtio-blk-device,drive=root"),
+        *("-chardev", port, "-device", "virtio-serial-device,max_ports=2"),
+        *("-device", "virtserialport,chardev=agent,nr=1"),
+    )
+
+
+def _escaped(path: Path) -> str:
+    """A comma ends a value."""
+    return str(path).replace(",", ",,")

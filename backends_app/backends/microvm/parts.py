@@ -1,0 +1,88 @@
+"""What the parts of a machine are made from: kernel, root of each runtime, snapshot of each."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from . import machine
+from .images import Part
+from .machine import Size
+from .runtimes import ENVIRONMENT, RUNTIMES
+
+FORMAT = 1  # of the parts; counted up when the code that makes them changes in what it makes
+SUITE = "bookworm"
+KERNEL_PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "squashfs", "overlay")
+GUEST = Path(__file__).parent / "guest"
+WARM_RUNS = 2
+
+# Run in every root, with the root as `$1`.
+CUSTOMIZE: Sequence[str] = (
+    'chroot "$1" useradd --uid 1000 --home-dir /work --no-create-home --shell /bin/sh workload',
+    'rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/lib/apt/lists',
+    'rm -f "$1"/etc/machine-id "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/log/*.log',
+    "printf '127.0.0.1 localhost workload\\n' > \"$1/etc/hosts\"",
+)
+
+
+def kernel() -> Part:
+    """The kernel, and what it starts with; `proof` is a firmware that says a byte."""
+    guest = {name: (GUEST / name).read_bytes() for name in ("init", "agent.py")}
+    return Part(
+        name="kernel",
+        files=("kernel", "initramfs", "proof"),
+        made_from={
+            "format": FORMAT,
+            "suite": SUITE,
+            "packages": KERNEL_PACKAGES,
+            "modules": MODULES,
+            "guest": {name: hashlib.sha256(data).hexdigest() for name, data in guest.items()},
+        },
+    )
+
+
+def root(runtime: str) -> Part:
+    """The root file system, with the packages and the user of workloads."""
+    row = RUNTIMES[runtime]
+    return Part(
+        name=runtime,
+        files=("root",),
+        made_from={
+            "format": FORMAT,
+            "suite": SUITE,
+            "packages": row.packages,
+            "customize": [*CUSTOMIZE, *row.customize],
+        },
+    )
+
+
+def snapshot(runtime: str, qemu_version: str, accelerator: str, size: Size) -> Part:
+    """A machine that has run a program; fits this QEMU, accelerator, processor and size alone."""
+    row = RUNTIMES[runtime]
+    nowhere = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram")}
+    return Part(
+        name=f"{runtime}-snapshot",
+        files=("ram", "state"),
+        made_from={
+            "kernel": kernel().key,
+            "root": root(runtime).key,
+            "qemu": qemu_version,
+            "machine": machine.parent(accelerator, size, nowhere, "agent"),
+            "size": asdict(size),
+            "processor": _processor() if accelerator == "kvm" else {},
+            "warm": [row.warm, row.command, dict(row.environment), ENVIRONMENT, WARM_RUNS],
+        },
+    )
+
+
+def _processor() -> Mapping[str, str]:
+    """What `-cpu host` would show to a guest."""
+    with open("/proc/cpuinfo") as file:
+        text = file.read()
+    found = {}
+    for name in ("vendor_id", "cpu family", "model", "stepping", "flags"):
+        match = re.search(rf"^{name}\s*: (.*)$", text, re.MULTILINE)
+        found[name] = match[1] if match else ""
+    return found

@@ -1,0 +1,110 @@
+"""How the end of a machine becomes the result of a workload."""
+
+import signal
+from dataclasses import dataclass
+
+from ... import strict_json
+from ...confinement.client import Exit
+from ...confinement.streams import Capture
+from ...strict_json import JSON
+from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from .channel import Account, Port
+
+MOST_ERROR_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """What the program said; `returned` is None where its runtime returns nothing."""
+
+    stdout: Capture
+    stderr: Capture
+    returned: Capture | None
+
+
+def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> WorkloadResult:
+    account = port.account
+    output, code, name, error = None, None, None, ""
+    if account is None:
+        reason = exit.ended_for or ExitReason.BACKEND_ERROR
+        error = _why(reason, workload) or _machine_ended(exit, port)
+    else:
+        code = account.code if account.code >= 0 else None
+        name = None if account.code >= 0 else _signal_name(-account.code)
+        reason = _reason(account)
+        error = f"ended by {name}" if reason is ExitReason.SIGNAL else _why(reason, workload)
+        if reason is ExitReason.EXITED and code == 0:
+            reason, output, error = _output(said, workload)
+    return WorkloadResult(
+        exit_reason=reason,
+        exit_code=code,
+        signal=name,
+        output=output,
+        stdout=said.stdout.text(),
+        stderr=said.stderr.text(),
+        stdout_truncated=said.stdout.truncated,
+        stderr_truncated=said.stderr.truncated,
+        error=error,
+        duration_ms=exit.duration_ms,
+        cpu_time_ms=exit.cpu_time_ms if account is None else account.cpu_us // 1000,
+        memory_bytes=None if account is None else account.memory_bytes,
+    )
+
+
+def _reason(account: Account) -> ExitReason:
+    """A program that ended well has got over what was refused to it."""
+    if account.code == 0:
+        return ExitReason.EXITED
+    if account.starved:
+        return ExitReason.MEMORY_LIMIT
+    if account.refused:
+        return ExitReason.PROCESS_LIMIT
+    if account.full:
+        return ExitReason.DISK_LIMIT
+    return ExitReason.EXITED if account.code > 0 else ExitReason.SIGNAL
+
+
+def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
+    """What the program returned, or else what it printed, where that is JSON."""
+    returned = said.returned
+    if returned is None or returned.empty:
+        printed = output_from_stdout(said.stdout.text(), truncated=said.stdout.truncated)
+        return ExitReason.EXITED, printed, ""
+    if returned.truncated:
+        error = f"the output is larger than {workload.output_bytes:,} bytes"
+        return ExitReason.OUTPUT_LIMIT, None, error
+    text = returned.text()
+    if text.startswith("!"):  # the harness says why there is none
+        return ExitReason.INVALID_OUTPUT, None, text[1:MOST_ERROR_CHARS]
+    try:
+        return ExitReason.EXITED, strict_json.loads(text), ""
+    except strict_json.JSONRefused as refused:
+        return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
+
+
+def _machine_ended(exit: Exit, port: Port) -> str:
+    if port.broken:
+        return "what came from the machine is not what its agent says; it was switched off"
+    if exit.signal is not None:
+        return f"the machine was ended by {exit.signal} before the program had ended"
+    return "the machine stopped before the program had ended: its kernel or its agent was brought down"
+
+
+def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
+    """The bound that was enforced, for people."""
+    resources = workload.resources
+    return {
+        ExitReason.TIMEOUT: f"it took longer than {resources.timeout_s:g} s",
+        ExitReason.MEMORY_LIMIT: f"it needed more than {resources.mem_mb} MB",
+        ExitReason.PROCESS_LIMIT: "it started more processes or threads than it may have",
+        ExitReason.DISK_LIMIT: "it wrote more files than there is room for",
+        ExitReason.OUTPUT_LIMIT: "it printed too much",
+        ExitReason.KILLED: "killed",
+    }.get(reason, "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

@@ -1,0 +1,182 @@
+"""Takes the snapshot: boots a machine, has it run a program, and keeps its memory and its state.
+
+Nobody's code but ours runs in it, so it is the one machine that has a monitor.
+"""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from ...confinement.streams import Capture
+from ..setup import SetupError
+from . import channel, machine
+from .channel import Port, Program, Share
+from .machine import Size
+from .qemu import Qemu
+
+BOOT_S = 180.0
+RUN_S = 120.0
+SETTLE_S = 1.0  # for the agent to make ready again, and the kernel to have nothing left to do
+ANSWER_S = 30.0
+READ_BYTES = 64 * 1024
+OUTPUT_BYTES = 10_000
+POLL_S = 0.02
+
+# The stream that QEMU writes, see its migration/savevm.c and migration/ram.c (7.2).
+MAGIC = b"QEVM\0\0\0\3"
+SECTION_START, RAM_SIZES, PAGE_FLAGS = 1, 4, 0xFFF
+
+
+def take(
+    qemu: Qemu,
+    accelerator: str,
+    size: Size,
+    files: Mapping[str, Path],
+    programs: Sequence[tuple[Program, bytes, str]],
+    advance: Callable[[float, float], None],
+) -> None:
+    """Make the files `ram` and `state`. Each program, with its input, has to print what is said."""
+    steps = len(programs) + 2
+    with tempfile.TemporaryDirectory(prefix="vulcan-") as folder:  # a short path, for sockets
+        agent, monitor = Path(folder, "agent"), Path(folder, "monitor")
+        port = f"socket,id=agent,path={agent},server=on,wait=off"
+        arguments = (
+            *machine.parent(accelerator, size, files, port),
+            *("-qmp", f"unix:{monitor},server=on,wait=off"),
+        )
+        process = subprocess.Popen(  # noqa: S603
+            [qemu.path, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={},
+        )
+        try:
+            with closing(_connected(agent, process)) as line:
+                _expect_ready(line)
+                advance(1, steps)
+                for number, (program, given, expected) in enumerate(programs, 2):
+                    _run(line, size, program, given, expected)
+                    advance(number, steps)
+            time.sleep(SETTLE_S)
+            with closing(_connected(monitor, process)) as line:
+                _save(line, files["state"])
+        except (OSError, ValueError) as error:
+            raise SetupError(f"the machine could not be kept: {error}") from error
+        finally:
+            process.kill()
+            process.communicate()
+    state = files["state"].read_bytes()
+    files["state"].write_bytes(without_addresses(state))
+
+
+def without_addresses(state: bytes) -> bytes:
+    """The state as a machine takes it that was not told to ignore memory that is shared.
+
+    With `x-ignore-shared` the list of memory blocks has an address behind each. To set that where
+    the snapshot is restored takes a monitor; a machine without one reads the list without them.
+    """
+    at = len(MAGIC)
+    # type, section number, name, instance and version
+    if state[:at] != MAGIC or state[at] != SECTION_START or state[at + 5 : at + 9] != b"\3ram":
+        raise SetupError("this QEMU keeps machines in a form that is not known here")
+    at += 5 + 4 + 8
+    (total,) = struct.unpack_from(">Q", state, at)
+    if total & PAGE_FLAGS != RAM_SIZES:
+        raise SetupError("this QEMU keeps machines in a form that is not known here")
+    at, left = at + 8, total & ~PAGE_FLAGS
+    kept = [state[:at]]
+    while left > 0:
+        end = at + 1 + state[at] + 8
+        (length,) = struct.unpack_from(">Q", state, end - 8)
+        kept.append(state[at:end])
+        at, left = end + 8, left - length
+    return b"".join([*kept, state[at:]])
+
+
+def _connected(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
+    at_the_latest = time.monotonic() + ANSWER_S
+    line = socket.socket(socket.AF_UNIX)
+    line.settimeout(ANSWER_S)
+    while True:
+        try:
+            line.connect(str(path))
+            return line
+        except OSError:
+            if process.poll() is not None:
+                line.close()
+                _, said = process.communicate()
+                words = said.decode(errors="replace").strip()[-1000:]
+                raise SetupError(f"QEMU ended with code {process.returncode}: {words}") from None
+            if time.monotonic() > at_the_latest:
+                line.close()
+                raise SetupError("QEMU does not open its sockets") from None
+        time.sleep(POLL_S)
+
+
+def _expect_ready(line: socket.socket) -> None:
+    line.settimeout(BOOT_S)
+    try:
+        said = line.recv(1)
+    except TimeoutError:
+        raise SetupError(f"the machine did not start in {BOOT_S:g} s") from None
+    if not said:
+        raise SetupError("the machine ended while it started")
+
+
+def _run(line: socket.socket, size: Size, program: Program, given: bytes, expected: str) -> None:
+    stdout, stderr = Capture(OUTPUT_BYTES), Capture(OUTPUT_BYTES)
+    port = Port({b"o": stdout, b"e": stderr, b"r": Capture(OUTPUT_BYTES)}, lambda: None)
+    megabyte = machine.MB
+    share = Share(
+        cpus=1.0, memory_bytes=size.mem_mb * megabyte, disk_bytes=64 * megabyte, processes=256
+    )
+    line.settimeout(RUN_S)
+    line.sendall(channel.request(program, share, given))
+    at_the_latest = time.monotonic() + RUN_S
+    while port.account is None:
+        data = line.recv(READ_BYTES)
+        if not data or port.broken or time.monotonic() > at_the_latest:
+            raise SetupError("the machine does not run its first program")
+        port.write(data)
+    if port.account.code != 0 or stdout.text() != expected:
+        words = (stderr.text() or stdout.text()).strip()[-1000:]
+        raise SetupError(f"the first program ended with code {port.account.code}: {words}")
+
+
+def _save(line: socket.socket, state: Path) -> None:
+    with line.makefile("rb") as answers, state.open("wb") as file:
+
+        def ask(command: str, *descriptors: int, **arguments: object) -> Any:
+            text = json.dumps({"execute": command, "arguments": arguments}).encode()
+            socket.send_fds(line, [text], descriptors)
+            while True:
+                answer = json.loads(answers.readline())
+                if "error" in answer:
+                    raise SetupError(f"QEMU refused {command}: {answer['error'].get('desc')}")
+                if "return" in answer:
+                    return answer["return"]
+
+        answers.readline()  # its greeting
+        ask("qmp_capabilities")
+        ignore = {"capability": "x-ignore-shared", "state": True}
+        ask("migrate-set-capabilities", capabilities=[ignore])
+        ask("getfd", file.fileno(), fdname="state")
+        # It runs until the last moment: a machine that is stopped first would stay so.
+        ask("migrate", uri="fd:state")
+        at_the_latest = time.monotonic() + RUN_S
+        while (found := ask("query-migrate").get("status")) != "completed":
+            if found in ("failed", "cancelled") or time.monotonic() > at_the_latest:
+                raise SetupError("QEMU could not keep the machine")
+            time.sleep(POLL_S)
+        with suppress(SetupError, ValueError, OSError):
+            ask("quit")
+        os.fsync(file.fileno())

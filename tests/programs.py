@@ -19,6 +19,8 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         **os.environ,
         "DATABASE_URL": f"sqlite:///{folder}/test.sqlite3",
         "SECRET_KEY": "of a test",
+        "MICROVM_ACCELERATOR": "kvm",
+        "SILENCED_SYSTEM_CHECKS": "",
         "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",

@@ -14,6 +14,7 @@ one for development):
 - `MICROVM_FOLDER`: where the images of microVMs lie; default in the user's data folder.
 - `MICROVM_ACCELERATOR`: `kvm`, the default; `any` and `tcg` allow QEMU's emulator, which is no
   security boundary by itself. The `.env` of development says `any`.
+- `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
 - `DEBUG`: 1 for Django's debug pages.
 - `LOG_LEVEL`: default INFO.
 """
@@ -34,6 +35,7 @@ SECRET_KEY = env.str("SECRET_KEY", default="") or get_random_secret_key()
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("HTTPS", default=False)
+SILENCED_SYSTEM_CHECKS = env.list("SILENCED_SYSTEM_CHECKS", default=[])
 
 ROOT_URLCONF = "vulcan_site.urls"
 WSGI_APPLICATION = "vulcan_site.wsgi.application"

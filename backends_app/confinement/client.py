@@ -426,7 +426,7 @@ class ConfinedProcess:
 
     def _drain(self, events: selectors.BaseSelector, at_the_latest: float) -> None:
         """What the process left unread."""
-        if self._stdin in events.get_map():
+        if self._stdin >= 0 and self._stdin in events.get_map():
             events.unregister(self._stdin)
         while events.get_map() and time.monotonic() < at_the_latest:
             for key, _ in events.select(DRAIN_S):

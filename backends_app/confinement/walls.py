@@ -19,7 +19,7 @@ SECCOMP_MODE_FILTER = 2
 
 NICENESS = 5  # the server, and the launcher that watches, come first
 MOST_FILE_BYTES = 4096  # with less Deno does not start
-FIRST_FILE, ASIDE = 3, 64  # descriptors of a command's files, and where nothing is in their way
+FIRST_FILE, ASIDE = 3, 16  # descriptors of a command's files, and where nothing is in their way
 MOST_DESCRIPTORS = 256
 MOST_THREADS = 128 + (os.cpu_count() or 1)
 

@@ -22,7 +22,7 @@ from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
-from . import channel, machine, parts, qemu
+from . import channel, clock, machine, parts, qemu
 from .archive import judged
 from .build import Builder
 from .channel import Port, Program, Share
@@ -254,12 +254,18 @@ class MicroVMBackend(Backend):
             except Missing:
                 pass
             else:
-                if os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
+                then = self._images.versions(part).get("counter_khz", "")
+                if not os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
+                    why_cold = "boots: this user may not open the memory of the snapshot"
+                elif not clock.agrees(then, accelerator):
+                    why_cold = "boots: the snapshot is of a processor that counts otherwise"
+                else:
                     return self._clone(found, accelerator, files | snapshot.files, made, snapshot)
-                why_cold = "boots: this user may not open the memory of the snapshot"
         exposed = [files[name] for name in ("kernel", "initramfs", "root")]
         command = Command(
-            arguments=machine.cold(accelerator, size, files, PORT),
+            arguments=machine.cold(
+                accelerator, size, files, PORT, clock.needed_khz(accelerator)
+            ),
             environment={},
             memory_bytes=HEADROOM_MB * MB,
             start_s=BOOT_S[accelerator],

@@ -14,7 +14,7 @@ from ...exceptions import BackendUnavailable
 from .. import progress
 from ..progress import Advance
 from ..setup import SetupError, Step, packages, run
-from . import initramfs, parts, qemu, snapshot
+from . import clock, initramfs, parts, qemu, snapshot
 from .channel import Program
 from .images import Images, Part, describe
 from .machine import Size
@@ -217,7 +217,7 @@ class Builder:
             # A machine runs as a user of its own, and QEMU opens for writing what it maps
             # privately; the folder keeps everybody else away, and the walls keep it from writing.
             (new / "ram").chmod(0o666)
-        return {"qemu": found.version}
+        return {"qemu": found.version, "counter_khz": str(clock.needed_khz(accelerator))}
 
 
 @contextmanager

@@ -19,9 +19,10 @@ KERNEL = " ".join(
         "panic=-1",  # at once, and QEMU ends with it
         "oops=panic",
         "random.trust_cpu=on",
-        "tsc=reliable",
+        "tsc=reliable",  # there is nothing to compare it with
     )
 )
+BOARD = "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
 DENIED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
 # Without it the stream begins with capabilities that a machine without a monitor cannot have.
@@ -47,18 +48,26 @@ def accelerated(accelerator: str) -> Sequence[str]:
 
 def bare(board: str = "") -> Sequence[str]:
     """The board without anything on it that was not asked for."""
-    machine = f"microvm,acpi=on,isa-serial=off,auto-kernel-cmdline=off{board}"
+    machine = f"microvm,acpi=on,{BOARD}{board}"
     return ("-M", machine, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
 
 
-def cold(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
-    """A machine that boots; `port` is the chardev of the agent's port, with the id `agent`."""
-    return (*bare(), *_parts(accelerator, size, files, port))
+def cold(
+    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
+) -> Sequence[str]:
+    """A machine that boots; `port` is the chardev of the agent's port, with the id `agent`.
+
+    `counter_khz` is for a kernel that cannot find out by itself how fast its processor counts.
+    """
+    return (*bare(), *_parts(accelerator, size, files, port, counter_khz))
 
 
-def parent(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
+def parent(
+    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
+) -> Sequence[str]:
     """One that boots with its memory in the file `ram`, so that a snapshot of it can be taken."""
-    return (*_with_ram(accelerator, size, files, port, "share=on"), *NO_CONFIGURATION)
+    parts = _parts(accelerator, size, files, port, counter_khz)
+    return (*parts, *_ram(size, files, "share=on"))
 
 
 def clone(
@@ -68,27 +77,27 @@ def clone(
 
     `state` is the descriptor to read the state of its devices from.
     """
-    incoming = ("-incoming", f"fd:{state}")
-    parts = _with_ram(accelerator, size, files, port, "share=off")
-    return (*parts, *NO_CONFIGURATION, *incoming)
+    parts = _parts(accelerator, size, files, port, None)
+    return (*parts, *_ram(size, files, "share=off"), "-incoming", f"fd:{state}")
 
 
-def _with_ram(
-    accelerator: str, size: Size, files: Mapping[str, Path], port: str, share: str
+def _ram(size: Size, files: Mapping[str, Path], share: str) -> Sequence[str]:
+    path = _escaped(files["ram"])
+    ram = f"memory-backend-file,id=ram,size={size.ram_mb}M,mem-path={path},{share}"
+    return (*bare(",memory-backend=ram"), "-object", ram, *NO_CONFIGURATION)
+
+
+def _parts(
+    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
 ) -> Sequence[str]:
-    ram = f"memory-backend-file,id=ram,size={size.ram_mb}M,mem-path={_escaped(files['ram'])},{share}"
-    board = bare(",memory-backend=ram")
-    return (*board, *_parts(accelerator, size, files, port), "-object", ram)
-
-
-def _parts(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
     disk = f"file={_escaped(files['root'])},format=raw,readonly=on,if=none,id=root,file.locking=off"
+    kernel = KERNEL if counter_khz is None else f"{KERNEL} tsc_early_khz={counter_khz}"
     return (
         *accelerated(accelerator),
         *("-sandbox", DENIED),
         *("-smp", str(size.cpus), "-m", f"{size.ram_mb}M"),
         *("-kernel", str(files["kernel"]), "-initrd", str(files["initramfs"])),
-        *("-append", KERNEL),
+        *("-append", kernel),
         *("-drive", disk, "-device", "virtio-blk-device,drive=root"),
         *("-chardev", port, "-device", "virtio-serial-device,max_ports=2"),
         *("-device", "virtserialport,chardev=agent,nr=1"),

@@ -69,7 +69,7 @@ def snapshot(runtime: str, qemu_version: str, accelerator: str, size: Size) -> P
             "kernel": kernel().key,
             "root": root(runtime).key,
             "qemu": qemu_version,
-            "machine": machine.parent(accelerator, size, nowhere, "agent"),
+            "machine": machine.parent(accelerator, size, nowhere, "agent", None),
             "size": asdict(size),
             "processor": _processor() if accelerator == "kvm" else {},
             "warm": [row.warm, row.command, dict(row.environment), ENVIRONMENT, WARM_RUNS],

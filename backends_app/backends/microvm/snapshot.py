@@ -17,7 +17,7 @@ from typing import Any
 
 from ...confinement.streams import Capture
 from ..setup import SetupError
-from . import channel, machine
+from . import channel, clock, machine
 from .channel import Port, Program, Share
 from .machine import Size
 from .qemu import Qemu
@@ -49,7 +49,7 @@ def take(
         agent, monitor = Path(folder, "agent"), Path(folder, "monitor")
         port = f"socket,id=agent,path={agent},server=on,wait=off"
         arguments = (
-            *machine.parent(accelerator, size, files, port),
+            *machine.parent(accelerator, size, files, port, clock.needed_khz(accelerator)),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
         )
         process = subprocess.Popen(  # noqa: S603

@@ -78,14 +78,18 @@ def test_an_engine_that_only_says_that_it_has_runsc_is_not_healthy():
 def test_no_qemu_is_undetected_and_says_what_to_install(tmp_path: Path):
     found = MicroVMBackend(qemu=str(tmp_path / "qemu")).probe()
     assert found.state == "undetected"
-    assert "apt-get install qemu-system-x86" in found.description
+    assert "manage.py setup_backend microvm" in found.description
 
 
 @pytest.mark.parametrize(
     ("script", "state", "said"),
     [
         ("exit 1", "unhealthy", "does not start"),
-        ("echo 'QEMU emulator version 7.2.1'; echo 'microvm  microvm (i386)'", "unhealthy", "yet"),
+        (
+            "echo 'QEMU emulator version 7.2.1'; echo 'microvm  microvm (i386)'",
+            "unhealthy",
+            "images are missing: there are none; build them with: manage.py setup_backend microvm",
+        ),
         ("echo 'QEMU emulator version 7.2.1'; echo 'pc'", "undetected", "no machine"),
     ],
 )
@@ -93,7 +97,7 @@ def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, sai
     qemu = tmp_path / "qemu"
     qemu.write_text(f"#!/bin/sh\n{script}\n")
     qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
-    found = MicroVMBackend(qemu=str(qemu)).probe()
+    found = MicroVMBackend(qemu=str(qemu), folder=str(tmp_path / "images")).probe()
     assert found.state == state
     assert said in found.description
     assert str(tmp_path) not in found.description
@@ -102,5 +106,5 @@ def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, sai
 def test_nothing_is_run_where_nothing_is(tmp_path: Path):
     with pytest.raises(BackendUnavailable, match="no Docker Engine"):
         GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").execute(WorkloadSpec(image="x"))
-    with pytest.raises(BackendUnavailable, match="is not built yet"):
-        MicroVMBackend().execute(WorkloadSpec(image="x"))
+    with pytest.raises(BackendUnavailable, match="QEMU is not installed"):
+        MicroVMBackend(qemu="/no/qemu").execute(WorkloadSpec(runtime="python", code=""))

@@ -7,8 +7,6 @@ snapshot that fits. QEMU itself runs behind the walls of `confinement`.
 import math
 import os
 import secrets
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +106,6 @@ class MicroVMBackend(Backend):
         self._running: dict[str, ConfinedProcess] = {}
         self._proven: set[tuple[object, ...]] = set()
         self._closed = False
-        _backends.add(self)
 
     def probe(self) -> Health:
         try:
@@ -353,18 +350,6 @@ class MicroVMBackend(Backend):
         return str(error).replace(str(self._images.folder), "images")
 
 
-_backends: "weakref.WeakSet[MicroVMBackend]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for backend in list(_backends):
-        backend._images.renew_lock()
-        backend._accelerators.renew_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
 def _data_folder() -> Path:
     """By the XDG base directories; nothing is made by this."""
     data = os.environ.get("XDG_DATA_HOME", "")
@@ -374,7 +359,9 @@ def _data_folder() -> Path:
 
 def _program(workload: WorkloadSpec) -> Program:
     """What the agent is to run; raises `InvalidRequest` for what it could not."""
-    row = RUNTIMES[workload.runtime or ""]
+    row = RUNTIMES.get(workload.runtime or "")
+    if row is None or workload.image is not None:
+        raise InvalidRequest("runtime", f"Machines take code and archives of {listing(RUNTIMES)}.")
     environment = {**ENVIRONMENT, **row.environment}
     if workload.archive is None:
         if workload.command:

@@ -32,6 +32,19 @@ class Corrupt(BackendUnavailable):
     """A part is there, and not what was made."""
 
 
+_verified: dict[Path, tuple[object, ...]] = {}
+_reading = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The thread that held the lock, if any, was not copied."""
+    global _reading
+    _reading = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """`made_from` is anything that JSON can hold; `files` are the names of what there has to be."""
@@ -63,8 +76,6 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.Lock()
-        self._verified: dict[str, object] = {}
 
     def verified(self, part: Part) -> Found:
         """Raises `Missing` or `Corrupt`. The first look reads every byte, the next ones only whether
@@ -74,15 +85,15 @@ class Images:
         manifest = self._manifest(folder, part)
         paths = {name: folder / name for name in part.files}
         touched = tuple(_signature(path) for path in (folder / MANIFEST, *paths.values()))
-        with self._lock:  # one reads, all others wait: not each reads
-            if self._verified.get(part.folder) != touched:
+        with _reading:  # one reads, all others wait: not each reads
+            if _verified.get(folder) != touched:
                 for name, path in paths.items():
                     expected = manifest["files"].get(name, {})
                     if size(path) != expected.get("bytes"):
                         raise Corrupt(f"{name} of the image {part.name!r} has another size")
                     if digest(path) != expected.get("sha256"):
                         raise Corrupt(f"{name} of the image {part.name!r} is not what was made")
-                self._verified[part.folder] = touched
+                _verified[folder] = touched
         return Found(paths, touched)
 
     def versions(self, part: Part) -> Mapping[str, str]:
@@ -95,10 +106,6 @@ class Images:
         found = self.folder.glob(f"{part.name}-{'[0-9a-f]' * KEY_CHARS}")
         others = [path for path in found if path.name != part.folder]
         return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
-
-    def renew_lock(self) -> None:
-        """For a forked child: the thread that held it was not copied."""
-        self._lock = threading.Lock()
 
     def _manifest(self, folder: Path, part: Part) -> dict[str, Any]:
         try:

@@ -110,17 +110,26 @@ def _answer(path: str, *arguments: str) -> str:
 
 
 _proofs: dict[tuple[object, ...], tuple[float, str]] = {}  # until when, and the fault, if any
+_proving = threading.Lock()
 
 
+def _after_fork() -> None:
+    """The thread that held the lock, if any, was not copied."""
+    global _proving
+    _proving = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True)
 class Accelerators:
     """Which accelerator to use: KVM where it has run something here; TCG where that may be.
 
     `wanted` is `kvm`, `tcg`, or `any`: KVM if it works, and TCG if not.
     """
 
-    def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
-        self._lock = threading.Lock()
+    wanted: str
 
     def chosen(self, qemu: Qemu, proof: Path) -> str:
         """`kvm` or `tcg`; `BackendUnavailable` where KVM is wanted and does not run anything."""
@@ -135,10 +144,6 @@ class Accelerators:
             f"{fault}; the option 'accelerator' may allow TCG, which is no security boundary"
         )
 
-    def renew_lock(self) -> None:
-        """For a forked child: the thread that held it was not copied."""
-        self._lock = threading.Lock()
-
     def _fault(self, qemu: Qemu, proof: Path) -> str:
         """Why KVM does not work, or nothing. It has to run a program: to be there is no proof."""
         try:
@@ -148,7 +153,7 @@ class Accelerators:
         if not stat.S_ISCHR(device.st_mode):
             return f"{KVM} is no device"
         identity = (qemu, device.st_rdev, device.st_mode, device.st_uid, device.st_gid)
-        with self._lock:  # once, not once for each thread
+        with _proving:  # once, not once for each thread
             until, fault = _proofs.get(identity, (0.0, ""))
             if time.monotonic() >= until:
                 fault = _run_something(qemu, proof)

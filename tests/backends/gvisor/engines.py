@@ -15,7 +15,8 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import docker
-import pytest
+
+from tests.needs import need, without
 
 PROGRAMS = ("dockerd", "containerd", "runsc", "busybox")
 START_S = 30
@@ -30,19 +31,7 @@ def require() -> None:
     """Skip the test on a host where no engine can be started; under CI that is a failure."""
     need(*PROGRAMS)
     if os.geteuid() != 0:
-        _without("an engine is started by root alone: run the tests as root")
-
-
-def need(*programs: str) -> None:
-    """The same for programs of the host."""
-    if missing := [name for name in programs if shutil.which(name) is None]:
-        _without(f"{', '.join(missing)} missing: run `make host`")
-
-
-def _without(why: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+        without("an engine is started by root alone: run the tests as root")
 
 
 class TestEngine:

@@ -10,7 +10,8 @@ from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
-from tests.backends.gvisor.engines import TestEngine, TestPodman, need, require, started
+from tests.backends.gvisor.engines import TestEngine, TestPodman, require, started
+from tests.needs import need
 from tests.backends.gvisor.test_faults import (  # noqa: F401 - the same, on this engine
     test_what_a_killed_server_left_is_removed_by_the_next,
 )

@@ -16,7 +16,8 @@ from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import InvalidRequest
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
-from tests.backends.gvisor.engines import TestEngine, need
+from tests.backends.gvisor.engines import TestEngine
+from tests.needs import need
 
 CONFIGURATION = """
 version: 0.1

@@ -1,0 +1,88 @@
+"""A microVM backend on real images, and what becomes of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.microvm import MicroVMBackend, parts
+from backends_app.backends.microvm.backend import _data_folder
+from backends_app.backends.microvm.images import Images
+from backends_app.backends.microvm.runtimes import RUNTIMES
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
+from tests.confinement.programs import children
+from tests.needs import need, without
+
+OUTPUT_BYTES = 20_000
+
+
+def images() -> Path:
+    """Where the images of this host lie; without them the test is skipped, or fails under CI."""
+    need("qemu-system-x86_64")
+    folder = Path(os.environ.get("MICROVM_FOLDER") or _data_folder())
+    there = Images(folder)
+    try:
+        for part in (parts.kernel(), *map(parts.root, RUNTIMES)):
+            there.versions(part)
+    except BackendUnavailable as missing:
+        without(f"{missing.reason}: run `make host`")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return images()
+
+
+@pytest.fixture
+def make(folder: Path) -> Iterator[Callable[..., MicroVMBackend]]:
+    """Backends on the images. Whatever was done to them: the next workload is served, and then
+    nothing is left of them, no process or descriptor, and no file more in their folder.
+    """
+    descriptors = len(os.listdir("/proc/self/fd"))
+    files = sorted(folder.rglob("*"))
+    backends: list[MicroVMBackend] = []
+
+    def make(**given) -> MicroVMBackend:
+        backends.append(
+            MicroVMBackend(**{"folder": str(folder), "accelerator": "any", **given})
+        )
+        return backends[-1]
+
+    yield make
+    for backend in backends:
+        with suppress(BackendUnavailable):  # the test has closed it
+            assert execute(backend, "print(input())", input="honest").output == "honest"
+        backend.close()
+    assert children(os.getpid()) == set()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert sorted(folder.rglob("*")) == files
+
+
+@pytest.fixture
+def backend(make) -> MicroVMBackend:
+    return make()
+
+
+def execute(backend: MicroVMBackend, code: str | None = None, **given) -> WorkloadResult:
+    fields = {name: given.pop(name) for name in ("input", "archive", "command") if name in given}
+    runtime, output_bytes = given.pop("runtime", "python"), given.pop("output_bytes", OUTPUT_BYTES)
+    resources = Resources(**{"timeout_s": 60, **given})
+    spec = WorkloadSpec(
+        runtime=runtime, code=code, resources=resources, output_bytes=output_bytes, **fields
+    )
+    return backend.execute(spec)
+
+
+@pytest.fixture
+def run(backend: MicroVMBackend):
+    """Run a program; what is no field of a workload is one of its resources."""
+    return lambda code=None, **given: execute(backend, code, **given)
+
+
+def machines() -> set[int]:
+    """The processes of QEMU that this process's launchers have started."""
+    return {pid for launcher in children(os.getpid()) for pid in children(launcher)}

@@ -1,0 +1,250 @@
+"""What of an archive reaches a machine: plain files and folders, within bounds."""
+
+import gzip
+import io
+import os
+import random
+import tarfile
+import tracemalloc
+
+import pytest
+
+from backends_app.backends.microvm import archive
+from backends_app.backends.microvm.archive import judged
+from backends_app.exceptions import InvalidRequest
+from tests.backends.microvm.archives import entry, packed, tar, tar_gz
+
+MB = 1024 * 1024
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        judged(data)
+    assert caught.value.field == "code_archive"
+    return caught.value.reason
+
+
+def test_files_and_folders_are_found():
+    found = judged(
+        tar_gz(
+            entry("./", kind=tarfile.DIRTYPE),
+            entry("lib/", kind=tarfile.DIRTYPE),
+            entry("./main.py", "x"),
+            entry("lib/a.py", "y"),
+            entry("lib/" + "deep/" * 20 + "ü.py", "z"),
+            entry("empty"),
+        )
+    )
+    assert {"main.py", "lib/a.py", "empty"} <= found.files
+    assert len(found.files) == 4
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_tar_is_read(form: int):
+    name = "a/" * 30 + "b" * 60
+    assert judged(gzip.compress(tar(entry(name, "x"), form=form))).files == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../x", "leads out"),
+        ("a/../../x", "leads out"),
+        ("a/../b", "leads out"),
+        ("/etc/passwd", "leads out"),
+        ("//x", "leads out"),
+        ("..", "leads out"),
+        ("a\nb", "no path needs"),
+        ("a\x1bb", "no path needs"),
+        ("..\\x", "no path needs"),
+        ("x" * 256, "too long"),
+        ("x/" * 300 + "y", "too long"),
+        ("x/" * 40 + "y", "too long"),
+        (".", "no name"),
+    ],
+)
+def test_a_path_stays_inside(name: str, why: str):
+    assert why in refused(tar_gz(entry(name, "x")))
+
+
+def test_a_path_that_is_no_utf8_is_refused():
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as one:
+        info, data = entry("ü.py", "x")
+        one.addfile(info, io.BytesIO(data))
+    assert "not UTF-8" in refused(gzip.compress(made.getvalue()))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CONTTYPE,
+        b"Z",
+    ],
+)
+def test_only_files_and_folders_are_taken(kind: bytes):
+    assert "neither a file nor a folder" in refused(
+        tar_gz(entry("main.py", "x"), entry("link", kind=kind, linkname="/etc/passwd"))
+    )
+
+
+def test_writing_through_a_link_is_refused():
+    assert "neither a file nor a folder" in refused(
+        tar_gz(entry("a", kind=tarfile.SYMTYPE, linkname="/tmp"), entry("a/x", "x"))
+    )
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6755])
+def test_setuid_is_refused(mode: int):
+    assert "setuid" in refused(tar_gz(entry("x", "x", mode=mode)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "a"),
+        ("a", "./a"),
+        ("a", "A"),
+        ("a/b", "a//b"),
+        ("a", "a/b"),
+        ("a/b", "a"),
+        ("straße", "STRASSE"),
+        ("é", "e\u0301"),
+    ],
+)
+def test_no_two_entries_are_one(names: tuple[str, str]):
+    assert "more than once" in refused(tar_gz(*(entry(name, "x") for name in names)))
+
+
+def test_a_folder_may_be_named_again():
+    folder = ("lib/", {"kind": tarfile.DIRTYPE})
+    entries = [entry(folder[0], **folder[1]) for _ in range(2)]
+    assert judged(tar_gz(*entries, entry("lib/x", "x"))).files == {"lib/x"}
+
+
+def bomb(size: int) -> bytes:
+    """A file of zeros, which packs to a thousandth."""
+    made = io.BytesIO()
+    with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=1) as out:
+        info, _ = entry("main.py")
+        info.size = size
+        out.write(info.tobuf())
+        for _ in range(size // MB):
+            out.write(bytes(MB))
+    return made.getvalue()
+
+
+def test_what_unpacks_to_too_much_is_stopped_while_it_is_read():
+    data = bomb(1024 * MB)
+    tracemalloc.start()
+    try:
+        assert "Unpacks to more than" in refused(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_of_any_size_are_no_way_around():
+    """A long name, or a record of pax, is read whole by whoever wants to know it."""
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+        info = tarfile.TarInfo("long")
+        info.type, info.size = kind, 900 * MB
+        data = gzip.compress(info.tobuf() + b"a" * (80 * MB), compresslevel=1)
+        assert refused(data)
+
+
+def test_a_million_empty_entries_are_stopped():
+    data = gzip.compress(
+        b"".join(entry(f"f{number}")[0].tobuf() for number in range(20_000)), compresslevel=1
+    )
+    assert f"more than {archive.MOST_ENTRIES:,} entries" in refused(data)
+
+
+def test_what_says_that_it_is_large_and_is_not():
+    info, _ = entry("main.py")
+    info.size = 10 * MB
+    assert "no complete" in refused(gzip.compress(info.tobuf() + b"x" * 512))
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"\x1f\x8b", gzip.compress(b""), bytes(1024)])
+def test_what_is_no_archive(data: bytes):
+    assert refused(data)
+
+
+def test_an_archive_without_files():
+    assert "no file" in refused(tar_gz(entry("lib/", kind=tarfile.DIRTYPE)))
+
+
+def test_truncated_anywhere_is_refused():
+    whole = packed({"main.py": os.urandom(3000), "b": os.urandom(2000)})
+    for length in range(0, len(whole), 37):
+        assert refused(whole[:length])
+
+
+def test_truncated_before_it_was_packed_is_refused():
+    whole = tar(entry("main.py", b"x" * 2000), entry("b", b"y" * 2000))
+    ends = len(whole.rstrip(b"\0"))
+    for length in range(100, ends, 171):
+        if length != 512 * 5:  # where an archive of the first file alone would end
+            assert refused(gzip.compress(whole[:length])), length
+
+
+def test_what_is_not_understood_is_not_passed_over():
+    first = tar(entry("main.py", "x"))[:1024]
+    assert "no complete" in refused(gzip.compress(first + b"\xff" * 1024))
+    assert "no complete" in refused(gzip.compress(first + bytes(1024) + b"second" + bytes(506)))
+
+
+def test_a_changed_byte_is_noticed():
+    whole = bytearray(packed({"main.py": os.urandom(5000)}))
+    for place in range(40, len(whole), 397):
+        changed = whole.copy()
+        changed[place] ^= 0x55
+        assert refused(bytes(changed))
+
+
+def test_any_bytes_give_an_answer():
+    """Nothing but the one error, whatever is done to an archive."""
+    chance = random.Random(7)
+    whole = bytearray(tar(entry("main.py", b"x" * 700), entry("a" * 150, "y"), entry("lib/b", "z")))
+    for _ in range(300):
+        changed = whole.copy()
+        for _ in range(chance.randrange(1, 6)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        try:
+            judged(gzip.compress(bytes(changed)))
+        except InvalidRequest:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("files", "entries", "manifest", "found"),
+    [
+        ({"main.py": "", "index.js": ""}, ("main.py",), None, "main.py"),
+        ({"index.mjs": ""}, ("index.js", "index.mjs"), None, "index.mjs"),
+        ({"index.mjs": "", "index.js": ""}, ("index.js", "index.mjs"), None, "index.js"),
+        ({"a/b.js": "", "package.json": '{"main": "./a/b.js"}'}, ("x",), "package.json", "a/b.js"),
+        ({"index.js": "", "package.json": "no JSON"}, ("index.js",), "package.json", "index.js"),
+        ({"index.js": "", "package.json": "[1]"}, ("index.js",), "package.json", "index.js"),
+        ({"index.js": "", "package.json": '{"main": 1}'}, ("index.js",), "package.json", "index.js"),
+    ],
+)
+def test_the_entry_point(files, entries, manifest, found):
+    assert judged(packed(files), manifest).entry(entries) == found
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a/main.py": ""}, "Has no main.py at its top"),
+        ({"x": "", "package.json": '{"main": "../../etc/passwd"}'}, "is not among its files"),
+    ],
+)
+def test_an_archive_without_an_entry_point(files, said):
+    with pytest.raises(InvalidRequest, match=said):
+        judged(packed(files), "package.json").entry(("main.py",))

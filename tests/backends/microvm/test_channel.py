@@ -1,0 +1,196 @@
+"""What comes from a machine is taken for what an agent says, and for nothing more than that."""
+
+import json
+import random
+import struct
+
+import pytest
+
+from backends_app.backends.microvm.channel import MOST_FRAME_BYTES, Port, Program, Share, request
+from backends_app.backends.microvm.results import Streams, result_of
+from backends_app.confinement.client import Exit
+from backends_app.confinement.streams import Capture
+from backends_app.workloads import ExitReason, Status, WorkloadSpec
+
+ENDED = {
+    "code": 0,
+    "cpu_us": 5000,
+    "memory_bytes": 4096,
+    "starved": False,
+    "refused": False,
+    "full": False,
+}
+EXIT = Exit(
+    ended_for=None,
+    exit_code=None,
+    signal="SIGKILL",
+    duration_ms=7,
+    cpu_time_ms=6,
+    memory_bytes=1,
+    data_bytes=1,
+    most_data_bytes=2,
+)
+
+
+def frame(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack(">I", len(body)) + body
+
+
+def account(**given) -> bytes:
+    return frame(b"x", json.dumps({**ENDED, **given}).encode())
+
+
+class Heard:
+    """A port, and what came through it."""
+
+    def __init__(self, *, returns: bool = False) -> None:
+        self.stdout, self.stderr, self.returned = Capture(100), Capture(100), Capture(100)
+        self.ends = 0
+        streams = {b"o": self.stdout, b"e": self.stderr, b"r": self.returned}
+        self.port = Port(streams, self.end)
+        self.returns = returns
+
+    def end(self) -> None:
+        self.ends += 1
+
+    def result(self, exit: Exit = EXIT):
+        said = Streams(
+            stdout=self.stdout,
+            stderr=self.stderr,
+            returned=self.returned if self.returns else None,
+        )
+        return result_of(exit, self.port, said, WorkloadSpec(runtime="python", code=""))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_frames_may_come_in_any_pieces(size: int):
+    heard = Heard()
+    data = frame(b"o", b"out") + frame(b"e", b"err") + frame(b"o", b"") + account()
+    for at in range(0, len(data), size):
+        heard.port.write(data[at : at + size])
+    result = heard.result()
+    assert (result.status, result.stdout, result.stderr) == (Status.COMPLETED, "out", "err")
+    assert (result.cpu_time_ms, result.memory_bytes, result.duration_ms) == (5, 4096, 7)
+    assert heard.ends == 1
+
+
+def test_nothing_is_heard_after_the_end():
+    heard = Heard()
+    heard.port.write(account(code=3) + account(code=0) + frame(b"o", b"late"))
+    heard.port.write(account(code=0))
+    result = heard.result()
+    assert (result.exit_code, result.stdout, heard.ends) == (3, "", 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(b"?", b""),
+        frame(b"\0", b"x" * 100),
+        b"o" + struct.pack(">I", MOST_FRAME_BYTES + 1),
+        b"o\xff\xff\xff\xff",
+        frame(b"x", b""),
+        frame(b"x", b"{}"),
+        frame(b"x", b"[" * 4000),
+        frame(b"x", b" " * 5000 + b"{}"),
+        frame(b"x", b"\xff"),
+        account(code="0"),
+        account(code=None),
+        account(code=256),
+        account(code=-65),
+        account(code=10**400),
+        account(cpu_us=-1),
+        account(memory_bytes=2**60),
+        account(memory_bytes=1.5),
+        account(starved="no"),
+    ],
+    ids=lambda said: said[:20],
+)
+def test_what_no_agent_says_ends_it(said: bytes):
+    heard = Heard()
+    heard.port.write(said)
+    assert (heard.port.broken, heard.ends) == (True, 1)
+    result = heard.result()
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
+    assert "not what its agent says" in result.error
+
+
+def test_any_bytes_give_a_result_and_keep_little():
+    chance = random.Random(3)
+    for _ in range(300):
+        heard = Heard()
+        for _ in range(20):
+            heard.port.write(chance.randbytes(chance.randrange(200)))
+            assert len(heard.port._data) <= MOST_FRAME_BYTES + 200
+        assert heard.result().status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason", "code", "signal"),
+    [
+        ({"code": 3}, ExitReason.EXITED, 3, None),
+        ({"code": -11}, ExitReason.SIGNAL, None, "SIGSEGV"),
+        ({"code": -35}, ExitReason.SIGNAL, None, "SIG35"),
+        ({"code": -9, "starved": True}, ExitReason.MEMORY_LIMIT, None, "SIGKILL"),
+        ({"code": 1, "refused": True}, ExitReason.PROCESS_LIMIT, 1, None),
+        ({"code": 1, "full": True}, ExitReason.DISK_LIMIT, 1, None),
+        ({"code": 0, "refused": True, "full": True}, ExitReason.EXITED, 0, None),
+    ],
+)
+def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal):
+    heard = Heard()
+    heard.port.write(account(**ended))
+    result = heard.result()
+    assert (result.exit_reason, result.exit_code, result.signal) == (reason, code, signal)
+    assert bool(result.error) == (reason is not ExitReason.EXITED)
+
+
+@pytest.mark.parametrize(
+    ("exit", "reason", "said"),
+    [
+        ({"ended_for": ExitReason.TIMEOUT}, ExitReason.TIMEOUT, "it took longer than 10 s"),
+        ({"ended_for": ExitReason.KILLED}, ExitReason.KILLED, "killed"),
+        ({}, ExitReason.BACKEND_ERROR, "ended by SIGKILL"),
+        ({"exit_code": 0, "signal": None}, ExitReason.BACKEND_ERROR, "the machine stopped"),
+    ],
+)
+def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
+    heard = Heard()
+    heard.port.write(frame(b"o", b"so far"))
+    result = heard.result(Exit(**{**{k: getattr(EXIT, k) for k in Exit.__dataclass_fields__}, **exit}))
+    assert (result.exit_reason, result.exit_code, result.stdout) == (reason, None, "so far")
+    assert said in result.error
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason", "output"),
+    [
+        (b"", ExitReason.EXITED, None),
+        (b'{"a": 1}', ExitReason.EXITED, {"a": 1}),
+        (b"null", ExitReason.EXITED, None),
+        (b"{", ExitReason.INVALID_OUTPUT, None),
+        (b"\xff", ExitReason.INVALID_OUTPUT, None),
+        (b"NaN", ExitReason.INVALID_OUTPUT, None),
+        (b"!a cycle", ExitReason.INVALID_OUTPUT, None),
+        (b'"' + b"x" * 200 + b'"', ExitReason.OUTPUT_LIMIT, None),
+    ],
+)
+def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
+    heard = Heard(returns=True)
+    heard.port.write(frame(b"r", returned) + account())
+    result = heard.result()
+    assert (result.exit_reason, result.output) == (reason, output)
+
+
+def test_no_two_requests_carry_the_same_entropy_or_id():
+    program = Program(source=b"x", file="main.py", argv=["x"], environment={})
+    share = Share(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
+    heads = []
+    for _ in range(2):
+        made = request(program, share, b"null")
+        (length,) = struct.unpack_from(">I", made)
+        heads.append(json.loads(made[4 : 4 + length]))
+        assert made[4 + length :] == b"xnull"
+    for name in ("seed", "machine_id"):
+        assert len(heads[0][name]) >= 32
+        assert heads[0][name] != heads[1][name]

@@ -1,0 +1,120 @@
+"""A part is what was made, byte for byte, or nothing is started from it."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.microvm import images
+from backends_app.backends.microvm.images import Corrupt, Images, Missing, Part, describe, digest
+
+PART = Part(name="thing", files=("a", "b"), made_from={"of": "nothing"})
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A part, with a file that is mostly holes."""
+    folder = tmp_path / PART.folder
+    folder.mkdir()
+    (folder / "a").write_bytes(b"a" * 100_000)
+    with (folder / "b").open("wb") as file:
+        file.seek(5_000_000)
+        file.write(b"b")
+        file.truncate(20_000_000)
+    describe(folder, PART, {"what": "1.0"})
+    return folder
+
+
+def test_what_was_made_is_found(made: Path):
+    found = Images(made.parent).verified(PART)
+    assert found.files == {"a": made / "a", "b": made / "b"}
+    assert Images(made.parent).versions(PART) == {"what": "1.0"}
+
+
+def test_what_was_not_made_is_missing(tmp_path: Path):
+    with pytest.raises(Missing, match="there is no image 'thing'"):
+        Images(tmp_path).verified(PART)
+
+
+def test_what_is_made_from_something_else_is_something_else(made: Path):
+    other = Part(name="thing", files=("a", "b"), made_from={"of": "something"})
+    with pytest.raises(Missing):
+        Images(made.parent).verified(other)
+    assert Images(made.parent).others(other) == [made]
+    assert Images(made.parent).others(PART) == []
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"\x01")
+
+
+def stretch(path: Path) -> None:
+    os.truncate(path, path.stat().st_size + 1)
+
+
+@pytest.mark.parametrize("name", PART.files)
+@pytest.mark.parametrize("change", [truncate, overwrite, stretch, os.unlink])
+def test_what_was_changed_is_refused_also_after_it_was_good(made: Path, name: str, change):
+    known = Images(made.parent)
+    known.verified(PART)
+    change(made / name)
+    for store in (known, Images(made.parent)):
+        for _ in range(2):
+            with pytest.raises(Corrupt) as caught:
+                store.verified(PART)
+            assert str(made) not in str(caught.value)
+
+
+def test_a_byte_whose_time_was_put_back_is_noticed(made: Path):
+    known = Images(made.parent)
+    known.verified(PART)
+    before = (made / "a").stat()
+    overwrite(made / "a")
+    os.utime(made / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Corrupt):
+        known.verified(PART)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 1}', '{"files": {}}', "\0" * 99])
+def test_a_manifest_that_is_none(made: Path, text: str):
+    (made / images.MANIFEST).write_text(text)
+    with pytest.raises(Corrupt):
+        Images(made.parent).verified(PART)
+
+
+def test_every_byte_is_read_once(made: Path, monkeypatch):
+    """By a process, however many stores and threads it has."""
+    reads: list[Path] = []
+    monkeypatch.setattr(images, "digest", lambda path: (reads.append(path), digest(path))[1])
+    threads = [
+        threading.Thread(target=Images(made.parent).verified, args=[PART]) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(reads) == [made / "a", made / "b"]
+
+
+def test_holes_and_zeros_are_the_same(tmp_path: Path):
+    """A copy of a file may have other holes, and is the same file."""
+    with (tmp_path / "holes").open("wb") as file:
+        file.seek(1_000_000)
+        file.write(b"x" * 70_000)
+        file.truncate(3_000_000)
+    (tmp_path / "zeros").write_bytes((tmp_path / "holes").read_bytes())
+    assert digest(tmp_path / "holes") == digest(tmp_path / "zeros")
+
+
+def test_a_block_has_its_place(tmp_path: Path):
+    block = images.BLOCK_BYTES
+    (tmp_path / "one").write_bytes(bytes(block) + b"x" * block)
+    (tmp_path / "two").write_bytes(b"x" * block + bytes(block))
+    assert digest(tmp_path / "one") != digest(tmp_path / "two")

@@ -44,6 +44,9 @@ PORT = "stdio,id=agent,signal=off"
 NO_BOUNDARY = "no security boundary by itself: QEMU promises one with KVM only"
 
 
+_proven: set[tuple[object, ...]] = set()  # what has run a program in this process
+
+
 @dataclass(frozen=True)
 class Start:
     """How machines of one runtime and size are started; `why_cold` says why from no snapshot."""
@@ -104,7 +107,6 @@ class MicroVMBackend(Backend):
         )
         self._launchers: dict[tuple[object, ...], Launcher] = {}
         self._running: dict[str, ConfinedProcess] = {}
-        self._proven: set[tuple[object, ...]] = set()
         self._closed = False
 
     def probe(self) -> Health:
@@ -185,9 +187,9 @@ class MicroVMBackend(Backend):
                 missing.append(runtime)
                 continue
             walls = self._walls(start.launcher)
-            if not there or start.identity not in self._proven:
+            if not there or start.identity not in _proven:
                 self._smoke(runtime, start)
-                self._proven.add(start.identity)
+                _proven.add(start.identity)
             there.append(runtime)
             attributes[f"start_{runtime}"] = start.why_cold or f"snapshot of {self._size.mem_mb} MB"
         if not there:

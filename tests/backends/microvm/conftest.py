@@ -39,8 +39,8 @@ def folder() -> Path:
 
 @pytest.fixture
 def make(folder: Path) -> Iterator[Callable[..., MicroVMBackend]]:
-    """Backends on the images. Whatever was done to them: the next workload is served, and then
-    nothing is left of them, no process or descriptor, and no file more in their folder.
+    """Backends on the images. In the end nothing is left of them, no process or descriptor, and no
+    file more in their folder.
     """
     descriptors = len(os.listdir("/proc/self/fd"))
     files = sorted(folder.rglob("*"))
@@ -54,8 +54,6 @@ def make(folder: Path) -> Iterator[Callable[..., MicroVMBackend]]:
 
     yield make
     for backend in backends:
-        with suppress(BackendUnavailable):  # the test has closed it
-            assert execute(backend, "print(input())", input="honest").output == "honest"
         backend.close()
     assert children(os.getpid()) == set()
     assert len(os.listdir("/proc/self/fd")) == descriptors
@@ -75,6 +73,14 @@ def execute(backend: MicroVMBackend, code: str | None = None, **given) -> Worklo
         runtime=runtime, code=code, resources=resources, output_bytes=output_bytes, **fields
     )
     return backend.execute(spec)
+
+
+@pytest.fixture
+def attacked(backend: MicroVMBackend) -> Iterator[MicroVMBackend]:
+    """Whatever was done to it: the next workload is served."""
+    yield backend
+    with suppress(BackendUnavailable):  # the test has closed it
+        assert execute(backend, "print(input())", input="honest").output == "honest"
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..workloads import ExitReason
+from .descriptors import receive
 from .streams import Sink
 
 READ_BYTES = 64 * 1024
@@ -510,9 +511,7 @@ def _send(
 def _receive(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
     """A message and the three streams that may come with it."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(
-            line, MOST_MESSAGE_BYTES, 3, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors = receive(line, MOST_MESSAGE_BYTES, 3)
     except TimeoutError as error:
         raise _Silent from error
     except OSError as error:

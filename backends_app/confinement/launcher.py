@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+from .descriptors import receive
 from .libc import PR_SET_NAME, libc
 from .walls import Walls
 
@@ -148,7 +149,7 @@ class Launcher:
 
     def _accept(self) -> None:
         """A process is wanted."""
-        data, descriptors = _receive(self._control)
+        data, descriptors = receive(self._control, MOST_MESSAGE_BYTES, 1)
         if not data:
             self._end()
             return
@@ -410,13 +411,6 @@ def _hung_up(line: socket.socket) -> bool:
     poll = select.poll()
     poll.register(line, 0)  # the end of both directions is always reported
     return bool(poll.poll(0))
-
-
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    data, descriptors, _, _ = socket.recv_fds(
-        control, MOST_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-    )
-    return data, descriptors
 
 
 def main() -> None:

@@ -46,6 +46,21 @@ def test_what_went_in_and_out(launcher):
     assert (stdout, stderr) == ("300000\n", "err\n")
 
 
+def test_a_process_has_its_three_streams_and_nothing_of_the_launchers(launcher):
+    """Least of all a line, on which it could say how another process has ended."""
+    code = """
+found = []
+for number in range(256):
+    try:
+        os.fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+print(found)"""
+    for _ in range(3):
+        assert run(launcher, code, spares=2)[1] == "[0, 1, 2]\n"
+
+
 def test_stdin_that_nobody_reads_is_no_error(launcher):
     exit, _, _ = run(launcher, "os.close(0); print(1)", stdin=b"x" * 10_000_000)
     assert exit.exit_code == 0

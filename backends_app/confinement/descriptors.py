@@ -1,0 +1,23 @@
+"""Messages with descriptors attached, which no program that is started later shall inherit."""
+
+import array
+import socket
+
+
+def receive(line: socket.socket, most_bytes: int, most_descriptors: int) -> tuple[bytes, list[int]]:
+    """One message and the descriptors that came with it, each closed by exec.
+
+    `socket.recv_fds` takes flags and does not pass them on (CPython 3.11), so what it gives would
+    stay open in every process that is started.
+    """
+    descriptors = array.array("i")
+    data, attached, _, _ = line.recvmsg(
+        most_bytes,
+        socket.CMSG_LEN(most_descriptors * descriptors.itemsize),
+        socket.MSG_CMSG_CLOEXEC,
+    )
+    for level, kind, content in attached:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(content) - len(content) % descriptors.itemsize
+            descriptors.frombytes(content[:whole])
+    return data, list(descriptors)

@@ -186,7 +186,7 @@ LOGGING = {
 
 LOGIN_REDIRECT_URL = "/v1/"
 
-# Three backends; all else that they could be told, and routes and limits are the defaults of backends_app.conf.
+# Three backends; what else they could be told, routes and limits are as backends_app.conf has them.
 ISOLATION_BACKENDS = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend", "OPTIONS": {}},
     "gvisor": {

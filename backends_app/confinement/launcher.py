@@ -217,9 +217,7 @@ class Launcher:
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         if pid == 0:
             try:
-                self._walls.enter(
-                    given["arguments"], given["environment"], theirs, given["files"]
-                )
+                self._walls.enter(given["arguments"], given["environment"], theirs, given["files"])
             except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not live on
                 os.write(2, f"not started: {error}".encode())
             finally:

@@ -69,7 +69,10 @@ class _Bounded(io.RawIOBase):
 
 
 def judged(packed: bytes, manifest: str | None = None) -> Archive:
-    """Read all of it; raises `InvalidRequest` for what breaks a rule. `manifest` is read as JSON."""
+    """Read all of it; raises `InvalidRequest` for what breaks a rule.
+
+    `manifest` is the file whose content is wanted, as JSON.
+    """
     found = Archive()
     stream = _Bounded(packed)
     taken: dict[str, str] = {}  # paths as a careless file system would compare them, and their kind
@@ -77,7 +80,7 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
     try:
         with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
             for member in tar:
-                tar.members = []  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 entries += 1
                 if entries > MOST_ENTRIES:
                     raise InvalidRequest(FIELD, f"Has more than {MOST_ENTRIES:,} entries.")
@@ -96,7 +99,9 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
                     found.manifest = _json(tar, member)
             while stream.read(READ_BYTES):  # up to the checksum behind the last byte
                 pass
-            if stream.ends > tar.offset:  # it stops at what it does not understand, and says nothing
+            if (
+                stream.ends > tar.offset
+            ):  # it stops at what it does not understand, and says nothing
                 raise InvalidRequest(FIELD, "Is no complete tar.gz.")
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
         raise InvalidRequest(FIELD, "Is no complete tar.gz.") from error

@@ -179,7 +179,9 @@ class MicroVMBackend(Backend):
         if accelerator == "tcg":
             attributes["accelerator_note"] = NO_BOUNDARY
         attributes["kernel_version"] = self._images.versions(parts.kernel()).get("linux", "unknown")
-        there, missing, walls = [], [], {}
+        there: list[str] = []
+        missing: list[str] = []
+        walls: Mapping[str, str] = {}
         for runtime in RUNTIMES:
             try:
                 start = self._start(runtime, Resources(mem_mb=self._size.mem_mb))
@@ -231,7 +233,9 @@ class MicroVMBackend(Backend):
             return self._images.verified(parts.kernel())
         except Missing as missing:
             why = "there are none" if not self._images.others(parts.kernel()) else "they are old"
-            raise BackendUnavailable(f"images are missing: {why}; build them with: {SETUP}") from missing
+            raise BackendUnavailable(
+                f"images are missing: {why}; build them with: {SETUP}"
+            ) from missing
 
     def _start(self, runtime: str, resources: Resources) -> Start:
         """From the snapshot where the workload fits into it, or else by booting."""
@@ -259,12 +263,10 @@ class MicroVMBackend(Backend):
                 elif not clock.agrees(then, accelerator):
                     why_cold = "boots: the snapshot is of a processor that counts otherwise"
                 else:
-                    return self._clone(found, accelerator, files | snapshot.files, made, snapshot)
+                    return self._clone(found, accelerator, files, made, snapshot)
         exposed = [files[name] for name in ("kernel", "initramfs", "root")]
         command = Command(
-            arguments=machine.cold(
-                accelerator, size, files, PORT, clock.needed_khz(accelerator)
-            ),
+            arguments=machine.cold(accelerator, size, files, PORT, clock.needed_khz(accelerator)),
             environment={},
             memory_bytes=HEADROOM_MB * MB,
             start_s=BOOT_S[accelerator],
@@ -280,6 +282,7 @@ class MicroVMBackend(Backend):
         made: tuple[object, ...],
         snapshot: Found,
     ) -> Start:
+        files = {**files, **snapshot.files}
         command = Command(
             arguments=machine.clone(accelerator, self._size, files, PORT, STATE),
             environment={},

@@ -74,7 +74,11 @@ class Builder:
             found = qemu.find(self.program)
             proof = self.images.verified(parts.kernel()).files["proof"]
             accelerator = self.accelerators.chosen(found, proof)
-            return found, accelerator, parts.snapshot(runtime, found.version, accelerator, self.size)
+            return (
+                found,
+                accelerator,
+                parts.snapshot(runtime, found.version, accelerator, self.size),
+            )
 
         def done() -> bool:
             try:
@@ -157,7 +161,7 @@ class Builder:
             row = RUNTIMES[runtime]
             with _scratch(new) as scratch:
                 tar, listed = scratch / "root.tar", scratch / "packages"
-                show = f"chroot \"$1\" dpkg-query --show --showformat='${{Package}} ${{Version}}\\n'"
+                show = "chroot \"$1\" dpkg-query --show --showformat='${Package} ${Version}\\n'"
                 hooks = [*row.customize, *parts.CUSTOMIZE, f'{show} > "{listed}"']
                 arguments = [f"--customize-hook={hook}" for hook in hooks]
                 self._debian(tar, row.packages, advance, "--variant=minbase", *arguments)
@@ -203,9 +207,7 @@ class Builder:
             argv=[word.replace("{entry}", row.file) for word in row.command],
             environment={**ENVIRONMENT, **row.environment},
         )
-        runs = [
-            (program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)
-        ]
+        runs = [(program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)]
         files = {
             **self.images.verified(parts.kernel()).files,
             **self.images.verified(parts.root(runtime)).files,

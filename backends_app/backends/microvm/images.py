@@ -78,8 +78,9 @@ class Images:
         self.folder = folder
 
     def verified(self, part: Part) -> Found:
-        """Raises `Missing` or `Corrupt`. The first look reads every byte, the next ones only whether
-        anything was touched.
+        """Raises `Missing` or `Corrupt`.
+
+        The first look reads every byte, the next ones only whether anything was touched.
         """
         folder = self.folder / part.folder
         manifest = self._manifest(folder, part)
@@ -124,8 +125,7 @@ class Images:
 def describe(folder: Path, part: Part, versions: Mapping[str, str]) -> None:
     """Write the manifest of a part whose files lie in `folder`."""
     files = {
-        name: {"bytes": size(folder / name), "sha256": digest(folder / name)}
-        for name in part.files
+        name: {"bytes": size(folder / name), "sha256": digest(folder / name)} for name in part.files
     }
     manifest = {"made_from": part.made_from, "versions": dict(versions), "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")

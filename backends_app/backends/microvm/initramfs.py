@@ -1,4 +1,4 @@
-"""What the kernel starts with: busybox, the modules it needs, the agent, in an archive of cpio(5)."""
+"""What the kernel starts with, in an archive of cpio(5): busybox, some modules, the agent."""
 
 import gzip
 import lzma

@@ -22,7 +22,9 @@ KERNEL = " ".join(
         "tsc=reliable",  # there is nothing to compare it with
     )
 )
-BOARD = "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
+BOARD = (
+    "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
+)
 DENIED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
 # Without it the stream begins with capabilities that a machine without a monitor cannot have.

@@ -87,7 +87,9 @@ def _machine_ended(exit: Exit, port: Port) -> str:
         return "what came from the machine is not what its agent says; it was switched off"
     if exit.signal is not None:
         return f"the machine was ended by {exit.signal} before the program had ended"
-    return "the machine stopped before the program had ended: its kernel or its agent was brought down"
+    return (
+        "the machine stopped before the program had ended: its kernel or its agent was brought down"
+    )
 
 
 def _why(reason: ExitReason, workload: WorkloadSpec) -> str:

@@ -84,14 +84,21 @@ def without_addresses(state: bytes) -> bytes:
     With `x-ignore-shared` the list of memory blocks has an address behind each. To set that where
     the snapshot is restored takes a monitor; a machine without one reads the list without them.
     """
+    try:
+        return _without_addresses(state)
+    except (ValueError, IndexError, struct.error) as error:
+        raise SetupError("this QEMU keeps machines in a form that is not known here") from error
+
+
+def _without_addresses(state: bytes) -> bytes:
     at = len(MAGIC)
     # type, section number, name, instance and version
     if state[:at] != MAGIC or state[at] != SECTION_START or state[at + 5 : at + 9] != b"\3ram":
-        raise SetupError("this QEMU keeps machines in a form that is not known here")
+        raise ValueError("it does not begin with memory")
     at += 5 + 4 + 8
     (total,) = struct.unpack_from(">Q", state, at)
     if total & PAGE_FLAGS != RAM_SIZES:
-        raise SetupError("this QEMU keeps machines in a form that is not known here")
+        raise ValueError("memory does not begin with its sizes")
     at, left = at + 8, total & ~PAGE_FLAGS
     kept = [state[:at]]
     while left > 0:

@@ -11,7 +11,6 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import TestEngine, TestPodman, require, started
-from tests.needs import need
 from tests.backends.gvisor.test_faults import (  # noqa: F401 - the same, on this engine
     test_what_a_killed_server_left_is_removed_by_the_next,
 )
@@ -30,6 +29,7 @@ from tests.backends.gvisor.test_gvisor_attacks import (  # noqa: F401
     test_what_knows_no_bounds_is_ended,
     test_what_needs_a_right_is_denied,
 )
+from tests.needs import need
 
 
 class PodmanOfOthers(TestPodman):

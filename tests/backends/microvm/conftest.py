@@ -47,9 +47,7 @@ def make(folder: Path) -> Iterator[Callable[..., MicroVMBackend]]:
     backends: list[MicroVMBackend] = []
 
     def make(**given) -> MicroVMBackend:
-        backends.append(
-            MicroVMBackend(**{"folder": str(folder), "accelerator": "any", **given})
-        )
+        backends.append(MicroVMBackend(**{"folder": str(folder), "accelerator": "any", **given}))
         return backends[-1]
 
     yield make

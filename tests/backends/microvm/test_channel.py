@@ -157,7 +157,9 @@ def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal
 def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
     heard = Heard()
     heard.port.write(frame(b"o", b"so far"))
-    result = heard.result(Exit(**{**{k: getattr(EXIT, k) for k in Exit.__dataclass_fields__}, **exit}))
+    result = heard.result(
+        Exit(**{**{k: getattr(EXIT, k) for k in Exit.__dataclass_fields__}, **exit})
+    )
     assert (result.exit_reason, result.exit_code, result.stdout) == (reason, None, "so far")
     assert said in result.error
 

@@ -93,9 +93,7 @@ def test_every_byte_is_read_once(made: Path, monkeypatch):
     """By a process, however many stores and threads it has."""
     reads: list[Path] = []
     monkeypatch.setattr(images, "digest", lambda path: (reads.append(path), digest(path))[1])
-    threads = [
-        threading.Thread(target=Images(made.parent).verified, args=[PART]) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=Images(made.parent).verified, args=[PART]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -54,9 +54,7 @@ class TestArchives(BackendContract):
         return Programs(
             runtime="python",
             echo={
-                "archive": packed(
-                    {"main.py": "import lib.echo", "lib/echo.py": "print(input())"}
-                )
+                "archive": packed({"main.py": "import lib.echo", "lib/echo.py": "print(input())"})
             },
             fails={"archive": packed({"main.py": "import boom"})},
             nothing={"archive": packed({"main.py": ""})},
@@ -85,7 +83,10 @@ def test_an_error_of_the_compiler_is_the_programs_own(run):
         ("node", {"package.json": '{"main": "src/a.js"}', "src/a.js": "console.log(42)"}, 42),
         (
             "node",
-            {"package.json": '{"type": "module", "main": "a.js"}', "a.js": "export default () => 42"},
+            {
+                "package.json": '{"type": "module", "main": "a.js"}',
+                "a.js": "export default () => 42",
+            },
             42,
         ),
         (
@@ -107,9 +108,7 @@ def test_an_error_of_the_compiler_is_the_programs_own(run):
     ],
 )
 def test_an_archive_runs_its_entry_point(run, runtime, files, output):
-    result = run(
-        runtime=runtime, archive=packed({"data.json": '{"x": 41}', **files}), input=1
-    )
+    result = run(runtime=runtime, archive=packed({"data.json": '{"x": 41}', **files}), input=1)
     assert result.output == output, result.stderr
 
 

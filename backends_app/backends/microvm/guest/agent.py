@@ -22,6 +22,7 @@ import socket
 import struct
 import tarfile
 import time
+from typing import Any, NamedTuple
 
 PORT = "/dev/vport1p1"
 CGROUPS = "/sys/fs/cgroup"
@@ -37,22 +38,23 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 NOT_STARTED = 126
 MS_NOSUID, MS_NODEV, MS_REMOUNT = 2, 4, 32
 
+Head = dict[str, Any]
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount(kind, target, flags=MS_NOSUID, options=""):
-    names = (kind, target, kind, options)
-    source, target, kind, options = (name.encode() for name in names)
-    if libc.mount(source, target, kind, ctypes.c_ulong(flags), options):
-        raise OSError(ctypes.get_errno(), target.decode())
+def mount(kind: str, target: str, flags: int = MS_NOSUID, options: str = "") -> None:
+    names = [name.encode() for name in (kind, target, kind)]
+    if libc.mount(*names, ctypes.c_ulong(flags), options.encode()):
+        raise OSError(ctypes.get_errno(), target)
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
 
 
-def prepare():
+def prepare() -> None:
     """What every machine has before anything is asked of it."""
     os.umask(0o022)
     mount("proc", "/proc", MS_NOSUID | MS_NODEV, "hidepid=invisible")
@@ -67,47 +69,55 @@ def prepare():
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
+class Request(NamedTuple):
+    """What is to be run; `head` is as `channel.request` makes it."""
+
+    head: Head
+    source: bytes
+    input: bytes
+
+
 class Port:
     """The one channel to the host."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         while not os.path.exists(PORT):
             time.sleep(0.01)
         self._file = os.open(PORT, os.O_RDWR | os.O_CLOEXEC)
 
-    def say_ready(self):
+    def say_ready(self) -> None:
         """Waits until the host listens."""
         os.write(self._file, b"!")
 
-    def read(self, length):
-        """As many bytes, or None when the host has hung up."""
+    def read(self, length: int) -> bytes:
+        """As many bytes, or fewer when the host has hung up."""
         data = bytearray()
         while len(data) < length:
             part = os.read(self._file, min(length - len(data), READ_BYTES))
             if not part:
-                return None
+                break
             data += part
         return bytes(data)
 
-    def send(self, kind, data):
+    def send(self, kind: bytes, data: bytes) -> None:
         rest = kind + struct.pack(">I", len(data)) + data
         while rest:
             rest = rest[os.write(self._file, rest) :]
 
-    def request(self):
+    def request(self) -> Request | None:
         """The request with its source and its input, or None when the host has hung up."""
-        head = self.read(4)
-        if head is None:
+        length = self.read(4)
+        if not length:
             return None
-        request = json.loads(self.read(*struct.unpack(">I", head)))
-        source = self.read(request["source_bytes"])
-        return request, source, self.read(request["input_bytes"])
+        head: Head = json.loads(self.read(*struct.unpack(">I", length)))
+        source = self.read(head["source_bytes"])
+        return Request(head, source, self.read(head["input_bytes"]))
 
 
 class Job:
     """A process that waits for its program, in a control group of its own, and how it went."""
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.group = f"{CGROUPS}/job{number}"
         os.mkdir(self.group)
         write(f"{self.group}/memory.oom.group", "1")
@@ -115,8 +125,8 @@ class Job:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                self._become([pipes[0][0], *(pipe[1] for pipe in pipes[1:4])], pipes)
-            except BaseException as error:
+                self._become([pipes[0][0], *(pipe[1] for pipe in pipes[1:4])], pipes[4][0])
+            except BaseException as error:  # noqa: BLE001 - a copy of the agent must not live on
                 os.write(2, f"The program was not started: {error}\n".encode())
             os._exit(NOT_STARTED)
         for ours, theirs in [pipes[0][::-1], *pipes[1:4], pipes[4][::-1]]:
@@ -126,9 +136,8 @@ class Job:
         self._outputs = {pipes[1][0]: b"o", pipes[2][0]: b"e", pipes[3][0]: b"r"}
         os.set_blocking(self._control, True)
 
-    def _become(self, streams, pipes):
+    def _become(self, streams: list[int], control: int) -> None:
         """In the child: wait for the request, and become its program."""
-        control = pipes[4][0]
         write(f"{self.group}/cgroup.procs", "0")
         os.setsid()
         high = [fcntl.fcntl(stream, fcntl.F_DUPFD, 64) for stream in (*streams, control)]
@@ -154,12 +163,12 @@ class Job:
                 file.write(source)
         os.execvpe(request["argv"][0], request["argv"], request["environment"])
 
-    def run(self, port, wakeup, request, source, given):
+    def run(self, port: Port, wakeup: int, given: Request) -> None:
         """Feed and read the program until it has ended, and nothing is left of it."""
-        self._bound(request)
+        self._bound(given.head)
         used_us = self._numbers("cpu.stat")["usage_usec"]
-        line = json.dumps(request).encode() + b"\n" + source
-        ended = self._serve(port, wakeup, line, given)
+        line = json.dumps(given.head).encode() + b"\n" + given.source
+        ended = self._serve(port, wakeup, line, given.input)
         write(f"{self.group}/cgroup.kill", "1")
         for stream in list(self._outputs):
             self._read(port, stream)
@@ -174,7 +183,7 @@ class Job:
         }
         port.send(b"x", json.dumps(account).encode())
 
-    def forget(self):
+    def forget(self) -> None:
         """Close what is open, and remove the group, as soon as its last process is gone."""
         for stream in (self._stdin, self._control, *self._outputs):
             if stream >= 0:
@@ -187,13 +196,13 @@ class Job:
                 reap()
                 time.sleep(0.01)
 
-    def _bound(self, request):
+    def _bound(self, request: Head) -> None:
         write(f"{self.group}/memory.max", str(request["memory_bytes"]))
         write(f"{self.group}/pids.max", str(request["processes"]))
         quota = max(1000, int(request["cpus"] * CPU_PERIOD_US))
         write(f"{self.group}/cpu.max", f"{quota} {CPU_PERIOD_US}")
 
-    def _serve(self, port, wakeup, line, given):
+    def _serve(self, port: Port, wakeup: int, line: bytes, given: bytes) -> int:
         unsent = {self._control: memoryview(line), self._stdin: memoryview(given)}
         events = select.poll()
         events.register(wakeup, select.POLLIN)
@@ -221,7 +230,7 @@ class Job:
                     events.unregister(stream)
 
     @staticmethod
-    def _feed(stream, rest):
+    def _feed(stream: int, rest: memoryview) -> memoryview:
         try:
             return rest[os.write(stream, rest[:READ_BYTES]) :]
         except BlockingIOError:
@@ -229,7 +238,7 @@ class Job:
         except BrokenPipeError:  # it need not read all of it
             return rest[:0]
 
-    def _read(self, port, stream, once=False):
+    def _read(self, port: Port, stream: int, once: bool = False) -> bool:
         """Pass on what is there; False at its end."""
         while True:
             try:
@@ -242,18 +251,18 @@ class Job:
             if once:
                 return True
 
-    def _text(self, name):
+    def _text(self, name: str) -> str:
         with open(f"{self.group}/{name}") as file:
             return file.read()
 
-    def _numbers(self, name):
+    def _numbers(self, name: str) -> dict[str, int]:
         lines = (line.split() for line in self._text(name).splitlines())
         return {word: int(number) for word, number in lines}
 
 
-def reap():
+def reap() -> dict[int, int]:
     """How each child ended that has; orphans of the program are the first process's children."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -264,7 +273,7 @@ def reap():
         ended[pid] = status
 
 
-def unpack(archive):
+def unpack(archive: bytes) -> None:
     """The files and folders of a tar.gz; the host has judged it, and here it is nobody's danger."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for member in tar:
@@ -274,11 +283,13 @@ def unpack(archive):
                 if folder := os.path.dirname(member.name):
                     os.makedirs(folder, exist_ok=True)
                 with open(member.name, "wb") as file:
-                    shutil.copyfileobj(tar.extractfile(member), file)
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    shutil.copyfileobj(content, file)
                 os.chmod(member.name, 0o755 if member.mode & 0o111 else 0o644)
 
 
-def be_one_of_its_own(request):
+def be_one_of_its_own(request: Head) -> None:
     """A clone has the entropy, the time and the name of all others, until it is told its own."""
     time.clock_settime_ns(time.CLOCK_REALTIME, request["now_ns"])
     seed = bytes.fromhex(request["seed"])
@@ -290,7 +301,7 @@ def be_one_of_its_own(request):
     mount("tmpfs", "/dev/shm", MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={request['disk_bytes']}")
 
 
-def clear():
+def clear() -> None:
     """For the program after this one, which only a snapshot has."""
     for folder in FOLDERS:
         for entry in os.scandir(folder):
@@ -300,7 +311,7 @@ def clear():
                 os.unlink(entry.path)
 
 
-def main():
+def main() -> None:
     prepare()
     wakeup, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker)
@@ -310,8 +321,8 @@ def main():
     while True:
         port.say_ready()
         while (given := port.request()) is not None:
-            be_one_of_its_own(given[0])
-            job.run(port, wakeup, *given)
+            be_one_of_its_own(given.head)
+            job.run(port, wakeup, given)
             job.forget()
             clear()
             number += 1

@@ -1,0 +1,261 @@
+"""Building images: what is current is left alone, and what fails leaves nothing.
+
+The real images are built by `make host`; here are the ways in which that can go wrong.
+"""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends import progress
+from backends_app.backends.microvm import build, initramfs, parts, snapshot
+from backends_app.backends.microvm.build import Builder
+from backends_app.backends.microvm.images import Images, Part
+from backends_app.backends.microvm.machine import Size
+from backends_app.backends.microvm.qemu import Accelerators
+from backends_app.backends.setup import SetupError
+from tests.confinement.programs import gone
+from tests.needs import need
+from tests.programs import PATIENCE_S, ROOT, manage
+
+PART = Part(name="thing", files=("a",), made_from={"of": "nothing"})
+
+
+def builder(folder: Path) -> Builder:
+    return Builder(
+        images=Images(folder),
+        program="qemu-system-x86_64",
+        accelerators=Accelerators("tcg"),
+        size=Size(mem_mb=512, cpus=1),
+        sources=None,
+    )
+
+
+def step(folder: Path, words: str):
+    return next(one for one in builder(folder).steps(["python"]) if words in one.needed)
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != build.LOCK)
+
+
+def test_what_is_current_is_left_alone(folder: Path, tmp_path: Path):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    done = manage(
+        *("setup_backend", "microvm"),
+        folder=tmp_path,
+        MICROVM_FOLDER=str(folder),
+        MICROVM_ACCELERATOR="any",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "missing" not in done.stdout
+    assert done.stdout.count("there    ") == 1 + 1 + 3 + 3
+    assert done.stdout.splitlines()[-1].startswith("healthy  microvm: python, node, go ran")
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_dry_run_says_what_there_would_be_and_makes_nothing(tmp_path: Path):
+    done = manage(
+        *("setup_backend", "microvm", "--runtime", "python", "--dry-run"),
+        folder=tmp_path,
+        MICROVM_FOLDER=str(tmp_path / "images"),
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("kernel and initramfs", "root of python", "snapshot of python"):
+        assert f"missing  {words}" in done.stdout
+    assert "node" not in done.stdout
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_runtime_that_there_is_none_of(tmp_path: Path):
+    done = manage("setup_backend", "microvm", "--runtime", "cobol", folder=tmp_path)
+    assert done.returncode == 1
+    assert "does not run cobol. It runs: python, node, go" in done.stderr
+
+
+@pytest.fixture
+def debian(tmp_path: Path, monkeypatch):
+    """Puts another program in the place of mmdebstrap."""
+
+    def debian(script: str) -> None:
+        program = tmp_path / "bin" / "mmdebstrap"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    return debian
+
+
+@pytest.mark.parametrize("what", ["kernel", "root of python"])
+def test_a_build_that_fails_says_why_and_leaves_nothing(tmp_path, debian, what):
+    debian("echo 'I: downloading packages' >&2; echo 'E: no such host' >&2; exit 3")
+    images = tmp_path / "images"
+    with pytest.raises(SetupError, match="E: no such host"):
+        step(images, what).take()
+    assert listed(images) == []
+    assert stat.S_IMODE(images.stat().st_mode) == 0o700
+
+
+def test_a_kernel_without_its_modules_is_none(tmp_path, debian):
+    debian(
+        'for tar; do :; done; mkdir -p "$0.d/boot" && cd "$0.d" && touch boot/vmlinuz-1'
+        ' && tar -cf "$tar" boot'
+    )
+    with pytest.raises(SetupError, match="no module virtio"):
+        step(tmp_path / "images", "kernel").take()
+    assert listed(tmp_path / "images") == []
+
+
+def test_how_far_it_is_can_be_seen(tmp_path, debian):
+    debian(
+        "for stage in 'running apt-get update...' 'downloading packages with apt...'"
+        " 'extracting archives...' 'installing remaining packages'; do"
+        ' echo "I: $stage" >&2; done; exit 1'
+    )
+    seen: list[tuple[str, float, float]] = []
+
+    @contextmanager
+    def show(title: str):
+        yield lambda done, total: seen.append((title, done, total))
+
+    with progress.shown(show), pytest.raises(SetupError):
+        step(tmp_path / "images", "root of python").take()
+    assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
+    assert len(seen) == 4
+    assert {title for title, _, _ in seen} == {"Making root of python"}
+    assert all(done <= total for _, done, total in seen)
+
+
+def full_disk(tmp_path: Path, megabytes: int):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk: run the tests as root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = f"size={megabytes}m,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", disk], check=True)
+    return disk
+
+
+def test_a_disk_that_fills_up_while_a_root_is_made(tmp_path, debian):
+    disk = full_disk(tmp_path, 2)
+    try:
+        debian('for tar; do :; done; head -c 9000000 /dev/zero > "$tar"')
+        with pytest.raises(SetupError, match="No space left on device"):
+            step(disk, "root of python").take()
+        assert listed(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_while_a_snapshot_is_taken(folder, tmp_path):
+    disk = full_disk(tmp_path, 40)
+    try:
+        for part in (parts.kernel(), parts.root("python")):
+            (disk / part.folder).symlink_to(folder / part.folder)
+        before = listed(disk)
+        with pytest.raises(SetupError):
+            step(disk, "snapshot of python").take()
+        assert listed(disk) == before
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+KILLED = """
+import sys, django
+from pathlib import Path
+django.setup()
+from tests.backends.microvm.test_build import step
+step(Path(sys.argv[1]), "root of python").take()
+"""
+
+
+def test_what_a_killed_build_left_is_swept_by_the_next(tmp_path, debian):
+    images, pid = tmp_path / "images", tmp_path / "pid"
+    debian(f'echo $$ > {pid}.new; mv {pid}.new {pid}; for tar; do :; done; touch "$tar"; sleep 99')
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(images)], cwd=ROOT) as killed:
+        end = time.monotonic() + PATIENCE_S
+        while not pid.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    while not gone(int(pid.read_text())):
+        time.sleep(0.01)
+    assert any(name.startswith(build.MAKING) for name in listed(images))
+    debian("exit 1")
+    with pytest.raises(SetupError):
+        step(images, "root of python").take()
+    assert listed(images) == []
+
+
+def test_of_two_at_once_one_builds_and_the_other_finds_it(tmp_path):
+    made: list[int] = []
+
+    def make(new: Path, advance) -> dict[str, str]:
+        made.append(1)
+        time.sleep(0.2)
+        (new / "a").write_text("a")
+        return {}
+
+    threads = [
+        threading.Thread(target=builder(tmp_path)._make, args=[PART, "Making a thing", make])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert listed(tmp_path) == [PART.folder]
+    Images(tmp_path).verified(PART)
+
+
+def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
+    def make(new: Path, advance) -> dict[str, str]:
+        (new / "a").write_text("a")
+        return {}
+
+    for number in range(build.KEPT + 3):
+        part = Part(name="thing", files=("a",), made_from={"of": number})
+        builder(tmp_path)._make(part, "Making a thing", make)
+    assert len(listed(tmp_path)) == 1 + build.KEPT
+    (tmp_path / part.folder / "a").write_text("b")
+    builder(tmp_path)._make(part, "Making a thing", make)
+    Images(tmp_path).verified(part)
+    assert part.folder in listed(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"QEVM\0\0\0\3", b"QEVM\0\0\0\3\1" + bytes(40)])
+def test_a_state_in_a_form_that_is_not_known_is_refused(data: bytes):
+    with pytest.raises(SetupError, match="not known here"):
+        snapshot.without_addresses(data)
+
+
+def test_modules_come_behind_those_that_they_need(tmp_path):
+    need("cpio")
+    modules = tmp_path / "lib/modules/6/kernel"
+    modules.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/busybox").write_bytes(b"busybox")
+    for name, needs in (("top", "mid-dle,low"), ("mid_dle", "low"), ("low", "")):
+        (modules / f"{name}.ko").write_bytes(b"\0depends=" + needs.encode() + b"\0")
+    made = initramfs.packed(tmp_path, ["top"], {"init": b"i", "agent.py": b"a"})
+    archive = tmp_path / "archive"
+    archive.write_bytes(made)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(f"zcat {archive} | cpio -id --quiet", shell=True, cwd=out, check=True)
+    assert (out / "modules").read_text() == "low.ko\nmid_dle.ko\ntop.ko\n"
+    assert (out / "init").read_bytes() == b"i"
+    assert os.access(out / "init", os.X_OK)

@@ -1,0 +1,221 @@
+"""What breaks under a machine: QEMU, its server, its images; and what is said of that."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.microvm import MicroVMBackend
+from backends_app.backends.microvm.images import KEY_CHARS, MANIFEST, Part, describe, digest
+from backends_app.exceptions import BackendUnavailable
+from backends_app.workloads import ExitReason, Status, WorkloadResult
+from tests.backends.microvm.conftest import execute, machines
+from tests.confinement.programs import children, gone
+from tests.programs import PATIENCE_S, ROOT, environment
+
+ENDLESS = "print('begun', flush=True)\nwhile True: pass"
+
+
+def eventually(holds: Callable[[], object]) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:
+    """Run something endless, and do something to its machine once it runs."""
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(execute, backend, ENDLESS, **given)
+        assert eventually(machines)
+        time.sleep(1)
+        [pid] = machines()
+        do(pid)
+        return running.result(PATIENCE_S)
+
+
+@pytest.mark.usefixtures("attacked")
+def test_a_qemu_that_is_killed_is_a_failure_of_that_workload_alone(backend):
+    result = run_and(backend, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
+    assert result.stdout == "begun\n"
+    assert "ended by SIGKILL" in result.error
+
+
+@pytest.mark.usefixtures("attacked")
+def test_a_qemu_that_is_stopped_ends_at_its_time_limit(backend):
+    begun = time.monotonic()
+    result = run_and(backend, lambda pid: os.kill(pid, signal.SIGSTOP), timeout_s=4)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
+    assert result.stdout == "begun\n"
+    assert time.monotonic() - begun < 4 + 2 + 10  # the last is for a machine under load
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_a_spare_that_goes_bad_costs_nobody_anything(make, number):
+    backend = make(pool_size=1)
+    assert execute(backend, "print(1)").output == 1
+    assert eventually(lambda: len(machines()) == 1)
+    time.sleep(0.5)  # until it is ready
+    [pid] = machines()
+    os.kill(pid, number)
+    if number == signal.SIGTERM:  # at which QEMU cleans up
+        assert eventually(lambda: gone(pid))
+    assert execute(backend, "print(2)").output == 2
+
+
+def test_a_launcher_that_is_killed_takes_its_machine_along(backend):
+    def kill_the_launcher(pid: int) -> None:
+        [launcher] = children(os.getpid())
+        os.kill(launcher, signal.SIGKILL)
+        assert eventually(lambda: gone(pid))
+
+    with pytest.raises(BackendUnavailable, match="its launcher has ended"):
+        run_and(backend, kill_the_launcher)  # nobody can say how that one ended
+    assert execute(backend, "print(1)").output == 1
+
+
+SERVER = """
+import sys, django
+django.setup()
+from backends_app.backends.microvm import MicroVMBackend
+from tests.backends.microvm.conftest import execute
+backend = MicroVMBackend(folder=sys.argv[1], accelerator="any", pool_size=1)
+print(execute(backend, "print(1)").output, flush=True)
+execute(backend, "while True: pass", timeout_s=120)
+"""
+
+
+def test_a_server_that_is_killed_leaves_no_machine(folder, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(folder)],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+    ) as server:
+        assert server.stdout.readline() == b"1\n"
+
+        def started() -> set[int]:
+            return {pid for one in children(server.pid) for pid in children(one)}
+
+        assert eventually(lambda: len(started()) == 2)  # one that runs, and a spare
+        pids = started()
+        server.kill()
+        server.wait()
+    assert eventually(lambda: all(map(gone, pids)))
+
+
+@pytest.fixture
+def own_images(folder: Path, tmp_path: Path) -> Iterator[Path]:
+    """Images of Python that a test may break; the files are copies, with their holes."""
+    for part in folder.iterdir():
+        if part.name.startswith(("kernel-", "python-")):
+            subprocess.run(["cp", "-a", "--sparse=always", part, tmp_path / part.name], check=True)
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def part_of(folder: Path, name: str, file: str) -> Path:
+    """The file of the part that is current; the manifest of an older one is older."""
+    found = folder.glob(f"{name}-{'[0-9a-f]' * KEY_CHARS}/{file}")
+    return max(found, key=lambda path: (path.parent / MANIFEST).stat().st_mtime)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def scribbled(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(os.urandom(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage"),
+    [
+        ("python-snapshot", "ram", truncated),
+        ("python-snapshot", "ram", scribbled),
+        ("python-snapshot", "state", truncated),
+        ("python-snapshot", "state", os.unlink),
+        ("python", "root", truncated),
+        ("kernel", "kernel", os.unlink),
+        ("kernel", "initramfs", scribbled),
+    ],
+)
+def test_images_that_are_damaged_are_refused_until_they_are_whole_again(
+    own_images: Path, make, name: str, file: str, damage
+):
+    backend = make(folder=str(own_images))
+    assert execute(backend, "print(1)").output == 1
+    path = part_of(own_images, name, file)
+    whole = path.with_name("whole")
+    subprocess.run(["cp", "-a", "--sparse=always", path, whole], check=True)
+    damage(path)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable) as caught:
+            execute(backend, "print(1)")
+        assert str(own_images) not in caught.value.reason
+        assert repr(name) in caught.value.reason
+    found = backend.probe()
+    assert (found.detected, found.healthy) == (True, False)
+    assert repr(name) in found.description
+    whole.replace(path)
+    assert execute(backend, "print(2)").output == 2
+
+
+def test_a_snapshot_that_qemu_does_not_take_is_a_fault_with_a_reason(own_images: Path, make):
+    """One that is what was made, as far as its manifest goes."""
+    backend = make(folder=str(own_images))
+    state = part_of(own_images, "python-snapshot", "state")
+    state.write_bytes(state.read_bytes()[:20_000])
+
+    manifest = json.loads((state.parent / MANIFEST).read_text())
+    part = Part(name="any", files=("ram", "state"), made_from=manifest["made_from"])
+    describe(state.parent, part, manifest["versions"])
+    with pytest.raises(BackendUnavailable, match="QEMU could not be run") as caught:
+        execute(backend, "print(1)")
+    assert str(own_images) not in str(caught.value)
+    assert not backend.probe().healthy
+    assert machines() == set()
+
+
+def test_missing_images_are_unhealthy_and_say_what_to_do(make, tmp_path):
+    backend = make(folder=str(tmp_path / "nothing"))
+    found = backend.probe()
+    assert found.state == "unhealthy"
+    assert "manage.py setup_backend microvm" in found.description
+    with pytest.raises(BackendUnavailable, match="images are missing"):
+        execute(backend, "print(1)")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_two_servers_share_one_folder_and_change_nothing_in_it(folder, tmp_path):
+    last = "print(execute(backend, 'x = bytearray(10 ** 8)').status, flush=True)\nbackend.close()"
+    code = "\n".join([*SERVER.splitlines()[:-1], last])
+    ram = part_of(folder, "python-snapshot", "ram")
+    before = digest(ram)
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            cwd=ROOT,
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    for server in servers:
+        with server:
+            assert server.stdout.read() == b"1\ncompleted\n"
+        assert server.returncode == 0
+    assert digest(ram) == before

@@ -154,6 +154,7 @@ class MicroVMBackend(Backend):
             program=self._qemu,
             accelerators=self._accelerators,
             size=self._size,
+            share=self._share(Resources()),
             sources=self._sources,
         )
         return builder.steps(tuple(runtimes) or tuple(RUNTIMES))
@@ -312,12 +313,7 @@ class MicroVMBackend(Backend):
 
     def _run(self, workload: WorkloadSpec, program: Program, start: Start) -> WorkloadResult:
         resources, cap = workload.resources, workload.output_bytes
-        share = Share(
-            cpus=resources.cpus,
-            memory_bytes=resources.mem_mb * MB,
-            disk_bytes=self._disk_mb * MB,
-            processes=PROCESSES,
-        )
+        share = self._share(resources)
         processors = math.ceil(resources.cpus)
         ram_mb = max(resources.mem_mb, self._size.mem_mb) + machine.OVERHEAD_MB
         bounds = Bounds(
@@ -349,6 +345,14 @@ class MicroVMBackend(Backend):
             reason = os.strerror(error.errno or 0)
             raise BackendUnavailable(f"QEMU could not be run: {reason}") from error
         return result_of(exit, port, said, workload)
+
+    def _share(self, resources: Resources) -> Share:
+        return Share(
+            cpus=resources.cpus,
+            memory_bytes=resources.mem_mb * MB,
+            disk_bytes=self._disk_mb * MB,
+            processes=PROCESSES,
+        )
 
     def _masked(self, error: LaunchError) -> str:
         """QEMU names files in what it says, and where they lie is nobody's business."""

@@ -15,7 +15,7 @@ from .. import progress
 from ..progress import Advance
 from ..setup import SetupError, Step, packages, run
 from . import clock, initramfs, parts, qemu, snapshot
-from .channel import Program
+from .channel import Program, Share
 from .images import Images, Part, describe
 from .machine import Size
 from .qemu import Accelerators, Qemu
@@ -41,12 +41,15 @@ KERNEL_VERSION_AT = 0x20E  # Documentation/x86/boot.rst of the kernel: where it 
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """`sources` is a file of apt's sources, for hosts that take Debian from elsewhere."""
+    """`share` is what most workloads will ask for; `sources` is a file of apt's sources, for hosts
+    that take Debian from elsewhere.
+    """
 
     images: Images
     program: str
     accelerators: Accelerators
     size: Size
+    share: Share
     sources: str | None
 
     def steps(self, runtimes: Sequence[str]) -> Sequence[Step]:
@@ -214,7 +217,7 @@ class Builder:
             "ram": new / "ram",
             "state": new / "state",
         }
-        snapshot.take(found, accelerator, self.size, files, runs, advance)
+        snapshot.take(found, accelerator, self.size, files, self.share, runs, advance)
         if os.geteuid() == 0:
             # A machine runs as a user of its own, and QEMU opens for writing what it maps
             # privately; the folder keeps everybody else away, and the walls keep it from writing.

@@ -22,6 +22,7 @@ WARM_RUNS = 2
 CUSTOMIZE: Sequence[str] = (
     'chroot "$1" useradd --uid 1000 --home-dir /work --no-create-home --shell /bin/sh workload',
     'rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/lib/apt/lists',
+    'rm -f "$1"/etc/python3*/sitecustomize.py "$1"/usr/lib/python3*/sitecustomize.py',
     'rm -f "$1"/etc/machine-id "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/log/*.log',
     "printf '127.0.0.1 localhost workload\\n' > \"$1/etc/hosts\"",
 )

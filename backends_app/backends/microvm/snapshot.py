@@ -40,10 +40,14 @@ def take(
     accelerator: str,
     size: Size,
     files: Mapping[str, Path],
+    share: Share,
     programs: Sequence[tuple[Program, bytes, str]],
     advance: Callable[[float, float], None],
 ) -> None:
-    """Make the files `ram` and `state`. Each program, with its input, has to print what is said."""
+    """Make the files `ram` and `state`. Each program, with its input, has to print what is said.
+
+    `share` is the one that a clone has ready; for any other it has to do a little more.
+    """
     steps = len(programs) + 2
     with tempfile.TemporaryDirectory(prefix="vulcan-") as folder:  # a short path, for sockets
         agent, monitor = Path(folder, "agent"), Path(folder, "monitor")
@@ -64,7 +68,7 @@ def take(
                 _expect_ready(line)
                 advance(1, steps)
                 for number, (program, given, expected) in enumerate(programs, 2):
-                    _run(line, size, program, given, expected)
+                    _run(line, share, program, given, expected)
                     advance(number, steps)
             time.sleep(SETTLE_S)
             with closing(_connected(monitor, process)) as line:
@@ -139,13 +143,9 @@ def _expect_ready(line: socket.socket) -> None:
         raise SetupError("the machine ended while it started")
 
 
-def _run(line: socket.socket, size: Size, program: Program, given: bytes, expected: str) -> None:
+def _run(line: socket.socket, share: Share, program: Program, given: bytes, expected: str) -> None:
     stdout, stderr = Capture(OUTPUT_BYTES), Capture(OUTPUT_BYTES)
     port = Port({b"o": stdout, b"e": stderr, b"r": Capture(OUTPUT_BYTES)}, lambda: None)
-    megabyte = machine.MB
-    share = Share(
-        cpus=1.0, memory_bytes=size.mem_mb * megabyte, disk_bytes=64 * megabyte, processes=256
-    )
     line.settimeout(RUN_S)
     line.sendall(channel.request(program, share, given))
     at_the_latest = time.monotonic() + RUN_S

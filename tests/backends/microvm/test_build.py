@@ -18,6 +18,7 @@ import pytest
 from backends_app.backends import progress
 from backends_app.backends.microvm import build, initramfs, parts, snapshot
 from backends_app.backends.microvm.build import Builder
+from backends_app.backends.microvm.channel import Share
 from backends_app.backends.microvm.images import Images, Part
 from backends_app.backends.microvm.machine import Size
 from backends_app.backends.microvm.qemu import Accelerators
@@ -35,6 +36,7 @@ def builder(folder: Path) -> Builder:
         program="qemu-system-x86_64",
         accelerators=Accelerators("tcg"),
         size=Size(mem_mb=512, cpus=1),
+        share=Share(cpus=1, memory_bytes=2**28, disk_bytes=2**27, processes=256),
         sources=None,
     )
 

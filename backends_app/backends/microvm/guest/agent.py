@@ -7,7 +7,9 @@ source, the input. What comes back are frames, a letter, a length in four bytes,
 object that says how it ended. The host throws the machine away then; where it hangs up instead, as
 it does before it takes the snapshot, the agent makes ready for another one.
 
-A process of the user that workloads run as is made before it is needed, and waits for its program.
+A process of the user that workloads run as is made before it is needed, and waits for its program,
+within the bounds of the program before. An emulator translates all that a clone runs anew, so what
+need not be done after the snapshot is done before it.
 """
 
 import ctypes
@@ -69,11 +71,29 @@ def prepare() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
+class Share(NamedTuple):
+    """What a program may use."""
+
+    cpus: float
+    memory_bytes: int
+    processes: int
+    disk_bytes: int
+
+    @classmethod
+    def of(cls, head: Head) -> "Share":
+        return cls(*(head[name] for name in cls._fields))
+
+    def bound_files(self) -> None:
+        for folder in (SPACE, "/dev/shm"):
+            size = f"size={self.disk_bytes}"
+            mount("tmpfs", folder, MS_REMOUNT | MS_NOSUID | MS_NODEV, size)
+
+
 class Request(NamedTuple):
-    """What is to be run; `head` is as `channel.request` makes it."""
+    """What is to be run; `head` is as `channel.request` makes it, `line` it and the source."""
 
     head: Head
-    source: bytes
+    line: bytes
     input: bytes
 
 
@@ -109,9 +129,10 @@ class Port:
         length = self.read(4)
         if not length:
             return None
-        head: Head = json.loads(self.read(*struct.unpack(">I", length)))
+        text = self.read(*struct.unpack(">I", length))
+        head: Head = json.loads(text)
         source = self.read(head["source_bytes"])
-        return Request(head, source, self.read(head["input_bytes"]))
+        return Request(head, text + b"\n" + source, self.read(head["input_bytes"]))
 
 
 class Job:
@@ -165,21 +186,24 @@ class Job:
 
     def run(self, port: Port, wakeup: int, given: Request) -> None:
         """Feed and read the program until it has ended, and nothing is left of it."""
-        self._bound(given.head)
         used_us = self._numbers("cpu.stat")["usage_usec"]
-        line = json.dumps(given.head).encode() + b"\n" + given.source
-        ended = self._serve(port, wakeup, line, given.input)
+        code = os.waitstatus_to_exitcode(self._serve(port, wakeup, given.line, given.input))
         write(f"{self.group}/cgroup.kill", "1")
         for stream in list(self._outputs):
             self._read(port, stream)
-        space = os.statvfs(SPACE)
+        starved = refused = full = False
+        if code != 0:  # otherwise it has got over what was refused to it
+            starved = self._numbers("memory.events")["oom_kill"] > 0
+            refused = self._numbers("pids.events")["max"] > 0
+            space = os.statvfs(SPACE)
+            full = space.f_bavail == 0 or space.f_favail == 0
         account = {
-            "code": os.waitstatus_to_exitcode(ended),
+            "code": code,
             "cpu_us": self._numbers("cpu.stat")["usage_usec"] - used_us,
             "memory_bytes": int(self._text("memory.peak")),
-            "starved": self._numbers("memory.events")["oom_kill"] > 0,
-            "refused": self._numbers("pids.events")["max"] > 0,
-            "full": space.f_bavail == 0 or space.f_favail == 0,
+            "starved": starved,
+            "refused": refused,
+            "full": full,
         }
         port.send(b"x", json.dumps(account).encode())
 
@@ -196,10 +220,10 @@ class Job:
                 reap()
                 time.sleep(0.01)
 
-    def _bound(self, request: Head) -> None:
-        write(f"{self.group}/memory.max", str(request["memory_bytes"]))
-        write(f"{self.group}/pids.max", str(request["processes"]))
-        quota = max(1000, int(request["cpus"] * CPU_PERIOD_US))
+    def bound(self, share: Share) -> None:
+        write(f"{self.group}/memory.max", str(share.memory_bytes))
+        write(f"{self.group}/pids.max", str(share.processes))
+        quota = max(1000, int(share.cpus * CPU_PERIOD_US))
         write(f"{self.group}/cpu.max", f"{quota} {CPU_PERIOD_US}")
 
     def _serve(self, port: Port, wakeup: int, line: bytes, given: bytes) -> int:
@@ -289,16 +313,20 @@ def unpack(archive: bytes) -> None:
                 os.chmod(member.name, 0o755 if member.mode & 0o111 else 0o644)
 
 
-def be_one_of_its_own(request: Head) -> None:
-    """A clone has the entropy, the time and the name of all others, until it is told its own."""
-    time.clock_settime_ns(time.CLOCK_REALTIME, request["now_ns"])
-    seed = bytes.fromhex(request["seed"])
-    with open("/dev/urandom", "wb", buffering=0) as random:
-        fcntl.ioctl(random, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
-        fcntl.ioctl(random, RNDRESEEDCRNG)
-    write("/etc/machine-id", request["machine_id"] + "\n")
-    mount("tmpfs", SPACE, MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={request['disk_bytes']}")
-    mount("tmpfs", "/dev/shm", MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={request['disk_bytes']}")
+class Self:
+    """What a clone has like all others, until it is told its own: entropy, time and name."""
+
+    def __init__(self) -> None:
+        self._random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+        self._id = os.open("/etc/machine-id", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444)
+
+    def become(self, head: Head) -> None:
+        time.clock_settime_ns(time.CLOCK_REALTIME, head["now_ns"])
+        seed = bytes.fromhex(head["seed"])
+        given = struct.pack("ii", 8 * len(seed), len(seed)) + seed
+        fcntl.ioctl(self._random, RNDADDENTROPY, given)
+        fcntl.ioctl(self._random, RNDRESEEDCRNG)
+        os.pwrite(self._id, head["machine_id"].encode() + b"\n", 0)
 
 
 def clear() -> None:
@@ -317,16 +345,22 @@ def main() -> None:
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     port = Port()
+    own, share = Self(), None
     job, number = Job(0), 0
     while True:
         port.say_ready()
         while (given := port.request()) is not None:
-            be_one_of_its_own(given.head)
+            own.become(given.head)
+            if (wanted := Share.of(given.head)) != share:
+                wanted.bound_files()
+                job.bound(wanted)
+                share = wanted
             job.run(port, wakeup, given)
             job.forget()
             clear()
             number += 1
             job = Job(number)
+            job.bound(share)
 
 
 main()

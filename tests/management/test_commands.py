@@ -56,7 +56,8 @@ def test_probe_backends_ends_badly_when_one_is_unhealthy(monkeypatch, capsys, fo
 
 
 def test_probe_backends_fails_for_one_that_is_required(tmp_path: Path):
-    done = manage("probe_backends", "--require", "microvm", folder=tmp_path)
+    nowhere = str(tmp_path / "nowhere")
+    done = manage("probe_backends", "--require", "microvm", folder=tmp_path, MICROVM_FOLDER=nowhere)
     assert done.returncode == 1
     assert "Not healthy: microvm" in done.stderr
     done = manage("probe_backends", "--require", "nobody", folder=tmp_path)

@@ -291,7 +291,7 @@ class MicroVMBackend(Backend):
             files=[str(files["state"])],
             start_s=RESTORE_S,
         )
-        exposed = [files[name] for name in ("kernel", "initramfs", "root", "state")]
+        exposed = [files[name] for name in ("root", "state")]
         identity = (*made, snapshot.identity)
         launcher = self._launcher(
             identity, lambda: found.launcher(accelerator, exposed, [files["ram"]])

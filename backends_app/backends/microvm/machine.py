@@ -13,14 +13,12 @@ OVERHEAD_MB = 128  # for the kernel, the agent and what they keep, beside what a
 TRANSLATED_MB = 128  # of TCG: what it has made of the guest's code
 QEMU_MB = 256  # of QEMU itself, and to spare
 CPU = {"kvm": "host", "tcg": "max"}
-KERNEL = " ".join(
-    (
-        "quiet",
-        "panic=-1",  # at once, and QEMU ends with it
-        "oops=panic",
-        "random.trust_cpu=on",
-        "tsc=reliable",  # there is nothing to compare it with
-    )
+KERNEL = (
+    "quiet",
+    "panic=-1",  # at once, and QEMU ends with it
+    "oops=panic",
+    "random.trust_cpu=on",
+    "tsc=reliable",  # there is nothing to compare it with
 )
 BOARD = (
     "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
@@ -61,15 +59,17 @@ def cold(
 
     `counter_khz` is for a kernel that cannot find out by itself how fast its processor counts.
     """
-    return (*bare(), *_parts(accelerator, size, files, port, counter_khz))
+    boot = _boot(accelerator, files, counter_khz)
+    return (*bare(), *_parts(accelerator, size, files, port), *boot)
 
 
 def parent(
     accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
 ) -> Sequence[str]:
     """One that boots with its memory in the file `ram`, so that a snapshot of it can be taken."""
-    parts = _parts(accelerator, size, files, port, counter_khz)
-    return (*parts, *_ram(size, files, "share=on"))
+    boot = _boot(accelerator, files, counter_khz)
+    parts = _parts(accelerator, size, files, port)
+    return (*_ram(size, files, "share=on"), *parts, *boot)
 
 
 def clone(
@@ -77,10 +77,10 @@ def clone(
 ) -> Sequence[str]:
     """One that goes on where the snapshot was taken; what it changes of `ram` is its own.
 
-    `state` is the descriptor to read the state of its devices from.
+    `state` is the descriptor to read the state of its devices from. The kernel is in the memory.
     """
-    parts = _parts(accelerator, size, files, port, None)
-    return (*parts, *_ram(size, files, "share=off"), "-incoming", f"fd:{state}")
+    parts = _parts(accelerator, size, files, port)
+    return (*_ram(size, files, "share=off"), *parts, "-incoming", f"fd:{state}")
 
 
 def _ram(size: Size, files: Mapping[str, Path], share: str) -> Sequence[str]:
@@ -89,17 +89,22 @@ def _ram(size: Size, files: Mapping[str, Path], share: str) -> Sequence[str]:
     return (*bare(",memory-backend=ram"), "-object", ram, *NO_CONFIGURATION)
 
 
-def _parts(
-    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
-) -> Sequence[str]:
+def _boot(accelerator: str, files: Mapping[str, Path], counter_khz: int | None) -> Sequence[str]:
+    line = [*KERNEL]
+    if accelerator == "tcg":  # an emulator runs nothing ahead of time, so there is nothing to mend
+        line.append("mitigations=off")
+    if counter_khz is not None:
+        line.append(f"tsc_early_khz={counter_khz}")
+    kernel = ("-kernel", str(files["kernel"]), "-initrd", str(files["initramfs"]))
+    return (*kernel, "-append", " ".join(line))
+
+
+def _parts(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
     disk = f"file={_escaped(files['root'])},format=raw,readonly=on,if=none,id=root,file.locking=off"
-    kernel = KERNEL if counter_khz is None else f"{KERNEL} tsc_early_khz={counter_khz}"
     return (
         *accelerated(accelerator),
         *("-sandbox", DENIED),
         *("-smp", str(size.cpus), "-m", f"{size.ram_mb}M"),
-        *("-kernel", str(files["kernel"]), "-initrd", str(files["initramfs"])),
-        *("-append", kernel),
         *("-drive", disk, "-device", "virtio-blk-device,drive=root"),
         *("-chardev", port, "-device", "virtio-serial-device,max_ports=2"),
         *("-device", "virtserialport,chardev=agent,nr=1"),

@@ -61,7 +61,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         file="main.py",
         entries=("main.py",),
         command=("/usr/bin/python3", "{entry}"),
-        environment={},
+        environment={"PYTHONNOUSERSITE": "1"},  # there is none, and looking for it takes time
         warm="import json, sys\nprint(json.load(sys.stdin))\n",
     ),
     "node": Runtime(

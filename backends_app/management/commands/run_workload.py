@@ -30,6 +30,7 @@ RUNTIME_OF_SUFFIX = {
     ".go": "go",
     ".wasm": "wasm",
 }
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
 NOT_RUN = 125  # as `docker run` ends when it is not the program that failed
 EXIT_CODES = {ExitReason.TIMEOUT: 124, ExitReason.MEMORY_LIMIT: 137, ExitReason.KILLED: 137}
 
@@ -42,9 +43,13 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", nargs="?", help="The program's file, or - for stdin.")
         parser.add_argument(
-            "command", nargs="*", help="With --image: the command to run in it, after --."
+            "file",
+            nargs="?",
+            help="The program's file, an archive (.tar.gz, .tgz), or - for stdin.",
+        )
+        parser.add_argument(
+            "command", nargs="*", help="The command to run in an image or an archive, after --."
         )
         parser.add_argument("--code", help="The program itself, instead of a file.")
         parser.add_argument("--image", help="An OCI image instead of a program.")
@@ -90,8 +95,12 @@ class Command(BaseCommand):
             program_input = strict_json.loads(options["input"])
         except strict_json.JSONRefused as refused:
             raise CommandError(f"--input is no JSON: {refused}.", returncode=NOT_RUN) from refused
-        code, suffix = options["code"], ""
-        if file is not None:
+        code, archive, suffix = options["code"], None, ""
+        if file is not None and file.lower().endswith(ARCHIVE_SUFFIXES):
+            archive = _bytes(file)
+            if options["runtime"] is None:
+                raise CommandError("An archive takes a --runtime.", returncode=NOT_RUN)
+        elif file is not None:
             code, suffix = _read(file)
         guessed = None if options["image"] else RUNTIME_OF_SUFFIX.get(suffix, "node")
         bound = limits()
@@ -99,6 +108,7 @@ class Command(BaseCommand):
             runtime=options["runtime"] or guessed,
             isolation=isolation_from_text(options["isolation"]),
             code=code,
+            archive=archive,
             image=options["image"],
             command=tuple(command),
             input=program_input,
@@ -145,12 +155,16 @@ def _read(file: str) -> tuple[str, str]:
     try:
         if file == "-":
             return sys.stdin.buffer.read().decode(), ""
-        path = Path(file)
-        data, suffix = path.read_bytes(), path.suffix.lower()
+        data, suffix = _bytes(file), Path(file).suffix.lower()
         return b64encode(data).decode() if suffix == ".wasm" else data.decode(), suffix
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{quote(file)} is not UTF-8 text.", returncode=NOT_RUN) from error
+
+
+def _bytes(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
     except OSError as error:
         raise CommandError(
             f"{quote(file)} cannot be read: {error.strerror}.", returncode=NOT_RUN
         ) from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{quote(file)} is not UTF-8 text.", returncode=NOT_RUN) from error

@@ -1,0 +1,137 @@
+"""Machines as people meet them: over HTTP, from the terminal, and where `auto` leads."""
+
+import io
+import json
+import tarfile
+from base64 import b64encode
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from backends_app import services
+from backends_app.backends.gvisor import GVisorBackend
+from backends_app.backends.isolate import IsolateBackend
+from backends_app.health import probed
+from backends_app.registry import Registry
+from backends_app.workloads import WorkloadSpec
+from tests.backends import wasm
+from tests.backends.gvisor.engines import require, started
+from tests.backends.microvm.archives import packed
+from tests.programs import manage
+
+UNAME = {
+    "python": "import os; print(*os.uname())",
+    "node": "import { execSync } from 'child_process'; console.log(`${execSync('uname -a')}`)",
+    "go": """package main
+import ("os"; "os/exec")
+func main() {
+    command := exec.Command("uname", "-a")
+    command.Stdout = os.Stdout
+    command.Run()
+}""",
+}
+
+
+def run_workload(folder: Path, images: Path, *arguments: str):
+    return manage(
+        *("run_workload", *arguments),
+        folder=folder,
+        MICROVM_FOLDER=str(images),
+        MICROVM_ACCELERATOR="any",
+        SILENCED_SYSTEM_CHECKS="backends_app.microvm.W001",
+    )
+
+
+@pytest.mark.parametrize("runtime", UNAME)
+def test_each_runtime_shows_the_guests_kernel(folder: Path, tmp_path: Path, runtime: str):
+    options = ["--runtime", runtime, "--isolation", "microvm", "--timeout", "60"]
+    done = run_workload(tmp_path, folder, *options, "--code", UNAME[runtime])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Linux workload ")
+    assert "-cloud-amd64" in done.stdout
+    assert "completed on microvm" in done.stderr
+
+
+def test_an_archive_from_a_file(folder: Path, tmp_path: Path):
+    file = tmp_path / "program.tar.gz"
+    file.write_bytes(packed({"main.py": "print(input())", "other.sh": "echo $1; exit 3"}))
+    done = run_workload(tmp_path, folder, str(file), "--runtime", "python", "--input", "[1]")
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
+    assert "source format archive → microvm" in done.stderr
+    command = ["--runtime", "python", str(file), "--", "sh", "other.sh", "word"]
+    done = run_workload(tmp_path, folder, *command)
+    assert (done.returncode, done.stdout) == (3, "word\n"), done.stderr
+    done = run_workload(tmp_path, folder, str(file))
+    assert (done.returncode, "takes a --runtime" in done.stderr) == (125, True)
+
+
+@pytest.fixture
+def served(serve, backend, token):
+    registry = Registry()
+    registry.register("microvm", backend)
+    registry.publish("microvm", backend, probed(backend))
+    client = serve(registry)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    return client
+
+
+def test_an_archive_over_http(served):
+    archive = b64encode(packed({"main.py": "import x; print(x.y + 1)", "x.py": "y = 41"})).decode()
+    body = {"runtime": "python", "code_archive": archive, "resources": {"timeout_s": 60}}
+    answer = served.post("/v1/workloads", body, format="json")
+    assert answer.status_code == 201, answer.json()
+    found = answer.json()
+    assert (found["status"], found["output"], found["isolation_used"]) == (
+        "completed",
+        42,
+        "microvm",
+    )
+    assert found["resolution"]["rule"] == "source format archive → microvm"
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/cron.d/x"])
+def test_a_hostile_archive_over_http_is_a_400_that_names_the_field(served, name: str):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    body = {"runtime": "python", "code_archive": b64encode(made.getvalue()).decode()}
+    answer = served.post("/v1/workloads", body, format="json")
+    assert answer.status_code == 400
+    [error] = answer.json()["errors"]
+    assert (error["attr"], "leads out" in error["detail"]) == ("code_archive", True)
+
+
+def test_the_list_shows_what_is_in_force(served):
+    [info] = served.get("/v1/backends").json()
+    assert info["healthy"] is True
+    assert info["attributes"]["accelerator"] in ("kvm", "tcg")
+    assert "/root" not in json.dumps(info)
+
+
+def test_auto_leads_all_five_runtimes_to_three_healthy_backends(backend):
+    require()
+    with ExitStack() as stack:
+        engine = started(stack, "busybox:test")
+        registry = Registry()
+        for name, one in (
+            ("isolate", IsolateBackend()),
+            ("gvisor", GVisorBackend(engine=engine.address)),
+            ("microvm", backend),
+        ):
+            stack.callback(one.close)
+            registry.register(name, one)
+            registry.publish(name, one, probed(one))
+        assert [info.healthy for info in registry.list()] == [True, True, True]
+        cat = {"image": "busybox:test", "command": ("cat",)}
+        go = 'package main\nimport ("io"; "os")\nfunc main() { io.Copy(os.Stdout, os.Stdin) }'
+        for runtime, target, source in (
+            ("node", "isolate", {"code": "export default (x) => x"}),
+            ("wasm", "isolate", {"code": wasm.ECHO}),
+            ("python", "microvm", {"code": "print(input())"}),
+            ("go", "microvm", {"code": go}),
+            ("oci", "gvisor", cat),
+        ):
+            spec = WorkloadSpec(runtime=runtime, input={"to": target}, **source)
+            report = services.run(spec, registry=registry)
+            assert (report.isolation_used, report.result.output) == (target, {"to": target})

@@ -32,7 +32,8 @@ def ruleset(
 ) -> int:
     """A descriptor for `restrict`: these files may be used, and nothing else in any way.
 
-    A folder stands for everything below it. `mapped` may be opened for writing, but not truncated.
+    A folder stands for everything below it. `mapped` may be opened for writing, but not truncated,
+    from version 3 on.
     """
     version = abi()
     handled = [_of(version, table) for table in (FILE_RIGHTS, NETWORK_RIGHTS, SCOPES)]

@@ -84,14 +84,44 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
-# what changes a file without a write, which RLIMIT_FSIZE refuses, and moves shared mappings
+# what changes a file without a write, which RLIMIT_FSIZE refuses, changes who may use it, or keeps
+# others from it; and what moves shared mappings
 CHANGES_FILES: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "ftruncate": (77, 46),
     "fallocate": (285, 47),
+    "creat": (85, None),
     "mremap": (25, 216),
     "remap_file_pages": (216, 234),
+    "flock": (73, 32),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
 }
+OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
+O_TRUNC = 0o1000
+FCNTL, F_SETLEASE = (72, 25), 1024
+IOCTL = (16, 29)
+IOCTLS = (0x5400, 0xAE00)  # of terminals and pipes, and of KVM; those of files can punch holes
+IOCTL_TYPE = 0xFF00
 MMAP = (9, 222)
 MAP_SHARED = 1
 MOST_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processor, and no more
@@ -106,7 +136,8 @@ MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 CLONE_THREAD = 0x00010000
 X32_BIT = 0x40000000  # the second set of numbers that x86_64 answers to
 
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF, see linux/filter.h
+# BPF, see linux/filter.h
+LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 NUMBER_AT, MACHINE_AT, FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data; little endian
 ARGUMENT_BYTES = 8
 ALLOW, KILL_PROCESS, REFUSE_WITH = 0x7FFF0000, 0x80000000, 0x00050000
@@ -122,10 +153,12 @@ def supported() -> bool:
     return platform.machine() in MACHINES
 
 
-def program(own_pid: int, *, private_maps: bool = False) -> Program:
+def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -> Program:
     """The filter for the process `own_pid`, which may signal and limit nobody but itself.
 
-    With `private_maps` it can change no file that it has open, whatever it was opened for.
+    With `keeps_files` it can change no file that it has open, whatever it was opened for, as long
+    as RLIMIT_FSIZE refuses to write; but it may share the first pages of one, as it has to with
+    `devices`.
     """
     machine, column = MACHINES[platform.machine()]
     refuse = _return(REFUSE_WITH | errno.EPERM)
@@ -140,9 +173,9 @@ def program(own_pid: int, *, private_maps: bool = False) -> Program:
         _step(EQUAL, CLONE3[column], skip_if_false=1),
         _return(REFUSE_WITH | errno.ENOSYS),
     ]
-    if private_maps:
-        code += _private_maps(MMAP[column], refuse)
-    for numbers in (REFUSED | CHANGES_FILES if private_maps else REFUSED).values():
+    if keeps_files:
+        code += _keeping_files(column, MOST_SHARED_BYTES if devices else 0)
+    for numbers in (REFUSED | CHANGES_FILES if keeps_files else REFUSED).values():
         number = numbers[column]
         if number is not None:
             code += [_step(EQUAL, number, skip_if_false=1), refuse]
@@ -166,25 +199,60 @@ def program(own_pid: int, *, private_maps: bool = False) -> Program:
     return Program(len(code), b"".join(code))
 
 
-def _private_maps(mmap: int, refuse: bytes) -> list[bytes]:
-    """Refuse shared mappings of anything but the first pages of a file."""
-    length, flags, offset = (FIRST_ARGUMENT_AT + ARGUMENT_BYTES * place for place in (1, 3, 5))
-    high = ARGUMENT_BYTES // 2
-    checks = []
-    for at, most in (
-        (length, MOST_SHARED_BYTES),
-        (length + high, 0),
-        (offset, 0),
-        (offset + high, 0),
-    ):
-        checks += [_step(LOAD, at), _step(AT_LEAST, most + 1, skip_if_false=1), refuse]
-    checks.append(_return(ALLOW))
-    return [
-        _step(EQUAL, mmap, skip_if_false=2 + len(checks)),
+def _keeping_files(column: int, most_shared: int) -> list[bytes]:
+    """Calls that change a file, or do not, by their arguments."""
+    length, flags, offset = (_argument(place) for place in (1, 3, 5))
+    high = ARGUMENT_BYTES // 2  # of 64 bits; the filter sees 32 at once
+    small = []
+    for at, most in ((length, most_shared), (length + high, 0), (offset, 0), (offset + high, 0)):
+        small += [_step(LOAD, at), _step(AT_LEAST, most + 1, skip_if_false=1), _refuse(errno.EPERM)]
+    private = [
         _step(LOAD, flags),
-        _step(ANY_BIT, MAP_SHARED, skip_if_false=len(checks) - 1),  # to where it is allowed
-        *checks,
+        _step(ANY_BIT, MAP_SHARED, skip_if_false=len(small)),  # to where it is allowed
+        *small,
+        _return(ALLOW),
     ]
+    known = [_step(LOAD, _argument(1)), _step(AND, IOCTL_TYPE)]
+    for kind in IOCTLS:
+        known += [_step(EQUAL, kind, skip_if_false=1), _return(ALLOW)]
+    known.append(_refuse(errno.EPERM))
+    lease = [
+        _step(LOAD, _argument(1)),
+        _step(EQUAL, F_SETLEASE, skip_if_false=1),
+        _refuse(errno.EPERM),
+        _return(ALLOW),
+    ]
+    code = []
+    for numbers, then in (
+        (MMAP, private),
+        (IOCTL, known),
+        (FCNTL, lease),
+        (OPEN, _not_cutting(1)),
+        (OPENAT, _not_cutting(2)),
+        (OPENAT2, [_refuse(errno.ENOSYS)]),  # its flags lie in memory
+    ):
+        number = numbers[column]
+        if number is not None:
+            code += [_step(EQUAL, number, skip_if_false=len(then)), *then]
+    return code
+
+
+def _not_cutting(flags: int) -> list[bytes]:
+    """Landlock knows of this only from version 3 on."""
+    return [
+        _step(LOAD, _argument(flags)),
+        _step(ANY_BIT, O_TRUNC, skip_if_false=1),
+        _refuse(errno.EPERM),
+        _return(ALLOW),
+    ]
+
+
+def _argument(place: int) -> int:
+    return FIRST_ARGUMENT_AT + ARGUMENT_BYTES * place
+
+
+def _refuse(error: int) -> bytes:
+    return _return(REFUSE_WITH | error)
 
 
 def _step(operation: int, value: int, *, skip_if_true: int = 0, skip_if_false: int = 0) -> bytes:

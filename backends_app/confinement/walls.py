@@ -54,7 +54,7 @@ class Walls:
         self._name = name
         loader, libraries = root.libraries(program)
         readable = [*libraries, *exposed]
-        self._may_map = bool(mapped)
+        self._may_map, self._drives = bool(mapped), bool(devices)
         self._groups = sorted({os.stat(device).st_gid for device in devices} - {0})
         stands: dict[str, list[str]] = {wall: [] for wall in MISSING}
         self._rules: int | None = None
@@ -137,7 +137,7 @@ class Walls:
         if os.getppid() != parent:
             os._exit(0)  # the launcher died before it could take its child along
         if self._filters:
-            filter = seccomp.program(own_pid, private_maps=self._may_map)
+            filter = seccomp.program(own_pid, keeps_files=self._may_map, devices=self._drives)
             prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter))
         os.execve(self._executable, [self._name, *arguments], environment)  # noqa: S606 - the point
 

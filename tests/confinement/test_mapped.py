@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from backends_app.confinement import client
 from backends_app.confinement.client import Launcher
 from backends_app.confinement.streams import Capture
 from tests.confinement.programs import READY, Command, command, process
 
 PAGES = 64
+WITHOUT_LANDLOCK = """
+import sys
+sys.path.append(sys.argv[1])
+from backends_app.confinement import landlock
+landlock.abi = lambda: 0
+"""
 ATTEMPTS = """
-import fcntl, mmap
+import fcntl, mmap, struct
 path = {path!r}
 file = os.open(path, os.O_RDWR)
 size = os.fstat(file).st_size
@@ -39,6 +46,7 @@ signal_ignored = __import__("signal").signal(25, 1)
 attempt("map it privately", private)
 attempt("map it shared", lambda: shared(0, size))
 attempt("map a page of it shared", lambda: shared(65536, 4096))
+attempt("map its first page shared", lambda: shared(0, 4096))
 attempt("map it shared to read", lambda: shared(0, size, mmap.PROT_READ))
 attempt("map a page of it shared, and grow that", grown)
 attempt("write", lambda: os.pwrite(file, b"x", 100))
@@ -51,6 +59,18 @@ attempt("grow it", lambda: os.ftruncate(file, size * 2))
 attempt("allocate", lambda: os.posix_fallocate(file, 0, size * 2))
 attempt("copy within it", lambda: os.copy_file_range(file, file, 4096, 0, 65536))
 attempt("send to it", lambda: os.sendfile(file, file, 0, 4096))
+def command(number):  # of xfs, which every file system knows: where, from where, and how much
+    fcntl.ioctl(file, number, struct.pack("hhqqll4i", 0, 0, 4096, 65536, 0, 0, 0, 0, 0, 0))
+attempt("punch a hole", lambda: command(0x4030582B))
+attempt("fill it with zeros", lambda: command(0x40305839))
+attempt("reserve room", lambda: command(0x4030582A))
+attempt("mark it", lambda: fcntl.ioctl(file, 0x40086602, struct.pack("l", 0x10)))
+attempt("change its mode", lambda: os.fchmod(file, 0o400))
+attempt("change its owner", lambda: os.fchown(file, os.getuid(), -1))
+attempt("change its times", lambda: os.utime(path))
+attempt("write beside it", lambda: os.setxattr(path, "user.x", b"x"))
+attempt("take a lease", lambda: fcntl.fcntl(file, 1024, 1))
+attempt("lock it", lambda: fcntl.flock(file, fcntl.LOCK_EX))
 attempt("remove it", lambda: os.unlink(path))
 attempt("rename it", lambda: os.rename(path, path + "2"))
 attempt("make another", lambda: os.open(path + "2", os.O_CREAT | os.O_RDWR))
@@ -68,17 +88,23 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_can_be_mapped_and_not_be_changed(file: Path):
+@pytest.mark.parametrize("landlocks", [True, False])
+def test_it_can_be_mapped_and_not_be_changed(file: Path, landlocks: bool, monkeypatch):
+    """Also on a host without Landlock, which is asked by the launcher: a program of its own."""
+    if not landlocks:
+        monkeypatch.setattr(client, "PROGRAM", WITHOUT_LANDLOCK + client.PROGRAM)
     exposed = file.with_name("exposed")
     exposed.write_bytes(b"exposed")
     exposed.chmod(0o666)
-    before = file.read_bytes()
+    before, looked = file.read_bytes(), file.stat()
     stdlib = sysconfig.get_path("stdlib")
     launcher = Launcher(
         sys.executable, name="python", exposed=[stdlib, str(exposed)], mapped=[str(file)]
     )
     try:
-        assert launcher.walls[1] == {}
+        in_force, missing = launcher.walls
+        assert missing == {}
+        assert ("Landlock" in in_force["files"]) == landlocks
         code = ATTEMPTS.format(path=str(file), exposed=str(exposed))
         stdout, stderr = Capture(10_000), Capture(10_000)
         exit = process(launcher, command(code)).run(b"", stdout, stderr)
@@ -88,6 +114,8 @@ def test_it_can_be_mapped_and_not_be_changed(file: Path):
     came = ast.literal_eval(stdout.text())
     assert {name for name, what in came.items() if what == "done"} == {"map it privately"}
     assert file.read_bytes() == before
+    for name in ("st_mode", "st_uid", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_size"):
+        assert getattr(file.stat(), name) == getattr(looked, name)
 
 
 def test_files_are_open_for_reading_from_descriptor_3(file: Path):

@@ -7,7 +7,6 @@ breaks a rule ends the reading.
 import gzip
 import io
 import json
-import tarfile
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -15,14 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...exceptions import InvalidRequest, quote
+from . import tar
 
 FIELD = "code_archive"
 MOST_ENTRIES = 5000
 MOST_UNPACKED_BYTES = 64 * 1024 * 1024
 MOST_PATH_BYTES, MOST_NAME_BYTES, MOST_DEPTH = 512, 255, 32
-MOST_HEADERS_BYTES = 4 * 1024 * 1024  # of everything that is no file's content
+# With a header and its extensions for each entry, and what fills up blocks.
+MOST_STREAM_BYTES = MOST_UNPACKED_BYTES + MOST_ENTRIES * 4096
+TOO_MUCH = f"Unpacks to more than {MOST_UNPACKED_BYTES:,} bytes."
 MOST_MANIFEST_BYTES = 256 * 1024
-READ_BYTES = 64 * 1024
 SET_ID = 0o6000
 
 
@@ -34,9 +35,15 @@ class Archive:
     manifest: Any = None
 
     def entry(self, entries: Sequence[str]) -> str:
-        """The file to run: the manifest's `main`, or the first of `entries` that is there."""
+        """The file to run: the manifest's `main`, or the first of `entries` that is there.
+
+        As Node.js does, `main` may leave out `.js`, or be the folder of an `index.js`.
+        """
         main = self.manifest.get("main") if isinstance(self.manifest, dict) else None
-        wanted = [main.removeprefix("./")] if isinstance(main, str) else []
+        wanted = []
+        if isinstance(main, str):
+            path = main.removeprefix("./").rstrip("/")
+            wanted = [path, f"{path}.js", f"{path}/index.js"]
         for name in (*wanted, *entries):
             if name in self.files:
                 return name
@@ -46,25 +53,18 @@ class Archive:
         raise InvalidRequest(FIELD, f"Has no {expected} at its top; add it, or give a command.")
 
 
-class _Bounded(io.RawIOBase):
-    """What is unpacked, as far as the bounds go; `ends` is where its last byte but zeros was."""
+class _Bounded:
+    """What is unpacked, as far as the bounds go."""
 
     def __init__(self, packed: bytes) -> None:
-        self.ends = self._read = 0
         self._unpacked = gzip.GzipFile(fileobj=io.BytesIO(packed))
-        self._left = MOST_UNPACKED_BYTES + MOST_HEADERS_BYTES
+        self._left = MOST_STREAM_BYTES
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._unpacked.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+    def read(self, size: int) -> bytes:
+        data = self._unpacked.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise InvalidRequest(FIELD, f"Unpacks to more than {MOST_UNPACKED_BYTES:,} bytes.")
-        if content := len(data.rstrip(b"\0")):
-            self.ends = self._read + content
-        self._read += len(data)
+            raise InvalidRequest(FIELD, TOO_MUCH)
         return data
 
 
@@ -74,62 +74,47 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
     `manifest` is the file whose content is wanted, as JSON.
     """
     found = Archive()
-    stream = _Bounded(packed)
     taken: dict[str, str] = {}  # paths as a careless file system would compare them, and their kind
-    unpacked = entries = 0
+    unpacked = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                entries += 1
-                if entries > MOST_ENTRIES:
-                    raise InvalidRequest(FIELD, f"Has more than {MOST_ENTRIES:,} entries.")
-                _allowed(member)
-                path = _path(member.name)
-                _claim(taken, path, member.isdir())
-                if member.isdir():
-                    continue
-                unpacked += member.size
-                if unpacked > MOST_UNPACKED_BYTES:
-                    raise InvalidRequest(
-                        FIELD, f"Unpacks to more than {MOST_UNPACKED_BYTES:,} bytes."
-                    )
-                found.files.add(path)
-                if path == manifest:
-                    found.manifest = _json(tar, member)
-            while stream.read(READ_BYTES):  # up to the checksum behind the last byte
-                pass
-            if (
-                stream.ends > tar.offset
-            ):  # it stops at what it does not understand, and says nothing
-                raise InvalidRequest(FIELD, "Is no complete tar.gz.")
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
-        raise InvalidRequest(FIELD, "Is no complete tar.gz.") from error
+        for number, (entry, read) in enumerate(tar.entries(_Bounded(packed).read), 1):
+            if number > MOST_ENTRIES:
+                raise InvalidRequest(FIELD, f"Has more than {MOST_ENTRIES:,} entries.")
+            _allowed(entry)
+            path = _path(entry.name)
+            _claim(taken, path, entry.is_folder)
+            if entry.is_folder:
+                continue
+            unpacked += entry.size
+            if unpacked > MOST_UNPACKED_BYTES:
+                raise InvalidRequest(FIELD, TOO_MUCH)
+            found.files.add(path)
+            if path == manifest and entry.size <= MOST_MANIFEST_BYTES:
+                found.manifest = _json(read(entry.size))
+    except tar.Malformed as error:
+        raise InvalidRequest(FIELD, f"Is no tar.gz that is taken: it {error}.") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidRequest(FIELD, "Is no complete gzip.") from error
     if not found.files:
         raise InvalidRequest(FIELD, "Has no file in it.")
     return found
 
 
-def _allowed(member: tarfile.TarInfo) -> None:
-    name = quote(member.name)
-    if not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)):
+def _allowed(entry: tar.Entry) -> None:
+    name = quote(entry.name)
+    if not (entry.is_folder or entry.is_file):
         raise InvalidRequest(
             FIELD, f"{name} is neither a file nor a folder: links and devices are not taken."
         )
-    if member.mode & SET_ID:
+    if entry.mode & SET_ID:
         raise InvalidRequest(FIELD, f"{name} is setuid or setgid.")
-    if member.issparse():
-        raise InvalidRequest(FIELD, f"{name} has holes, which are not taken.")
-    if member.size < 0 or (member.isdir() and member.size):
+    if entry.is_folder and entry.size:
         raise InvalidRequest(FIELD, f"{name} has an impossible size.")
 
 
 def _path(name: str) -> str:
     """The name as a path below the folder that it is unpacked to, or `InvalidRequest`."""
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        raise InvalidRequest(FIELD, f"The path {quote(name)} is not UTF-8.") from None
+    length = len(name.encode())
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts:
         raise InvalidRequest(FIELD, f"The path {quote(name)} leads out of the archive.")
@@ -159,11 +144,8 @@ def _take(taken: dict[str, str], key: str, path: str, *, folder: bool) -> None:
     taken[key] = "folder" if folder else "file"
 
 
-def _json(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
-    content = tar.extractfile(member)
-    if content is None or member.size > MOST_MANIFEST_BYTES:
-        return None
+def _json(content: bytes) -> Any:
     try:
-        return json.loads(content.read())
+        return json.loads(content)
     except (ValueError, RecursionError):
         return None

@@ -105,7 +105,7 @@ class MicroVMBackend(Backend):
             supported_source_formats=("code", "archive"),
             max_concurrency=options.whole_number("max_concurrency", max_concurrency),
         )
-        self._launchers: dict[tuple[object, ...], Launcher] = {}
+        self._launchers: dict[str, tuple[tuple[object, ...], Launcher]] = {}
         self._running: dict[str, ConfinedProcess] = {}
         self._closed = False
 
@@ -145,7 +145,7 @@ class MicroVMBackend(Backend):
         self._closed = True
         for process in list(self._running.values()):
             process.kill()
-        for launcher in list(self._launchers.values()):
+        for _, launcher in list(self._launchers.values()):
             launcher.close()
 
     def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
@@ -179,7 +179,7 @@ class MicroVMBackend(Backend):
         attributes["accelerator"] = accelerator
         if accelerator == "tcg":
             attributes["accelerator_note"] = NO_BOUNDARY
-        attributes["kernel_version"] = self._images.versions(parts.kernel()).get("linux", "unknown")
+        attributes["kernel_version"] = images.versions.get("linux", "unknown")
         there: list[str] = []
         missing: list[str] = []
         walls: Mapping[str, str] = {}
@@ -258,13 +258,13 @@ class MicroVMBackend(Backend):
             except Missing:
                 pass
             else:
-                then = self._images.versions(part).get("counter_khz", "")
+                then = snapshot.versions.get("counter_khz", "")
                 if not os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
                     why_cold = "boots: this user may not open the memory of the snapshot"
                 elif not clock.agrees(then, accelerator):
                     why_cold = "boots: the snapshot is of a processor that counts otherwise"
                 else:
-                    return self._clone(found, accelerator, files, made, snapshot)
+                    return self._clone(runtime, found, accelerator, files, made, snapshot)
         exposed = [files[name] for name in ("kernel", "initramfs", "root")]
         command = Command(
             arguments=machine.cold(accelerator, size, files, PORT, clock.needed_khz(accelerator)),
@@ -272,11 +272,14 @@ class MicroVMBackend(Backend):
             memory_bytes=HEADROOM_MB * MB,
             start_s=BOOT_S[accelerator],
         )
-        launcher = self._launcher(made, lambda: found.launcher(accelerator, exposed))
+        launcher = self._launcher(
+            f"{runtime} booted", made, lambda: found.launcher(accelerator, exposed)
+        )
         return Start(launcher, command, made, why_cold)
 
     def _clone(
         self,
+        runtime: str,
         found: Qemu,
         accelerator: str,
         files: Mapping[str, Path],
@@ -294,17 +297,23 @@ class MicroVMBackend(Backend):
         exposed = [files[name] for name in ("root", "state")]
         identity = (*made, snapshot.identity)
         launcher = self._launcher(
-            identity, lambda: found.launcher(accelerator, exposed, [files["ram"]])
+            f"{runtime} cloned",
+            identity,
+            lambda: found.launcher(accelerator, exposed, [files["ram"]]),
         )
         return Start(launcher, command, identity)
 
-    def _launcher(self, identity: tuple[object, ...], make: Callable[[], Launcher]) -> Launcher:
-        """One for everything that its root shows. Without a lock, which a fork could leave locked
-        for ever.
+    def _launcher(
+        self, kind: str, identity: tuple[object, ...], make: Callable[[], Launcher]
+    ) -> Launcher:
+        """One for everything that its root shows; the one before ends with its last machine, when
+        nothing refers to it. Without a lock, which a fork could leave locked for ever.
         """
-        if found := self._launchers.get(identity):
-            return found
-        launcher = self._launchers.setdefault(identity, make())
+        kept = self._launchers.get(kind)
+        if kept is not None and kept[0] != identity:
+            self._launchers.pop(kind, None)
+            kept = None
+        _, launcher = kept or self._launchers.setdefault(kind, (identity, make()))
         if self._closed:  # perhaps while this was made
             launcher.close()
         return launcher
@@ -315,10 +324,10 @@ class MicroVMBackend(Backend):
         resources, cap = workload.resources, workload.output_bytes
         share = self._share(resources)
         processors = math.ceil(resources.cpus)
-        ram_mb = max(resources.mem_mb, self._size.mem_mb) + machine.OVERHEAD_MB
+        largest = Size(mem_mb=max(resources.mem_mb, self._size.mem_mb), cpus=processors)
         bounds = Bounds(
             timeout_s=resources.timeout_s,
-            memory_bytes=(ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
+            memory_bytes=(largest.ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
             threads=MOST_THREADS,
             output_bytes=MOST_OUTPUT_FACTOR * cap,
             cpu_s=resources.timeout_s * processors + LATE_CPU_S,

@@ -127,6 +127,13 @@ class Builder:
                 new = self.images.folder / f"{MAKING}{part.folder}"
                 new.mkdir(mode=0o755)
                 versions = make(new, advance)
+                for file in part.files:
+                    # A machine may run as a user of its own; the folder keeps everybody else away.
+                    # What is mapped privately has to be opened for writing, and the walls keep a
+                    # machine from doing that.
+                    own = os.geteuid() == 0 and file in parts.MAPPED
+                    (new / file).chmod(0o666 if own else 0o644)
+                new.chmod(0o755)
                 describe(new, part, versions)
                 self._put(new, part)
         except OSError as error:
@@ -135,8 +142,8 @@ class Builder:
             ) from error
 
     def _put(self, new: Path, part: Part) -> None:
-        """Whole, or not at all. Of what was made from something else only the last is kept: another
-        server may have options of its own, or not have been started anew yet.
+        """Whole, or not at all. Of what was made from something else the last ones are kept:
+        another server may have options of its own, or not have been started anew yet.
         """
         final = self.images.folder / part.folder
         if final.exists():
@@ -152,8 +159,7 @@ class Builder:
             system = scratch / "system"
             _extract(tar, system)
             (image,) = system.glob("boot/vmlinuz-*")
-            guest = {name: (parts.GUEST / name).read_bytes() for name in ("init", "agent.py")}
-            (new / "initramfs").write_bytes(initramfs.packed(system, parts.MODULES, guest))
+            (new / "initramfs").write_bytes(initramfs.packed(system, parts.MODULES, parts.GUEST))
             kernel = image.read_bytes()
         (new / "kernel").write_bytes(kernel)
         (new / "proof").write_bytes(qemu.firmware())
@@ -218,10 +224,6 @@ class Builder:
             "state": new / "state",
         }
         snapshot.take(found, accelerator, self.size, files, self.share, runs, advance)
-        if os.geteuid() == 0:
-            # A machine runs as a user of its own, and QEMU opens for writing what it maps
-            # privately; the folder keeps everybody else away, and the walls keep it from writing.
-            (new / "ram").chmod(0o666)
         return {"qemu": found.version, "counter_khz": str(clock.needed_khz(accelerator))}
 
 

@@ -65,9 +65,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Found:
-    """A part that is what was made: its files by name. `identity` differs once it is made anew."""
+    """A part that is what was made: its files by name, and the versions of what is inside.
+
+    `identity` differs once it is made anew.
+    """
 
     files: Mapping[str, Path]
+    versions: Mapping[str, str]
     identity: tuple[object, ...]
 
 
@@ -95,12 +99,8 @@ class Images:
                     if digest(path) != expected.get("sha256"):
                         raise Corrupt(f"{name} of the image {part.name!r} is not what was made")
                 _verified[folder] = touched
-        return Found(paths, touched)
-
-    def versions(self, part: Part) -> Mapping[str, str]:
-        """What the manifest says of what is inside, by name."""
-        versions = self._manifest(self.folder / part.folder, part).get("versions", {})
-        return {str(name): str(version) for name, version in versions.items()}
+        versions = {str(name): str(one) for name, one in manifest.get("versions", {}).items()}
+        return Found(paths, versions, touched)
 
     def others(self, part: Part) -> Sequence[Path]:
         """Where parts of this name lie that were made from something else, the last one first."""
@@ -117,9 +117,13 @@ class Images:
             raise Missing(f"there is no image {part.name!r}") from None
         except (OSError, ValueError) as error:
             raise Corrupt(f"the manifest of the image {part.name!r} cannot be read") from error
-        if missing or not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        sound = isinstance(found, dict) and all(
+            isinstance(found.get(name, {}), dict) for name in ("files", "versions")
+        )
+        if missing or not sound or not found.get("files"):
             raise Corrupt(f"the image {part.name!r} is not complete")
-        return found
+        manifest: dict[str, Any] = found
+        return manifest
 
 
 def describe(folder: Path, part: Part, versions: Mapping[str, str]) -> None:

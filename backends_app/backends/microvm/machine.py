@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MB = 1024 * 1024
-OVERHEAD_MB = 128  # for the kernel, the agent and what they keep, beside what a workload may use
+# For the kernel, the agent and what they keep, beside what a workload may use; with too little the
+# machine is busy looking for memory long before the workload meets its bound.
+OVERHEAD_MB, OVERHEAD_PART = 128, 8
 TRANSLATED_MB = 128  # of TCG: what it has made of the guest's code
 QEMU_MB = 256  # of QEMU itself, and to spare
 CPU = {"kvm": "host", "tcg": "max"}
@@ -38,7 +40,7 @@ class Size:
 
     @property
     def ram_mb(self) -> int:
-        return self.mem_mb + OVERHEAD_MB
+        return self.mem_mb + OVERHEAD_MB + self.mem_mb // OVERHEAD_PART
 
 
 def accelerated(accelerator: str) -> Sequence[str]:

@@ -15,8 +15,11 @@ FORMAT = 1  # of the parts; counted up when the code that makes them changes in 
 SUITE = "bookworm"
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "squashfs", "overlay")
-GUEST = Path(__file__).parent / "guest"
+# Read once: a server goes on with what it was started with, while its files are replaced.
+_GUEST = Path(__file__).parent / "guest"
+GUEST = {name: (_GUEST / name).read_bytes() for name in ("init", "agent.py")}
 WARM_RUNS = 2
+MAPPED = ("ram",)  # files of a snapshot that its clones map
 
 # Run in every root, with the root as `$1`.
 CUSTOMIZE: Sequence[str] = (
@@ -30,7 +33,6 @@ CUSTOMIZE: Sequence[str] = (
 
 def kernel() -> Part:
     """The kernel, and what it starts with; `proof` is a firmware that says a byte."""
-    guest = {name: (GUEST / name).read_bytes() for name in ("init", "agent.py")}
     return Part(
         name="kernel",
         files=("kernel", "initramfs", "proof"),
@@ -39,7 +41,7 @@ def kernel() -> Part:
             "suite": SUITE,
             "packages": KERNEL_PACKAGES,
             "modules": MODULES,
-            "guest": {name: hashlib.sha256(data).hexdigest() for name, data in guest.items()},
+            "guest": {name: hashlib.sha256(data).hexdigest() for name, data in GUEST.items()},
         },
     )
 

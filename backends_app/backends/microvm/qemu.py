@@ -181,7 +181,8 @@ def _run_something(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
     try:
         launcher.process(command, bounds).run(b"", Capture(1), Capture(1), hold_stdin=True)
     except LaunchError as error:
-        return f"KVM does not run anything here: {str(error)[:200]}"
+        said = str(error).replace(str(proof), proof.name)[:200]
+        return f"KVM does not run anything here: {said}"
     finally:
         launcher.close()
     return ""

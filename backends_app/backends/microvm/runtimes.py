@@ -33,8 +33,8 @@ class Runtime:
     `file` is what inline code is called, and `entries` what the entry point of an archive may be,
     the first that is there; `command` runs it. `manifest` names a JSON file whose `main` comes
     before those. With `returns`, what comes on descriptor 3 is the output. `warm` is a program that
-    a machine has run before its snapshot is taken, and `smoke` one that it is probed with; both
-    print the number that they read.
+    a machine has run before its snapshot is taken, and that it is probed with; it prints the number
+    that it reads.
     """
 
     packages: Sequence[str]

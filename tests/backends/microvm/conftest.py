@@ -26,7 +26,7 @@ def images() -> Path:
     there = Images(folder)
     try:
         for part in (parts.kernel(), *map(parts.root, RUNTIMES)):
-            there.versions(part)
+            there.verified(part)
     except BackendUnavailable as missing:
         without(f"{missing.reason}: run `make host`")
     return folder

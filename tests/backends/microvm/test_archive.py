@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import random
+import subprocess
 import tarfile
 import tracemalloc
 from contextlib import suppress
@@ -169,7 +170,7 @@ def test_a_million_empty_entries_are_stopped():
 def test_what_says_that_it_is_large_and_is_not():
     info, _ = entry("main.py")
     info.size = 10 * MB
-    assert "no complete" in refused(gzip.compress(info.tobuf() + b"x" * 512))
+    assert "ends too early" in refused(gzip.compress(info.tobuf() + b"x" * 512))
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"\x1f\x8b", gzip.compress(b""), bytes(1024)])
@@ -197,8 +198,80 @@ def test_truncated_before_it_was_packed_is_refused():
 
 def test_what_is_not_understood_is_not_passed_over():
     first = tar(entry("main.py", "x"))[:1024]
-    assert "no complete" in refused(gzip.compress(first + b"\xff" * 1024))
-    assert "no complete" in refused(gzip.compress(first + bytes(1024) + b"second" + bytes(506)))
+    assert "a number that is none" in refused(gzip.compress(first + b"\xff" * 1024))
+    behind = gzip.compress(first + bytes(1024) + b"second" + bytes(506))
+    assert "something behind its end" in refused(behind)
+
+
+def header(kind: bytes, body: bytes, size: int | None = None) -> bytes:
+    """A header that says something about the next one."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(body) if size is None else size
+    return info.tobuf() + body + bytes(-len(body) % 512)
+
+
+def record(key: str, value: str) -> bytes:
+    rest = f" {key}={value}\n".encode()
+    length = len(rest) + 1
+    while len(str(length)) + len(rest) != length:
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
+
+LAST = tar(entry("main.py", "x"))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        header(b"x", b"1" * 200_000),
+        header(b"x", b"1" * 8000),
+        header(b"x", record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0")),
+        header(b"x", record("hdrcharset", "BINARY")),
+        header(b"x", b"".join(record(f"key{number}", "") for number in range(400))),
+        header(b"x", b"0 path=x\n"),
+        header(b"x", b"9999 path=x\n"),
+        header(b"x", b"10 path=xyz"),
+        header(b"x", record("size", "-1")),
+        header(b"x", record("size", "9" * 30)),
+        header(b"x", record("path", "../x")),
+        header(b"x", b"9 path=\xff\n"),
+        header(b"g", record("path", "x")),
+        header(b"g", record("size", "1")),
+        header(b"L", b"x" * 70_000),
+        header(b"L", b"../x\0"),
+        header(b"K", b"x\0"),
+        header(b"X", b"x\0"),
+        header(b"S", b""),
+        header(b"V", b""),
+        header(b"x", record("comment", "")) * 2000,
+        header(b"g", record("comment", "")) * 2000,
+        header(b"L", b"x\0") * 2000,
+    ],
+    ids=lambda before: f"{before[156:157].decode()}-{before[512:540]!r}",
+)
+def test_headers_that_are_no_use_are_refused_at_once(before: bytes):
+    assert refused(gzip.compress(before + LAST))
+
+
+def test_headers_that_tar_and_git_write_are_read():
+    comment = header(b"g", record("comment", "0123456789abcdef"))
+    times = header(b"x", record("mtime", "1.5") + record("SCHILY.xattr.user.a", "b"))
+    named = header(b"x", record("path", "a/ü.py") + record("size", "3"))
+    found = judged(gzip.compress(comment + times + named + tar(entry("x", "abc"))))
+    assert found.files == {"a/ü.py"}
+    assert judged(gzip.compress(header(b"L", b"a" * 200 + b"\0") + LAST)).files == {"a" * 200}
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7"])
+def test_what_the_program_tar_packs_is_read(tmp_path, form: str):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "a.py").write_text("a" * 5000)
+    (tmp_path / "main.py").write_text("m")
+    packed = subprocess.run(
+        ["tar", "-cz", f"--format={form}", "-C", tmp_path, "."], capture_output=True, check=True
+    )
+    assert judged(packed.stdout).files == {"main.py", "lib/a.py"}
 
 
 def test_a_changed_byte_is_noticed():
@@ -228,6 +301,13 @@ def test_any_bytes_give_an_answer():
         ({"index.mjs": ""}, ("index.js", "index.mjs"), None, "index.mjs"),
         ({"index.mjs": "", "index.js": ""}, ("index.js", "index.mjs"), None, "index.js"),
         ({"a/b.js": "", "package.json": '{"main": "./a/b.js"}'}, ("x",), "package.json", "a/b.js"),
+        (
+            {"a/index.js": "", "package.json": '{"main": "a/"}'},
+            ("x",),
+            "package.json",
+            "a/index.js",
+        ),
+        ({"a/b.js": "", "package.json": '{"main": "a/b"}'}, ("x",), "package.json", "a/b.js"),
         ({"index.js": "", "package.json": "no JSON"}, ("index.js",), "package.json", "index.js"),
         ({"index.js": "", "package.json": "[1]"}, ("index.js",), "package.json", "index.js"),
         (

@@ -123,7 +123,7 @@ def test_an_archive_runs_a_command(run):
 def test_a_command_that_is_not_there(run):
     result = run(archive=packed({"x": ""}), command=("./nothing",))
     assert (result.status, result.exit_code) == (Status.FAILED, 126)
-    assert "not started" in result.stderr
+    assert "not started: there is no './nothing'" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -261,6 +261,27 @@ def test_memory_is_what_was_asked_for(run):
     fill = "x = bytearray({} * 1000 * 1000); print(len(x))"
     assert run(fill.format(80), mem_mb=64).exit_reason is ExitReason.MEMORY_LIMIT
     assert run(fill.format(400), mem_mb=512).status is Status.COMPLETED
+
+
+def test_a_large_machine_meets_its_bound_too(run):
+    """With too little beside it, it would look for memory until its time is over."""
+    hog = "a = []\nwhile True: a.append(bytearray(b'x' * 10**7))"
+    assert run(hog, mem_mb=1024, timeout_s=120).exit_reason is ExitReason.MEMORY_LIMIT
+
+
+def test_streams_can_be_opened_by_their_names(run):
+    script = "cat </dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr; ls /dev/fd >&2"
+    result = run(archive=packed({"x": script}), command=("sh", "x"), input=1)
+    assert (result.exit_code, result.stdout) == (0, "1out\n")
+    assert result.stderr.startswith("err\n0\n1\n2\n")
+
+
+def test_a_default_export_that_never_returns_is_no_success(run):
+    result = run("export default () => new Promise(() => {})", runtime="node")
+    assert (result.status, result.exit_code) == (Status.FAILED, 13)
+    assert "never returned" in result.stderr
+    result = run("export default () => ({ toJSON() { throw null; } })", runtime="node")
+    assert result.exit_reason is ExitReason.INVALID_OUTPUT
 
 
 def test_what_the_snapshot_has_no_room_for_boots(run):

@@ -33,12 +33,10 @@ FOLDERS = ("/work", "/tmp", "/var/tmp", "/dev/shm")
 USER = 1000
 READ_BYTES = 64 * 1024
 CPU_PERIOD_US = 100_000
-MOST_FILES = 1024
-RESULT = 3  # the descriptor of the program
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # random(4)
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 NOT_STARTED = 126
-MS_NOSUID, MS_NODEV, MS_REMOUNT = 2, 4, 32
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 2, 4, 32, 4096
 
 Head = dict[str, Any]
 
@@ -64,7 +62,11 @@ def prepare() -> None:
     mount("cgroup2", CGROUPS)
     write(f"{CGROUPS}/cgroup.subtree_control", "+cpu +memory +pids")
     os.mkdir("/dev/shm")
-    mount("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")
+    os.mkdir(f"{SPACE}/shm")
+    os.chmod(f"{SPACE}/shm", 0o1777)
+    mount(f"{SPACE}/shm", "/dev/shm", MS_BIND)
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        os.symlink(f"/proc/self/fd{target}", f"/dev/{name}")
     write("/proc/sys/user/max_user_namespaces", "0")  # where a user would be root, of much kernel
     socket.sethostname("workload")
     with socket.socket() as any_socket:
@@ -84,9 +86,8 @@ class Share(NamedTuple):
         return cls(*(head[name] for name in cls._fields))
 
     def bound_files(self) -> None:
-        for folder in (SPACE, "/dev/shm"):
-            size = f"size={self.disk_bytes}"
-            mount("tmpfs", folder, MS_REMOUNT | MS_NOSUID | MS_NODEV, size)
+        size = f"size={self.disk_bytes}"
+        mount("tmpfs", SPACE, MS_REMOUNT | MS_NOSUID | MS_NODEV, size)
 
 
 class Request(NamedTuple):
@@ -165,6 +166,7 @@ class Job:
         os.closerange(0, 64)
         for number, stream in enumerate(high[:4]):
             os.dup2(stream, number)
+            os.fchown(number, USER, USER)  # so that it can be opened by its name, too
         os.setgroups([])
         os.setresgid(USER, USER, USER)
         os.setresuid(USER, USER, USER)
@@ -183,7 +185,10 @@ class Job:
         else:
             with open(request["file"], "wb") as file:
                 file.write(source)
-        os.execvpe(request["argv"][0], request["argv"], request["environment"])
+        try:
+            os.execvpe(request["argv"][0], request["argv"], request["environment"])
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no {request['argv'][0]!r}") from None
 
     def run(self, port: Port, wakeup: int, given: Request) -> None:
         """Feed and read the program until it has ended, and nothing is left of it."""

@@ -9,15 +9,24 @@ function give(text) {
   for (let rest = Buffer.from(text); rest.length > 0; ) rest = rest.subarray(writeSync(3, rest));
 }
 
+let returned = true;
+process.on("exit", (code) => {
+  if (returned || code) return;
+  writeSync(2, "The default export never returned.\n");
+  process.exitCode = 13; // as Node.js ends where a module waits for ever
+});
+
 setImmediate(async () => {
   const main = process.mainModule; // none where it is an ES module
   const made = main ? main.exports : (await import(pathToFileURL(process.argv[1]).href)).default;
   if (typeof made !== "function") return;
+  returned = false;
   const value = await made(parse(readFileSync(0, "utf8")));
+  returned = true;
   if (value === undefined) return;
   try {
     give(stringify(value) ?? "!the output is no JSON");
   } catch (error) {
-    give(`!the output is no JSON: ${error.message}`);
+    give(`!the output is no JSON: ${error?.message ?? "it cannot be told"}`);
   }
 });

@@ -1,0 +1,161 @@
+"""Reads the headers of a tar: each a block of 512 bytes, and with the few extensions that are met.
+
+Not by `tarfile`, which reads headers of any size whole, and some of them in a time that grows with
+the square of it (CVE-2024-6232). Here everything about an entry that is not its content is bounded.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+BLOCK = 512
+MOST_EXTENSION_BYTES = 8192
+MOST_EXTENSIONS = 4  # in a row, before the entry that they belong to
+READ_BYTES = 64 * 1024
+FOLDER = b"5"
+LONG_NAME, RECORDS, GLOBAL_RECORDS = b"L", b"x", b"g"
+# What pax may say of an entry that makes no difference here; what is not listed is refused.
+HARMLESS = frozenset({"comment", "mtime", "atime", "ctime", "uid", "gid", "uname", "gname"})
+HARMLESS_FAMILIES = ("SCHILY.", "LIBARCHIVE.")
+
+
+class Malformed(ValueError):
+    """It is no tar, or uses what is not taken; the text says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A file or a folder, as its headers have it; `kind` is any other's type."""
+
+    name: str
+    size: int
+    mode: int
+    kind: bytes
+
+    @property
+    def is_folder(self) -> bool:
+        return self.kind == FOLDER
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in (b"0", b"\0")
+
+
+def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int], bytes]]]:
+    """Each entry with a function that reads its content, as far as that is wanted.
+
+    `read` gives as many bytes as it is asked for, unless the stream ends. Raises `Malformed`, also
+    for what comes behind the end of the archive and is not zeros.
+    """
+    name: str | None = None
+    size: int | None = None
+    extensions = 0
+    while any(block := _exactly(read, BLOCK)):
+        kind, length = _kind(block), _number(block[124:136])
+        if kind in (LONG_NAME, RECORDS, GLOBAL_RECORDS):
+            extensions += 1
+            if extensions > MOST_EXTENSIONS or length > MOST_EXTENSION_BYTES:
+                raise Malformed("has headers that are too large")
+            body = _exactly(read, length + -length % BLOCK)[:length]
+            if kind == LONG_NAME:
+                name = _text(body.rstrip(b"\0"))
+                continue
+            records = _records(body)
+            if kind == GLOBAL_RECORDS and records.keys() & {"path", "size"}:
+                raise Malformed("has a path or a size for all of its entries")
+            name = records.get("path", name)
+            size = _decimal(records["size"]) if "size" in records else size
+            continue
+        content = _Content(read, length if size is None else size)
+        mode = _number(block[100:108])
+        yield (
+            Entry(name=name or _name(block), size=content.size, mode=mode, kind=kind),
+            content.read,
+        )
+        content.skip()
+        name, size, extensions = None, None, 0
+    if extensions:
+        raise Malformed("ends with a header that belongs to nothing")
+    while rest := read(READ_BYTES):
+        if rest.strip(b"\0"):
+            raise Malformed("has something behind its end")
+
+
+class _Content:
+    """What is left of an entry's content, up to the next header."""
+
+    def __init__(self, read: Callable[[int], bytes], size: int) -> None:
+        self.size = size
+        self._stream = read
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        data = _exactly(self._stream, min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def skip(self) -> None:
+        while self._left:
+            self.read(READ_BYTES)
+        _exactly(self._stream, -self.size % BLOCK)
+
+
+def _exactly(read: Callable[[int], bytes], length: int) -> bytes:
+    data = read(length) if length else b""
+    if len(data) != length:
+        raise Malformed("ends too early")
+    return data
+
+
+def _kind(block: bytes) -> bytes:
+    """The type of the entry, of a header whose sum is right."""
+    counted = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if counted != _number(block[148:156]):
+        raise Malformed("has a header that is damaged")
+    return block[156:157]
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, then a space or NUL. Numbers in GNU's form for larger ones are none of ours."""
+    digits = field.rstrip(b" \0").lstrip(b" ")
+    if digits and not (digits.isdigit() and digits.translate(None, b"89") == digits):
+        raise Malformed("has a number that is none")
+    return int(digits or b"0", 8)
+
+
+def _decimal(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise Malformed("has a size that is none")
+    return int(text)
+
+
+def _name(block: bytes) -> str:
+    """With the prefix that POSIX puts elsewhere; GNU has other things there."""
+    name = _text(block[:100].partition(b"\0")[0])
+    prefix = block[345:500].partition(b"\0")[0] if block[257:263] == b"ustar\0" else b""
+    return f"{_text(prefix)}/{name}" if prefix else name
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Malformed("has a path that is not UTF-8") from None
+
+
+def _records(body: bytes) -> dict[str, str]:
+    """Lines of `length key=value`; see `pax Extended Header` in POSIX."""
+    found: dict[str, str] = {}
+    while body:
+        digits, _, _ = body[:8].partition(b" ")
+        if not digits.isdigit() or not len(digits) + 3 <= int(digits) <= len(body):
+            raise Malformed("has a header that is damaged")
+        line, body = body[len(digits) + 1 : int(digits)], body[int(digits) :]
+        key, equals, value = line.removesuffix(b"\n").partition(b"=")
+        name = _text(key)
+        if not equals or not line.endswith(b"\n"):
+            raise Malformed("has a header that is damaged")
+        if name in ("path", "size"):
+            found[name] = _text(value)
+        elif name not in HARMLESS and not name.startswith(HARMLESS_FAMILIES):
+            raise Malformed(f"has a header for {name[:40]!r}, which is not taken")
+    return found

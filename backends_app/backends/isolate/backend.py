@@ -31,6 +31,7 @@ from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
+from ..walls import standing
 from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
@@ -191,15 +192,7 @@ class IsolateBackend(Backend):
 
     def _walls(self) -> Mapping[str, str]:
         """What stands around each process, or why nothing may run."""
-        try:
-            in_force, missing = self._launch().walls
-        except LaunchError as error:
-            raise BackendUnavailable(f"Deno could not be run: {error}") from error
-        if missing and self._require_walls:
-            said = "; ".join(f"{wall}: {reason}" for wall, reason in missing.items())
-            raise BackendUnavailable(f"walls are missing and required: {said}")
-        absent = {wall: f"missing: {reason}" for wall, reason in missing.items()}
-        return {**in_force, **absent}
+        return standing(self._launch(), what="Deno", required=self._require_walls)
 
     def _program(self) -> str:
         """The path of Deno, or `BackendUnavailable` that says how to get it."""

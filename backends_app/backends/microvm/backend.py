@@ -20,6 +20,7 @@ from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
+from ..walls import standing
 from . import channel, clock, machine, parts, qemu
 from .archive import judged
 from .build import Builder
@@ -218,14 +219,7 @@ class MicroVMBackend(Backend):
 
     def _walls(self, launcher: Launcher) -> Mapping[str, str]:
         """What stands around QEMU, or why nothing may run."""
-        try:
-            in_force, missing = launcher.walls
-        except LaunchError as error:
-            raise BackendUnavailable(f"QEMU could not be run: {error}") from error
-        if missing and self._require_walls:
-            said = "; ".join(f"{wall}: {reason}" for wall, reason in missing.items())
-            raise BackendUnavailable(f"walls are missing and required: {said}")
-        return {**in_force, **{wall: f"missing: {reason}" for wall, reason in missing.items()}}
+        return standing(launcher, what="QEMU", required=self._require_walls)
 
     # What a machine is started from
 

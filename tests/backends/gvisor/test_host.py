@@ -71,7 +71,7 @@ class Prepared(FakeBackend):
         super().__init__()
         self.path = path
 
-    def setup(self):
+    def setup(self, runtimes=()):
         return (Step(needed="a file", how="touch", done=self.path.exists, take=self.path.touch),)
 
 

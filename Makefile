@@ -13,7 +13,7 @@ run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 	@$(PY) manage.py develop 127.0.0.1:8000
 
 test: $(INSTALLED)  ## Run the tests
-	$(PY) manage.py test
+	$(PY) manage.py test --parallel 2
 
 lint: $(INSTALLED)  ## Style, types, migrations and the API's own schema
 	$(VENV)/bin/ruff check .

@@ -132,7 +132,7 @@ def test_dotted_labels_are_understood(monkeypatch, label: str, pytest_label: str
 
 def test_manage_py_test_runs_pytest_with_the_options_people_know(tmp_path: Path):
     done = manage(
-        *("test", "tests.test_routing", "-k", "routes_are_data", "--parallel", "2"), folder=tmp_path
+        *("test", "tests.test_routing", "-k", "routes_are_data", "--parallel"), folder=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout

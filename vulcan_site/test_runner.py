@@ -26,7 +26,7 @@ class PytestRunner(TestRunner):
         if test_name_patterns:
             self._arguments += ["-k", " or ".join(f"({one})" for one in test_name_patterns)]
         if parallel is not None:
-            self._arguments += ["-n", parallel]
+            self._arguments += ["-n", str(parallel)]  # Django makes a number of "auto"
         wanted = [" or ".join(tags)] if tags else []
         wanted += [f"not {tag}" for tag in exclude_tags or ()]
         if wanted:

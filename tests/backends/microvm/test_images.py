@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.backends.microvm import images
+from backends_app.backends.microvm import images, parts
 from backends_app.backends.microvm.images import Corrupt, Images, Missing, Part, describe, digest
+from backends_app.backends.microvm.machine import Size
 
 PART = Part(name="thing", files=("a", "b"), made_from={"of": "nothing"})
 
@@ -116,3 +117,17 @@ def test_a_block_has_its_place(tmp_path: Path):
     (tmp_path / "one").write_bytes(bytes(block) + b"x" * block)
     (tmp_path / "two").write_bytes(b"x" * block + bytes(block))
     assert digest(tmp_path / "one") != digest(tmp_path / "two")
+
+
+def test_a_snapshot_fits_what_it_was_taken_with_and_nothing_else():
+    size = Size(mem_mb=512, cpus=1)
+    taken = parts.snapshot("python", "7.2.22", "tcg", size)
+    assert parts.snapshot("python", "7.2.22", "tcg", size).key == taken.key
+    others = [
+        parts.snapshot("python", "7.2.23", "tcg", size),
+        parts.snapshot("python", "7.2.22", "kvm", size),
+        parts.snapshot("python", "7.2.22", "tcg", Size(mem_mb=256, cpus=1)),
+        parts.snapshot("python", "7.2.22", "tcg", Size(mem_mb=512, cpus=2)),
+        parts.snapshot("go", "7.2.22", "tcg", size),
+    ]
+    assert len({taken.key, *(other.key for other in others)}) == 1 + len(others)

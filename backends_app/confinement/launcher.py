@@ -134,9 +134,11 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the server has gone."""
-        configuration = json.loads(self._control.recv(MOST_MESSAGE_BYTES))
+        configuration = self._control.recv(MOST_MESSAGE_BYTES)
+        if not configuration:
+            return
         try:
-            self._walls = Walls(**configuration)
+            self._walls = Walls(**json.loads(configuration))
         except (OSError, ValueError) as error:
             _send(self._control, {"error": getattr(error, "strerror", None) or str(error)})
             return
@@ -149,7 +151,10 @@ class Launcher:
 
     def _accept(self) -> None:
         """A process is wanted."""
-        data, descriptors = receive(self._control, MOST_MESSAGE_BYTES, 1)
+        try:
+            data, descriptors = receive(self._control, MOST_MESSAGE_BYTES, 1)
+        except ConnectionResetError:  # it has gone without having heard everything
+            data, descriptors = b"", []
         if not data:
             self._end()
             return

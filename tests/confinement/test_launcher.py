@@ -1,9 +1,12 @@
 """The launcher: what comes of a process, its spares, and that nothing outlives its server."""
 
 import gc
+import json
 import os
 import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.confinement.client import Launcher, LaunchError, Server
+from backends_app.confinement.client import PROGRAM, SOURCES, Launcher, LaunchError, Server
 from backends_app.confinement.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.confinement.programs import children, command, gone, process, run
@@ -400,6 +403,23 @@ while True:
 print(own, *children(own), flush=True)
 END
 """
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_server_that_goes_without_listening_is_no_error(launcher, configured: bool):
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", PROGRAM, str(SOURCES)],
+        stdin=theirs.fileno(),
+        stderr=subprocess.PIPE,
+    ) as process:
+        theirs.close()
+        if configured:
+            control.send(json.dumps(launcher._configuration).encode())
+            select.select([control], [], [], PATIENCE_S)  # it has answered, and nobody reads that
+        control.close()
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize(

@@ -19,18 +19,10 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.backends.microvm.conftest import execute, machines
 from tests.confinement.programs import children, gone
+from tests.confinement.test_launcher import eventually
 from tests.programs import PATIENCE_S, ROOT, environment
 
 ENDLESS = "print('begun', flush=True)\nwhile True: pass"
-
-
-def eventually(holds: Callable[[], object]) -> bool:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:

@@ -12,8 +12,10 @@ class BackendsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, conf
+        from . import checks, conf, executors
 
         checks.register()
         conf.populate()
+        executors.executor()
         setting_changed.connect(conf.reload, dispatch_uid="backends_app.conf.reload")
+        setting_changed.connect(executors.reload, dispatch_uid="backends_app.executors.reload")

@@ -9,17 +9,17 @@ import inspect
 import math
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
 from .backends.base import Backend
 from .exceptions import InvalidBackend, InvalidOption, InvalidSetting, listing
-from .registry import name_problem, registry
+from .registry import Registry, name_problem, registry
 from .routing import RUNTIME_ALIASES, RouteTable
 from .workloads import SOURCE_FORMATS, Bound, Limits
 
@@ -28,7 +28,18 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "gvisor": {"BACKEND": "backends_app.backends.gvisor.GVisorBackend"},
     "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend"},
 }
+DEFAULT_EXECUTOR: Mapping[str, Any] = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
 _configured: dict[str, Backend] | None = None
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many days after its end a workload is kept: its outputs and logs, and its record."""
+
+    outputs_days: float = 30.0
+    records_days: float = 365.0
 
 
 def populate() -> None:
@@ -36,6 +47,7 @@ def populate() -> None:
     if _configured is None:
         limits()  # a mistake there shows now, not with the first workload
         runtime_dir()
+        retention()
         registry.reroute(load_routes())
         _exchange_backends()
 
@@ -52,6 +64,9 @@ def reload(*, setting: str, **kwargs: object) -> None:
     elif setting == "ISOLATION_RUNTIME_DIR":
         runtime_dir.cache_clear()
         runtime_dir()
+    elif setting == "ISOLATION_RETENTION":
+        retention.cache_clear()
+        retention()
 
 
 def _exchange_backends() -> None:
@@ -76,7 +91,10 @@ def load_backends() -> dict[str, Backend]:
     configured = _mapping(where, getattr(settings, where, DEFAULT_BACKENDS))
     for alias in configured:
         _name(f"{where}[{alias!r}]", alias)
-    return {alias: _backend(f"{where}[{alias!r}]", entry) for alias, entry in configured.items()}
+    return {
+        alias: _instance(f"{where}[{alias!r}]", entry, Backend)
+        for alias, entry in configured.items()
+    }
 
 
 def load_routes() -> RouteTable:
@@ -124,30 +142,60 @@ def runtime_dir() -> Path:
     return Path(value)
 
 
-def _backend(where: str, entry: object) -> Backend:
+def load_executor(kind: type[T], registry: Registry) -> T:
+    """What ISOLATION_EXECUTOR names: an instance of `kind`, over this registry."""
+    where = "ISOLATION_EXECUTOR"
+    return _instance(where, getattr(settings, where, DEFAULT_EXECUTOR), kind, registry)
+
+
+@functools.cache
+def retention() -> Retention:
+    """ISOLATION_RETENTION; a key that is left out keeps its default."""
+    where = "ISOLATION_RETENTION"
+    configured = _mapping(where, getattr(settings, where, {}))
+    _known_keys(where, configured, [part.name for part in fields(Retention)])
+    values = {
+        key: _number(f"{where}[{key!r}]", value, whole=False) for key, value in configured.items()
+    }
+    found = Retention(**values)
+    if found.records_days < found.outputs_days:
+        reason = "records_days must not be less than outputs_days"
+        raise InvalidSetting(where, configured, reason)
+    return found
+
+
+def _instance(where: str, entry: object, kind: type[T], *arguments: object) -> T:
+    """What an entry in Django's shape stands for: BACKEND, a class, made with its OPTIONS."""
     entry = _mapping(where, entry)
     _known_keys(where, entry, ("BACKEND", "OPTIONS"))
     path = entry.get("BACKEND")
     if not isinstance(path, str):
         raise InvalidSetting(f"{where}['BACKEND']", path, "must be the dotted path of a class")
     try:
-        backend_class = import_string(path)
+        found = import_string(path)
     except ImportError as error:
         raise InvalidSetting(f"{where}['BACKEND']", path, f"cannot be imported: {error}") from error
-    if not isinstance(backend_class, type) or not issubclass(backend_class, Backend):
-        raise InvalidSetting(f"{where}['BACKEND']", path, "must be a class derived from Backend")
+    if not isinstance(found, type) or not issubclass(found, kind):
+        reason = f"must be a class derived from {kind.__name__}"
+        raise InvalidSetting(f"{where}['BACKEND']", path, reason)
     options = _mapping(f"{where}['OPTIONS']", entry.get("OPTIONS", {}))
-    parameters = inspect.signature(backend_class).parameters
-    if not any(part.kind is part.VAR_KEYWORD for part in parameters.values()):
-        _known_keys(f"{where}['OPTIONS']", options, parameters)
+    _known_keys(f"{where}['OPTIONS']", options, _options(found, len(arguments)) or options)
     try:
-        return backend_class(**options)
+        return found(*arguments, **options)
     except InvalidOption as error:
         raise InvalidSetting(
             f"{where}['OPTIONS'][{error.option!r}]", error.value, error.reason
         ) from error
     except (TypeError, ValueError) as error:
         raise InvalidSetting(f"{where}['OPTIONS']", options, str(error)) from error
+
+
+def _options(found: type, arguments: int) -> Sequence[str]:
+    """The names that the class takes as OPTIONS; none when it takes any."""
+    parameters = list(inspect.signature(found).parameters.values())[arguments:]
+    if any(part.kind is part.VAR_KEYWORD for part in parameters):
+        return ()
+    return [part.name for part in parameters]
 
 
 def _mapping(where: str, value: object) -> Mapping[str, Any]:

@@ -19,7 +19,11 @@
     │   ├── RuntimeNotSupported          name, runtime, supported, supported_by
     │   ├── SourceFormatNotSupported     name, source_format, supported, supported_by
     │   └── BackendUnavailable           name, reason; raised by execute() too
-    └── BackendAtCapacity                name, limit
+    ├── BackendAtCapacity                name, limit
+    ├── QueueFull                        name, limit
+    ├── TooManyReaders                   limit
+    ├── KeyReused                        key
+    └── AlreadyEnded                     status
 """
 
 from collections.abc import Iterable
@@ -193,3 +197,38 @@ class BackendAtCapacity(VulcanError):
         self.name = name
         self.limit = limit
         super().__init__(f"Backend {name!r} already runs its {limit} workloads. Try again soon.")
+
+
+class QueueFull(VulcanError):
+    """As many workloads wait for the backend as may wait."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self.limit = limit
+        super().__init__(f"{limit:,} workloads wait for backend {name!r} already; no more may.")
+
+
+class TooManyReaders(VulcanError):
+    """As many follow logs in this process as may."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit:,} readers follow logs already; no more may.")
+
+
+class KeyReused(VulcanError):
+    """The idempotency key stands for another request of the same user."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(
+            f"The idempotency key {quote(key)} was given with another request; take a new one."
+        )
+
+
+class AlreadyEnded(VulcanError):
+    """What is to be killed has ended."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        super().__init__(f"The workload has ended: it is {status}.")

@@ -1,11 +1,11 @@
-"""Run a workload: check its bounds → resolve → admit → execute → say what happened."""
+"""Run a workload: prepare (bounds, resolve) → admit → execute → say what happened."""
 
 import json
 import socket
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from .backends.base import Health
+from .backends.base import Backend, Health
 from .conf import limits, runtime_dir
 from .exceptions import BackendUnavailable
 from .registry import Registry, registry
@@ -34,50 +34,85 @@ class WorkloadReport:
     finished_at: datetime
 
 
-def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
-    """Run the workload and wait for its end.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A workload that may run: within its bounds, with all of its resources and its backend."""
 
-    Raises `InvalidRequest`, a `ResolutionError` or `BackendAtCapacity`; a program that fails is a
-    report like any other. A backend whose infrastructure breaks under a workload is unhealthy from
-    then on, until a probe says otherwise.
+    spec: WorkloadSpec
+    resolution: Resolution
+    name: str
+    backend: Backend
+    created_at: datetime
+
+
+def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
+    """Everything that can be said against the workload before it runs.
+
+    Raises `InvalidRequest` or a `ResolutionError`.
     """
     bound = limits()
     resources = bound.resources() if spec.resources is UNSAID else spec.resources
-    spec = replace(spec, resources=resources, output_bytes=bound.output_bytes)
-    bound.check(spec)
+    asked = replace(spec, resources=resources, output_bytes=bound.output_bytes)
+    bound.check(asked)
     created_at = datetime.now(UTC)
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
     if resolution.error is not None:
         raise resolution.error
-    name, backend, runtime = resolution.name, resolution.backend, resolution.runtime
-    assert name is not None
-    assert backend is not None
-    assert runtime is not None
+    assert resolution.name is not None
+    assert resolution.backend is not None
+    asked = replace(asked, runtime=resolution.runtime)
+    resolution.backend.validate(asked)
+    return Prepared(
+        spec=asked,
+        resolution=resolution,
+        name=resolution.name,
+        backend=resolution.backend,
+        created_at=created_at,
+    )
+
+
+def execute(
+    spec: WorkloadSpec, name: str, backend: Backend, *, registry: Registry = registry
+) -> WorkloadResult:
+    """Run a prepared workload in a slot that the caller holds, and leave nothing behind.
+
+    A backend whose infrastructure breaks under it is unhealthy from then on, until a probe says
+    otherwise; that is a `BackendUnavailable`.
+    """
+    try:
+        return _checked(backend.execute(spec))
+    except BackendUnavailable as fault:
+        known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
+        if known.detected:  # what was never found here is for its probe to judge
+            registry.publish(name, backend, Health.unhealthy(fault.reason, known.attributes))
+        asked = registry.explain(spec.isolation, spec.runtime, spec.source_format)
+        others = tuple(one.name for one in asked.candidates if one.eligible and one.name != name)
+        raise BackendUnavailable(fault.reason, name=name, eligible=others) from fault
+    finally:
+        backend.cleanup(spec.id)
+
+
+def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
+    """Run the workload and wait for its end; nothing is recorded, and no database needed.
+
+    Raises `InvalidRequest`, a `ResolutionError` or `BackendAtCapacity`; a program that fails is a
+    report like any other.
+    """
+    prepared = prepare(spec, registry=registry)
+    name, backend = prepared.name, prepared.backend
+    assert prepared.spec.runtime is not None
     with slot(name, backend.capabilities.max_concurrency, runtime_dir()):
         started_at = datetime.now(UTC)
-        try:
-            result = _checked(backend.execute(replace(spec, runtime=runtime)))
-        except BackendUnavailable as fault:
-            known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
-            if known.detected:  # what was never found here is for its probe to judge
-                registry.publish(name, backend, Health.unhealthy(fault.reason, known.attributes))
-            others = tuple(
-                other.name
-                for other in resolution.candidates
-                if other.eligible and other.name != name
-            )
-            raise BackendUnavailable(fault.reason, name=name, eligible=others) from fault
-        finally:
-            backend.cleanup(spec.id)
+        result = execute(prepared.spec, name, backend, registry=registry)
     return WorkloadReport(
         id=spec.id,
-        runtime=runtime,
+        runtime=prepared.spec.runtime,
         isolation=spec.isolation,
         isolation_used=name,
-        resolution=resolution,
+        resolution=prepared.resolution,
         node=socket.gethostname(),
         result=result,
-        created_at=created_at,
+        created_at=prepared.created_at,
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )

@@ -1,7 +1,8 @@
-"""How many workloads a backend runs at once, over all processes of this user on this host.
+"""Locks that hold over all processes of this user on this host, and end with their holder.
 
-A slot is a file lock: the kernel frees it when its holder ends, however it ends. Nothing is counted
-and nothing has to be repaired.
+A slot is one of as many as a backend may run workloads at once; a mark is the sign of life of one
+workload. Both are file locks: the kernel frees them when their holder ends, however it ends. Nothing
+is counted and nothing has to be repaired.
 """
 
 import fcntl
@@ -32,26 +33,64 @@ def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Closing would not do: a child between fork and exec still has the same open file.
-        fcntl.flock(held, fcntl.LOCK_UN)
-        os.close(held)
+        _free(held)
+
+
+@contextmanager
+def mark(workload_id: str, folder: Path) -> Iterator[bool]:
+    """Show that this process works on the workload; False when another one already does."""
+    _own(folder)
+    file = _mark(workload_id, folder)
+    held = _locked(file)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            file.unlink(missing_ok=True)
+            _free(held)
+
+
+def marked(workload_id: str, folder: Path) -> bool:
+    """Does a process of this user on this host work on the workload?"""
+    try:
+        held = _locked(_mark(workload_id, folder), make=False)
+    except FileNotFoundError:
+        return False
+    if held is None:
+        return True
+    _free(held)
+    return False
+
+
+def _mark(workload_id: str, folder: Path) -> Path:
+    return folder / f"{workload_id}.running"
 
 
 def _take(name: str, limit: int, folder: Path) -> int | None:
     """The descriptor of a file that is locked now, or None when every slot is taken."""
-    for number in range(limit):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(folder / f"{name}.{number}.slot", flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise
-        else:
-            return descriptor
-    return None
+    files = (folder / f"{name}.{number}.slot" for number in range(limit))
+    return next((held for held in map(_locked, files) if held is not None), None)
+
+
+def _locked(file: Path, *, make: bool = True) -> int | None:
+    """The descriptor of the file, which is locked now, or None when it was before."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _free(held: int) -> None:
+    """Closing would not do: a child between fork and exec still has the same open file."""
+    fcntl.flock(held, fcntl.LOCK_UN)
+    os.close(held)
 
 
 def _own(folder: Path) -> None:

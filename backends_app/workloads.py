@@ -6,9 +6,10 @@ Sizes are bytes unless a name says otherwise, times are seconds or milliseconds 
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import partial
 from typing import TypeAlias
 
 from . import strict_json
@@ -19,8 +20,13 @@ AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
+STREAMS = ("stdout", "stderr")
+
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""
+
+Heard: TypeAlias = Callable[[str, bytes], None]
+"""Takes one of `STREAMS` and what a program has just written there; must be quick."""
 
 
 class Status(StrEnum):
@@ -46,6 +52,7 @@ class ExitReason(StrEnum):
     INVALID_OUTPUT = "invalid_output"
     KILLED = "killed"
     BACKEND_ERROR = "backend_error"
+    WORKER_LOST = "worker_lost"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +82,8 @@ class WorkloadSpec:
     """One workload as its caller describes it; exactly one of code, archive and image is given.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr; `services.run` sets it, it is no caller's choice.
+    stdout and stderr; `services.run` sets it, it is no caller's choice. `heard` gets what the program
+    prints while it runs, from backends that can say it before the end.
     """
 
     runtime: str | None = None
@@ -88,6 +96,7 @@ class WorkloadSpec:
     resources: Resources = UNSAID
     output_bytes: int = 1024 * 1024
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    heard: Heard | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         given = [name for name in SOURCE_FORMATS if getattr(self, name) is not None]
@@ -102,6 +111,10 @@ class WorkloadSpec:
     def source_format(self) -> str:
         """Which of `SOURCE_FORMATS` the source is."""
         return next(name for name in SOURCE_FORMATS if getattr(self, name) is not None)
+
+    def listener(self, stream: str) -> Callable[[bytes], None] | None:
+        """Who gets what the program writes to one of `STREAMS`, if anybody wants it."""
+        return None if self.heard is None else partial(self.heard, stream)
 
     def code_utf8(self) -> bytes:
         """`code` as the program's file has it; empty when the source is no code."""

@@ -14,6 +14,10 @@ one for development):
 - `MICROVM_FOLDER`: where the images of microVMs lie; default in the user's data folder.
 - `MICROVM_ACCELERATOR`: `kvm`, the default; `any` and `tcg` allow QEMU's emulator, which is no
   security boundary by itself. The `.env` of development says `any`.
+- `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers do,
+  on this machine and others, which `manage.py run_worker` starts.
+- `BROKER_URL`: the Redis of `celery`; default redis://127.0.0.1:6379/0.
+- `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
 - `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
 - `DEBUG`: 1 for Django's debug pages.
 - `LOG_LEVEL`: default INFO.
@@ -23,6 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -90,7 +95,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+else:  # threads that wait give their connection back, so a few serve many
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 20}}
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -201,3 +208,17 @@ ISOLATION_BACKENDS = {
         },
     },
 }
+
+match env.str("EXECUTOR", default="local"):
+    case "local":
+        ISOLATION_EXECUTOR = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
+    case "celery":
+        ISOLATION_EXECUTOR = {
+            "BACKEND": "backends_app.executors.celery.CeleryExecutor",
+            "OPTIONS": {"broker": env.str("BROKER_URL", default="redis://127.0.0.1:6379/0")},
+        }
+    case other:
+        raise ImproperlyConfigured(f"EXECUTOR={other!r}: must be local or celery")
+
+if RUNTIME_DIR := env.str("RUNTIME_DIR", default=""):
+    ISOLATION_RUNTIME_DIR = RUNTIME_DIR

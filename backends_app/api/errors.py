@@ -8,17 +8,22 @@ from rest_framework import exceptions, status
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 
 from ..exceptions import (
+    AlreadyEnded,
     BackendAtCapacity,
     BackendNotRegistered,
     BackendUnavailable,
     InvalidRequest,
+    KeyReused,
+    QueueFull,
     RuntimeNotSupported,
     SourceFormatNotSupported,
+    TooManyReaders,
     VulcanError,
 )
 
 RETRY_UNAVAILABLE_S = 5  # the monitor's first retry
 RETRY_CAPACITY_S = 1
+RETRY_QUEUE_S = 5
 
 
 class PayloadTooLarge(APIException):
@@ -45,6 +50,30 @@ class BackendAtCapacityNow(APIException):
     wait = RETRY_CAPACITY_S
 
 
+class QueueFullNow(APIException):
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+    default_code = "queue_full"
+    wait = RETRY_QUEUE_S
+
+
+class TooManyReadersNow(APIException):
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+    default_code = "too_many_readers"
+    wait = RETRY_QUEUE_S
+
+
+class Conflict(APIException):
+    status_code = status.HTTP_409_CONFLICT
+    default_code = "conflict"
+
+
+class DatabaseUnavailable(APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_code = "database_unavailable"
+    default_detail = "The database does not answer now."
+    wait = RETRY_UNAVAILABLE_S
+
+
 def to_api_exception(error: VulcanError) -> APIException:
     """The answer to a caller; its text is the error's own, its field the one to change."""
     match error:
@@ -60,6 +89,14 @@ def to_api_exception(error: VulcanError) -> APIException:
             return BackendUnavailableNow(str(error))
         case BackendAtCapacity():
             return BackendAtCapacityNow(str(error))
+        case QueueFull():
+            return QueueFullNow(str(error))
+        case TooManyReaders():
+            return TooManyReadersNow(str(error))
+        case KeyReused():
+            return Conflict(str(error), code="idempotency_key_reused")
+        case AlreadyEnded():
+            return Conflict(str(error), code="workload_ended")
     return APIException()
 
 

@@ -4,11 +4,17 @@ import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework.exceptions import APIException, ParseError
 
 from ..exceptions import VulcanError
-from .errors import BackendUnavailableNow, PayloadTooLarge, to_api_exception
+from .errors import (
+    BackendUnavailableNow,
+    DatabaseUnavailable,
+    PayloadTooLarge,
+    to_api_exception,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +26,8 @@ class EnvelopeExceptionHandler(ExceptionHandler):
         match exc:
             case VulcanError():
                 return to_api_exception(exc)
+            case OperationalError() | InterfaceError():
+                return DatabaseUnavailable()
             case RequestDataTooBig():
                 return PayloadTooLarge()
             case SuspiciousOperation():
@@ -28,7 +36,7 @@ class EnvelopeExceptionHandler(ExceptionHandler):
 
     def report_exception(self, exc: APIException, response: Any) -> None:
         """A backend that is down is an expected answer, not a bug to be traced."""
-        if isinstance(exc, BackendUnavailableNow):
-            logger.warning("%s", exc.detail)
+        if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable):
+            logger.warning("%s", exc.__cause__ or exc.detail)
         else:
             super().report_exception(exc, response)

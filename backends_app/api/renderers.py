@@ -1,8 +1,8 @@
-"""The browsable API: DRF's pages, with links to where a person would go next."""
+"""What answers look like beside plain JSON: pages for people, and streams of events."""
 
 from typing import Any
 
-from rest_framework.renderers import BrowsableAPIRenderer
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer
 
 
 class ExplorableAPIRenderer(BrowsableAPIRenderer):
@@ -13,3 +13,13 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
         links = getattr(renderer_context["view"], "links", None)
         context["links"] = links() if links is not None else []
         return context
+
+
+class EventStreamRenderer(BaseRenderer):
+    """Stands for `text/event-stream` when it is found out what a client takes."""
+
+    media_type = "text/event-stream"
+    format = "event-stream"
+
+    def render(self, data, accepted_media_type=None, renderer_context=None):
+        raise NotImplementedError("such an answer streams")

@@ -13,10 +13,11 @@ MEANINGS = {
     403: "Not allowed; with a session, the CSRF token is missing.",
     404: "There is no such thing.",
     406: "No renderer for the Accept header.",
+    409: "The key stands for another request, or the workload has ended.",
     411: "The body came in chunks, without a Content-Length.",
     413: "The body is too large.",
     415: "The content type is not one that is read.",
-    429: "All slots of the backend are taken; Retry-After says when to try again.",
+    429: "All slots of the backend are taken, or its queue is full; Retry-After says when to try again.",
     503: "The backend does not work now; Retry-After says when to try again.",
 }
 

@@ -14,7 +14,7 @@ from rest_framework.utils import html
 
 from .. import strict_json
 from ..conf import limits
-from ..exceptions import listing, quote
+from ..exceptions import InvalidRequest, listing, quote
 from ..routing import MAX_ISOLATIONS
 from ..workloads import AUTO, ExitReason, Status, WorkloadSpec
 
@@ -84,6 +84,15 @@ class WholeNumberField(serializers.IntegerField):
     def to_internal_value(self, data: Any) -> int:
         if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int)):
             self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class FlagField(serializers.BooleanField):
+    """True or false; neither a string nor a number is one, except in a form."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not _from_form(self) and not isinstance(data, bool):
+            self.fail("invalid", input=data)
         return super().to_internal_value(data)
 
 
@@ -217,6 +226,11 @@ class WorkloadRequestSerializer(StrictSerializer):
         help_text="Any JSON; the program's input.",
     )
     resources = ResourcesSerializer(required=False)
+    rerun_if_lost = FlagField(
+        required=False,
+        default=False,
+        help_text="Run it a second time when nobody knows what became of the first.",
+    )
 
 
 def workload_spec(data: dict[str, Any]) -> WorkloadSpec:
@@ -295,33 +309,153 @@ class ResolutionSerializer(serializers.Serializer):
     candidates = CandidateSerializer(many=True)
 
 
+class EmptyAsNullField(serializers.CharField):
+    """Null where there is no word yet."""
+
+    def get_attribute(self, instance: Any) -> Any:
+        return super().get_attribute(instance) or None
+
+
+class ReasonField(serializers.ChoiceField):
+    """One of `ExitReason`; null before the end."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(choices=[str(one) for one in ExitReason], allow_null=True, **given)
+
+    def get_attribute(self, instance: Any) -> Any:
+        return super().get_attribute(instance) or None
+
+
 class WorkloadSerializer(serializers.Serializer):
-    """A workload that ran. The host found all of this except output, stdout, stderr and error."""
+    """A workload. The host found all of this except output, stdout, stderr and error.
+
+    Before it has ended there is none of that yet, nor of the figures.
+    """
 
     id = serializers.CharField()
-    status = serializers.ChoiceField(choices=[str(one) for one in Status], source="result.status")
+    status = serializers.ChoiceField(choices=[str(one) for one in Status])
     runtime = serializers.CharField()
     isolation = IsolationField()
     isolation_used = serializers.CharField()
-    resolution = ReasonSerializer()
-    node = serializers.CharField(help_text="The host it ran on.")
-    output = serializers.JSONField(source="result.output", allow_null=True)
-    stdout = serializers.CharField(source="result.stdout")
-    stderr = serializers.CharField(source="result.stderr")
-    stdout_truncated = serializers.BooleanField(source="result.stdout_truncated")
-    stderr_truncated = serializers.BooleanField(source="result.stderr_truncated")
-    exit_code = serializers.IntegerField(source="result.exit_code", allow_null=True)
-    signal = serializers.CharField(source="result.signal", allow_null=True)
-    exit_reason = serializers.ChoiceField(
-        choices=[str(one) for one in ExitReason], source="result.exit_reason"
-    )
-    error = serializers.CharField(source="result.error")
-    duration_ms = serializers.IntegerField(source="result.duration_ms")
-    cpu_time_ms = serializers.IntegerField(source="result.cpu_time_ms", allow_null=True)
-    memory_bytes = serializers.IntegerField(source="result.memory_bytes", allow_null=True)
+    resolution = ReasonSerializer(source="*")
+    node = EmptyAsNullField(allow_null=True, help_text="The host it runs on.")
+    output = serializers.JSONField(allow_null=True)
+    stdout = serializers.CharField()
+    stderr = serializers.CharField()
+    stdout_truncated = serializers.BooleanField()
+    stderr_truncated = serializers.BooleanField()
+    exit_code = serializers.IntegerField(allow_null=True)
+    signal = EmptyAsNullField(allow_null=True)
+    exit_reason = ReasonField()
+    error = serializers.CharField()
+    duration_ms = serializers.IntegerField(allow_null=True)
+    cpu_time_ms = serializers.IntegerField(allow_null=True)
+    memory_bytes = serializers.IntegerField(allow_null=True)
     created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class WorkloadSummarySerializer(serializers.Serializer):
+    """A workload without what can be large."""
+
+    id = serializers.CharField()
+    owner = EmptyAsNullField(
+        source="owner.username", default=None, allow_null=True, help_text="Who submitted it."
+    )
+    status = serializers.ChoiceField(choices=[str(one) for one in Status])
+    runtime = serializers.CharField()
+    isolation = IsolationField()
+    isolation_used = serializers.CharField()
+    node = EmptyAsNullField(allow_null=True)
+    exit_code = serializers.IntegerField(allow_null=True)
+    signal = EmptyAsNullField(allow_null=True)
+    exit_reason = ReasonField()
+    error = serializers.CharField()
+    duration_ms = serializers.IntegerField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class WorkloadPageSerializer(serializers.Serializer):
+    """Some workloads, newest first, and where the others are."""
+
+    next = serializers.URLField(allow_null=True)
+    previous = serializers.URLField(allow_null=True)
+    results = WorkloadSummarySerializer(many=True)
+
+
+class QuerySerializer(serializers.Serializer):
+    """The parameters of a query: each at most once, and none unknown; `format` is DRF's own."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        for key in data:
+            if key not in (*self.fields, "format"):
+                known = f"Unknown parameter. Known: {listing(self.fields)}."
+                raise InvalidRequest(quote(key)[1:-1], known)
+            if len(data.getlist(key)) > 1:
+                raise InvalidRequest(key, "Given more than once.")
+        return super().to_internal_value(data.dict())
+
+
+class WorkloadQuerySerializer(QuerySerializer):
+    """Which workloads are wanted."""
+
+    status = serializers.ChoiceField(choices=[str(one) for one in Status], required=False)
+    runtime = serializers.CharField(required=False, max_length=63)
+    isolation = serializers.CharField(
+        required=False, max_length=63, help_text="The backend that it goes to."
+    )
+    created_after = serializers.DateTimeField(required=False, help_text="Then, or later.")
+    created_before = serializers.DateTimeField(required=False, help_text="Before then.")
+    page_size = serializers.IntegerField(required=False, min_value=1, max_value=100)
+    cursor = serializers.CharField(required=False, max_length=500)
+
+
+class LogQuerySerializer(QuerySerializer):
+    """Which lines are wanted."""
+
+    after = serializers.IntegerField(
+        required=False, default=0, min_value=0, max_value=2**31 - 1, help_text="The last one known."
+    )
+    limit = serializers.IntegerField(required=False, default=1000, min_value=1, max_value=10_000)
+
+
+class LineSerializer(serializers.Serializer):
+    number = serializers.IntegerField(help_text="From 1, over both streams.")
+    stream = serializers.CharField(help_text="stdout, stderr, or host for Vulcan's own words.")
+    line = serializers.CharField(source="text")
+
+
+class LogSerializer(serializers.Serializer):
+    """Lines of a log; `next` is where to go on, null when there is no more now."""
+
+    lines = LineSerializer(many=True)
+    next = serializers.IntegerField(allow_null=True)
+    complete = serializers.BooleanField(help_text="Has the workload ended?")
+
+
+class NodeBackendSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    detected = serializers.BooleanField(allow_null=True)
+    healthy = serializers.BooleanField(allow_null=True)
+    health_description = serializers.CharField()
+    attributes = serializers.DictField(child=serializers.CharField())
+    max_concurrency = serializers.IntegerField()
+    running = serializers.IntegerField(help_text="Workloads that run on it now.")
+
+
+class NodeSerializer(serializers.Serializer):
+    """A host that runs workloads, by its own account."""
+
+    id = serializers.CharField()
+    name = serializers.CharField()
+    backends = NodeBackendSerializer(many=True)
+    running = serializers.IntegerField()
+    load = serializers.FloatField(help_text="The host's load average over one minute.")
     started_at = serializers.DateTimeField()
-    finished_at = serializers.DateTimeField()
+    seen_at = serializers.DateTimeField(help_text="By the node's clock.")
 
 
 class ErrorSerializer(serializers.Serializer):

@@ -6,15 +6,27 @@ from typing import Any
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 
+from ..executors.base import Executor
+from ..executors.local import LocalExecutor
 from ..registry import Registry, registry
 from . import views
 
+the_registry = registry
 
-def api_urlpatterns(registry: Registry = registry) -> list[URLPattern]:
-    """The whole API over one registry, to be included under a version's namespace."""
+
+def api_urlpatterns(
+    registry: Registry = registry, executor: Executor | None = None
+) -> list[URLPattern]:
+    """The whole API over one registry, to be included under a version's namespace.
+
+    Without an executor it is the process's own, or for a registry of the caller's a local one,
+    which the caller may start.
+    """
+    if executor is None and registry is not the_registry:
+        executor = LocalExecutor(registry)
 
     def view(view_class: type[views.RegistryView]) -> Callable[..., HttpResponseBase]:
-        return view_class.as_view(registry=registry)
+        return view_class.as_view(registry=registry, given_executor=executor)
 
     schema: dict[str, Any] = {"url_name": "v1:schema"}
     return [
@@ -24,6 +36,15 @@ def api_urlpatterns(registry: Registry = registry) -> list[URLPattern]:
         *_both("routes", view(views.RouteListView), "routes"),
         *_both("resolve", view(views.ResolveView), "resolve"),
         *_both("workloads", view(views.WorkloadsView), "workloads"),
+        *_both("workloads/async", view(views.AsyncWorkloadsView), "workloads-async"),
+        *_both("workloads/<str:workload_id>", view(views.WorkloadView), "workload"),
+        *_both("workloads/<str:workload_id>/logs", view(views.LogsView), "workload-logs"),
+        *_both(
+            "workloads/<str:workload_id>/logs/history",
+            view(views.LogHistoryView),
+            "workload-history",
+        ),
+        *_both("nodes", view(views.NodesView), "nodes"),
         *_both("schema", views.SchemaView.as_view(), "schema"),
         *_both("docs", views.SwaggerView.as_view(**schema), "docs"),
         *_both("redoc", views.RedocView.as_view(**schema), "redoc"),

@@ -1,15 +1,19 @@
-"""The five calls of the API, and the page that leads to them.
+"""The calls of the API, and the page that leads to them.
 
 Every view takes its registry as an argument of `as_view`, so a test or another project can hand in
 its own.
 """
 
+import re
+from contextlib import ExitStack
 from dataclasses import asdict, fields
+from itertools import islice
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
@@ -26,29 +30,65 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
-from .. import services
+from .. import lifecycle, logs
+from ..database import let_go
 from ..exceptions import BackendNotRegistered, InvalidRequest, listing, quote
-from ..health import HealthMonitor, monitor
+from ..executors import executor
+from ..executors.base import Executor
+from ..lifecycle import Order
+from ..models import Workload, WorkloadQuerySet
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Finding, Route, describe, examine
-from ..workloads import AUTO, SOURCE_FORMATS
+from ..tails import events, tails
+from ..workloads import AUTO, SOURCE_FORMATS, Status
+from .pagination import WorkloadPagination
 from .parsers import refuse_oversized
+from .renderers import EventStreamRenderer
 from .representation import backend_list
 from .schema import MEANINGS, errors
 from .serializers import (
     BackendDetailSerializer,
     BackendInfoSerializer,
     CandidateSerializer,
+    LogQuerySerializer,
+    LogSerializer,
+    NodeSerializer,
     ResolutionSerializer,
     RouteSerializer,
     UnresolvedSerializer,
+    WorkloadPageSerializer,
+    WorkloadQuerySerializer,
     WorkloadRequestSerializer,
     WorkloadSerializer,
+    WorkloadSummarySerializer,
     isolation_from_text,
     workload_spec,
 )
 
 Link = dict[str, str]
+MOST_ID_CHARS = 64
+FILTERS = {
+    "status": "status",
+    "runtime": "runtime",
+    "isolation": "isolation_used",
+    "created_after": "created_at__gte",
+    "created_before": "created_at__lt",
+}
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    OpenApiParameter.HEADER,
+    description="Makes it the same workload when the same request comes again.",
+)
+TYPESCRIPT = OpenApiExample(
+    "TypeScript",
+    request_only=True,
+    value={
+        "runtime": "node",
+        "code": "export default (x: { a: number; b: number }) => ({ sum: x.a + x.b })",
+        "input": {"a": 1, "b": 2},
+    },
+)
 
 
 class BoundedView(APIView):
@@ -60,16 +100,22 @@ class BoundedView(APIView):
 
 
 class RegistryView(BoundedView):
-    """Answers from a registry. The process's own is kept fresh by its monitor, which the first
-    request starts; one that was handed in is its owner's business.
+    """Answers from a registry, and leaves work to an executor.
+
+    The process's own registry is kept fresh by its executor, which the first request starts; one
+    that was handed in is its owner's business.
     """
 
     registry: Registry = registry
-    monitor: HealthMonitor = monitor
+    given_executor: Executor | None = None
+
+    @property
+    def executor(self) -> Executor:
+        return self.given_executor or executor()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.monitor.registry is self.registry:
-            self.monitor.ensure_started()
+        if self.given_executor is None:
+            self.executor.ensure_started()
         return self.answer(request, *args, **kwargs)
 
     def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -90,7 +136,10 @@ class RootView(RegistryView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> Response:
-        names = ("backends", "routes", "resolve", "workloads", "schema", "docs", "redoc")
+        names = (
+            *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
+            *("schema", "docs", "redoc"),
+        )
         return Response(
             {
                 name: reverse(name, request=request)
@@ -258,48 +307,254 @@ class ResolveView(RegistryView):
         ]
 
 
-class WorkloadsView(RegistryView, GenericAPIView):
-    """Run a workload and wait for its end.
+class OwnedView(RegistryView):
+    """People see their own workloads, staff see all; another's is as good as none."""
+
+    permission_classes = [IsAuthenticated]
+
+    def visible(self) -> WorkloadQuerySet:
+        every = Workload.objects.all()
+        user = self.request.user
+        return every if user.is_staff else every.filter(owner=user)
+
+    def workload(self, workload_id: str) -> Workload:
+        found = self.visible().filter(pk=workload_id[:MOST_ID_CHARS]).first()
+        if found is None:
+            raise NotFound()
+        return found
+
+
+class SubmittingView(OwnedView, GenericAPIView):
+    """Takes a workload as JSON or by its form."""
+
+    serializer_class = WorkloadRequestSerializer
+    REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
+
+    def order(self, request: Request) -> Order:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return Order(
+            spec=workload_spec(serializer.validated_data),
+            owner_id=request.user.pk,
+            key=_idempotency_key(request),
+            rerun_if_lost=serializer.validated_data["rerun_if_lost"],
+        )
+
+    def answer_with(self, workload: Workload, status: int) -> Response:
+        where = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)
+        data = self.REPORT.to_representation(workload)
+        return Response(data, status=status, headers={"Location": where})
+
+
+class WorkloadsView(SubmittingView):
+    """Your workloads, newest first; post one to run it and wait for its end.
 
     Post JSON, or fill in the form. A program that fails is an answer like any other: look at
     status and exit_reason.
     """
 
     name = "Workloads"
-    permission_classes = [IsAuthenticated]
-    serializer_class = WorkloadRequestSerializer
-    REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
+
+    @extend_schema(
+        operation_id="workloads_list",
+        parameters=[WorkloadQuerySerializer],
+        responses={200: WorkloadPageSerializer, **errors(400, 401, 403, 406)},
+    )
+    def get(self, request: Request) -> Response:
+        query = WorkloadQuerySerializer(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        wanted = query.validated_data
+        found = self.visible().summaries().select_related("owner")
+        for name, lookup in FILTERS.items():
+            if name in wanted:
+                found = found.filter(**{lookup: wanted[name]})
+        pages = WorkloadPagination()
+        rows = pages.paginate_queryset(found, request, view=self)
+        return pages.get_paginated_response(WorkloadSummarySerializer(rows, many=True).data)
 
     @extend_schema(
         operation_id="workloads_create",
         request={"application/json": WorkloadRequestSerializer},
+        parameters=[IDEMPOTENCY_KEY],
         responses={
             201: WorkloadSerializer,
-            **errors(400, 401, 403, 406, 411, 413, 415, 429, 503),
+            202: OpenApiResponse(WorkloadSerializer, "It still waits or runs: look again."),
+            **errors(400, 401, 403, 406, 409, 411, 413, 415, 429, 503),
         },
-        examples=[
-            OpenApiExample(
-                "TypeScript",
-                request_only=True,
-                value={
-                    "runtime": "node",
-                    "code": "export default (x: { a: number; b: number }) => ({ sum: x.a + x.b })",
-                    "input": {"a": 1, "b": 2},
-                },
-            )
-        ],
+        examples=[TYPESCRIPT],
     )
     def post(self, request: Request) -> Response:
-        serializer = self.get_serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        report = services.run(workload_spec(serializer.validated_data), registry=self.registry)
-        return Response(self.REPORT.to_representation(report), status=201)
+        workload = self.executor.run(self.order(request))
+        return self.answer_with(workload, 201 if workload.ended else 202)
 
     def links(self) -> list[Link]:
         return [
+            self.link("submit one and come back later", "workloads-async"),
+            *(self.link(f"those that are {one}", "workloads", f"?status={one}") for one in Status),
             self.link("backends", "backends"),
             self.link("which backend a workload goes to", "routes"),
         ]
+
+
+class AsyncWorkloadsView(SubmittingView):
+    """Submit a workload and come back later: the answer says where."""
+
+    name = "Submit"
+
+    @extend_schema(
+        operation_id="workloads_submit",
+        request={"application/json": WorkloadRequestSerializer},
+        parameters=[IDEMPOTENCY_KEY],
+        responses={
+            202: WorkloadSerializer,
+            **errors(400, 401, 403, 406, 409, 411, 413, 415, 429, 503),
+        },
+        examples=[TYPESCRIPT],
+    )
+    def post(self, request: Request) -> Response:
+        return self.answer_with(self.executor.submit(self.order(request)), 202)
+
+    def links(self) -> list[Link]:
+        return [self.link("your workloads", "workloads")]
+
+
+class WorkloadView(OwnedView):
+    """One workload: where it is in its life, and what came of it."""
+
+    REPORT = WorkloadSerializer()
+
+    @extend_schema(
+        operation_id="workloads_retrieve",
+        responses={200: WorkloadSerializer, **errors(401, 403, 404, 406)},
+    )
+    def get(self, request: Request, workload_id: str) -> Response:
+        return Response(self.REPORT.to_representation(self.workload(workload_id)))
+
+    @extend_schema(
+        operation_id="workloads_kill",
+        responses={
+            200: OpenApiResponse(WorkloadSerializer, "It has been killed."),
+            202: OpenApiResponse(WorkloadSerializer, "Its end is asked for and will come."),
+            **errors(401, 403, 404, 406, 409),
+        },
+    )
+    def delete(self, request: Request, workload_id: str) -> Response:
+        workload = self.workload(workload_id)
+        lifecycle.kill(workload)
+        status = 200 if workload.ended else 202
+        return Response(self.REPORT.to_representation(workload), status=status)
+
+    def get_view_name(self) -> str:
+        return "Workload"
+
+    def links(self) -> list[Link]:
+        workload_id = self.kwargs["workload_id"]
+        return [
+            self.link("its log, as it comes", "workload-logs", workload_id=workload_id),
+            self.link("its log so far", "workload-history", workload_id=workload_id),
+            self.link("your workloads", "workloads"),
+        ]
+
+
+class LogHistoryView(OwnedView):
+    """What a workload has printed so far, line by line."""
+
+    name = "Log"
+
+    @extend_schema(
+        operation_id="workloads_log_history",
+        parameters=[LogQuerySerializer],
+        responses={200: LogSerializer, **errors(400, 401, 403, 404, 406)},
+    )
+    def get(self, request: Request, workload_id: str) -> Response:
+        query = LogQuerySerializer(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        after, limit = query.validated_data["after"], query.validated_data["limit"]
+        workload = self.workload(workload_id)
+        blocks = logs.blocks_after(workload.pk, after)
+        lines = list(islice(logs.lines_after(blocks, after), limit + 1))
+        more = len(lines) > limit
+        log = {
+            "lines": lines[:limit],
+            "next": lines[limit - 1].number if more else None,
+            "complete": workload.ended,
+        }
+        return Response(LogSerializer(log).data)
+
+
+class LogsView(OwnedView):
+    """The log of a workload as Server-Sent Events: while it runs as it comes, after that as stored.
+
+    A `log` event for each line, whose id is its number: `Last-Event-ID` goes on after it. A `done`
+    event says that there will be no more; a stream that ends without one is to be taken up again.
+    """
+
+    renderer_classes = [EventStreamRenderer, JSONRenderer]
+
+    @extend_schema(
+        operation_id="workloads_logs",
+        parameters=[
+            OpenApiParameter(
+                "Last-Event-ID",
+                {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+                OpenApiParameter.HEADER,
+                description="The number of the last line that is known.",
+            )
+        ],
+        responses={
+            (200, "text/event-stream"): OpenApiTypes.STR,
+            **errors(400, 401, 403, 404, 406, 429),
+        },
+    )
+    def get(self, request: Request, workload_id: str) -> HttpResponseBase:
+        after = request.headers.get("Last-Event-ID", "0")
+        if not re.fullmatch(r"[0-9]{1,9}", after):
+            raise InvalidRequest("Last-Event-ID", "Must be the number of a line.")
+        workload = self.workload(workload_id)
+        return EventStream(workload.pk, int(after))
+
+    def finalize_response(
+        self, request: Request, response: Any, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        if isinstance(response, Response):  # an error, or OPTIONS
+            request.accepted_renderer = JSONRenderer()
+            request.accepted_media_type = "application/json"
+        return super().finalize_response(request, response, *args, **kwargs)
+
+
+class EventStream(StreamingHttpResponse):
+    """Follows a log until its end, or until the reader has gone."""
+
+    def __init__(self, workload_id: str, after: int) -> None:
+        self._held = ExitStack()
+        tail = self._held.enter_context(tails.following(workload_id))
+        let_go()
+        super().__init__(
+            events(tail, after),
+            content_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+    def close(self) -> None:
+        self._held.close()
+        super().close()
+
+
+class NodesView(RegistryView):
+    """The hosts that run workloads: what each serves, how that is, and what runs there now."""
+
+    name = "Nodes"
+    permission_classes = [IsAuthenticated]
+
+    @extend_schema(
+        operation_id="nodes_list",
+        responses={200: NodeSerializer(many=True), **errors(401, 403, 406)},
+    )
+    def get(self, request: Request) -> Response:
+        return Response(NodeSerializer(self.executor.live_nodes(), many=True).data)
+
+    def links(self) -> list[Link]:
+        return [self.link("backends, over all nodes", "backends")]
 
 
 class _JSONErrors(APIView):
@@ -336,6 +591,15 @@ class UnknownPathView(BoundedView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         raise NotFound()
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
+        raise InvalidRequest(
+            "Idempotency-Key", "Takes 1 to 255 visible ASCII characters, without spaces."
+        )
+    return key
 
 
 def _is_plain(request: HttpRequest) -> bool:

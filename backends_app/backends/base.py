@@ -115,6 +115,12 @@ class Backend:
         """
         raise NotImplementedError
 
+    def validate(self, workload: WorkloadSpec) -> None:
+        """Raise `InvalidRequest` for what this backend would refuse on any host.
+
+        Called before the workload is accepted, perhaps on another host than the one it will run on.
+        """
+
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         """Run the workload to its end within its resources and return what the host saw.
 
@@ -124,7 +130,10 @@ class Backend:
         raise NotImplementedError
 
     def cleanup(self, workload_id: str) -> None:
-        """Remove whatever is left of a workload, running or not; nothing left is no error."""
+        """Remove whatever is left of a workload, running or not; nothing left is no error.
+
+        One that runs is ended by this, with the reason `killed`.
+        """
 
     def close(self) -> None:
         """Let go of everything the instance holds. May be called twice."""

@@ -1,5 +1,6 @@
 """Where the output of a process goes while it is read."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -10,15 +11,21 @@ class Sink(Protocol):
 
 
 class Capture:
-    """A stream of any length in a bounded space: its head and its tail are kept."""
+    """A stream of any length in a bounded space: its head and its tail are kept.
 
-    def __init__(self, limit: int) -> None:
+    Who wants all of it gives `heard`, which gets the bytes as they come.
+    """
+
+    def __init__(self, limit: int, heard: Callable[[bytes], None] | None = None) -> None:
         self._half = max(1, limit // 2)
+        self._heard = heard
         self._head = bytearray()
         self._tail = bytearray()
         self._total = 0
 
     def write(self, data: bytes) -> None:
+        if self._heard is not None:
+            self._heard(data)
         self._total += len(data)
         room = self._half - len(self._head)
         if room > 0:

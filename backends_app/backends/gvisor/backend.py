@@ -22,6 +22,7 @@ from django.core import checks
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, quote
 from ...workloads import (
+    STREAMS,
     ExitReason,
     Resources,
     WorkloadResult,
@@ -137,6 +138,9 @@ class GVisorBackend(Backend):
         except Refused:
             return Health.unhealthy("Docker Engine refuses what it is asked", attributes)
         return Health.ok("a program ran on gVisor's kernel", attributes)
+
+    def validate(self, workload: WorkloadSpec) -> None:
+        self._source(workload)
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         if self._closed:
@@ -303,7 +307,7 @@ class GVisorBackend(Backend):
             except Refused as refused:
                 return self._not_started(refused, plan.image)
         cap = workload.output_bytes
-        stdout, stderr = Capture(cap), Capture(cap)
+        stdout, stderr = (Capture(cap, workload.listener(stream)) for stream in STREAMS)
         bounds = Bounds(
             timeout_s=workload.resources.timeout_s, output_bytes=MOST_OUTPUT_FACTOR * cap
         )

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import deno
@@ -52,6 +52,7 @@ ENVIRONMENT = {
 BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # what Deno calls the module in its own messages
 HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # and what calls it
 NAME = "workload.ts"
+MOST_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
 
@@ -116,18 +117,24 @@ class IsolateBackend(Backend):
             f"the smoke workload ended with {result.exit_reason} instead of its sum"
         )
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        if self._closed:
-            raise BackendUnavailable("it has been closed")
+    def validate(self, workload: WorkloadSpec) -> None:
         if workload.command:
             raise InvalidRequest(
                 "command", "A module is called, not run by a command: leave it out."
             )
+        _code(workload)
+
+    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+        if self._closed:
+            raise BackendUnavailable("it has been closed")
+        self.validate(workload)
         assert workload.runtime is not None
         marker = secrets.token_hex(16)
         code, given = _code(workload), workload.input_json()
         cap = workload.output_bytes
-        stdout, stderr = FramedStdout(marker.encode(), cap), Capture(cap)
+        stdout = FramedStdout(marker.encode(), cap, workload.listener("stdout"))
+        complaints = _Complaints(workload.listener("stderr"))
+        stderr = Capture(cap, complaints.write)
         resources = workload.resources
         bounds = Bounds(
             timeout_s=resources.timeout_s,
@@ -144,6 +151,7 @@ class IsolateBackend(Backend):
             self._running[workload.id] = process
             try:
                 exit = process.run(head + code + given * 2, stdout, stderr)
+                complaints.close()
             finally:
                 del self._running[workload.id]
         except LaunchError as error:
@@ -206,6 +214,32 @@ class IsolateBackend(Backend):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
 
+class _Complaints:
+    """Hands stderr on as it comes, line by line, as a person is to see it."""
+
+    def __init__(self, heard: Callable[[bytes], None] | None) -> None:
+        self._heard = heard
+        self._begun = b""
+
+    def write(self, data: bytes) -> None:
+        if self._heard is None:
+            return
+        lines, end, self._begun = (self._begun + data).rpartition(b"\n")
+        if len(self._begun) > MOST_BEGUN_BYTES:
+            lines, end, self._begun = lines + end + self._begun, b"", b""
+        if lines or end:
+            self._heard(_readable((lines + end).decode(errors="replace")).encode())
+
+    def close(self) -> None:
+        if self._heard is not None and self._begun:
+            self._heard(_readable(self._begun.decode(errors="replace")).encode())
+
+
+def _readable(stderr: str) -> str:
+    """With a name for the program, and one for what calls it."""
+    return BLOB.sub(NAME, HARNESS.sub("the harness", stderr))
+
+
 @functools.cache
 def _command(runtime: str, mem_mb: int) -> Command:
     return Command(
@@ -252,7 +286,7 @@ def _result(
     """What the host saw decides; what the program handed over counts only where it ended well."""
     stdout.close()
     printed = stdout.printed.text()
-    complaints = BLOB.sub(NAME, HARNESS.sub("the harness", stderr.text()))
+    complaints = _readable(stderr.text())
     reason, output, error = ExitReason.EXITED, None, ""
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)

@@ -1,6 +1,7 @@
 """Tells the harness's last word on stdout from what the program printed before and after it."""
 
 import re
+from collections.abc import Callable
 
 from ...confinement.streams import Capture
 
@@ -22,8 +23,10 @@ class FramedStdout:
     it by accident. Both parts are bounded by `limit`.
     """
 
-    def __init__(self, marker: bytes, limit: int) -> None:
-        self.printed = Capture(limit)
+    def __init__(
+        self, marker: bytes, limit: int, heard: Callable[[bytes], None] | None = None
+    ) -> None:
+        self.printed = Capture(limit, heard)
         self.frame_too_large = False
         self._marker = marker
         self._limit = most_frame_bytes(limit)
@@ -46,7 +49,7 @@ class FramedStdout:
             data = self._held + data
             before, found, data = data.partition(self._marker)
             if not found:
-                keep = min(len(before), len(self._marker) - 1)
+                keep = _overlap(before, self._marker)
                 self._held = before[len(before) - keep :]
                 self.printed.write(before[: len(before) - keep])
                 return
@@ -72,6 +75,12 @@ class FramedStdout:
         if self._frame is None:
             self.printed.write(self._held)
         self._held = b""
+
+
+def _overlap(data: bytes, marker: bytes) -> int:
+    """How many bytes at the end of `data` may be the beginning of the marker."""
+    longest = min(len(data), len(marker) - 1)
+    return next((n for n in range(longest, 0, -1) if data.endswith(marker[:n])), 0)
 
 
 def _length(digits: bytes) -> int:

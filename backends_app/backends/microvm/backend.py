@@ -123,6 +123,9 @@ class MicroVMBackend(Backend):
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason, attributes)
 
+    def validate(self, workload: WorkloadSpec) -> None:
+        _program(workload)
+
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         program = _program(workload)
         assert workload.runtime is not None
@@ -327,8 +330,8 @@ class MicroVMBackend(Backend):
             cpu_s=resources.timeout_s * processors + LATE_CPU_S,
         )
         said = Streams(
-            stdout=Capture(cap),
-            stderr=Capture(cap),
+            stdout=Capture(cap, workload.listener("stdout")),
+            stderr=Capture(cap, workload.listener("stderr")),
             returned=Capture(cap) if RUNTIMES[workload.runtime or ""].returns else None,
         )
         streams = {b"o": said.stdout, b"e": said.stderr, b"r": said.returned or Capture(1)}

@@ -1,6 +1,8 @@
 """`manage.py develop`: a development server with a user to try it with. `make run` ends here."""
 
 import secrets
+import signal
+from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -8,7 +10,8 @@ from django.core.management.base import CommandParser
 from django.core.management.commands import runserver
 from knox.models import get_token_model
 
-from ...health import PROBE_TIMEOUT_S, monitor
+from ...executors import executor
+from ...health import PROBE_TIMEOUT_S
 from ...registry import registry
 from ..output import backend_table, show
 
@@ -31,12 +34,17 @@ class Command(runserver.Command):
         super().add_arguments(parser)
         parser.set_defaults(use_reloader=False)
 
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        """SIGTERM is an end like CONTROL-C: what runs is waited for, and settled."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        super().inner_run(*args, **options)
+
     def on_bind(self, server_port: int) -> None:
         """The server listens: say what there is and what to paste."""
         user, password = self._user()
         self._revoke_tokens(user)
         _, token = get_token_model().objects.create(user=user)
-        monitor.ensure_started(wait_s=PROBE_TIMEOUT_S)
+        executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         here = f"http://{host}:{server_port}"
         self.stdout.write(f"\nVulcan listens at {here}/v1/ (stop it with CONTROL-C)\n")

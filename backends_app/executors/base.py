@@ -1,0 +1,251 @@
+"""What an executor is: it takes orders, says to somebody that there is work, and keeps the books.
+
+The row of a workload is the truth. What an executor sends is a hint that the row is worth a look: it
+may come late, twice or never, and the keeper of each process sends it again where it got lost.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence, Set
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from django.db import DatabaseError, InterfaceError, close_old_connections
+
+from .. import lifecycle, nodes, services
+from ..backends import options
+from ..conf import limits, runtime_dir
+from ..exceptions import BackendAtCapacity, InvalidOption, QueueFull
+from ..lifecycle import Order, Replayed
+from ..models import Workload
+from ..nodes import Node
+from ..registry import BackendInfo, Registry
+from ..running import running
+from ..workloads import Status
+
+logger = logging.getLogger(__name__)
+
+KEEP_S = 1.0
+MOST_RESENT = 500  # in one round
+ENDING_S = 5.0
+WAIT_MARGIN_S = 30.0
+
+
+class Executor:
+    """Base of all executors.
+
+    OPTIONS: `queue_size`, how many workloads may wait for one backend (default: 1000);
+    `heartbeat_s`, how often a node says that it lives (default: 2); `lost_after_s`, how long it may
+    be silent before what it ran is given up (default: 30); and `grace_s`, for how long a server that
+    is told to end lets its workloads go on (default: 20).
+
+    Nothing starts before `ensure_started`, which each process that serves calls for itself.
+    """
+
+    remote: ClassVar[bool] = False
+    """Is it other processes that run what this one takes?"""
+
+    resend_s: ClassVar[float]
+    """How long a workload waits, as a process has seen it, before it is looked after again."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        queue_size: int = 1000,
+        heartbeat_s: float = 2.0,
+        lost_after_s: float = 30.0,
+        grace_s: float = 20.0,
+    ) -> None:
+        self.registry = registry
+        self._queue_size = options.whole_number("queue_size", queue_size)
+        self._heartbeat_s = _seconds("heartbeat_s", heartbeat_s)
+        self._lost_after_s = _seconds("lost_after_s", lost_after_s)
+        self._grace_s = _seconds("grace_s", grace_s)
+        if self._lost_after_s < 2 * self._heartbeat_s:
+            raise InvalidOption("lost_after_s", lost_after_s, "must be at least twice heartbeat_s")
+        self._start_lock = threading.Lock()
+        self._started_in = 0  # the process
+        self._begin()
+        _executors.add(self)
+
+    def _begin(self) -> None:
+        """The state of one process that serves."""
+        self._started_at = datetime.now(UTC)
+        self._draining = threading.Event()
+        self._watch = nodes.Watch(self._lost_after_s)
+        self._waiting: dict[str, float] = {}  # since when this process sees them wait
+        self._beaten = -self._heartbeat_s
+
+    # Orders
+
+    def submit(self, order: Order) -> Workload:
+        """Take the order and return at once; its workload is pending.
+
+        Raises what `services.prepare` raises, `QueueFull` and `KeyReused`; then there is no record.
+        """
+        try:
+            lifecycle.find_replayed(order)
+            prepared = services.prepare(order.spec, registry=self.registry)
+            waiting = Workload.objects.filter(isolation_used=prepared.name, status=Status.PENDING)
+            if waiting.count() >= self._queue_size:
+                raise QueueFull(prepared.name, self._queue_size)
+            workload = lifecycle.record(order, prepared, Status.PENDING)
+        except Replayed as replayed:
+            return replayed.workload
+        self.send(workload.pk, prepared.name)
+        return workload
+
+    def run(self, order: Order) -> Workload:
+        """Take the order and wait for its end.
+
+        The workload that comes back may still run when that takes longer than any should. Raises
+        what `submit` and `services.run` raise.
+        """
+        if self.remote:
+            workload = self.submit(order)
+        else:
+            try:
+                lifecycle.find_replayed(order)
+                return lifecycle.run_here(order, self.registry)
+            except Replayed as replayed:
+                workload = replayed.workload
+        if lifecycle.wait(workload, limits().timeout_s.max + WAIT_MARGIN_S) or self.remote:
+            return workload
+        if Workload.objects.filter(pk=workload.pk).exists():
+            return workload
+        # Who had the key found no slot, and took the record back.
+        entry = self.registry.get(workload.isolation_used)
+        raise BackendAtCapacity(entry.name, entry.capabilities.max_concurrency)
+
+    def send(self, workload_id: str, name: str) -> None:
+        """Say that a workload waits for the backend `name`; no error if nobody can be told now."""
+        raise NotImplementedError
+
+    def sent(self, name: str) -> Set[str] | None:
+        """Those that wait for this backend and are known to somebody; None where nobody is to be
+        told now.
+        """
+        raise NotImplementedError
+
+    # Serving
+
+    def serves(self) -> Sequence[BackendInfo]:
+        """The backends whose workloads this process runs."""
+        raise NotImplementedError
+
+    def start(self, wait_s: float) -> None:
+        """Start what a process needs to serve; called once in each."""
+
+    @property
+    def serving(self) -> bool:
+        """Does this process serve?"""
+        return self._started_in == os.getpid()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    def ensure_started(self, wait_s: float = 1.0) -> None:
+        """Serve in this process, unless it does already. The first caller waits a little."""
+        if self.serving:
+            return
+        with self._start_lock:
+            if self.serving:
+                return
+            self._begin()
+            self._started_in = os.getpid()
+        self.start(wait_s)
+        threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True).start()
+        atexit.register(self.drain)
+
+    def drain(self) -> None:
+        """Take up nothing more, let what runs end within the grace time, and settle the rest."""
+        if not self.serving or self.draining:
+            return
+        self._draining.set()
+        if not running.wait_until_idle(self._grace_s):
+            running.end_all()
+            running.wait_until_idle(ENDING_S)
+        try:
+            nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
+        except (DatabaseError, InterfaceError, OSError) as error:
+            logger.warning("this node could not take its leave: %s", error)
+
+    def forget(self) -> None:
+        """In a forked child, which serves when it is asked to."""
+        self._start_lock = threading.Lock()
+
+    def live_nodes(self) -> Sequence[Node]:
+        """The nodes that live, by name, with what runs on each."""
+        return nodes.summary(self._watch.alive)
+
+    def work(self, name: str, wanted: Callable[[], bool]) -> None:
+        """Run what waits for the backend `name`, until the process is told to end or not wanted.
+
+        For executors that are remote; `manage.py run_worker` calls it.
+        """
+        raise NotImplementedError
+
+    # The keeper
+
+    def _keep(self) -> None:
+        while not self._draining.wait(KEEP_S):
+            try:
+                close_old_connections()
+                self.keep()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("the keeper cannot reach the database: %s", error)
+            except Exception:
+                logger.exception("the keeper failed; it goes on")
+
+    def keep(self) -> None:
+        """One round: say that this node lives, hear of others, settle what was lost."""
+        now, mine = time.monotonic(), nodes.node_id(runtime_dir())
+        served = self.serves()
+        if served and now - self._beaten >= self._heartbeat_s:
+            self._beaten = now
+            nodes.beat(mine, served, self._started_at)
+        self._watch.look()
+        self.heard(self._watch)
+        lifecycle.settle_lost_here()
+        elsewhere = Workload.objects.filter(status=Status.RUNNING).exclude(node_id=mine)
+        for workload in elsewhere.summaries():
+            if self._watch.lost((workload.node_id, workload.isolation_used)):
+                lifecycle.settle_lost(workload)
+        self._send_again(now)
+
+    def heard(self, watch: nodes.Watch) -> None:
+        """The nodes have been looked at."""
+
+    def _send_again(self, now: float) -> None:
+        waiting = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
+        rows = waiting.values_list("pk", "isolation_used")[:MOST_RESENT]
+        since = {pk: self._waiting.get(pk, now) for pk, _ in rows}
+        overdue = [(pk, name) for pk, name in rows if now - since[pk] >= self.resend_s]
+        sent = {name: self.sent(name) for name in {name for _, name in overdue}}
+        for pk, name in overdue:
+            told = sent[name]
+            if told is not None and pk not in told:
+                self.send(pk, name)
+                since[pk] = now
+        self._waiting = since
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidOption(name, value, "must be a number of seconds above 0")
+    return float(value)
+
+
+def _forget() -> None:
+    for executor in list(_executors):
+        executor.forget()
+
+
+_executors: "weakref.WeakSet[Executor]" = weakref.WeakSet()
+os.register_at_fork(after_in_child=_forget)

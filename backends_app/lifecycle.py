@@ -1,0 +1,420 @@
+"""The life of a recorded workload: submitted, begun, ended; or killed, or lost with its worker.
+
+Everything here works on the row. Two that want to change it differently meet in the database, where
+one of them comes first; see `models`.
+"""
+
+import hashlib
+import json
+import logging
+import random
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, close_old_connections
+from django.db.transaction import atomic
+
+from . import logs, services
+from .backends.base import Backend
+from .conf import limits, runtime_dir
+from .database import let_go
+from .exceptions import (
+    AlreadyEnded,
+    BackendAtCapacity,
+    BackendUnavailable,
+    InvalidRequest,
+    KeyReused,
+)
+from .logs import LogBuffer
+from .models import Source, Workload
+from .nodes import node_id, node_name
+from .registry import Registry
+from .running import Execution, running
+from .services import Prepared
+from .slots import mark, marked, slot
+from .workloads import (
+    STREAMS,
+    UNSAID,
+    ExitReason,
+    Resources,
+    Status,
+    WorkloadResult,
+    WorkloadSpec,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 2
+LOOK_S = (0.01, 0.25)  # how often one who waits looks at the row: at first, and at the least
+KILL_WAIT_S = 5.0
+STORE_RETRY_S = (0.1, 5.0)
+LOST = "the worker that ran it has ended, or is not to be heard from"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What somebody submits: a workload, and what belongs to its record alone.
+
+    `key` makes it the same workload when it is submitted again by the same owner. `rerun_if_lost`
+    says that it may be run a second time when nobody knows what became of the first.
+    """
+
+    spec: WorkloadSpec
+    owner_id: int | None = None
+    key: str | None = None
+    rerun_if_lost: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal requests; it does not give the source away."""
+        spec = self.spec
+        said = {
+            "runtime": spec.runtime,
+            "isolation": spec.isolation,
+            "code": spec.code,
+            "archive": None if spec.archive is None else b64encode(spec.archive).decode(),
+            "image": spec.image,
+            "command": spec.command,
+            "input": spec.input,
+            "resources": None if spec.resources is UNSAID else asdict(spec.resources),
+            "rerun_if_lost": self.rerun_if_lost,
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+class Replayed(Exception):  # noqa: N818 - no error: the workload is there already
+    """The order has been given before; this is its workload."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        super().__init__(workload.pk)
+
+
+# Submitting
+
+
+def find_replayed(order: Order) -> None:
+    """Raise `Replayed` when this very order was given before, `KeyReused` when another one was."""
+    if order.key is None:
+        return
+    found = Workload.objects.filter(owner=order.owner_id, idempotency_key=order.key).first()
+    if found is None:
+        return
+    if found.idempotency_digest != order.digest:
+        raise KeyReused(order.key)
+    raise Replayed(found)
+
+
+def record(order: Order, prepared: Prepared, status: Status) -> Workload:
+    """Make the row; raises `Replayed` and `KeyReused` like `find_replayed`."""
+    spec, resolution = prepared.spec, prepared.resolution
+    now = datetime.now(UTC)
+    begun = status is Status.RUNNING
+    workload = Workload(
+        id=spec.id,
+        owner_id=order.owner_id,
+        status=status,
+        runtime=spec.runtime or "",
+        source_format=spec.source_format,
+        isolation=spec.isolation if isinstance(spec.isolation, str) else list(spec.isolation),
+        isolation_used=prepared.name,
+        rule=resolution.rule,
+        candidates=[asdict(one) for one in resolution.candidates],
+        cpus=spec.resources.cpus,
+        mem_mb=spec.resources.mem_mb,
+        timeout_s=spec.resources.timeout_s,
+        rerun_if_lost=order.rerun_if_lost,
+        idempotency_key=order.key,
+        idempotency_digest="" if order.key is None else order.digest,
+        created_at=prepared.created_at,
+        started_at=now if begun else None,
+        attempt=1 if begun else 0,
+        node=node_name() if begun else "",
+        node_id=node_id(runtime_dir()) if begun else "",
+    )
+    try:
+        with atomic():
+            workload.save(force_insert=True)
+            if not begun or order.rerun_if_lost:
+                rest = {"command": spec.command, "input": spec.input}
+                Source(
+                    workload=workload,
+                    code=spec.code,
+                    archive=spec.archive,
+                    image=spec.image,
+                    rest=rest,
+                ).save(force_insert=True)
+    except IntegrityError:
+        find_replayed(order)  # it came in the moment since the last look
+        raise
+    return workload
+
+
+def run_here(order: Order, registry: Registry) -> Workload:
+    """Record and run the workload in the caller's thread.
+
+    Raises what `services.run` raises, and then there is no record, but for a backend that broke
+    under the workload.
+    """
+    prepared = services.prepare(order.spec, registry=registry)
+    name, backend, spec = prepared.name, prepared.backend, prepared.spec
+    with ExitStack() as held:
+        held.enter_context(mark(spec.id, runtime_dir()))
+        wanted = slot(name, backend.capabilities.max_concurrency, runtime_dir())
+        if order.key is None:
+            held.enter_context(wanted)
+            workload = record(order, prepared, Status.RUNNING)
+        else:  # the record first: it is what others with the key wait for
+            workload = record(order, prepared, Status.RUNNING)
+            try:
+                held.enter_context(wanted)
+            except (BackendAtCapacity, BackendUnavailable):
+                workload.delete()
+                raise
+        try:
+            _run(workload, spec, backend, registry)
+        except InvalidRequest:
+            workload.delete()
+            raise
+    return workload
+
+
+# Running what has been recorded
+
+
+def carry_out(workload_id: str, registry: Registry, give_up: Callable[[], bool]) -> None:
+    """Run a workload that waits, unless somebody else does, or it cannot be run here now.
+
+    Waits for a slot until `give_up` says that it is of no use. Whatever happens, the row tells.
+    """
+    with mark(workload_id, runtime_dir()) as mine:
+        workload = Workload.objects.filter(pk=workload_id, status=Status.PENDING).first()
+        if not mine or workload is None:
+            return
+        entry = registry.snapshot.entries.get(workload.isolation_used)
+        if entry is None or not entry.health.eligible:
+            return
+        with ExitStack() as held:
+            limit = entry.capabilities.max_concurrency
+            pause = LOOK_S[0]
+            while True:
+                try:
+                    held.enter_context(slot(entry.name, limit, runtime_dir()))
+                    break
+                except BackendAtCapacity:
+                    if give_up():
+                        return
+                    time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                    pause = min(2 * pause, LOOK_S[1])
+            if not _claim(workload):
+                return
+            try:
+                spec = _spec(workload)
+            except Source.DoesNotExist:
+                reason = ExitReason.BACKEND_ERROR
+                end(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
+                return
+            try:
+                _run(workload, spec, entry.backend, registry)
+            except (BackendUnavailable, InvalidRequest):
+                pass  # the row tells
+            except Exception:
+                logger.exception("workload %s met a bug", workload.pk)
+
+
+def _claim(workload: Workload) -> bool:
+    """Of all that want to run it, one can."""
+    claimed = {
+        "attempt": workload.attempt + 1,
+        "started_at": datetime.now(UTC),
+        "node": node_name(),
+        "node_id": node_id(runtime_dir()),
+    }
+    waiting = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    if not waiting.transition(Status.RUNNING, **claimed):
+        return False
+    workload.status = Status.RUNNING
+    for name, value in claimed.items():
+        setattr(workload, name, value)
+    return True
+
+
+def _spec(workload: Workload) -> WorkloadSpec:
+    source = workload.source
+    return WorkloadSpec(
+        id=workload.pk,
+        runtime=workload.runtime,
+        isolation=workload.isolation,
+        code=source.code,
+        archive=None if source.archive is None else bytes(source.archive),
+        image=source.image,
+        command=tuple(source.rest["command"]),
+        input=source.rest["input"],
+        resources=Resources(
+            cpus=workload.cpus, mem_mb=workload.mem_mb, timeout_s=workload.timeout_s
+        ),
+        output_bytes=limits().output_bytes,
+    )
+
+
+def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Registry) -> None:
+    """Run what is recorded as running, and record its end; a fault is recorded, and raised too."""
+    log = LogBuffer(spec.output_bytes, workload.log_lines + 1)
+    execution = Execution(workload.pk, backend, log)
+    fault: Exception | None = None
+    let_go()
+    with running.looked_after(execution):
+        try:
+            result = services.execute(
+                replace(spec, heard=log.hear), workload.isolation_used, backend, registry=registry
+            )
+        except (BackendUnavailable, InvalidRequest) as error:
+            said = error.reason
+            fault = error
+            result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=said)
+        except Exception as bug:
+            fault = bug
+            result = WorkloadResult(
+                exit_reason=ExitReason.BACKEND_ERROR, error="the backend failed under it"
+            )
+        if log.empty:  # a backend may say it only now
+            for stream in STREAMS:
+                log.hear(stream, getattr(result, stream).encode())
+        log.finish()
+        if result.exit_reason is ExitReason.KILLED and not execution.killed:
+            settle_lost(workload)  # nobody asked for it: the server ends
+        else:
+            with execution.storing:
+                end(workload, result, log)
+    if fault is not None:
+        raise fault
+
+
+def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None) -> bool:
+    """Record how it ended; False when it had ended in another way before.
+
+    It has happened, so this does not give up while the database cannot be reached.
+    """
+    pause, longest = STORE_RETRY_S
+    while True:
+        try:
+            return _end(workload, result, log)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("the end of workload %s cannot be recorded yet: %s", workload.pk, error)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+            close_old_connections()
+
+
+def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> bool:
+    changes = {
+        "finished_at": datetime.now(UTC),
+        "exit_reason": str(result.exit_reason),
+        "exit_code": result.exit_code,
+        "signal": result.signal or "",
+        "duration_ms": result.duration_ms,
+        "cpu_time_ms": result.cpu_time_ms,
+        "memory_bytes": result.memory_bytes,
+        "stdout_truncated": result.stdout_truncated,
+        "stderr_truncated": result.stderr_truncated,
+        "error": result.error,
+        "output": result.output,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+    }
+    blocks = log.ready() if log is not None else ()
+    mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    with atomic():
+        ended = mine.transition(result.status, **changes)
+        if ended:
+            if blocks:
+                logs.store(workload.pk, blocks)
+            Source.objects.filter(pk=workload.pk).delete()
+    if not ended:
+        workload.refresh_from_db()
+        return False
+    if log is not None:
+        log.stored(len(blocks))
+    workload.status = result.status
+    for name, value in changes.items():
+        setattr(workload, name, value)
+    return True
+
+
+def settle_lost(workload: Workload) -> None:
+    """Nobody will ever say what became of it: it has failed, or is run once more if it may be."""
+    mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    again = (
+        workload.rerun_if_lost
+        and workload.attempt < MOST_ATTEMPTS
+        and workload.kill_requested_at is None
+        and Source.objects.filter(pk=workload.pk).exists()
+    )
+    if again:
+        fresh = {"started_at": None, "node": "", "node_id": ""}
+        if mine.filter(status=Status.RUNNING).transition(Status.PENDING, **fresh):
+            logger.warning("workload %s was lost with its worker; it is run again", workload.pk)
+        workload.refresh_from_db()
+        return
+    killed = workload.kill_requested_at is not None
+    reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
+    if end(workload, WorkloadResult(exit_reason=reason, error=LOST)):
+        logger.warning("workload %s was lost with its worker", workload.pk)
+
+
+def settle_lost_here() -> int:
+    """Settle what this node has begun and no process of it works on any more; how many."""
+    folder = runtime_dir()
+    begun = Workload.objects.filter(status=Status.RUNNING, node_id=node_id(folder)).summaries()
+    lost = [one for one in begun if not marked(one.pk, folder)]
+    for workload in lost:
+        settle_lost(workload)
+    return len(lost)
+
+
+# Watching and ending
+
+
+def wait(workload: Workload, timeout_s: float) -> bool:
+    """Wait until it has ended; False when that takes longer, or the row has gone."""
+    at_the_latest = time.monotonic() + timeout_s
+    pause = LOOK_S[0]
+    while not workload.ended:
+        left = at_the_latest - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(1.5 * pause, LOOK_S[1])
+        try:
+            workload.refresh_from_db()
+        except Workload.DoesNotExist:
+            return False
+        let_go()
+    return True
+
+
+def kill(workload: Workload) -> None:
+    """End it, whoever runs it; raises `AlreadyEnded` when it has ended otherwise.
+
+    Returns when it has ended, or after `KILL_WAIT_S` when its worker has not got to it yet.
+    """
+    now = datetime.now(UTC)
+    one = Workload.objects.filter(pk=workload.pk)
+    result = {"exit_reason": str(ExitReason.KILLED), "finished_at": now}
+    with atomic():
+        waited = one.filter(status=Status.PENDING).transition(
+            Status.KILLED, error="killed before it began", **result
+        )
+        if waited:
+            Source.objects.filter(pk=workload.pk).delete()
+    asked = not waited and one.filter(status=Status.RUNNING).update(kill_requested_at=now)
+    workload.refresh_from_db()
+    if not waited and not asked:
+        raise AlreadyEnded(workload.status)
+    wait(workload, KILL_WAIT_S)
+    if workload.ended and workload.status != Status.KILLED:
+        raise AlreadyEnded(workload.status)

@@ -1,0 +1,156 @@
+"""What workloads print: gathered line by line while they run, kept within bounds, read again.
+
+Lines are numbered from 1 over both streams, in the order in which the host got them.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from .models import LogBlock, Workload
+from .workloads import STREAMS
+
+MOST_LINES = 10_000
+MOST_LINE_BYTES = 16 * 1024
+HOST = "host"
+"""The stream of what Vulcan itself has to say in a log."""
+FULL = "… the log is full: what follows is not kept …"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of one stream, each with its end; `first` is the number of the first one."""
+
+    first: int
+    stream: str
+    text: str
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line without its end."""
+
+    number: int
+    stream: str
+    text: str
+
+
+class LogBuffer:
+    """Takes bytes as they come and gives blocks of whole lines; at most `most_bytes` in all.
+
+    A line that does not end is broken into several. `first` is the number of the first line. One
+    thread hears and another takes.
+    """
+
+    def __init__(self, most_bytes: int, first: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._left_bytes = most_bytes
+        self._left_lines = MOST_LINES
+        self._begun = {stream: b"" for stream in STREAMS}
+        self._ready: list[Block] = []
+        self._sealed = 0  # how many of these somebody is storing: nothing is added to them
+        self._first = self._next = first
+
+    @property
+    def empty(self) -> bool:
+        """Has nothing been heard at all?"""
+        return self._next == self._first and not any(self._begun.values())
+
+    def hear(self, stream: str, data: bytes) -> None:
+        with self._lock:
+            if self._full or stream not in self._begun:
+                return
+            whole, end, rest = (self._begun[stream] + data).rpartition(b"\n")
+            while len(rest) > MOST_LINE_BYTES and len(whole) < self._left_bytes:
+                whole, end = whole + end + rest[:MOST_LINE_BYTES], b"\n"
+                rest = rest[MOST_LINE_BYTES:]
+            self._begun[stream] = rest
+            if end:
+                self._keep(stream, whole + end)
+
+    def finish(self) -> None:
+        """The program has ended: what was begun is a line."""
+        with self._lock:
+            for stream, rest in self._begun.items():
+                if rest:
+                    self._keep(stream, rest + b"\n")
+                self._begun[stream] = b""
+
+    def ready(self) -> Sequence[Block]:
+        """The blocks that nobody has stored yet."""
+        with self._lock:
+            self._sealed = len(self._ready)
+            return tuple(self._ready)
+
+    def stored(self, count: int) -> None:
+        """The first `count` blocks are kept elsewhere now."""
+        with self._lock:
+            del self._ready[:count]
+            self._sealed -= count
+
+    @property
+    def _full(self) -> bool:
+        return self._left_bytes <= 0 or self._left_lines <= 0
+
+    def _keep(self, stream: str, data: bytes) -> None:
+        if self._full:
+            return
+        kept = data[: self._left_bytes]
+        lines = kept.count(b"\n")
+        if lines > self._left_lines:
+            kept = b"\n".join(kept.split(b"\n", self._left_lines)[:-1]) + b"\n"
+        if not kept.endswith(b"\n"):
+            kept += b"\n"
+        self._left_bytes -= len(data)
+        self._left_lines -= lines
+        self._add(stream, kept.decode(errors="replace"))
+        if self._full:
+            self._add(HOST, f"{FULL}\n")
+
+    def _add(self, stream: str, text: str) -> None:
+        lines = text.count("\n")
+        last = self._ready[-1] if len(self._ready) > self._sealed else None
+        if last is not None and last.stream == stream:
+            self._ready[-1] = replace(last, text=last.text + text, lines=last.lines + lines)
+        else:
+            self._ready.append(Block(self._next, stream, text, lines))
+        self._next += lines
+
+
+def store(workload_id: str, blocks: Sequence[Block]) -> None:
+    """Write blocks that follow each other; inside the caller's transaction."""
+    LogBlock.objects.bulk_create(
+        LogBlock(
+            workload_id=workload_id,
+            first=block.first,
+            lines=block.lines,
+            stream=block.stream,
+            text=block.text,
+        )
+        for block in blocks
+    )
+    last = blocks[-1]
+    Workload.objects.filter(pk=workload_id).update(log_lines=last.first + last.lines - 1)
+
+
+def blocks_after(workload_id: str, number: int) -> list[Block]:
+    """The stored blocks that have lines after the line `number`."""
+    found = LogBlock.objects.filter(workload_id=workload_id)
+    begin = found.filter(first__lte=number + 1).order_by("-first").values_list("first").first()
+    if begin is not None:
+        found = found.filter(first__gte=begin[0])
+    return [
+        Block(first, stream, text, lines)
+        for first, stream, text, lines in found.values_list("first", "stream", "text", "lines")
+    ]
+
+
+def lines_after(blocks: Sequence[Block], number: int) -> Iterator[Line]:
+    """The lines of the blocks that follow the line `number`."""
+    for block in blocks:
+        if block.first + block.lines - 1 <= number:
+            continue
+        for offset, text in enumerate(block.text.split("\n")[:-1]):
+            if block.first + offset > number:
+                yield Line(block.first + offset, block.stream, text)

@@ -1,0 +1,150 @@
+"""Following logs: all readers of one process share what is read of each workload."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from django.db import DatabaseError, InterfaceError, close_old_connections
+
+from . import logs
+from .database import let_go
+from .exceptions import TooManyReaders
+from .logs import Block
+from .models import ENDED, Workload
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.25
+KEEP_ALIVE_S = 10.0  # a reader that has gone away is noticed when something is sent to it
+LONGEST_S = 300.0  # then the reader comes back, if it is still there
+MOST_READERS = 200
+
+
+@dataclass(eq=False)
+class Tail:
+    """The log of one workload as far as it is known here; `end` is there when it is whole."""
+
+    workload_id: str
+    blocks: list[Block] = field(default_factory=list)
+    end: dict[str, str | None] | None = None
+    readers: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def last(self) -> int:
+        """The number of the last line."""
+        return self.blocks[-1].first + self.blocks[-1].lines - 1 if self.blocks else 0
+
+    def look(self) -> None:
+        """Read what is new; the end first, since what comes before it is stored with it."""
+        found = Workload.objects.filter(pk=self.workload_id)
+        row = found.values("status", "exit_reason").first()
+        new = logs.blocks_after(self.workload_id, self.last)
+        with self.changed:
+            self.blocks += [block for block in new if block.first > self.last]
+            if row is None:
+                self.end = {"status": None, "exit_reason": None}  # deleted meanwhile
+            elif row["status"] in ENDED:
+                self.end = row
+            if new or self.end:
+                self.changed.notify_all()
+
+
+class Tails:
+    """The logs that somebody follows in this process, and the one thread that reads them."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: for a forked child, which has none of its parent's threads."""
+        self._lock = threading.Lock()
+        self._tails: dict[str, Tail] = {}
+        self._some = threading.Event()
+        self._started = False
+        self._readers = 0
+
+    @contextmanager
+    def following(self, workload_id: str) -> Iterator[Tail]:
+        """Raises `TooManyReaders`."""
+        with self._lock:
+            if self._readers >= MOST_READERS:
+                raise TooManyReaders(MOST_READERS)
+            self._readers += 1
+            tail = self._tails.setdefault(workload_id, Tail(workload_id))
+            tail.readers += 1
+            first = tail.readers == 1
+            start, self._started = not self._started, True
+        try:
+            if first:
+                tail.look()
+            if start:
+                threading.Thread(target=self._run, name="vulcan-tails", daemon=True).start()
+            self._some.set()
+            yield tail
+        finally:
+            with self._lock:
+                self._readers -= 1
+                tail.readers -= 1
+                if not tail.readers:
+                    del self._tails[workload_id]
+                if not self._tails:
+                    self._some.clear()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._some.wait()
+            pause.wait(LOOK_S)
+            with self._lock:
+                tails = [tail for tail in self._tails.values() if tail.end is None]
+            try:
+                close_old_connections()
+                for tail in tails:
+                    tail.look()
+                let_go()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("logs cannot be followed: %s", error)
+            except Exception:
+                logger.exception("logs cannot be followed; it goes on")
+
+
+tails = Tails()
+"""The logs that are followed in this process."""
+
+os.register_at_fork(after_in_child=tails.forget)
+
+
+def events(tail: Tail, number: int) -> Iterator[str]:
+    """Server-Sent Events of the lines after the line `number`, until the end and with it.
+
+    A `log` event for each line, whose id is its number; `done` when there will be no more.
+    """
+    yield "retry: 1000\n\n"
+    known, began = 0, time.monotonic()
+    while time.monotonic() < began + LONGEST_S:
+        with tail.changed:
+            tail.changed.wait_for(
+                lambda: len(tail.blocks) > known or tail.end is not None,  # noqa: B023
+                KEEP_ALIVE_S,
+            )
+            new, end = tail.blocks[known:], tail.end
+        known += len(new)
+        text = "".join(
+            _event("log", {"stream": line.stream, "line": line.text}, line.number)
+            for line in logs.lines_after(new, number)
+        )
+        if end is not None:
+            yield text + _event("done", end, None)
+            return
+        yield text or ": it goes on\n\n"
+
+
+def _event(name: str, data: object, number: int | None) -> str:
+    identity = "" if number is None else f"id: {number}\n"
+    return f"{identity}event: {name}\ndata: {json.dumps(data)}\n\n"

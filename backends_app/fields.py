@@ -6,7 +6,7 @@ from typing import Any
 from django.db import models
 
 
-class _BytesField(models.Field):
+class _BytesField(models.Field):  # type: ignore[type-arg]  # no generic while it runs
     """A value of Python's that is bytes in the database."""
 
     empty_strings_allowed = False

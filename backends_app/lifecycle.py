@@ -35,7 +35,7 @@ from .nodes import node_id, node_name
 from .registry import Registry
 from .running import Execution, running
 from .services import Prepared
-from .slots import mark, marked, slot
+from .slots import mark, slot
 from .workloads import (
     STREAMS,
     UNSAID,
@@ -86,7 +86,7 @@ class Order:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-class Replayed(Exception):  # noqa: N818 - no error: the workload is there already
+class Replayed(Exception):
     """The order has been given before; this is its workload."""
 
     def __init__(self, workload: Workload) -> None:
@@ -276,7 +276,7 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
             said = error.reason
             fault = error
             result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=said)
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - recorded, and raised below
             fault = bug
             result = WorkloadResult(
                 exit_reason=ExitReason.BACKEND_ERROR, error="the backend failed under it"
@@ -364,16 +364,6 @@ def settle_lost(workload: Workload) -> None:
     reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
     if end(workload, WorkloadResult(exit_reason=reason, error=LOST)):
         logger.warning("workload %s was lost with its worker", workload.pk)
-
-
-def settle_lost_here() -> int:
-    """Settle what this node has begun and no process of it works on any more; how many."""
-    folder = runtime_dir()
-    begun = Workload.objects.filter(status=Status.RUNNING, node_id=node_id(folder)).summaries()
-    lost = [one for one in begun if not marked(one.pk, folder)]
-    for workload in lost:
-        settle_lost(workload)
-    return len(lost)
 
 
 # Watching and ending

@@ -47,7 +47,7 @@ class LogBuffer:
         self._lock = threading.Lock()
         self._left_bytes = most_bytes
         self._left_lines = MOST_LINES
-        self._begun = {stream: b"" for stream in STREAMS}
+        self._begun = dict.fromkeys(STREAMS, b"")
         self._ready: list[Block] = []
         self._sealed = 0  # how many of these somebody is storing: nothing is added to them
         self._first = self._next = first

@@ -17,6 +17,7 @@ from .routing import MAX_NAME_CHARS
 from .workloads import AUTO, SOURCE_FORMATS, ExitReason, Status
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.KILLED)
+_ENDED = [str(one) for one in ENDED]  # as a migration is to have it
 SOURCES: Mapping[Status, tuple[Status, ...]] = {
     # Back to pending goes a workload whose worker was lost and that asked to be run once more.
     Status.PENDING: (Status.RUNNING,),
@@ -63,7 +64,7 @@ class Workload(models.Model):
         db_index=False,
     )
     status = models.CharField(
-        max_length=9, default=Status.PENDING, choices=[(str(one), str(one)) for one in Status]
+        max_length=9, default=str(Status.PENDING), choices=[(str(one), str(one)) for one in Status]
     )
     runtime = models.CharField(max_length=MAX_NAME_CHARS)
     source_format = models.CharField(
@@ -114,7 +115,7 @@ class Workload(models.Model):
             models.Index(
                 fields=["isolation_used", "created_at"],
                 name="workload_pending",
-                condition=Q(status=Status.PENDING),
+                condition=Q(status=str(Status.PENDING)),
             ),
         ]
         constraints = [
@@ -127,8 +128,8 @@ class Workload(models.Model):
                 condition=Q(status__in=[str(one) for one in Status]), name="workload_status"
             ),
             models.CheckConstraint(
-                condition=Q(status__in=ENDED, finished_at__isnull=False)
-                | (~Q(status__in=ENDED) & Q(finished_at__isnull=True)),
+                condition=Q(status__in=_ENDED, finished_at__isnull=False)
+                | (~Q(status__in=_ENDED) & Q(finished_at__isnull=True)),
                 name="workload_ends_once",
             ),
         ]

@@ -1,8 +1,8 @@
 """Nodes: the hosts that run workloads, what each serves, and whether it is still there.
 
 A node is a host, or what passes for one: a runtime folder. Each process on it that runs workloads
-says again and again which backends it serves; who has heard nothing new for a while, by a clock that
-nobody sets, takes the node for dead. What `now` is on a node, or here, does not matter for that.
+says again and again which backends it serves; who has heard nothing new for a while, by a clock
+that nobody sets, takes the node for dead. What the time is there, or here, does not matter.
 """
 
 import os

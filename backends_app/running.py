@@ -33,8 +33,8 @@ class Execution:
 class Running:
     """The executions of this process, and the one thread that looks after them.
 
-    It begins with the first one and rests while there are none; what is over before it looks for the
-    first time costs it nothing.
+    It begins with the first one and rests while there are none; what is over before it looks for
+    the first time costs it nothing.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Locks that hold over all processes of this user on this host, and end with their holder.
 
 A slot is one of as many as a backend may run workloads at once; a mark is the sign of life of one
-workload. Both are file locks: the kernel frees them when their holder ends, however it ends. Nothing
-is counted and nothing has to be repaired.
+workload. Both are file locks: the kernel frees them when their holder ends, however it ends.
+Nothing is counted and nothing has to be repaired.
 """
 
 import fcntl

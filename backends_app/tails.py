@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from . import logs
 from .database import let_go
 from .exceptions import TooManyReaders
-from .logs import Block
+from .logs import Block, Line
 from .models import ENDED, Workload
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Tail:
 
     workload_id: str
     blocks: list[Block] = field(default_factory=list)
-    end: dict[str, str | None] | None = None
+    end: Mapping[str, str | None] | None = None
     readers: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -50,7 +50,7 @@ class Tail:
             if row is None:
                 self.end = {"status": None, "exit_reason": None}  # deleted meanwhile
             elif row["status"] in ENDED:
-                self.end = row
+                self.end = {"status": row["status"], "exit_reason": row["exit_reason"]}
             if new or self.end:
                 self.changed.notify_all()
 
@@ -120,14 +120,10 @@ tails = Tails()
 os.register_at_fork(after_in_child=tails.forget)
 
 
-def events(tail: Tail, number: int) -> Iterator[str]:
-    """Server-Sent Events of the lines after the line `number`, until the end and with it.
-
-    A `log` event for each line, whose id is its number; `done` when there will be no more.
-    """
-    yield "retry: 1000\n\n"
-    known, began = 0, time.monotonic()
-    while time.monotonic() < began + LONGEST_S:
+def follow(tail: Tail, number: int) -> Iterator[list[Line]]:
+    """The lines after the line `number` as they come, until the end; sometimes none at all."""
+    known = 0
+    while True:
         with tail.changed:
             tail.changed.wait_for(
                 lambda: len(tail.blocks) > known or tail.end is not None,  # noqa: B023
@@ -135,16 +131,28 @@ def events(tail: Tail, number: int) -> Iterator[str]:
             )
             new, end = tail.blocks[known:], tail.end
         known += len(new)
-        text = "".join(
-            _event("log", {"stream": line.stream, "line": line.text}, line.number)
-            for line in logs.lines_after(new, number)
-        )
+        yield list(logs.lines_after(new, number))
         if end is not None:
-            yield text + _event("done", end, None)
             return
+
+
+def events(tail: Tail, number: int) -> Iterator[str]:
+    """Server-Sent Events of the lines after the line `number`.
+
+    A `log` event for each line, whose id is its number; `done` when there will be no more.
+    """
+    yield "retry: 1000\n\n"
+    began = time.monotonic()
+    for lines in follow(tail, number):
+        text = "".join(
+            f"id: {line.number}\n" + _event("log", {"stream": line.stream, "line": line.text})
+            for line in lines
+        )
         yield text or ": it goes on\n\n"
+        if time.monotonic() >= began + LONGEST_S:
+            return
+    yield _event("done", tail.end)
 
 
-def _event(name: str, data: object, number: int | None) -> str:
-    identity = "" if number is None else f"id: {number}\n"
-    return f"{identity}event: {name}\ndata: {json.dumps(data)}\n\n"
+def _event(name: str, data: object) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

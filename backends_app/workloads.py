@@ -82,8 +82,8 @@ class WorkloadSpec:
     """One workload as its caller describes it; exactly one of code, archive and image is given.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr; `services.run` sets it, it is no caller's choice. `heard` gets what the program
-    prints while it runs, from backends that can say it before the end.
+    stdout and stderr; `services.run` sets it, it is no caller's choice. `heard` gets what the
+    program prints while it runs, from backends that can say it before the end.
     """
 
     runtime: str | None = None

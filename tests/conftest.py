@@ -1,5 +1,6 @@
 """What most tests share: registries of fakes, the API over a registry, people who may use it."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from backends_app.api.urls import api_urlpatterns
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.registry import Registry
+from tests.programs import DATABASE, manage
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
@@ -28,6 +30,21 @@ def runtime_dir(settings, tmp_path_factory) -> Path:
     settings.ISOLATION_RUNTIME_DIR = tmp_path_factory.mktemp("runtime", numbered=True)
     settings.ISOLATION_RUNTIME_DIR.chmod(0o700)
     return settings.ISOLATION_RUNTIME_DIR
+
+
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("migrated")
+    done = manage("migrate", "--verbosity", "0", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / DATABASE
+
+
+@pytest.fixture
+def migrated(_migrated: Path, tmp_path: Path) -> Path:
+    """A folder with a database of SQLite's that has all tables, for programs."""
+    shutil.copy(_migrated, tmp_path / DATABASE)
+    return tmp_path
 
 
 @pytest.fixture

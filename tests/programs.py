@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
 
 
@@ -17,7 +18,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
     """This process's environment with a database in `folder` and settings of no `.env`."""
     return {
         **os.environ,
-        "DATABASE_URL": f"sqlite:///{folder}/test.sqlite3",
+        "DATABASE_URL": f"sqlite:///{folder}/{DATABASE}",
         "SECRET_KEY": "of a test",
         "MICROVM_ACCELERATOR": "kvm",
         "SILENCED_SYSTEM_CHECKS": "",

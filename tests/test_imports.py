@@ -20,6 +20,12 @@ FLOORS = [
     ["registry"],
     ["conf", "health"],
     ["services", "checks"],
+    ["fields", "database"],
+    ["models"],
+    ["logs", "nodes"],
+    ["running", "tails"],
+    ["lifecycle"],
+    ["executors"],
     ["api"],
     ["management", "apps"],
 ]
@@ -27,7 +33,11 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 NAMES = {"isolate", "gvisor", "microvm"}
 MAY_NAME_BACKENDS = {"conf.py", "routing.py"}  # the default backends and the default routes
 
-MODULES = sorted(path for path in APP.rglob("*.py") if path != APP / "__init__.py")
+MODULES = sorted(
+    path
+    for path in APP.rglob("*.py")
+    if path != APP / "__init__.py" and "migrations" not in path.parts
+)
 
 
 def imported(path: Path) -> Iterator[tuple[str, ...]]:

@@ -14,8 +14,8 @@ one for development):
 - `MICROVM_FOLDER`: where the images of microVMs lie; default in the user's data folder.
 - `MICROVM_ACCELERATOR`: `kvm`, the default; `any` and `tcg` allow QEMU's emulator, which is no
   security boundary by itself. The `.env` of development says `any`.
-- `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers do,
-  on this machine and others, which `manage.py run_worker` starts.
+- `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers
+  do, on this machine and others, which `manage.py run_worker` starts.
 - `BROKER_URL`: the Redis of `celery`; default redis://127.0.0.1:6379/0.
 - `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
 - `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
@@ -25,6 +25,7 @@ one for development):
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -211,7 +212,9 @@ ISOLATION_BACKENDS = {
 
 match env.str("EXECUTOR", default="local"):
     case "local":
-        ISOLATION_EXECUTOR = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
+        ISOLATION_EXECUTOR: dict[str, Any] = {
+            "BACKEND": "backends_app.executors.local.LocalExecutor"
+        }
     case "celery":
         ISOLATION_EXECUTOR = {
             "BACKEND": "backends_app.executors.celery.CeleryExecutor",

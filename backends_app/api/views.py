@@ -315,7 +315,7 @@ class OwnedView(RegistryView):
     def visible(self) -> WorkloadQuerySet:
         every = Workload.objects.all()
         user = self.request.user
-        return every if user.is_staff else every.filter(owner=user)
+        return every if user.is_staff else every.filter(owner=user.pk)
 
     def workload(self, workload_id: str) -> Workload:
         found = self.visible().filter(pk=workload_id[:MOST_ID_CHARS]).first()
@@ -515,7 +515,7 @@ class LogsView(OwnedView):
 
     def finalize_response(
         self, request: Request, response: Any, *args: Any, **kwargs: Any
-    ) -> HttpResponseBase:
+    ) -> Response:
         if isinstance(response, Response):  # an error, or OPTIONS
             request.accepted_renderer = JSONRenderer()
             request.accepted_media_type = "application/json"

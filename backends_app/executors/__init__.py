@@ -15,7 +15,7 @@ def executor() -> Executor:
     global _executor
     with _lock:
         if _executor is None:
-            _executor = load_executor(Executor, registry)  # type: ignore[type-abstract]
+            _executor = load_executor(Executor, registry)
         return _executor
 
 

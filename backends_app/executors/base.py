@@ -1,7 +1,7 @@
 """What an executor is: it takes orders, says to somebody that there is work, and keeps the books.
 
-The row of a workload is the truth. What an executor sends is a hint that the row is worth a look: it
-may come late, twice or never, and the keeper of each process sends it again where it got lost.
+The row of a workload is the truth. What an executor sends is a hint that the row is worth a look:
+it may come late, twice or never, and the keeper of each process sends it again where it got lost.
 """
 
 import atexit
@@ -25,6 +25,7 @@ from ..models import Workload
 from ..nodes import Node
 from ..registry import BackendInfo, Registry
 from ..running import running
+from ..slots import marked
 from ..workloads import Status
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ class Executor:
 
     OPTIONS: `queue_size`, how many workloads may wait for one backend (default: 1000);
     `heartbeat_s`, how often a node says that it lives (default: 2); `lost_after_s`, how long it may
-    be silent before what it ran is given up (default: 30); and `grace_s`, for how long a server that
-    is told to end lets its workloads go on (default: 20).
+    be silent before what it ran is given up (default: 30); and `grace_s`, for how long a server
+    that is told to end lets its workloads go on (default: 20).
 
     Nothing starts before `ensure_started`, which each process that serves calls for itself.
     """
@@ -138,8 +139,8 @@ class Executor:
         """The backends whose workloads this process runs."""
         raise NotImplementedError
 
-    def start(self, wait_s: float) -> None:
-        """Start what a process needs to serve; called once in each."""
+    def find_health(self, wait_s: float) -> None:
+        """See to it that the registry knows how its backends are, within this time if possible."""
 
     @property
     def serving(self) -> bool:
@@ -159,7 +160,7 @@ class Executor:
                 return
             self._begin()
             self._started_in = os.getpid()
-        self.start(wait_s)
+        self.find_health(wait_s)
         threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True).start()
         atexit.register(self.drain)
 
@@ -212,12 +213,19 @@ class Executor:
             nodes.beat(mine, served, self._started_at)
         self._watch.look()
         self.heard(self._watch)
-        lifecycle.settle_lost_here()
-        elsewhere = Workload.objects.filter(status=Status.RUNNING).exclude(node_id=mine)
-        for workload in elsewhere.summaries():
-            if self._watch.lost((workload.node_id, workload.isolation_used)):
+        begun = Workload.objects.filter(status=Status.RUNNING).summaries()
+        for workload in begun:
+            if self._lost(workload, mine):
                 lifecycle.settle_lost(workload)
+                if workload.status == Status.PENDING:
+                    self.send(workload.pk, workload.isolation_used)
         self._send_again(now)
+
+    def _lost(self, workload: Workload, mine: str) -> bool:
+        """Is there nobody left who could say what becomes of it?"""
+        if workload.node_id == mine:
+            return not marked(workload.pk, runtime_dir())
+        return self._watch.lost((workload.node_id, workload.isolation_used))
 
     def heard(self, watch: nodes.Watch) -> None:
         """The nodes have been looked at."""

@@ -1,7 +1,7 @@
 """Celery on Redis: workers on this machine and others run what was submitted.
 
-One queue for each backend. A message holds the id of a workload and nothing else, so there is nothing
-in it to believe: what a worker runs stands in the row, and only one can claim that.
+One queue for each backend. A message holds the id of a workload and nothing else, so there is
+nothing in it to believe: what a worker runs stands in the row, and only one can claim that.
 """
 
 import functools
@@ -105,7 +105,7 @@ class CeleryExecutor(Executor):
 
     # The process that takes orders
 
-    def start(self, wait_s: float) -> None:
+    def find_health(self, wait_s: float) -> None:
         if self._served is not None:
             monitor.ensure_started(wait_s)
         else:
@@ -181,7 +181,7 @@ class CeleryExecutor(Executor):
             lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
 
 
-class _FollowHealth(bootsteps.StartStopStep):
+class _FollowHealth(bootsteps.StartStopStep):  # type: ignore[misc]
     """In the loop of a worker, as long as it has a connection: a look at the health each second."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -8,7 +8,7 @@ from collections.abc import Sequence, Set
 from django.db import close_old_connections
 
 from .. import lifecycle
-from ..health import HealthMonitor, monitor
+from ..health import monitor
 from ..registry import BackendInfo, Registry
 from .base import Executor
 
@@ -55,9 +55,7 @@ class Lane:
     def _next(self) -> str | None:
         with self._changed:
             self._resting += 1
-            found = self._changed.wait_for(
-                lambda: self._waiting or self._executor.draining, IDLE_S
-            )
+            found = self._changed.wait_for(lambda: self._waiting or self._executor.draining, IDLE_S)
             self._resting -= 1
             if not found or self._executor.draining:
                 self._threads -= 1
@@ -75,8 +73,11 @@ class LocalExecutor(Executor):
     resend_s = 1.0
 
     def __init__(self, registry: Registry, **given: float) -> None:
-        self._lanes: dict[str, Lane] = {}
         super().__init__(registry, **given)  # type: ignore[arg-type]
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._lanes: dict[str, Lane] = {}
 
     def send(self, workload_id: str, name: str) -> None:
         if self.serving and not self.draining:
@@ -98,7 +99,6 @@ class LocalExecutor(Executor):
     def serves(self) -> Sequence[BackendInfo]:
         return self.registry.list()
 
-    def start(self, wait_s: float) -> None:
-        self._lanes = {}
+    def find_health(self, wait_s: float) -> None:
         if monitor.registry is self.registry:
             monitor.ensure_started(wait_s)

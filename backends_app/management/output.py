@@ -9,17 +9,25 @@ from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, OutputWrapper
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from ..backends.base import Health
 from ..backends.progress import Advance
+from ..models import Workload
 from ..registry import BackendInfo
 from ..routing import Candidate
 
 PIPED_WIDTH = 200  # columns where there is no terminal to ask
 COLOURS = {"healthy": "green", "unhealthy": "red", "undetected": "yellow", "unknown": "dim"}
+STATUS_COLOURS = {
+    "pending": "dim",
+    "running": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "killed": "magenta",
+}
 
 # C0 without tab and newline, DEL, C1: what moves cursors, retitles windows, answers queries; and
 # what turns the direction of a line.
@@ -98,6 +106,39 @@ def progress_bar(title: str) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """How long it has taken so far, on stderr while something is waited for; for terminals only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        shown.add_task(title, total=None)
+        yield
+
+
+def workload_table(workloads: Iterable[Workload]) -> RenderableType:
+    table = Table(
+        *("Workload", "Status", "Runtime", "Backend", "Node", "Owner", "Created", "ms"),
+        Column("Why", overflow="fold"),
+    )
+    for one in workloads:
+        table.add_row(
+            one.pk,
+            Text(one.status, style=STATUS_COLOURS[one.status]),
+            one.runtime,
+            one.isolation_used,
+            one.node,
+            Text(one.owner.get_username() if one.owner else ""),
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+            "" if one.duration_ms is None else str(one.duration_ms),
+            Text(_CONTROLS.sub("�", ": ".join(filter(None, [one.exit_reason, one.error[:200]])))),
+        )
+    return table if table.row_count else Text("There is no such workload.")
 
 
 def _console(stream: OutputWrapper, options: Mapping[str, Any]) -> Console:

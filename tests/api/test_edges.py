@@ -39,15 +39,11 @@ def test_debug_pages_do_not_come_between_a_client_and_its_envelope(client, debug
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize("path", ["backends", "backends/isolate", "routes", "resolve"])
+@pytest.mark.parametrize("path", ["backends", "backends/isolate", "routes", "resolve", "nodes"])
 def test_another_method_is_405(client, path, method):
     response = client.generic(method, f"/v1/{path}")
     assert response.status_code == 405
     assert response.json()["errors"][0]["code"] == "method_not_allowed"
-
-
-def test_get_of_the_workloads_is_405(client):
-    assert client.get("/v1/workloads").status_code == 405
 
 
 def test_another_accept_is_406(client):
@@ -86,9 +82,12 @@ def test_the_admin_is_there_and_makes_tokens(serve, filled, admin_client):
 def test_the_root_leads_to_everything(client):
     assert client.get("/", follow=True).redirect_chain == [("/v1/", 302)]
     links = client.get("/v1/").json()
-    assert {*links} == {"backends", "routes", "resolve", "workloads", "schema", "docs", "redoc"}
+    assert {*links} == {
+        *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
+        *("schema", "docs", "redoc"),
+    }
     for name, link in links.items():
-        if name != "workloads":
+        if name != "workloads-async":
             assert client.get(link).status_code == 200, name
 
 

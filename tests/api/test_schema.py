@@ -27,7 +27,12 @@ def test_it_has_the_canonical_paths_and_nothing_else(client):
         ("/v1/backends/{name}", "get"),
         ("/v1/routes", "get"),
         ("/v1/resolve", "get"),
-        ("/v1/workloads", "post"),
+        ("/v1/workloads", "get", "post"),
+        ("/v1/workloads/async", "post"),
+        ("/v1/workloads/{workload_id}", "delete", "get"),
+        ("/v1/workloads/{workload_id}/logs", "get"),
+        ("/v1/workloads/{workload_id}/logs/history", "get"),
+        ("/v1/nodes", "get"),
     }
 
 

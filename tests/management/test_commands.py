@@ -11,8 +11,9 @@ from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.management.commands import probe_backends
 from backends_app.management.commands.run_workload import exit_code
+from backends_app.models import Workload
 from backends_app.registry import Registry
-from backends_app.workloads import ExitReason, WorkloadResult
+from backends_app.workloads import ExitReason, Status
 from tests.backends import wasm
 from tests.programs import manage
 
@@ -81,32 +82,32 @@ def test_resolve_backend_fails_when_there_is_none(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_run_workload_prints_the_output_and_says_where_it_ran(tmp_path: Path):
-    done = manage("run_workload", "--code", SUM, "--input", '{"a": 1, "b": 2}', folder=tmp_path)
+def test_run_workload_prints_the_output_and_says_where_it_ran(migrated: Path):
+    done = manage("run_workload", "--code", SUM, "--input", '{"a": 1, "b": 2}', folder=migrated)
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"sum": 3}
     assert "completed on isolate" in done.stderr
     assert "runtime node → isolate" in done.stderr
 
 
-def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(tmp_path: Path):
-    file = tmp_path / "program.ts"
+def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(migrated: Path):
+    file = migrated / "program.ts"
     file.write_text("const n: number = 7; console.log('out'); console.error('err'); Deno.exit(n)")
-    done = manage("run_workload", str(file), folder=tmp_path)
+    done = manage("run_workload", str(file), folder=migrated)
     assert (done.returncode, done.stdout) == (7, "out\n")
     assert done.stderr.startswith("err\n")
 
 
-def test_run_workload_takes_a_wasm_file(tmp_path: Path):
-    file = tmp_path / "program.wasm"
+def test_run_workload_takes_a_wasm_file(migrated: Path):
+    file = migrated / "program.wasm"
     file.write_bytes(b64decode(wasm.ECHO))
-    done = manage("run_workload", str(file), "--input", '{"a": 1}', folder=tmp_path)
+    done = manage("run_workload", str(file), "--input", '{"a": 1}', folder=migrated)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 1})
     assert "runtime wasm → isolate" in done.stderr
 
 
-def test_run_workload_reads_stdin(tmp_path: Path):
-    done = manage("run_workload", "-", folder=tmp_path, stdin="console.log(6 * 7)")
+def test_run_workload_reads_stdin(migrated: Path):
+    done = manage("run_workload", "-", folder=migrated, stdin="console.log(6 * 7)")
     assert (done.returncode, done.stdout) == (0, "42\n")
 
 
@@ -126,14 +127,14 @@ def test_run_workload_reads_stdin(tmp_path: Path):
         (["file.js", "--code", "1"], 125),
     ],
 )
-def test_how_run_workload_ends(tmp_path: Path, arguments: list[str], code: int):
-    done = manage("run_workload", *arguments, folder=tmp_path)
+def test_how_run_workload_ends(migrated: Path, arguments: list[str], code: int):
+    done = manage("run_workload", *arguments, folder=migrated)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_run_workload_gives_programs_the_whole_report(tmp_path: Path):
-    done = manage("run_workload", "--code", "console.log(1)", "--format", "json", folder=tmp_path)
+def test_run_workload_gives_programs_the_whole_report(migrated: Path):
+    done = manage("run_workload", "--code", "console.log(1)", "--format", "json", folder=migrated)
     report = json.loads(done.stdout)
     assert (report["status"], report["stdout"], report["output"]) == ("completed", "1\n", 1)
 
@@ -156,7 +157,5 @@ def test_what_a_program_prints_cannot_command_a_terminal():
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGRTMIN", 162), ("SIG40", 168)])
 def test_a_signal_is_what_a_shell_would_have_said(name, code):
-    class Report:
-        result = WorkloadResult(exit_reason=ExitReason.SIGNAL, signal=name)
-
-    assert exit_code(Report()) == code
+    ended = Workload(status=Status.FAILED, exit_reason=ExitReason.SIGNAL, signal=name)
+    assert exit_code(ended) == code

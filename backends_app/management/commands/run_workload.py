@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
-from ... import services, strict_json
+from ... import strict_json
 from ...api.serializers import WorkloadSerializer, isolation_from_text
 from ...backends import progress
 from ...conf import limits
 from ...exceptions import VulcanError, quote
-from ...health import monitor
+from ...executors import executor
+from ...health import PROBE_TIMEOUT_S
+from ...lifecycle import Order
+from ...models import Workload
 from ...routing import RUNTIMES
-from ...services import WorkloadReport
 from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
-from ..output import add_format, harmless, progress_bar, show_json
+from ..output import add_format, harmless, progress_bar, show_json, waiting
 
 RUNTIME_OF_SUFFIX = {
     ".js": "node",
@@ -65,21 +68,43 @@ class Command(BaseCommand):
         parser.add_argument("--timeout", type=float, metavar="SECONDS")
         parser.add_argument("--memory", type=int, metavar="MB")
         parser.add_argument("--cpus", type=float)
+        parser.add_argument(
+            "--async",
+            action="store_true",
+            dest="submit",
+            help="Submit it, print its id and end; a server, or its workers, run it.",
+        )
+        parser.add_argument(
+            "--rerun-if-lost",
+            action="store_true",
+            help="Run it a second time when nobody knows what became of the first.",
+        )
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        mine = executor()
         try:
-            spec = self._spec(options)
-            monitor.ensure_started()
-            with progress.shown(progress_bar):
-                report = services.run(spec)
+            order = Order(spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"])
+            mine.find_health(PROBE_TIMEOUT_S)
+            if options["submit"]:
+                workload = mine.submit(order)
+            else:
+                with progress.shown(progress_bar), waiting("Running"):
+                    workload = mine.run(order)
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error
+        except DatabaseError as error:
+            reason = f"It cannot be recorded: {error}. Is the database there (manage.py migrate)?"
+            raise CommandError(reason, returncode=NOT_RUN) from error
         if options["format"] == "json":
-            show_json(self, WorkloadSerializer(report).data)
+            show_json(self, WorkloadSerializer(workload).data)
+        elif options["submit"]:
+            self.stdout.write(workload.pk)
+            if not mine.live_nodes():
+                self.stderr.write("No server or worker is there to run it yet.", style_func=str)
         else:
-            self._show(report)
-        if code := exit_code(report):
+            self._show(workload)
+        if not options["submit"] and (code := exit_code(workload)):
             sys.exit(code)
 
     def _spec(self, options: dict[str, Any]) -> WorkloadSpec:
@@ -117,37 +142,37 @@ class Command(BaseCommand):
             ),
         )
 
-    def _show(self, report: WorkloadReport) -> None:
-        result = report.result
-        for text, stream in ((result.stdout, self.stdout), (result.stderr, self.stderr)):
+    def _show(self, workload: Workload) -> None:
+        for text, stream in ((workload.stdout, self.stdout), (workload.stderr, self.stderr)):
             if text:
                 stream.write(harmless(text, stream), style_func=str, ending="")
-        printed = output_from_stdout(result.stdout, truncated=result.stdout_truncated)
-        if json.dumps(result.output) != json.dumps(printed):  # it is not on the terminal yet
-            output = json.dumps(result.output, indent=2, ensure_ascii=False)
+        printed = output_from_stdout(workload.stdout, truncated=workload.stdout_truncated)
+        if json.dumps(workload.output) != json.dumps(printed):  # it is not on the terminal yet
+            output = json.dumps(workload.output, indent=2, ensure_ascii=False)
             self.stdout.write(harmless(output, self.stdout))
-        why = f": {result.error.splitlines()[0]}" if result.error else ""
+        why = f": {workload.error.splitlines()[0]}" if workload.error else ""
         self.stderr.write(
             harmless(
-                f"{result.status} on {report.isolation_used} in {result.duration_ms} ms "
-                f"({report.resolution.rule}){why}",
+                f"{workload.status} on {workload.isolation_used} in {workload.duration_ms} ms "
+                f"({workload.rule}){why}",
                 self.stderr,
             ),
             style_func=str,
         )
 
 
-def exit_code(report: WorkloadReport) -> int:
+def exit_code(workload: Workload) -> int:
     """What a shell would have said of the program."""
-    result = report.result
-    if result.exit_reason in EXIT_CODES:
-        return EXIT_CODES[result.exit_reason]
-    if result.signal is not None:
-        known = signal.Signals.__members__.get(result.signal)
-        return 128 + (int(result.signal.removeprefix("SIG")) if known is None else known.value)
-    if result.exit_reason is ExitReason.EXITED:
-        return result.exit_code or 0
-    return result.exit_code or 1  # it ended well in its own eyes, and not in the host's
+    if not workload.ended:
+        return NOT_RUN
+    if workload.exit_reason in EXIT_CODES:
+        return EXIT_CODES[ExitReason(workload.exit_reason)]
+    if workload.signal:
+        known = signal.Signals.__members__.get(workload.signal)
+        return 128 + (int(workload.signal.removeprefix("SIG")) if known is None else known.value)
+    if workload.exit_reason == ExitReason.EXITED:
+        return workload.exit_code or 0
+    return workload.exit_code or 1  # it ended well in its own eyes, and not in the host's
 
 
 def _read(file: str) -> tuple[str, str]:

@@ -49,3 +49,4 @@ $(INSTALLED): requirements.txt
 	@umask 077; $(PY) -c "import secrets; print('SECRET_KEY=' + secrets.token_urlsafe(48))" > $@
 	@echo MICROVM_ACCELERATOR=any >> $@
 	@echo SILENCED_SYSTEM_CHECKS=backends_app.microvm.W001 >> $@
+	@echo SOURCE_DAYS=1 >> $@

@@ -36,8 +36,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how many days after its end a workload is kept: its outputs and logs, and its record."""
+    """For how many days after its end something of a workload is kept.
 
+    Its source, so that it can be run again, which is 0: no longer than it runs; its outputs and
+    logs; and its record.
+    """
+
+    source_days: float = 0.0
     outputs_days: float = 30.0
     records_days: float = 365.0
 
@@ -155,11 +160,12 @@ def retention() -> Retention:
     configured = _mapping(where, getattr(settings, where, {}))
     _known_keys(where, configured, [part.name for part in fields(Retention)])
     values = {
-        key: _number(f"{where}[{key!r}]", value, whole=False) for key, value in configured.items()
+        key: 0.0 if value == 0 else _number(f"{where}[{key!r}]", value, whole=False)
+        for key, value in configured.items()
     }
     found = Retention(**values)
-    if found.records_days < found.outputs_days:
-        reason = "records_days must not be less than outputs_days"
+    if not found.source_days <= found.outputs_days <= found.records_days:
+        reason = f"must keep source_days <= outputs_days <= records_days, and makes {found}"
         raise InvalidSetting(where, configured, reason)
     return found
 

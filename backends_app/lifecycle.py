@@ -20,7 +20,7 @@ from django.db.transaction import atomic
 
 from . import logs, services
 from .backends.base import Backend
-from .conf import limits, runtime_dir
+from .conf import limits, retention, runtime_dir
 from .database import let_go
 from .exceptions import (
     AlreadyEnded,
@@ -30,7 +30,7 @@ from .exceptions import (
     KeyReused,
 )
 from .logs import LogBuffer
-from .models import Source, Workload
+from .models import Source, Workload, new_id
 from .nodes import node_id, node_name
 from .registry import Registry
 from .running import Execution, running
@@ -139,7 +139,7 @@ def record(order: Order, prepared: Prepared, status: Status) -> Workload:
     try:
         with atomic():
             workload.save(force_insert=True)
-            if not begun or order.rerun_if_lost:
+            if not begun or order.rerun_if_lost or retention().source_days > 0:
                 rest = {"command": spec.command, "input": spec.input}
                 Source(
                     workload=workload,
@@ -333,7 +333,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         if ended:
             if blocks:
                 logs.store(workload.pk, blocks)
-            Source.objects.filter(pk=workload.pk).delete()
+            _drop_source(workload)
     if not ended:
         workload.refresh_from_db()
         return False
@@ -343,6 +343,28 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
     for name, value in changes.items():
         setattr(workload, name, value)
     return True
+
+
+def _drop_source(workload: Workload) -> None:
+    """It is kept no longer than it is needed, unless the operator says so."""
+    if retention().source_days == 0:
+        Source.objects.filter(pk=workload.pk).delete()
+
+
+def order_again(workload: Workload, owner_id: int | None) -> Order:
+    """An order for the same workload once more, as a new one; raises `InvalidRequest` when its
+    source is not kept.
+    """
+    try:
+        spec = _spec(workload)
+    except Source.DoesNotExist:
+        raise InvalidRequest(
+            "id",
+            "Its source was deleted when it ended; ISOLATION_RETENTION's source_days keeps it.",
+        ) from None
+    return Order(
+        spec=replace(spec, id=new_id()), owner_id=owner_id, rerun_if_lost=workload.rerun_if_lost
+    )
 
 
 def settle_lost(workload: Workload) -> None:
@@ -400,7 +422,7 @@ def kill(workload: Workload) -> None:
             Status.KILLED, error="killed before it began", **result
         )
         if waited:
-            Source.objects.filter(pk=workload.pk).delete()
+            _drop_source(workload)
     asked = not waited and one.filter(status=Status.RUNNING).update(kill_requested_at=now)
     workload.refresh_from_db()
     if not waited and not asked:

@@ -62,14 +62,33 @@ def marked(workload_id: str, folder: Path) -> bool:
     return False
 
 
+def taken(name: str, limit: int, folder: Path) -> int:
+    """How many of the `limit` slots of the backend `name` are taken now on this host."""
+    count = 0
+    for file in _slots(name, limit, folder):
+        try:
+            held = _locked(file, make=False)
+        except FileNotFoundError:
+            continue
+        if held is None:
+            count += 1
+        else:
+            _free(held)
+    return count
+
+
+def _slots(name: str, limit: int, folder: Path) -> list[Path]:
+    return [folder / f"{name}.{number}.slot" for number in range(limit)]
+
+
 def _mark(workload_id: str, folder: Path) -> Path:
     return folder / f"{workload_id}.running"
 
 
 def _take(name: str, limit: int, folder: Path) -> int | None:
     """The descriptor of a file that is locked now, or None when every slot is taken."""
-    files = (folder / f"{name}.{number}.slot" for number in range(limit))
-    return next((held for held in map(_locked, files) if held is not None), None)
+    every = map(_locked, _slots(name, limit, folder))
+    return next((held for held in every if held is not None), None)
 
 
 def _locked(file: Path, *, make: bool = True) -> int | None:

@@ -17,6 +17,8 @@ one for development):
 - `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers
   do, on this machine and others, which `manage.py run_worker` starts.
 - `BROKER_URL`: the Redis of `celery`; default redis://127.0.0.1:6379/0.
+- `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
+  record of an ended workload are kept (0, 30, 365); `prune_workloads` deletes what is older.
 - `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
 - `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
 - `DEBUG`: 1 for Django's debug pages.
@@ -222,6 +224,12 @@ match env.str("EXECUTOR", default="local"):
         }
     case other:
         raise ImproperlyConfigured(f"EXECUTOR={other!r}: must be local or celery")
+
+ISOLATION_RETENTION = {
+    "source_days": env.float("SOURCE_DAYS", default=0.0),
+    "outputs_days": env.float("OUTPUTS_DAYS", default=30.0),
+    "records_days": env.float("RECORDS_DAYS", default=365.0),
+}
 
 if RUNTIME_DIR := env.str("RUNTIME_DIR", default=""):
     ISOLATION_RUNTIME_DIR = RUNTIME_DIR

@@ -63,18 +63,17 @@ def marked(workload_id: str, folder: Path) -> bool:
 
 
 def taken(name: str, limit: int, folder: Path) -> int:
-    """How many of the `limit` slots of the backend `name` are taken now on this host."""
-    count = 0
-    for file in _slots(name, limit, folder):
-        try:
-            held = _locked(file, make=False)
-        except FileNotFoundError:
-            continue
-        if held is None:
-            count += 1
-        else:
-            _free(held)
-    return count
+    """How many of the `limit` slots of the backend `name` are taken now on this host.
+
+    Read from the kernel's list of locks: to try them would take them from others for a moment.
+    """
+    locked = {
+        int(words[5].rpartition(":")[2])
+        for words in map(str.split, Path("/proc/locks").read_text().splitlines())
+        if len(words) > 5 and words[1] == "FLOCK"
+    }
+    files = (file for file in _slots(name, limit, folder) if file.exists())
+    return sum(file.stat().st_ino in locked for file in files)
 
 
 def _slots(name: str, limit: int, folder: Path) -> list[Path]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
-from backends_app.slots import slot
+from backends_app.slots import slot, taken
 from tests.programs import ROOT
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from backends_app.slots import slot
+from backends_app.slots import slot, taken
 with slot("isolate", 1, Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
@@ -113,3 +113,10 @@ def test_the_folder_is_made_for_this_user_alone(tmp_path: Path):
     folder = tmp_path / "made"
     with slot("isolate", 1, folder):
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_taken_slots_are_counted_without_taking_any(runtime_dir: Path):
+    assert taken("one", 3, runtime_dir) == 0
+    with slot("one", 3, runtime_dir), slot("one", 3, runtime_dir), slot("other", 3, runtime_dir):
+        assert taken("one", 3, runtime_dir) == 2
+    assert taken("one", 3, runtime_dir) == 0

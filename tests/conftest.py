@@ -29,6 +29,7 @@ def runtime_dir(settings, tmp_path_factory) -> Path:
     """Slots of this test's own: other processes may test at the same time."""
     settings.ISOLATION_RUNTIME_DIR = tmp_path_factory.mktemp("runtime", numbered=True)
     settings.ISOLATION_RUNTIME_DIR.chmod(0o700)
+    settings.ISOLATION_RETENTION = {}  # whatever this machine's .env says
     return settings.ISOLATION_RUNTIME_DIR
 
 
@@ -78,9 +79,9 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
 def serve(settings) -> Callable[[Registry], APIClient]:
     """The API over a registry of the test's own: `serve(registry)` gives its client."""
 
-    def over(registry: Registry) -> APIClient:
+    def over(registry: Registry, **given) -> APIClient:
         urlconf = ModuleType("urls_of_a_test")
-        api = api_urlpatterns(registry)
+        api = api_urlpatterns(registry, **given)
         urlconf.urlpatterns = [
             path("v1/", include((api, "v1"))),
             path("", include("vulcan_site.urls")),

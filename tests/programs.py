@@ -22,6 +22,8 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         "SECRET_KEY": "of a test",
         "MICROVM_ACCELERATOR": "kvm",
         "SILENCED_SYSTEM_CHECKS": "",
+        "SOURCE_DAYS": "0",
+        "EXECUTOR": "local",
         "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",

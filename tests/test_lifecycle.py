@@ -1,0 +1,389 @@
+"""The life of a recorded workload: every way from its submission to exactly one end."""
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import IntegrityError, OperationalError
+
+from backends_app import lifecycle, logs
+from backends_app.backends.fake import FakeBackend
+from backends_app.exceptions import (
+    AlreadyEnded,
+    BackendAtCapacity,
+    BackendNotRegistered,
+    BackendUnavailable,
+    InvalidRequest,
+    KeyReused,
+)
+from backends_app.lifecycle import Replayed, carry_out, end, kill, run_here, settle_lost
+from backends_app.models import ENDED, SOURCES, LogBlock, Source, Workload
+from backends_app.registry import Registry
+from backends_app.running import running
+from backends_app.slots import mark
+from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
+from tests.workloads import order, recorded
+
+pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+
+DONE = WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, output=[1], stdout="out\n")
+
+
+def never() -> bool:
+    return False
+
+
+def lines(workload: Workload) -> list[str]:
+    return [line.text for line in logs.lines_after(logs.blocks_after(workload.pk, 0), 0)]
+
+
+# The status machine
+
+
+@pytest.mark.parametrize("to", Status)
+@pytest.mark.parametrize("before", Status)
+def test_only_what_may_follow_follows(before: Status, to: Status):
+    workload = recorded(before)
+    ended = {"finished_at": datetime.now(UTC) if to in ENDED else None}
+    changed = Workload.objects.filter(pk=workload.pk).transition(to, **ended)
+    assert changed == (before in SOURCES[to])
+    workload.refresh_from_db()
+    assert workload.status == (to if changed else before)
+
+
+@pytest.mark.parametrize(
+    "row", [{"status": "lost"}, {"status": "completed"}, {"finished_at": datetime.now(UTC)}]
+)
+def test_the_database_holds_no_nonsense(row):
+    with pytest.raises(IntegrityError):
+        Workload.objects.filter(pk=recorded().pk).update(**row)
+
+
+# One that is waited for
+
+
+def test_a_run_is_a_record(filled: Registry, user: User):
+    workload = run_here(order(owner=user, input={"a": "\x00"}), filled)
+    kept = Workload.objects.get()
+    assert kept == workload
+    assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", {"a": "\x00"})
+    assert (kept.owner, kept.isolation_used, kept.attempt) == (user, "isolate", 1)
+    assert (kept.rule, kept.isolation) == ("runtime node → isolate", "auto")
+    assert [one["name"] for one in kept.candidates] == ["isolate", "gvisor", "microvm"]
+    assert kept.created_at <= kept.started_at <= kept.finished_at
+    assert not Source.objects.exists()
+
+
+def test_a_request_that_cannot_run_leaves_no_record(filled: Registry, fakes):
+    with pytest.raises(InvalidRequest):
+        run_here(order(isolation=[]), filled)
+    filled.unregister("isolate")
+    with pytest.raises(BackendNotRegistered):
+        run_here(order(), filled)
+    assert not Workload.objects.exists()
+
+
+def test_no_slot_no_record(registry: Registry):
+    inside, leave = threading.Event(), threading.Event()
+
+    class Full(FakeBackend):
+        def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+            inside.set()
+            leave.wait(60)
+            return DONE
+
+    registry.register("isolate", Full(max_concurrency=1))
+    thread = threading.Thread(
+        target=lifecycle.services.run, args=[order().spec], kwargs={"registry": registry}
+    )
+    thread.start()
+    inside.wait(60)
+    for key in (None, "key"):
+        with pytest.raises(BackendAtCapacity):
+            run_here(order(key=key), registry)
+    leave.set()
+    thread.join()
+    assert not Workload.objects.exists()
+
+
+def test_a_backend_that_breaks_under_it_is_recorded_and_raised(filled: Registry, fakes):
+    def broken(workload: WorkloadSpec) -> None:
+        raise BackendUnavailable("the disk is full")
+
+    fakes["isolate"].program = broken
+    with pytest.raises(BackendUnavailable):
+        run_here(order(), filled)
+    kept = Workload.objects.get()
+    assert (kept.status, kept.exit_reason, kept.error) == (
+        "failed",
+        "backend_error",
+        "the disk is full",
+    )
+
+
+def test_what_a_backend_refuses_while_it_runs_leaves_no_record(filled: Registry, fakes):
+    def refused(workload: WorkloadSpec) -> None:
+        raise InvalidRequest("image", "is not there")
+
+    fakes["isolate"].program = refused
+    with pytest.raises(InvalidRequest):
+        run_here(order(), filled)
+    assert not Workload.objects.exists()
+
+
+def test_a_bug_in_a_backend_ends_the_workload_too(filled: Registry):
+    class Buggy(FakeBackend):
+        def execute(self, workload: WorkloadSpec):
+            raise ZeroDivisionError
+
+    filled.register("isolate", Buggy(), replace=True)
+    with pytest.raises(ZeroDivisionError):
+        run_here(order(), filled)
+    assert Workload.objects.get().exit_reason == "backend_error"
+
+
+def test_what_it_prints_is_its_log(filled: Registry, fakes):
+    def program(workload: WorkloadSpec) -> WorkloadResult:
+        workload.heard("stdout", b"one\ntw")
+        workload.heard("stderr", b"oops\n")
+        workload.heard("stdout", b"o")
+        return DONE
+
+    fakes["isolate"].program = program
+    workload = run_here(order(), filled)
+    assert lines(workload) == ["one", "oops", "two"]
+
+
+def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
+    fakes["isolate"].program = lambda workload: DONE
+    assert lines(run_here(order(), filled)) == ["out"]
+
+
+# One that waits
+
+
+def test_a_workload_that_waits_is_carried_out(filled: Registry, fakes):
+    workload = recorded()
+    carry_out(workload.pk, filled, never)
+    workload.refresh_from_db()
+    assert (workload.status, workload.attempt) == ("completed", 1)
+    [spec] = fakes["isolate"].workloads
+    assert (spec.id, spec.code, spec.runtime) == (workload.pk, "export default (x) => x", "node")
+    assert not Source.objects.exists()
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, *ENDED])
+def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: Status):
+    workload = recorded(status)
+    carry_out(workload.pk, filled, never)
+    carry_out("nobody", filled, never)
+    assert not fakes["isolate"].workloads
+    assert Workload.objects.get().status == status
+
+
+def test_one_that_another_process_works_on_is_left_alone(filled: Registry, fakes, runtime_dir):
+    workload = recorded()
+    with mark(workload.pk, runtime_dir):
+        carry_out(workload.pk, filled, never)
+    assert not fakes["isolate"].workloads
+
+
+def test_one_whose_backend_is_not_well_here_goes_on_waiting(filled: Registry, fakes):
+    workload = recorded()
+    filled.unregister("isolate")
+    carry_out(workload.pk, filled, never)
+    assert Workload.objects.get().status == "pending"
+
+
+def test_one_without_its_source_has_failed(filled: Registry):
+    workload = recorded(source=False)
+    carry_out(workload.pk, filled, never)
+    workload.refresh_from_db()
+    assert (workload.status, workload.exit_reason) == ("failed", "backend_error")
+
+
+def test_a_fault_under_one_that_waited_is_in_its_row(filled: Registry, fakes):
+    def broken(workload: WorkloadSpec) -> None:
+        raise BackendUnavailable("the disk is full")
+
+    fakes["isolate"].program = broken
+    workload = recorded()
+    carry_out(workload.pk, filled, never)
+    workload.refresh_from_db()
+    assert (workload.status, workload.error) == ("failed", "the disk is full")
+
+
+def test_the_same_hint_twice_runs_it_once(filled: Registry, fakes):
+    workload = recorded()
+    for _ in range(2):
+        carry_out(workload.pk, filled, never)
+    assert len(fakes["isolate"].workloads) == 1
+
+
+# Ends
+
+
+def test_there_is_one_end():
+    workload = recorded(Status.RUNNING)
+    assert end(workload, DONE)
+    assert not end(workload, WorkloadResult(exit_reason=ExitReason.TIMEOUT))
+    kept = Workload.objects.get()
+    assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", [1])
+
+
+def test_an_end_of_an_attempt_that_was_given_up_is_none():
+    workload = recorded(Status.RUNNING, rerun_if_lost=True)
+    late = Workload.objects.get()
+    settle_lost(workload)
+    Workload.objects.filter(pk=workload.pk).update(status="running", attempt=2)
+    assert not end(late, DONE)
+    assert Workload.objects.get().status == "running"
+
+
+def test_the_end_is_recorded_when_the_database_is_back(monkeypatch):
+    workload, tried = recorded(Status.RUNNING), []
+    real = lifecycle._end
+
+    def locked(*given):
+        tried.append(given)
+        if len(tried) < 3:
+            raise OperationalError("database is locked")
+        return real(*given)
+
+    monkeypatch.setattr(lifecycle, "_end", locked)
+    assert end(workload, DONE)
+    assert len(tried) == 3
+
+
+def test_killing_one_that_waits():
+    workload = recorded()
+    kill(workload)
+    assert (workload.status, workload.exit_reason) == ("killed", "killed")
+    assert workload.started_at is None
+    assert not Source.objects.exists()
+
+
+@pytest.mark.parametrize("status", ENDED)
+def test_killing_what_has_ended_is_an_error(status: Status):
+    workload = recorded(status)
+    with pytest.raises(AlreadyEnded, match=status):
+        kill(workload)
+
+
+def test_killing_one_whose_worker_does_not_hear_of_it(monkeypatch):
+    monkeypatch.setattr(lifecycle, "KILL_WAIT_S", 0)
+    workload = recorded(Status.RUNNING)
+    for _ in range(2):
+        kill(workload)
+        assert workload.status == "running"
+        assert workload.kill_requested_at is not None
+
+
+def test_what_was_lost_has_failed():
+    workload = recorded(Status.RUNNING)
+    settle_lost(workload)
+    kept = Workload.objects.get()
+    assert (kept.status, kept.exit_reason) == ("failed", "worker_lost")
+    assert not Source.objects.exists()
+
+
+def test_what_was_lost_and_was_to_be_killed_is_killed():
+    workload = recorded(Status.RUNNING, rerun_if_lost=True, kill_requested_at=datetime.now(UTC))
+    settle_lost(workload)
+    assert Workload.objects.get().status == "killed"
+
+
+def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, fakes):
+    workload = recorded(Status.RUNNING, rerun_if_lost=True, log_lines=3)
+    settle_lost(workload)
+    assert (workload.status, workload.node, workload.started_at) == ("pending", "", None)
+    fakes["isolate"].program = lambda spec: DONE
+    carry_out(workload.pk, filled, never)
+    workload.refresh_from_db()
+    assert (workload.status, workload.attempt) == ("completed", 2)
+    assert [block.first for block in LogBlock.objects.all()] == [4]
+    assert not Source.objects.exists()
+
+
+def test_and_no_more_than_once():
+    workload = recorded(Status.RUNNING, rerun_if_lost=True, attempt=2)
+    settle_lost(workload)
+    assert workload.exit_reason == "worker_lost"
+
+
+def test_what_ends_because_the_server_does_was_not_killed(filled: Registry, fakes):
+    """A drain ends what runs; nobody has asked for its end."""
+    killed = WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
+    fakes["isolate"].program = lambda workload: killed
+    assert run_here(order(), filled).exit_reason == "worker_lost"
+    again = run_here(order(rerun_if_lost=True), filled)
+    assert (again.status, again.attempt) == ("pending", 1)
+
+
+def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
+    gone = threading.Event()
+
+    class Endless(FakeBackend):
+        def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+            workload.heard("stdout", b"so far\n")
+            Workload.objects.filter(pk=workload.id).update(kill_requested_at=datetime.now(UTC))
+            running.look()
+            assert gone.wait(60)
+            assert LogBlock.objects.get().text == "so far\n"
+            return WorkloadResult(exit_reason=ExitReason.KILLED, stdout="so far\n")
+
+        def cleanup(self, workload_id: str) -> None:
+            gone.set()
+
+    filled.register("isolate", Endless(), replace=True)
+    workload = run_here(order(), filled)
+    assert (workload.status, workload.exit_reason) == ("killed", "killed")
+    assert lines(workload) == ["so far"]
+
+
+# Keys
+
+
+def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
+    first = run_here(order(owner=user, key="k"), filled)
+    with pytest.raises(Replayed) as replayed:
+        run_here(order(owner=user, key="k"), filled)
+    assert replayed.value.workload == first
+    with pytest.raises(KeyReused):
+        lifecycle.find_replayed(order(owner=user, key="k", input=1))
+    with pytest.raises(KeyReused):
+        lifecycle.find_replayed(order(owner=user, key="k", rerun_if_lost=True))
+    run_here(order(owner=User.objects.create_user("bob"), key="k", input=1), filled)
+    assert len(fakes["isolate"].workloads) == 2
+
+
+def test_the_digest_tells_requests_apart_and_no_source():
+    digests = {
+        order(**given).digest
+        for given in (
+            {},
+            {"code": "x"},
+            {"input": 1},
+            {"input": "1"},
+            {"isolation": "isolate"},
+            {"runtime": "wasm"},
+            {"rerun_if_lost": True},
+        )
+    }
+    assert len(digests) == 7
+    assert order().digest == order().digest
+    assert "export" not in order().digest
+
+
+# Once more
+
+
+def test_a_source_is_kept_where_the_operator_says_so(filled: Registry, fakes, user: User, settings):
+    with pytest.raises(InvalidRequest, match="source_days"):
+        lifecycle.order_again(run_here(order(), filled), user.pk)
+    settings.ISOLATION_RETENTION = {"source_days": 1}
+    first = run_here(order(input=5, isolation=["isolate"], command=[]), filled)
+    again = run_here(lifecycle.order_again(first, user.pk), filled)
+    assert again.pk != first.pk
+    assert (again.owner, again.output, again.isolation) == (user, 5, ["isolate"])

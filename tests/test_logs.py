@@ -1,0 +1,118 @@
+"""Logs: what is heard becomes numbered lines within bounds, and is read again from anywhere."""
+
+import pytest
+
+from backends_app import logs
+from backends_app.logs import FULL, MOST_LINE_BYTES, MOST_LINES, Block, Line, LogBuffer
+from backends_app.models import Workload
+from tests.workloads import recorded
+
+MB = 1024 * 1024
+
+
+def heard(*said: tuple[str, bytes], most_bytes: int = MB) -> list[Block]:
+    buffer = LogBuffer(most_bytes)
+    for stream, data in said:
+        buffer.hear(stream, data)
+    buffer.finish()
+    return list(buffer.ready())
+
+
+def lines(blocks: list[Block], after: int = 0) -> list[tuple[int, str, str]]:
+    return [(one.number, one.stream, one.text) for one in logs.lines_after(blocks, after)]
+
+
+def test_lines_are_numbered_over_both_streams_as_they_came():
+    blocks = heard(("stdout", b"a\nb\n"), ("stderr", b"c\n"), ("stdout", b"d\n"))
+    assert lines(blocks) == [
+        (1, "stdout", "a"),
+        (2, "stdout", "b"),
+        (3, "stderr", "c"),
+        (4, "stdout", "d"),
+    ]
+
+
+def test_a_line_is_one_when_it_has_ended():
+    buffer = LogBuffer(MB)
+    buffer.hear("stdout", b"be")
+    buffer.hear("stderr", b"x\n")
+    buffer.hear("stdout", b"gun")
+    assert [block.text for block in buffer.ready()] == ["x\n"]
+    buffer.hear("stdout", b"\nand")
+    buffer.finish()
+    assert lines(list(buffer.ready())) == [
+        (1, "stderr", "x"),
+        (2, "stdout", "begun"),
+        (3, "stdout", "and"),
+    ]
+
+
+def test_what_is_being_stored_is_not_added_to():
+    buffer = LogBuffer(MB)
+    buffer.hear("stdout", b"a\n")
+    taken = buffer.ready()
+    buffer.hear("stdout", b"b\n")
+    buffer.stored(len(taken))
+    assert [block.text for block in taken] == ["a\n"]
+    assert buffer.ready() == (Block(2, "stdout", "b\n", 1),)
+
+
+def test_a_line_without_an_end_is_broken():
+    blocks = heard(("stdout", b"x" * (3 * MOST_LINE_BYTES + 5)))
+    assert [len(text) for _, _, text in lines(blocks)] == [MOST_LINE_BYTES] * 3 + [5]
+
+
+@pytest.mark.parametrize(
+    ("said", "most_bytes"),
+    [
+        ([b"line\n" * 1000] * 3, 7001),
+        ([b"\n" * 3000] * 10, MB),
+        ([b"x\n"] * (MOST_LINES + 5), MB),
+        ([b"no end"] * 3000, 7001),
+        ([b"x" * MB] * 20, MB),
+        ([b"\xff" * MB] * 2, MB),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], most_bytes: int):
+    blocks = heard(*(("stdout", data) for data in said), most_bytes=most_bytes)
+    *kept, last = lines(blocks)
+    assert last[1:] == ("host", FULL)
+    assert len(kept) <= MOST_LINES
+    assert sum(len(text) + 1 for _, _, text in kept) <= most_bytes + MOST_LINE_BYTES
+    assert [number for number, _, _ in [*kept, last]] == [*range(1, len(kept) + 2)]
+
+
+def test_what_is_no_text_is_shown_as_far_as_it_is():
+    assert lines(heard(("stdout", b"a\xff\x00b\r\nc"))) == [
+        (1, "stdout", "a\ufffd\x00b\r"),
+        (2, "stdout", "c"),
+    ]
+
+
+def test_other_streams_are_none():
+    assert heard(("host", b"forged\n")) == []
+
+
+def test_a_second_attempt_goes_on_counting():
+    buffer = LogBuffer(MB, 8)
+    assert buffer.empty
+    buffer.hear("stdout", b"a\n")
+    assert not buffer.empty
+    assert buffer.ready() == (Block(8, "stdout", "a\n", 1),)
+
+
+@pytest.mark.database
+@pytest.mark.django_db
+def test_stored_lines_are_read_from_any_number_on():
+    workload = recorded()
+    logs.store(workload.pk, heard(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
+    logs.store(workload.pk, [Block(6, "stdout", "6\n", 1)])
+    assert Workload.objects.get().log_lines == 6
+    for after in range(8):
+        found = list(logs.lines_after(logs.blocks_after(workload.pk, after), after))
+        assert [line.number for line in found] == [*range(after + 1, 7)]
+    assert found == []
+    assert logs.blocks_after("nobody", 0) == []
+    [*_, line] = logs.lines_after(logs.blocks_after(workload.pk, 0), 0)
+    assert line == Line(6, "stdout", "6")

@@ -4,6 +4,7 @@ The row of a workload is the truth about it. It changes from one status to anoth
 names the status it had before, so of two that try only one succeeds.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,11 @@ MAX_NODE_CHARS = 255
 
 def new_id() -> str:
     return uuid.uuid4().hex
+
+
+def is_id(text: str) -> bool:
+    """Could a workload have this id? What else a stranger sends is not asked for."""
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 class WorkloadQuerySet(models.QuerySet["Workload"]):

@@ -36,7 +36,7 @@ from ..exceptions import BackendNotRegistered, InvalidRequest, listing, quote
 from ..executors import executor
 from ..executors.base import Executor
 from ..lifecycle import Order
-from ..models import Workload, WorkloadQuerySet
+from ..models import Workload, WorkloadQuerySet, is_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Finding, Route, describe, examine
 from ..tails import events, tails
@@ -66,7 +66,6 @@ from .serializers import (
 )
 
 Link = dict[str, str]
-MOST_ID_CHARS = 64
 FILTERS = {
     "status": "status",
     "runtime": "runtime",
@@ -318,7 +317,7 @@ class OwnedView(RegistryView):
         return every if user.is_staff else every.filter(owner=user.pk)
 
     def workload(self, workload_id: str) -> Workload:
-        found = self.visible().filter(pk=workload_id[:MOST_ID_CHARS]).first()
+        found = self.visible().filter(pk=workload_id).first() if is_id(workload_id) else None
         if found is None:
             raise NotFound()
         return found

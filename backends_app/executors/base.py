@@ -183,6 +183,8 @@ class Executor:
 
     def live_nodes(self) -> Sequence[Node]:
         """The nodes that live, by name, with what runs on each."""
+        if not self.serving:  # or its keeper has looked just now
+            self._watch.look()
         return nodes.summary(self._watch.alive)
 
     def work(self, name: str, wanted: Callable[[], bool]) -> None:

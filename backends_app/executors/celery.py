@@ -22,6 +22,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from .. import lifecycle, nodes
 from ..backends import options
 from ..health import monitor
+from ..models import is_id
 from ..registry import BackendInfo, Registry
 from .base import Executor
 
@@ -177,7 +178,7 @@ class CeleryExecutor(Executor):
         raise SystemExit(0)
 
     def _carry_out(self, workload_id: object) -> None:
-        if isinstance(workload_id, str) and len(workload_id) <= 32:
+        if isinstance(workload_id, str) and is_id(workload_id):
             lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
 
 

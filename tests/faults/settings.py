@@ -1,0 +1,19 @@
+"""The site's settings for servers that are made to fail: one backend, and less patience."""
+
+import os
+
+from vulcan_site.settings import *  # noqa: F403
+from vulcan_site.settings import ISOLATION_EXECUTOR
+
+ISOLATION_BACKENDS = {"isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend"}}
+ISOLATION_ROUTES = {"runtimes": {"node": "isolate", "wasm": "isolate"}, "default": "isolate"}
+ISOLATION_EXECUTOR = {
+    **ISOLATION_EXECUTOR,
+    "OPTIONS": {
+        **ISOLATION_EXECUTOR.get("OPTIONS", {}),
+        "heartbeat_s": 0.5,
+        "lost_after_s": float(os.environ.get("LOST_AFTER_S", "8")),
+        "grace_s": float(os.environ.get("GRACE_S", "20")),
+    },
+}
+SILENCED_SYSTEM_CHECKS = ["backends_app.W001"]

@@ -1,0 +1,183 @@
+"""A site of real processes that share one database: servers, workers, and clients of them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from tests.programs import PATIENCE_S, ROOT, environment, manage
+from tests.servers import free_port
+
+LOOK_S = 0.05
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.faults.settings"}
+USERS = """
+from django.contrib.auth.models import User
+from knox.models import get_token_model
+print(get_token_model().objects.create(user=User.objects.create_user("ada", is_staff=True))[1])
+"""
+RETURNS = "export default (x) => x"
+SLEEPS = (
+    "export default async (s) => { await new Promise((r) => setTimeout(r, s * 1000)); return s }"
+)
+
+
+def eventually(found: Callable[[], Any], what: str) -> Any:
+    """Ask until the answer is true; what it was."""
+    at_the_latest = time.monotonic() + PATIENCE_S
+    while not (answer := found()):
+        assert time.monotonic() < at_the_latest, what
+        time.sleep(LOOK_S)
+    return answer
+
+
+class Program:
+    """One process with what it prints in a file; `folder` is its machine's own."""
+
+    def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str]) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._log = folder / f"{command[-1]}.log"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def printed(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def prints(self, pattern: str) -> "re.Match[str]":
+        def found() -> "re.Match[str] | None":
+            match = re.search(pattern, self.printed)
+            assert match or self._process.poll() is None, self.printed
+            return match
+
+        return eventually(found, f"{pattern} was not printed:\n{self.printed}")
+
+    def children(self) -> list[int]:
+        file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in file.read_text().split()]
+
+    def kill(self) -> None:
+        """SIGKILL, to it and all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(PATIENCE_S)
+
+    def kill_alone(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+
+    def terminate(self) -> int:
+        self._process.terminate()
+        return self._process.wait(PATIENCE_S)
+
+
+class Site:
+    """A database, and what runs on it. Everything that it has started ends with `close`."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.folder = folder
+        self._env = {**SETTINGS, **env}
+        self._programs: list[Program] = []
+        self.port = free_port()
+        self.token = ""
+
+    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return manage(*arguments, folder=self.folder, **self._env)
+
+    def prepare(self) -> None:
+        done = self.manage("migrate", "--verbosity", "0")
+        assert done.returncode == 0, done.stderr
+        self.token = self.manage("shell", "--no-imports", "-c", USERS).stdout.strip()
+
+    def program(self, command: Sequence[str], machine: str, **env: str) -> Program:
+        own = {"RUNTIME_DIR": str(self.folder / machine), **env}
+        env = environment(self.folder, **self._env, **own)
+        program = Program(command, self.folder / machine, env)
+        self._programs.append(program)
+        return program
+
+    def serve(self, workers: int = 1, machine: str = "web", **env: str) -> Program:
+        """A server of the API, which answers when this returns."""
+        gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
+        options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", "--threads=64"]
+        program = self.program([*gunicorn, *options, "vulcan_site.wsgi"], machine, **env)
+        eventually(self._answers, "the server does not answer")
+        return program
+
+    def work(self, machine: str, **env: str) -> Program:
+        """A machine of workers, which take work when this returns."""
+        command = [sys.executable, "manage.py", "run_worker"]
+        program = self.program(command, machine, **env)
+        program.prints(r"isolate@\S+ ready")
+        return program
+
+    def close(self) -> None:
+        for program in self._programs:
+            program.kill()
+
+    # As a client
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            head = {"Authorization": f"Token {self.token}", "Content-Type": "application/json"}
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, f"/v1/{path}", data, {**head, **headers})
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def _answers(self) -> bool:
+        try:
+            status, backends = self.ask("GET", "backends")
+        except (OSError, HTTPException):
+            return False
+        return status == 200 and backends[0]["healthy"] is not None
+
+    def healthy(self) -> bool:
+        """Waits until the API says that the backend works."""
+        return eventually(
+            lambda: self.ask("GET", "backends")[1][0]["healthy"], "the backend is not healthy"
+        )
+
+    def submit(self, code: str = RETURNS, given: Any = None, **more: Any) -> str:
+        body = {"runtime": "node", "code": code, "input": given, **more}
+        status, workload = self.ask("POST", "workloads/async", body)
+        assert status == 202, workload
+        return workload["id"]
+
+    def workload(self, workload_id: str) -> dict[str, Any]:
+        return self.ask("GET", f"workloads/{workload_id}")[1]
+
+    def until(self, workload_id: str, *statuses: str) -> dict[str, Any]:
+        """The workload when it has one of these statuses."""
+
+        def found() -> dict[str, Any] | None:
+            workload = self.workload(workload_id)
+            return workload if workload["status"] in statuses else None
+
+        return eventually(found, f"{workload_id} is never {statuses}: {self.workload(workload_id)}")
+
+    def ended(self, workload_id: str) -> dict[str, Any]:
+        return self.until(workload_id, "completed", "failed", "killed")

@@ -1,0 +1,118 @@
+"""Servers that tests need and start themselves: Redis, PostgreSQL; on loopback, gone with them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.needs import need, without
+from tests.programs import PATIENCE_S
+
+POSTGRES = "postgres"  # the user: PostgreSQL does not run as root
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Redis:
+    """A Redis that can be stopped, and started again without what it knew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
+        _until_it_listens(self.port)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+
+    def flush(self) -> None:
+        self.say("FLUSHALL")
+
+    def say(self, *words: str) -> bytes:
+        """Send one command; the beginning of the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
+            parts = [word.encode() for word in words]
+            lines = [b"*%d" % len(parts)]
+            for part in parts:
+                lines += [b"$%d" % len(part), part]
+            connection.sendall(b"\r\n".join(lines) + b"\r\n")
+            return connection.recv(65536)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Redis]:
+    need("redis-server")
+    server = Redis(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """The URL of a database of PostgreSQL's that is empty."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        without("PostgreSQL missing: run `make host`")
+    folder = Path(tempfile.mkdtemp(prefix="vulcan-postgresql-"))
+    as_user = ["runuser", "-u", POSTGRES, "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, POSTGRES)
+    port, data = free_port(), folder / "data"
+
+    def run(program: str, *options: str) -> list[str]:
+        return [*as_user, str(programs[-1] / program), *options]
+
+    try:
+        init = run("initdb", "-D", str(data), "-A", "trust", "-U", POSTGRES, "--no-sync")
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=PATIENCE_S)
+        settings = {"fsync": "off", "unix_socket_directories": folder, "max_connections": 60}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        server = subprocess.Popen(
+            run("postgres", "-D", str(data), "-p", str(port), "-h", "127.0.0.1", *words),
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _until_it_listens(port)
+            yield f"postgres://{POSTGRES}@127.0.0.1:{port}/postgres"
+        finally:
+            server.terminate()  # runuser hands it on; PostgreSQL waits for its clients
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                pid = int((data / "postmaster.pid").read_text().split()[0])
+                os.kill(pid, 3)  # at once
+                server.wait(PATIENCE_S)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _until_it_listens(port: int) -> None:
+    at_the_latest = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < at_the_latest, "the server does not listen"
+            time.sleep(0.02)
+        else:
+            return

@@ -1,0 +1,24 @@
+"""What touches the database does the same on PostgreSQL, which is started for this."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.programs import PATIENCE_S, ROOT, environment
+from tests.servers import postgresql
+
+
+def test_all_that_touches_the_database_does_the_same_on_postgresql(tmp_path: Path):
+    with postgresql() as url:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "test", "--tag", "database"],
+            cwd=ROOT,
+            env=environment(tmp_path, DATABASE_URL=url),
+            capture_output=True,
+            text=True,
+            timeout=5 * PATIENCE_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout.splitlines()[-1]

@@ -197,7 +197,7 @@ class Executor:
     # The keeper
 
     def _keep(self) -> None:
-        while not self._draining.wait(KEEP_S):
+        while not self.draining:
             try:
                 close_old_connections()
                 self.keep()
@@ -205,6 +205,7 @@ class Executor:
                 logger.warning("the keeper cannot reach the database: %s", error)
             except Exception:
                 logger.exception("the keeper failed; it goes on")
+            self._draining.wait(KEEP_S)
 
     def keep(self) -> None:
         """One round: say that this node lives, hear of others, settle what was lost."""

@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import InvalidTaskError
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
+from celery.worker.request import Request
 from kombu.exceptions import ChannelError, OperationalError
 
 from .. import lifecycle, nodes
@@ -75,7 +77,7 @@ class CeleryExecutor(Executor):
                     "max_retries": 0,
                 },
             )
-            app.task(name=TASK, ignore_result=True)(self._carry_out)
+            app.task(name=TASK, ignore_result=True, Request=_Request)(self._carry_out)
             self._app = app
         return self._app
 
@@ -180,6 +182,16 @@ class CeleryExecutor(Executor):
     def _carry_out(self, workload_id: object) -> None:
         if isinstance(workload_id, str) and is_id(workload_id):
             lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
+
+
+class _Request(Request):  # type: ignore[misc]
+    """Celery's own ends the worker when a message is not made as it should be."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        try:
+            super().__init__(*given, **more)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise InvalidTaskError("no message of ours") from error
 
 
 class _FollowHealth(bootsteps.StartStopStep):  # type: ignore[misc]

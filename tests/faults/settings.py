@@ -5,10 +5,15 @@ import os
 from vulcan_site.settings import *  # noqa: F403
 from vulcan_site.settings import ISOLATION_EXECUTOR
 
-ISOLATION_BACKENDS = {"isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend"}}
+ISOLATION_BACKENDS = {
+    "isolate": {
+        "BACKEND": "tests.faults.backends.PoisonableBackend",
+        "OPTIONS": {"deno": os.environ.get("DENO") or None},
+    }
+}
 ISOLATION_ROUTES = {"runtimes": {"node": "isolate", "wasm": "isolate"}, "default": "isolate"}
 ISOLATION_EXECUTOR = {
-    **ISOLATION_EXECUTOR,
+    "BACKEND": os.environ.get("EXECUTOR_CLASS") or ISOLATION_EXECUTOR["BACKEND"],
     "OPTIONS": {
         **ISOLATION_EXECUTOR.get("OPTIONS", {}),
         "heartbeat_s": 0.5,

@@ -1,0 +1,291 @@
+"""Workers by way of Celery and Redis, as real processes: nothing is lost, nothing runs twice."""
+
+import os
+import pickle
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import deno
+import pytest
+
+from backends_app.executors.celery import TASK, CeleryExecutor, queue
+from backends_app.registry import Registry
+from tests.confinement.programs import gone
+from tests.faults.backends import POISON
+from tests.faults.site import RETURNS, SLEEPS, Site, eventually
+from tests.servers import Redis, postgresql
+
+PRINTS = "console.log('ran'); " + SLEEPS
+
+
+def worker_of(machine) -> int:
+    """The process that runs workloads: a child of the one command."""
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in machine.children()}
+    [worker] = [child for child, command in commands.items() if b"--alone" in command]
+    return worker
+
+
+def times_run(site: Site, workload_id: str) -> int:
+    _, log = site.ask("GET", f"workloads/{workload_id}/logs/history")
+    return len(log["lines"])
+
+
+@pytest.fixture
+def site(celery: Site) -> Site:
+    """A server, and nobody who works yet."""
+    celery.serve()
+    return celery
+
+
+def test_without_a_worker_nothing_is_accepted(site: Site):
+    status, answer = site.ask("POST", "workloads/async", {"runtime": "node", "code": RETURNS})
+    assert (status, answer["errors"][0]["code"]) == (503, "backend_unavailable")
+    assert "run_worker" in answer["errors"][0]["detail"]
+    assert site.ask("GET", "workloads")[1]["results"] == []
+    assert site.ask("GET", "nodes") == (200, [])
+
+
+def test_a_worker_serves_who_waits_and_who_comes_back(site: Site):
+    machine = site.work("one")
+    site.healthy()
+    body = {"runtime": "node", "code": RETURNS, "input": 1}
+    status, workload = site.ask("POST", "workloads", body)
+    assert (status, workload["output"], workload["status"]) == (201, 1, "completed")
+    assert site.ended(site.submit(RETURNS, 2))["output"] == 2
+    [node] = site.ask("GET", "nodes")[1]
+    assert [(one["name"], one["healthy"]) for one in node["backends"]] == [("isolate", True)]
+    assert machine.terminate() == 0
+    assert eventually(lambda: site.ask("GET", "nodes")[1] == [], "it took no leave")
+    assert site.ask("POST", "workloads", body)[0] == 503
+
+
+def test_a_worker_process_that_is_killed(site: Site):
+    machine = site.work("one")
+    site.healthy()
+    lost, again = site.submit(SLEEPS, 60), site.submit(PRINTS, 3, rerun_if_lost=True)
+    for one in (lost, again):
+        site.until(one, "running")
+    eventually(lambda: times_run(site, again), "it prints nothing")
+    os.kill(worker_of(machine), signal.SIGKILL)
+    workload = site.ended(lost)
+    assert (workload["status"], workload["exit_reason"]) == ("failed", "worker_lost")
+    assert site.ended(again)["output"] == 3
+    assert times_run(site, again) == 2
+    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+
+
+def test_a_machine_that_is_killed_is_forgotten_and_another_goes_on(site: Site):
+    machine = site.work("one")
+    site.healthy()
+    lost = site.submit(SLEEPS, 60)
+    site.until(lost, "running")
+    site.work("two")
+    machine.kill()
+    assert site.ended(lost)["exit_reason"] == "worker_lost"
+    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    eventually(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
+
+
+def test_workers_end_with_the_command_that_started_them(site: Site):
+    machine = site.work("one")
+    worker = worker_of(machine)
+    machine.kill_alone()
+    eventually(lambda: gone(worker), "the worker outlives its parent")
+
+
+def test_the_server_is_killed_and_the_work_goes_on(celery: Site):
+    server = celery.serve()
+    celery.work("one")
+    celery.healthy()
+    running, waiting = celery.submit(SLEEPS, 3), celery.submit(RETURNS, 1)
+    celery.until(running, "running")
+    server.kill()
+    celery.serve()
+    assert celery.ended(running)["output"] == 3
+    assert celery.ended(waiting)["output"] == 1
+
+
+def test_redis_is_stopped_restarted_and_flushed(site: Site, broker: Redis):
+    site.work("one")
+    site.healthy()
+    running = site.submit(SLEEPS, 4)
+    site.until(running, "running")
+    broker.stop()
+    accepted = [site.submit(RETURNS, number) for number in range(5)]
+    broker.start()
+    long = [site.submit(SLEEPS, 2) for _ in range(4)]  # what comes later has to wait
+    accepted += [site.submit(RETURNS, number) for number in range(5, 10)]
+    broker.flush()
+    assert site.ended(running)["output"] == 4
+    assert [site.ended(one)["output"] for one in long] == [2] * 4
+    assert [site.ended(one)["output"] for one in accepted] == [*range(10)]
+
+
+def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis):
+    site.work("one")
+    site.work("two")
+    site.healthy()
+    workload = site.submit(PRINTS, 1)
+    outside = CeleryExecutor(Registry(), broker=broker.url)
+    for _ in range(20):
+        outside.send(workload, "isolate")
+    site.ended(workload)
+    for _ in range(20):
+        outside.send(workload, "isolate")
+    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert times_run(site, workload) == 1
+
+
+def test_work_that_takes_longer_than_redis_waits_is_run_once(
+    sites: Callable[..., Site], broker: Redis
+):
+    site = sites(
+        EXECUTOR="celery",
+        BROKER_URL=broker.url,
+        EXECUTOR_CLASS="tests.faults.backends.ImpatientExecutor",
+    )
+    site.serve()
+    site.work("one")
+    site.work("two")
+    site.healthy()
+    workloads = [site.submit(PRINTS, 3) for _ in range(10)]  # eight at once, two behind them
+    assert [site.ended(one)["status"] for one in workloads] == ["completed"] * 10
+    assert [times_run(site, one) for one in workloads] == [1] * 10
+
+
+def test_a_poison_workload_has_its_end_and_the_others_theirs(site: Site):
+    site.work("one")
+    site.healthy()
+    poison = [site.submit(POISON), site.submit(POISON, rerun_if_lost=True)]
+    assert [site.ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
+    assert site.ended(site.submit(RETURNS, 1, rerun_if_lost=True))["output"] == 1
+
+
+def test_killing_is_seen_by_the_worker(site: Site):
+    site.work("one")
+    site.healthy()
+    endless = site.submit("for (;;);", resources={"timeout_s": 200})
+    site.until(endless, "running")
+    status, workload = site.ask("DELETE", f"workloads/{endless}")
+    assert (status, workload["status"], workload["exit_reason"]) == (200, "killed", "killed")
+    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+
+
+def test_sigterm_lets_a_worker_end_its_work(site: Site):
+    machine = site.work("one")
+    site.healthy()
+    running = [site.submit(SLEEPS, 3) for _ in range(4)]
+    for one in running:
+        site.until(one, "running")
+    waiting = site.submit(RETURNS, 1)
+    assert machine.terminate() == 0
+    assert {site.workload(one)["status"] for one in running} == {"completed"}
+    assert site.workload(waiting)["status"] == "pending"
+    site.work("two")
+    assert site.ended(waiting)["output"] == 1
+
+
+def test_sigterm_settles_what_takes_longer_than_a_workers_grace(site: Site):
+    machine = site.work("one", GRACE_S="1")
+    site.healthy()
+    long = site.submit(SLEEPS, 100, resources={"timeout_s": 110})
+    site.until(long, "running")
+    machine.terminate()
+    assert site.workload(long)["exit_reason"] == "worker_lost"
+
+
+def test_a_pickle_is_not_opened(site: Site, broker: Redis, tmp_path: Path):
+    site.work("one")
+    site.healthy()
+    bait = tmp_path / "opened"
+
+    class Bait:
+        def __reduce__(self):
+            return (os.mkdir, (str(bait),))
+
+    app = CeleryExecutor(Registry(), broker=broker.url).app
+    with app.connection_for_write() as connection:
+        producer = connection.Producer()
+        for kind in ("application/x-python-serialize", "application/data", "application/json"):
+            for body in (
+                pickle.dumps(Bait()),
+                *(b"{", b"[]", b"7", b"null", b'{"a": 1}', b"[" * 10_000, b"[[], {}]"),
+                *(b'[["../../x"], {}, {}]', b'[7, "x", []]', b'[[1, 2, 3], {"a": 1}, null]'),
+                *(b'[[{"a": 1}], {}, {"callbacks": 7}]', b'[["\\u0000"], {}, null]'),
+            ):
+                producer.publish(
+                    body,
+                    routing_key=queue("isolate"),
+                    content_type=kind,
+                    content_encoding="binary" if "python" in kind else "utf-8",
+                    headers={"task": TASK, "id": "x", "lang": "py"},
+                    declare=[app.amqp.queues[queue("isolate")]],
+                )
+    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert not bait.exists()
+
+
+def test_a_machine_whose_backend_breaks_takes_no_more_work(site: Site, tmp_path: Path):
+    program = tmp_path / "deno"
+    shutil.copy(os.fsdecode(deno.find_deno_bin()), program)
+    machine = site.work("one", DENO=str(program))
+    site.healthy()
+    program.rename(tmp_path / "away")
+    for child in threads_of(machine):
+        os.kill(child, signal.SIGKILL)  # those that wait ready
+    failed = site.ended(site.submit(RETURNS, 1))
+    assert (failed["status"], failed["exit_reason"]) == ("failed", "backend_error")
+    machine.prints("Canceling queue")
+    eventually(lambda: site.ask("GET", "backends")[1][0]["healthy"] is False, "it seems well")
+    assert site.ask("POST", "workloads", {"runtime": "node", "code": RETURNS})[0] == 503
+    (tmp_path / "away").rename(program)
+    site.healthy()
+    assert site.ended(site.submit(RETURNS, 2))["output"] == 2
+
+
+def threads_of(machine) -> list[int]:
+    """The launcher below the worker of this machine."""
+    file = Path(f"/proc/{worker_of(machine)}/task")
+    children = (one / "children" for one in file.iterdir())
+    return [int(pid) for one in children for pid in one.read_text().split()]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_thousand_over_two_machines(
+    sites: Callable[..., Site], broker: Redis, database: str, request
+):
+    """None lost, none twice."""
+    env = {}
+    if database == "postgresql":
+        context = postgresql()
+        env["DATABASE_URL"] = context.__enter__()
+        request.addfinalizer(lambda: context.__exit__(None, None, None))
+    site = sites(EXECUTOR="celery", BROKER_URL=broker.url, **env)
+    site.serve()
+    site.work("one")
+    site.work("two")
+    site.healthy()
+    code = "console.log('ran'); export default (x) => x"
+    with ThreadPoolExecutor(8) as threads:
+        accepted = list(threads.map(lambda number: site.submit(code, number), range(1000)))
+    eventually(
+        lambda: (
+            not any(
+                site.ask("GET", f"workloads?status={one}&page_size=1")[1]["results"]
+                for one in ("pending", "running")
+            )
+        ),
+        "they have not ended",
+    )
+    nodes = set()
+    with ThreadPoolExecutor(8) as threads:
+        for number, workload in enumerate(threads.map(site.workload, accepted)):
+            assert (workload["status"], workload["output"]) == ("completed", number)
+            assert workload["stdout"] == "ran\n"
+            nodes.add(workload["node"])
+    assert nodes
+    assert threading.active_count() < 50

@@ -24,15 +24,17 @@ def free_port() -> int:
 class Redis:
     """A Redis that can be stopped, and started again without what it knew."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *addresses: str) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._addresses = addresses
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
+        options = {"port": self.port, "save": "", "dir": self._folder, "protected-mode": "no"}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        words += ["--bind", "127.0.0.1", *self._addresses]
         self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
         _until_it_listens(self.port)
 
@@ -55,9 +57,9 @@ class Redis:
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[Redis]:
+def redis(folder: Path, *addresses: str) -> Iterator[Redis]:
     need("redis-server")
-    server = Redis(folder)
+    server = Redis(folder, *addresses)
     server.start()
     try:
         yield server
@@ -66,8 +68,8 @@ def redis(folder: Path) -> Iterator[Redis]:
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """The URL of a database of PostgreSQL's that is empty."""
+def postgresql(*addresses: str) -> Iterator[str]:
+    """The URL of a database of PostgreSQL's that is empty; it listens at these addresses, too."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         without("PostgreSQL missing: run `make host`")
@@ -83,10 +85,23 @@ def postgresql() -> Iterator[str]:
     try:
         init = run("initdb", "-D", str(data), "-A", "trust", "-U", POSTGRES, "--no-sync")
         subprocess.run(init, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=PATIENCE_S)
+        if addresses:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.writelines(f"host all all {address}/24 trust\n" for address in addresses)
+        listens = ",".join(("127.0.0.1", *addresses))
         settings = {"fsync": "off", "unix_socket_directories": folder, "max_connections": 60}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         server = subprocess.Popen(
-            run("postgres", "-D", str(data), "-p", str(port), "-h", "127.0.0.1", *words),
+            run(
+                "postgres",
+                "-D",
+                str(data),
+                "-p",
+                str(port),
+                "-h",
+                ",".join(("127.0.0.1", *addresses)),
+                *words,
+            ),
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -14,11 +14,10 @@ import warnings
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
+import celery.worker.consumer
 from celery import Celery, bootsteps
-from celery.exceptions import InvalidTaskError
 from celery.platforms import SecurityWarning
 from celery.signals import worker_shutting_down
-from celery.worker.request import Request
 from kombu.exceptions import ChannelError, OperationalError
 
 from .. import lifecycle, nodes
@@ -65,6 +64,7 @@ class CeleryExecutor(Executor):
                 task_publish_retry=False,
                 task_create_missing_queues=True,
                 worker_prefetch_multiplier=1,
+                worker_consumer=f"{__name__}:Consumer",
                 worker_enable_remote_control=False,  # nobody ends or changes a worker by a message
                 worker_send_task_events=False,
                 worker_hijack_root_logger=False,
@@ -77,7 +77,7 @@ class CeleryExecutor(Executor):
                     "max_retries": 0,
                 },
             )
-            app.task(name=TASK, ignore_result=True, Request=_Request)(self._carry_out)
+            app.task(name=TASK, ignore_result=True)(self._carry_out)
             self._app = app
         return self._app
 
@@ -146,7 +146,7 @@ class CeleryExecutor(Executor):
         with warnings.catch_warnings():
             # Celery warns root of messages in pickle, which is not taken here.
             warnings.simplefilter("ignore", SecurityWarning)
-            worker = self.app.Worker(
+            process = self.app.Worker(
                 pool="threads",
                 concurrency=self.registry.get(name).capabilities.max_concurrency,
                 hostname=f"{name}@{nodes.node_name()}.{os.getpid()}",
@@ -157,7 +157,7 @@ class CeleryExecutor(Executor):
                 loglevel="INFO",
                 quiet=True,
             )
-        worker.start()
+        process.start()
 
     def _round(self, name: str, wanted: Callable[[], bool], consumer: Any) -> None:
         """Take work while the backend is healthy here, and only then."""
@@ -184,14 +184,20 @@ class CeleryExecutor(Executor):
             lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
 
 
-class _Request(Request):  # type: ignore[misc]
-    """Celery's own ends the worker when a message is not made as it should be."""
+class Consumer(celery.worker.consumer.Consumer):  # type: ignore[misc]
+    """Drops a message that is not made as Celery's are; Celery's own consumer ends with it."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        try:
-            super().__init__(*given, **more)
-        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-            raise InvalidTaskError("no message of ours") from error
+    def create_task_handler(self, *given: Any, **more: Any) -> Callable[[Any], None]:
+        take = super().create_task_handler(*given, **more)
+
+        def take_or_drop(message: Any) -> None:
+            try:
+                take(message)
+            except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+                logger.warning("a message was dropped: %s", type(error).__name__)
+                message.reject_log_error(logger, self.connection_errors)
+
+        return take_or_drop
 
 
 class _FollowHealth(bootsteps.StartStopStep):  # type: ignore[misc]

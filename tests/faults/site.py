@@ -109,8 +109,8 @@ class Site:
         self.token = self.manage("shell", "--no-imports", "-c", USERS).stdout.strip()
 
     def program(self, command: Sequence[str], machine: str, **env: str) -> Program:
-        own = {"RUNTIME_DIR": str(self.folder / machine), **env}
-        env = environment(self.folder, **self._env, **own)
+        own = {"RUNTIME_DIR": str(self.folder / machine)}
+        env = environment(self.folder, **{**self._env, **own, **env})
         program = Program(command, self.folder / machine, env)
         self._programs.append(program)
         return program
@@ -123,9 +123,9 @@ class Site:
         eventually(self._answers, "the server does not answer")
         return program
 
-    def work(self, machine: str, **env: str) -> Program:
-        """A machine of workers, which take work when this returns."""
-        command = [sys.executable, "manage.py", "run_worker"]
+    def work(self, machine: str, inside: Sequence[str] = (), **env: str) -> Program:
+        """A machine of workers, which take work when this returns; `inside` stands before it."""
+        command = [*inside, sys.executable, "manage.py", "run_worker"]
         program = self.program(command, machine, **env)
         program.prints(r"isolate@\S+ ready")
         return program

@@ -5,7 +5,7 @@ import pickle
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,21 @@ def worker_of(machine) -> int:
 def times_run(site: Site, workload_id: str) -> int:
     _, log = site.ask("GET", f"workloads/{workload_id}/logs/history")
     return len(log["lines"])
+
+
+@pytest.fixture
+def outside() -> Iterator[Callable[[Redis], CeleryExecutor]]:
+    """Somebody else who can write to this Redis."""
+    made: list[CeleryExecutor] = []
+
+    def make(broker: Redis) -> CeleryExecutor:
+        made.append(CeleryExecutor(Registry(), broker=broker.url))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.app.pool.force_close_all()
+        one.app.close()
 
 
 @pytest.fixture
@@ -125,17 +140,17 @@ def test_redis_is_stopped_restarted_and_flushed(site: Site, broker: Redis):
     assert [site.ended(one)["output"] for one in accepted] == [*range(10)]
 
 
-def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis):
+def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis, outside):
     site.work("one")
     site.work("two")
     site.healthy()
     workload = site.submit(PRINTS, 1)
-    outside = CeleryExecutor(Registry(), broker=broker.url)
+    sender = outside(broker)
     for _ in range(20):
-        outside.send(workload, "isolate")
+        sender.send(workload, "isolate")
     site.ended(workload)
     for _ in range(20):
-        outside.send(workload, "isolate")
+        sender.send(workload, "isolate")
     assert site.ended(site.submit(RETURNS, 1))["output"] == 1
     assert times_run(site, workload) == 1
 
@@ -198,7 +213,7 @@ def test_sigterm_settles_what_takes_longer_than_a_workers_grace(site: Site):
     assert site.workload(long)["exit_reason"] == "worker_lost"
 
 
-def test_a_pickle_is_not_opened(site: Site, broker: Redis, tmp_path: Path):
+def test_a_pickle_is_not_opened(site: Site, broker: Redis, outside, tmp_path: Path):
     site.work("one")
     site.healthy()
     bait = tmp_path / "opened"
@@ -207,7 +222,12 @@ def test_a_pickle_is_not_opened(site: Site, broker: Redis, tmp_path: Path):
         def __reduce__(self):
             return (os.mkdir, (str(bait),))
 
-    app = CeleryExecutor(Registry(), broker=broker.url).app
+    def run_or_wait():
+        body = {"runtime": "node", "code": RETURNS, "input": 1}
+        status, answer = site.ask("POST", "workloads", body)
+        return None if status == 503 else (status, answer)
+
+    app = outside(broker).app
     with app.connection_for_write() as connection:
         producer = connection.Producer()
         for kind in ("application/x-python-serialize", "application/data", "application/json"):
@@ -225,7 +245,11 @@ def test_a_pickle_is_not_opened(site: Site, broker: Redis, tmp_path: Path):
                     headers={"task": TASK, "id": "x", "lang": "py"},
                     declare=[app.amqp.queues[queue("isolate")]],
                 )
-    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    for garbage in ("no JSON", "{}", "7"):  # it ends a worker, which is started again
+        broker.say("LPUSH", queue("isolate"), garbage)
+        eventually(lambda: broker.say("LLEN", queue("isolate")) == b":0\r\n", "it is not taken")
+        status, workload = eventually(run_or_wait, "nobody works")
+        assert (status, workload["output"]) == (201, 1)
     assert not bait.exists()
 
 

@@ -1,0 +1,217 @@
+"""The local executor in this process: lanes, the keeper, and the race between an end and a kill."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from backends_app import lifecycle
+from backends_app.backends.base import Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.conf import load_executor
+from backends_app.exceptions import AlreadyEnded, QueueFull
+from backends_app.executors.base import Executor
+from backends_app.executors.local import LocalExecutor
+from backends_app.models import NodeBackend, Workload
+from backends_app.nodes import node_id
+from backends_app.registry import Registry
+from backends_app.slots import mark
+from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
+from tests.programs import PATIENCE_S
+from tests.workloads import order, recorded
+
+pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def executor(filled: Registry) -> Iterator[LocalExecutor]:
+    """Serving over the three fakes."""
+    serving = LocalExecutor(filled, grace_s=PATIENCE_S)
+    serving.ensure_started(wait_s=0)
+    yield serving
+    serving.drain()
+
+
+def ended(workload: Workload) -> Workload:
+    assert lifecycle.wait(workload, PATIENCE_S)
+    return workload
+
+
+def test_what_is_submitted_is_run(executor: LocalExecutor):
+    workloads = [executor.submit(order(input=number)) for number in range(50)]
+    assert [ended(one).output for one in workloads] == [*range(50)]
+
+
+def test_no_more_at_once_than_there_are_slots_and_in_order(registry: Registry):
+    inside, most, began = 0, 0, []
+    lock = threading.Lock()
+
+    def program(workload: WorkloadSpec) -> None:
+        nonlocal inside, most
+        with lock:
+            began.append(workload.input)
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        with lock:
+            inside -= 1
+
+    registry.register("isolate", FakeBackend(max_concurrency=2, program=program))
+    executor = LocalExecutor(registry)
+    executor.ensure_started(wait_s=0)
+    for one in [executor.submit(order(input=number)) for number in range(20)]:
+        ended(one)
+    executor.drain()
+    assert most == 2
+    assert all(abs(number - place) < 3 for place, number in enumerate(began))
+
+
+def test_a_slow_backend_keeps_nobody_elses_work_waiting(executor: LocalExecutor, fakes):
+    leave = threading.Event()
+    fakes["microvm"].program = lambda workload: leave.wait(PATIENCE_S)
+    slow = [executor.submit(order(runtime="python")) for _ in range(200)]
+    assert ended(executor.submit(order(input=1))).output == 1
+    leave.set()
+    for one in slow:
+        ended(one)
+
+
+def test_the_queue_is_bounded(filled: Registry):
+    executor = LocalExecutor(filled, queue_size=3)
+    for _ in range(3):
+        executor.submit(order())
+    with pytest.raises(QueueFull):
+        executor.submit(order())
+    assert Workload.objects.count() == 3
+
+
+def test_what_others_have_left_waiting_is_taken_up(executor: LocalExecutor):
+    assert ended(recorded()).status == "completed"
+
+
+def test_what_waits_for_a_backend_that_is_not_well_waits(
+    executor: LocalExecutor, filled: Registry, fakes
+):
+    filled.publish("isolate", fakes["isolate"], Health.unhealthy("broken"))
+    workload = recorded()
+    for _ in range(3):
+        executor.keep()
+    filled.publish("isolate", fakes["isolate"], Health.ok())
+    assert ended(workload).status == "completed"
+
+
+def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtime_dir):
+    mine = node_id(runtime_dir)
+    lost, alive = (recorded(Status.RUNNING, node_id=mine) for _ in range(2))
+    elsewhere = recorded(Status.RUNNING, node_id="elsewhere")
+    with mark(alive.pk, runtime_dir):
+        assert ended(lost).exit_reason == "worker_lost"
+        executor.keep()
+        assert {one.status for one in Workload.objects.filter(pk__in=[alive.pk, elsewhere.pk])} == {
+            "running"
+        }
+
+
+def test_a_node_takes_its_leave(executor: LocalExecutor):
+    while not executor.live_nodes():
+        executor.keep()
+    [node] = executor.live_nodes()
+    assert [one.name for one in node.backends] == ["gvisor", "isolate", "microvm"]
+    executor.drain()
+    assert not NodeBackend.objects.exists()
+
+
+def test_draining_lets_work_end_and_takes_up_no_more(filled: Registry, fakes):
+    executor = LocalExecutor(filled, grace_s=PATIENCE_S)
+    executor.ensure_started(wait_s=0)
+    inside, leave = threading.Event(), threading.Event()
+
+    def program(workload: WorkloadSpec) -> int:
+        inside.set()
+        leave.wait(PATIENCE_S)
+        return 1
+
+    fakes["isolate"].program = program
+    workload = executor.submit(order())
+    assert inside.wait(PATIENCE_S)
+    drain = threading.Thread(target=executor.drain)
+    drain.start()
+    while not executor.draining:
+        time.sleep(0.001)
+    late = executor.submit(order())
+    leave.set()
+    drain.join()
+    assert ended(workload).output == 1
+    late.refresh_from_db()
+    assert late.status == "pending"
+
+
+def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExecutor):
+    """Whichever comes first: there is one end, and both sides say the same."""
+    gone: dict[str, threading.Event] = {}
+
+    class Killable(FakeBackend):
+        def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+            event = gone.setdefault(workload.id, threading.Event())
+            if event.wait(random.random() * 0.02):
+                return WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
+            return WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, output=1)
+
+        def cleanup(self, workload_id: str) -> None:
+            gone.setdefault(workload_id, threading.Event()).set()
+
+    backend = Killable(runtimes=["node"], max_concurrency=16)
+    filled.register("isolate", backend, replace=True)
+    filled.publish("isolate", backend, Health.ok())
+    told: dict[str, str] = {}
+
+    def race(number: int) -> None:
+        try:
+            workload = executor.submit(order(input=number))
+            time.sleep(random.random() * 0.03)
+            if number % 2:  # as its worker would, had it just looked
+                Workload.objects.filter(pk=workload.pk, status="running").update(
+                    kill_requested_at=workload.created_at
+                )
+                lifecycle.running.look()
+            try:
+                lifecycle.kill(workload)
+                told[workload.pk] = workload.status
+            except AlreadyEnded as error:
+                told[workload.pk] = error.status
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(race, range(1000)))
+    rows = dict(Workload.objects.values_list("pk", "status"))
+    assert told == rows
+    assert {*rows.values()} == {"completed", "killed"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ({"BACKEND": "nowhere.Nothing"}, "ISOLATION_EXECUTOR['BACKEND']"),
+        ({"BACKEND": "backends_app.registry.Registry"}, "ISOLATION_EXECUTOR['BACKEND']"),
+        ({"OPTIONS": {}}, "ISOLATION_EXECUTOR['BACKEND']"),
+        ({"OPTIONS": {"queue_size": 0}}, "ISOLATION_EXECUTOR['OPTIONS']['queue_size']"),
+        ({"OPTIONS": {"heartbeat_s": "2"}}, "ISOLATION_EXECUTOR['OPTIONS']['heartbeat_s']"),
+        ({"OPTIONS": {"lost_after_s": 3}}, "ISOLATION_EXECUTOR['OPTIONS']['lost_after_s']"),
+        ({"OPTIONS": {"nonsense": 1}}, "ISOLATION_EXECUTOR['OPTIONS']"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(settings, filled: Registry, setting, where):
+    default = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
+    broken = setting if "BACKEND" in setting or where.endswith("['BACKEND']") else default | setting
+    settings_before = settings.ISOLATION_EXECUTOR
+    with pytest.raises(ImproperlyConfigured) as raised:
+        settings.ISOLATION_EXECUTOR = broken
+    assert where in str(raised.value)
+    settings.ISOLATION_EXECUTOR = settings_before
+    assert isinstance(load_executor(Executor, filled), LocalExecutor)

@@ -1,0 +1,88 @@
+"""More than one machine: workers in network namespaces of their own, one API in front of them."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.site import RETURNS, SLEEPS, Site, eventually
+from tests.needs import need, without
+from tests.servers import postgresql, redis
+
+
+@contextmanager
+def machine(number: int) -> Iterator[list[str]]:
+    """A network of its own that reaches nothing but this host, and a host name of its own.
+
+    Gives what stands before a command that is to run there.
+    """
+    name, here = f"vulcan{os.getpid()}-{number}", f"vt{os.getpid() % 100_000}h{number}"
+    there = f"vt{os.getpid() % 100_000}n{number}"
+    ip(f"netns add {name}")
+    try:
+        ip(f"link add {here} type veth peer name {there} netns {name}")
+        ip(f"addr add {address(number)}/30 dev {here}")
+        ip(f"link set {here} up")
+        ip(f"-n {name} addr add 10.213.{number}.2/30 dev {there}")
+        ip(f"-n {name} link set {there} up")
+        ip(f"-n {name} link set lo up")
+        host = f'hostname machine-{number}; exec "$@"'
+        yield ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", host, "sh"]
+    finally:
+        ip(f"netns delete {name}")
+
+
+def address(number: int) -> str:
+    return f"10.213.{number}.1"
+
+
+def ip(line: str) -> None:
+    subprocess.run(["ip", *line.split()], check=True)
+
+
+def test_two_machines_serve_one_api(
+    sites: Callable[..., Site], tmp_path_factory: pytest.TempPathFactory
+):
+    need("ip", "unshare", "hostname")
+    if os.geteuid() != 0:
+        without("network namespaces need root")
+    folder: Path = tmp_path_factory.mktemp("redis")
+    places = address(1), address(2)
+    with (
+        machine(1) as first,
+        machine(2) as second,
+        redis(folder, *places) as broker,
+        postgresql(*places) as database,
+    ):
+        site = sites(EXECUTOR="celery", BROKER_URL=broker.url, DATABASE_URL=database)
+
+        def seen_from(number: int) -> dict[str, str]:
+            there = address(number)
+            return {
+                "BROKER_URL": broker.url.replace("127.0.0.1", there),
+                "DATABASE_URL": database.replace("127.0.0.1", there),
+            }
+
+        server = site.serve()
+        one = site.work("one", first, **seen_from(1))
+        two = site.work("two", second, **seen_from(2))
+        site.healthy()
+        eventually(lambda: len(site.ask("GET", "nodes")[1]) == 2, "there are not two")
+        names = [node["name"] for node in site.ask("GET", "nodes")[1]]
+        assert names == ["machine-1", "machine-2"]
+        workloads = [site.submit(SLEEPS, 1) for _ in range(8)]  # as many as both have slots
+        assert {site.ended(one)["node"] for one in workloads} == {*names}
+        running = site.submit(SLEEPS, 60)
+        where = site.until(running, "running")["node"]
+        lost, left = (one, two) if where == "machine-1" else (two, one)
+        lost.kill()
+        assert site.ended(running)["exit_reason"] == "worker_lost"
+        workload = site.ended(site.submit(RETURNS, 1))
+        assert (workload["output"], workload["node"]) == (1, ({*names} - {where}).pop())
+        eventually(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
+        left.terminate()
+        server.terminate()
+        site.close()

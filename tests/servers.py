@@ -92,16 +92,7 @@ def postgresql(*addresses: str) -> Iterator[str]:
         settings = {"fsync": "off", "unix_socket_directories": folder, "max_connections": 60}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         server = subprocess.Popen(
-            run(
-                "postgres",
-                "-D",
-                str(data),
-                "-p",
-                str(port),
-                "-h",
-                ",".join(("127.0.0.1", *addresses)),
-                *words,
-            ),
+            run("postgres", "-D", str(data), "-p", str(port), "-h", listens, *words),
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -169,6 +169,7 @@ class Executor:
         if not self.serving or self.draining:
             return
         self._draining.set()
+        self.take_up_no_more()
         if not running.wait_until_idle(self._grace_s):
             running.end_all()
             running.wait_until_idle(ENDING_S)
@@ -176,6 +177,9 @@ class Executor:
             nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
         except (DatabaseError, InterfaceError, OSError) as error:
             logger.warning("this node could not take its leave: %s", error)
+
+    def take_up_no_more(self) -> None:
+        """The process is being drained."""
 
     def forget(self) -> None:
         """In a forked child, which serves when it is asked to."""

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence, Set
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from .. import lifecycle
 from ..health import monitor
@@ -39,6 +39,11 @@ class Lane:
                 name = f"vulcan-{self._name}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
 
+    def wake(self) -> None:
+        """Let the threads see that the executor is being drained."""
+        with self._changed:
+            self._changed.notify_all()
+
     def waiting(self) -> Set[str]:
         with self._changed:
             return frozenset(self._waiting)
@@ -50,7 +55,7 @@ class Lane:
                 self._executor.carry_out(workload_id)
             except Exception:  # the row is as it was; the keeper sends it again
                 logger.exception("workload %s could not be taken up", workload_id)
-        close_old_connections()
+        connections.close_all()
 
     def _next(self) -> str | None:
         with self._changed:
@@ -95,6 +100,10 @@ class LocalExecutor(Executor):
 
     def carry_out(self, workload_id: str) -> None:
         lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
+
+    def take_up_no_more(self) -> None:
+        for lane in list(self._lanes.values()):
+            lane.wake()
 
     def serves(self) -> Sequence[BackendInfo]:
         return self.registry.list()

@@ -192,7 +192,8 @@ def carry_out(workload_id: str, registry: Registry, give_up: Callable[[], bool])
     Waits for a slot until `give_up` says that it is of no use. Whatever happens, the row tells.
     """
     with mark(workload_id, runtime_dir()) as mine:
-        workload = Workload.objects.filter(pk=workload_id, status=Status.PENDING).first()
+        waiting = Workload.objects.filter(pk=workload_id, status=Status.PENDING)
+        workload = waiting.select_related("source").first()
         if not mine or workload is None:
             return
         entry = registry.snapshot.entries.get(workload.isolation_used)

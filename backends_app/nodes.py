@@ -5,6 +5,7 @@ says again and again which backends it serves; who has heard nothing new for a w
 that nobody sets, takes the node for dead. What the time is there, or here, does not matter.
 """
 
+import functools
 import os
 import secrets
 import socket
@@ -29,6 +30,7 @@ Served: TypeAlias = tuple[str, str]
 """The id of a node, and the name of a backend on it."""
 
 
+@functools.cache
 def node_id(folder: Path) -> str:
     """The id of the node that this runtime folder makes; a new folder is a new node."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -76,8 +76,8 @@ def taken(name: str, limit: int, folder: Path) -> int:
     return sum(file.stat().st_ino in locked for file in files)
 
 
-def _slots(name: str, limit: int, folder: Path) -> list[Path]:
-    return [folder / f"{name}.{number}.slot" for number in range(limit)]
+def _slots(name: str, limit: int, folder: Path) -> Iterator[Path]:
+    return (folder / f"{name}.{number}.slot" for number in range(limit))
 
 
 def _mark(workload_id: str, folder: Path) -> Path:

@@ -115,10 +115,12 @@ class Site:
         self._programs.append(program)
         return program
 
-    def serve(self, workers: int = 1, machine: str = "web", **env: str) -> Program:
+    def serve(
+        self, workers: int = 1, machine: str = "web", threads: int = 64, **env: str
+    ) -> Program:
         """A server of the API, which answers when this returns."""
         gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
-        options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", "--threads=64"]
+        options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", f"--threads={threads}"]
         program = self.program([*gunicorn, *options, "vulcan_site.wsgi"], machine, **env)
         eventually(self._answers, "the server does not answer")
         return program
@@ -156,9 +158,9 @@ class Site:
         return status == 200 and backends[0]["healthy"] is not None
 
     def healthy(self) -> bool:
-        """Waits until the API says that the backend works."""
+        """Waits until the API says that isolates work."""
         return eventually(
-            lambda: self.ask("GET", "backends")[1][0]["healthy"], "the backend is not healthy"
+            lambda: self.ask("GET", "backends/isolate")[1]["healthy"], "isolate is not healthy"
         )
 
     def submit(self, code: str = RETURNS, given: Any = None, **more: Any) -> str:

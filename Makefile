@@ -4,7 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-TEST_PACKAGES := busybox-static docker-registry podman crun catatonit
+TEST_PACKAGES := busybox-static docker-registry podman crun catatonit redis-server postgresql \
+	iproute2 gcc libc6-dev
 
 .PHONY: run test lint bench host lock clean
 

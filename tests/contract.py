@@ -7,7 +7,7 @@ a fresh instance that works on this host, and `programs`, what to run on it.
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from django.core.checks import CheckMessage
@@ -16,6 +16,7 @@ from rest_framework.renderers import JSONRenderer
 from backends_app.backends.base import Backend, BackendCapabilities, Health
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
+from tests.programs import PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,26 @@ class Programs:
     """Ends with an exit code other than 0, and the word `boom` on stderr."""
     nothing: Mapping[str, str]
     """Ends well without an output."""
+
+
+def heard_and_ended(backend: Backend, spec: WorkloadSpec) -> WorkloadResult:
+    """What became of a workload that prints `begun` and goes on: heard of, and only then ended."""
+    begun, results = threading.Event(), []
+
+    def hear(stream: str, data: bytes) -> None:
+        if b"begun" in data:
+            begun.set()
+
+    thread = threading.Thread(
+        target=lambda: results.append(backend.execute(replace(spec, heard=hear)))
+    )
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    assert thread.is_alive()
+    while thread.is_alive():
+        backend.cleanup(spec.id)
+        thread.join(0.01)
+    return results[0]
 
 
 class BackendContract:
@@ -107,6 +128,16 @@ class BackendContract:
         assert {number: result.output for number, result in results.items()} == {
             number: number for number in range(count)
         }
+
+    def test_what_it_prints_is_heard(self, run, programs: Programs):
+        heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+        def hear(stream: str, data: bytes) -> None:
+            heard[stream] += data
+
+        result = run(programs.fails, heard=hear)
+        assert heard["stderr"].decode(errors="replace") == result.stderr
+        assert heard["stdout"].decode(errors="replace") == result.stdout
 
     def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
         backend.cleanup("0" * 32)

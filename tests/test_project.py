@@ -12,7 +12,14 @@ from tests.programs import ROOT, environment, manage
 from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
-    *("manage.py", "requirements.txt", "requirements.in", "README.md", "CHANGELOG.md"),
+    *(
+        "manage.py",
+        "gunicorn.conf.py",
+        "requirements.txt",
+        "requirements.in",
+        "README.md",
+        "CHANGELOG.md",
+    ),
     *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
 }
 

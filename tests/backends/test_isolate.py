@@ -4,17 +4,16 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
-from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
+from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends import wasm
 from tests.confinement.programs import children
-from tests.contract import BackendContract, Programs
+from tests.contract import BackendContract, Programs, heard_and_ended
 from tests.programs import ROOT
 
 
@@ -263,15 +262,27 @@ def test_a_module_is_bounded_in_time_and_memory(run_wasm):
 # What the host does
 
 
-def test_cleanup_ends_a_running_workload(backend: IsolateBackend):
-    spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
-    results: list[WorkloadResult] = []
-    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
-    thread.start()
-    while thread.is_alive():
-        backend.cleanup(spec.id)
-        thread.join(0.01)
-    assert (results[0].status, results[0].exit_reason) == (Status.KILLED, ExitReason.KILLED)
+def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: IsolateBackend):
+    code = "console.log('begun'); for (;;);"
+    spec = WorkloadSpec(runtime="node", code=code, resources=Resources(timeout_s=60))
+    result = heard_and_ended(backend, spec)
+    assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
+    assert result.stdout == "begun\n"
+
+
+def test_what_is_heard_shows_no_more_than_the_result(backend: IsolateBackend):
+    """Names of modules come in parts, and are shown as a person is to see them."""
+    heard = b""
+
+    def hear(stream: str, data: bytes) -> None:
+        nonlocal heard
+        heard += data
+
+    code = "console.error('x'.repeat(70_000)); null.y"
+    result = backend.execute(WorkloadSpec(runtime="node", code=code, heard=hear))
+    assert heard.decode() == result.stderr
+    assert b"data:" not in heard
+    assert b"blob:" not in heard
 
 
 def test_a_missing_deno_is_undetected_and_says_what_to_install():

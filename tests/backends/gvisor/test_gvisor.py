@@ -12,7 +12,7 @@ from backends_app.exceptions import InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
 from tests.backends.gvisor.engines import TestEngine
-from tests.contract import BackendContract, Programs
+from tests.contract import BackendContract, Programs, heard_and_ended
 
 SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
 
@@ -184,17 +184,16 @@ def test_figures_are_the_kernels(run):
     assert large.memory_bytes > idle.memory_bytes + 40 * 2**20
 
 
-def test_cleanup_ends_a_running_workload(backend: GVisorBackend):
+def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: GVisorBackend):
     spec = WorkloadSpec(
-        runtime="oci", image=IMAGE, command=("sleep", "999"), resources=Resources(timeout_s=60)
+        runtime="oci",
+        image=IMAGE,
+        command=("sh", "-c", "echo begun; sleep 999"),
+        resources=Resources(timeout_s=60),
     )
-    results = []
-    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
-    thread.start()
-    while thread.is_alive():
-        backend.cleanup(spec.id)
-        thread.join(0.05)
-    assert (results[0].status, results[0].exit_reason) == (Status.KILLED, ExitReason.KILLED)
+    result = heard_and_ended(backend, spec)
+    assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
+    assert result.stdout == "begun\n"
 
 
 def test_a_user_that_is_not_root(engine: TestEngine, make):

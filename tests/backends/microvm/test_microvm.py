@@ -13,7 +13,7 @@ from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRe
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.microvm.archives import packed
 from tests.backends.microvm.conftest import execute, machines
-from tests.contract import BackendContract, Programs
+from tests.contract import BackendContract, Programs, heard_and_ended
 from tests.programs import PATIENCE_S
 
 GO_ECHO = """package main
@@ -322,19 +322,12 @@ def test_a_spare_is_used_once_and_is_a_machine_of_its_own(make):
     assert len(seen) == 3
 
 
-def test_a_kill_ends_it(backend):
-    spec = WorkloadSpec(
-        runtime="python", code="while True: pass", resources=Resources(timeout_s=120)
-    )
-    results = []
-    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
-    thread.start()
-    while not machines():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    backend.cleanup(spec.id)
-    thread.join(PATIENCE_S)
-    assert (results[0].status, results[0].exit_reason) == (Status.KILLED, ExitReason.KILLED)
+def test_what_runs_is_heard_of_and_ended_by_cleanup(backend):
+    code = "print('begun', flush=True)\nwhile True: pass"
+    spec = WorkloadSpec(runtime="python", code=code, resources=Resources(timeout_s=120))
+    result = heard_and_ended(backend, spec)
+    assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
+    assert result.stdout == "begun\n"
 
 
 def test_a_runtime_without_an_image_is_the_callers_to_know_of(folder, tmp_path):

@@ -67,7 +67,7 @@ class BackendAdmin(PageAdmin):
         self.log_change(
             request, Backend(name=object_id), f"Probed: {found.state}: {found.description}"
         )
-        said = f"{object_id} has been probed: {found.state}: {found.description}"
+        said = f"Backend {object_id} has been probed: {found.state}: {found.description}"
         self.message_user(request, said, messages.SUCCESS if found.healthy else messages.ERROR)
         return self._back(object_id)
 

@@ -4,6 +4,7 @@ import itertools
 from datetime import datetime
 from typing import Any
 
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Exists, Q, QuerySet
@@ -50,7 +51,10 @@ class WorkloadChangeList(ChangeList):
     def get_queryset(
         self, request: HttpRequest, exclude_parameters: list[str | None] | None = None
     ) -> QuerySet[Workload]:
-        rows = super().get_queryset(request, exclude_parameters)
+        try:
+            rows = super().get_queryset(request, exclude_parameters)
+        except (ValueError, OverflowError) as error:  # the year after 9999
+            raise IncorrectLookupParameters(error) from error
         return rows.defer(*LARGE, "candidates", "error")
 
     def dates(self) -> dict[str, Any]:

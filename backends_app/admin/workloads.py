@@ -384,7 +384,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
         others = [one for one in workloads if one not in killed and one not in waiting]
         self._say(request, "killed", messages.SUCCESS, killed)
         self._say(request, "asked to end, and will", messages.WARNING, waiting)
-        self._say(request, "ended before that", messages.WARNING, others)
+        self._say(request, "had ended before", messages.WARNING, others)
         return []
 
     def _say(

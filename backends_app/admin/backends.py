@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST
 
 from ..backends.base import Health
 from ..conf import runtime_dir
+from ..database import let_go
 from ..exceptions import BackendNotRegistered
 from ..executors import executor
 from ..health import monitor
@@ -21,7 +22,7 @@ from ..registry import registry
 from ..routing import Entry, RouteTable
 from ..slots import taken
 from .base import PageAdmin
-from .display import moment
+from .display import moment, visible
 
 WORKERS_PROBE = "The workers probe their backends themselves; what they find is shown here."
 
@@ -59,17 +60,17 @@ class BackendAdmin(PageAdmin):
             raise PermissionDenied
         if executor().remote:
             self.message_user(request, WORKERS_PROBE, messages.WARNING)
-            return self._back(object_id)
+            return HttpResponseRedirect(self._page())
+        let_go()
         try:
             found = monitor.probe_now(object_id)
         except BackendNotRegistered as missing:
             raise Http404(str(missing)) from missing
-        self.log_change(
-            request, Backend(name=object_id), f"Probed: {found.state}: {found.description}"
-        )
-        said = f"Backend {object_id} has been probed: {found.state}: {found.description}"
+        said = f"{found.state}: {visible(found.description)}"
+        self.log_change(request, Backend(name=object_id), f"Probed: {said}")
+        said = f"Backend {object_id} has been probed: {said}"
         self.message_user(request, said, messages.SUCCESS if found.healthy else messages.ERROR)
-        return self._back(object_id)
+        return HttpResponseRedirect(self._page())  # at its top, where the message is
 
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
@@ -85,13 +86,13 @@ class BackendAdmin(PageAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Where the admin's log leads to: its place on the page."""
-        return self._back(object_id)
+        place = f"#{object_id}" if object_id in registry else ""
+        return HttpResponseRedirect(f"{self._page()}{place}")
 
-    def _back(self, name: str) -> HttpResponseRedirect:
-        page = reverse(
+    def _page(self) -> str:
+        return reverse(
             f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_changelist"
         )
-        return HttpResponseRedirect(f"{page}#{name}" if name in registry else page)
 
 
 def _described(entry: Entry, routes: RouteTable, nodes: Sequence[Node]) -> dict[str, Any]:

@@ -262,7 +262,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
         return WorkloadChangeList
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        return lookup in LOOKUPS
+        return lookup in LOOKUPS and "\0" not in value  # for which PostgreSQL has no room
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Workload], search_term: str

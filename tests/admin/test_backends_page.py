@@ -91,7 +91,7 @@ def test_it_needs_a_permission_of_its_own(staff, client, page):
 def test_probe_now_probes_publishes_says_so_and_is_audited(operator, fleet, isolate, audit):
     isolate.health = Health.unhealthy("Deno <b>has gone</b>")
     answer = operator.post(PROBE, follow=True)
-    assert answer.redirect_chain == [(f"{PAGE}#isolate", 302)]
+    assert answer.redirect_chain == [(PAGE, 302)]
     said = "Backend isolate has been probed: unhealthy: Deno <b>has gone</b>"
     assert said in Page(answer).text
     assert [str(one) for one in answer.context["messages"]] == [said]

@@ -1,11 +1,14 @@
 """The list of workloads, as fast with a million rows as with ten: nothing looks at all of them."""
 
 import itertools
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth import get_user_model
 from django.core.paginator import Paginator
 from django.db.models import Exists, Q, QuerySet
 from django.http import HttpRequest
@@ -13,11 +16,24 @@ from django.utils import formats, timezone
 from django.utils.functional import cached_property
 
 from ..models import LARGE, Workload
+from ..registry import registry
+from ..routing import RUNTIMES
 
 MOST_COUNTED = 10_000
 FIELD = "created_at"
 PARTS = ("year", "month", "day")
 TITLES = ("Y", "YEAR_MONTH_FORMAT", "MONTH_DAY_FORMAT")
+MOST_WORDS = 5
+MOST_OWNERS = 100
+HEX = frozenset("0123456789abcdef")
+LOOKUPS = frozenset(
+    {
+        *("status__exact", "exit_reason__exact", "runtime", "backend"),
+        *("created_at__gte", "created_at__lt"),
+        *("created_at__year", "created_at__month", "created_at__day"),
+    }
+)
+"""By what the list may be narrowed: there is an index for each."""
 
 
 class Many(int):
@@ -39,6 +55,57 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # no generic while
     @property
     def bounded(self) -> bool:
         return isinstance(self.count, Many)
+
+
+class RuntimeFilter(admin.SimpleListFilter):
+    """The runtimes that some backend has; to ask the rows would take long."""
+
+    title = "runtime"
+    parameter_name = "runtime"
+    field = "runtime"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in self.names()]
+
+    def names(self) -> Iterable[str]:
+        served = {
+            name
+            for entry in registry.snapshot.entries.values()
+            for name in entry.capabilities.supported_runtimes
+        }
+        return [*RUNTIMES, *sorted(served - {*RUNTIMES})]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[Workload]
+    ) -> QuerySet[Workload] | None:
+        value = self.value()
+        return None if value is None else queryset.filter(**{self.field: value})
+
+
+class BackendFilter(RuntimeFilter):
+    """The backends that are registered."""
+
+    title = "backend"
+    parameter_name = "backend"
+    field = "isolation_used"
+
+    def names(self) -> Iterable[str]:
+        return registry
+
+
+def meant(search: str) -> Q:
+    """The rows in which each of these words is found."""
+    return Q(*map(_meant_by, search.split()[:MOST_WORDS]))
+
+
+def _meant_by(word: str) -> Q:
+    """Rows that somebody may mean with this word, in ways for which there is an index."""
+    users = get_user_model()
+    owners = users._default_manager.filter(**{f"{users.USERNAME_FIELD}__icontains": word})
+    found = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MOST_OWNERS]))
+    if set(word) <= HEX:
+        found |= Q(pk__gte=word, pk__lt=f"{word}g")  # what begins with it: no digit follows f
+    return found
 
 
 class WorkloadChangeList(ChangeList):
@@ -98,7 +165,9 @@ class WorkloadChangeList(ChangeList):
             for one, end in zip(periods, before, strict=True)
         ]
         any_row = self.queryset.filter(**{FIELD: first}).order_by()
-        return list(itertools.compress(periods, any_row.values_list(*asked)[:1].get()))
+        for there in any_row.values_list(*asked)[:1]:
+            return list(itertools.compress(periods, there))
+        return []  # it has been deleted meanwhile
 
     def _choice(self, period: tuple[int, ...]) -> dict[str, str]:
         asked = {f"{FIELD}__{part}": number for part, number in zip(PARTS, period, strict=False)}

@@ -12,14 +12,22 @@ from .display import NOTHING, block, moment, state, table, visible
 class NodeAdmin(ReadOnlyAdmin):
     """One row for each backend on each node."""
 
-    list_display = ["node", "name", "health", "reason", "max_concurrency", "load", "seen"]
+    list_display = ["node", "backend", "health", "reason", "max_concurrency", "load_shown", "seen"]
     search_fields = ["node", "name"]
     search_help_text = "A part of the name of a node or a backend."
     readonly_fields = [
-        *("node", "node_id", "name", "health", "description", "all_attributes"),
-        *("max_concurrency", "load", "started", "seen"),
+        *("node", "node_id", "backend", "health", "description", "all_attributes"),
+        *("max_concurrency", "load_shown", "started", "seen"),
     ]
     fields = tuple(readonly_fields)
+
+    @admin.display(description="backend", ordering="name")
+    def backend(self, row: NodeBackend) -> str:
+        return row.name
+
+    @admin.display(description="load", ordering="load")
+    def load_shown(self, row: NodeBackend) -> str:
+        return f"{row.load:.2f}"
 
     @admin.display(description="health")
     def health(self, row: NodeBackend) -> SafeString:
@@ -27,7 +35,7 @@ class NodeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="reason")
     def reason(self, row: NodeBackend) -> str:
-        return visible(row.health_description, 100)
+        return visible(row.health_description, 200)
 
     @admin.display(description="reason")
     def description(self, row: NodeBackend) -> SafeString | str:

@@ -2,18 +2,16 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
-from operator import and_
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import flatten_fieldsets
-from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.defaultfilters import filesizeformat
@@ -27,11 +25,16 @@ from .. import lifecycle, logs
 from ..exceptions import AlreadyEnded, InvalidRequest, VulcanError
 from ..executors import executor
 from ..models import Workload
-from ..registry import registry
-from ..routing import RUNTIMES
 from ..workloads import Status
 from .base import ReadOnlyAdmin
-from .changelist import BoundedPaginator, WorkloadChangeList
+from .changelist import (
+    LOOKUPS,
+    BackendFilter,
+    BoundedPaginator,
+    RuntimeFilter,
+    WorkloadChangeList,
+    meant,
+)
 from .display import NOTHING, block, document, duration, moment, state, table, visible
 from .export import exported
 
@@ -40,53 +43,6 @@ MOST_NAMED = 10
 SHORT_ID = 12
 MOST_LOG_LINES = 200
 MOST_LINE_CHARS = 500
-MOST_OWNERS = 100
-MOST_WORDS = 5
-HEX = frozenset("0123456789abcdef")
-LOOKUPS = frozenset(
-    {
-        *("status__exact", "exit_reason__exact", "runtime", "backend"),
-        *("created_at__gte", "created_at__lt"),
-        *("created_at__year", "created_at__month", "created_at__day"),
-    }
-)
-"""By what the list may be narrowed: there is an index for each."""
-
-
-class RuntimeFilter(admin.SimpleListFilter):
-    """The runtimes that some backend has; to ask the rows would take long."""
-
-    title = "runtime"
-    parameter_name = "runtime"
-    field = "runtime"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, name) for name in self.names()]
-
-    def names(self) -> Iterable[str]:
-        served = {
-            name
-            for entry in registry.snapshot.entries.values()
-            for name in entry.capabilities.supported_runtimes
-        }
-        return [*RUNTIMES, *sorted(served - {*RUNTIMES})]
-
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Workload]
-    ) -> QuerySet[Workload] | None:
-        value = self.value()
-        return None if value is None else queryset.filter(**{self.field: value})
-
-
-class BackendFilter(RuntimeFilter):
-    """The backends that are registered."""
-
-    title = "backend"
-    parameter_name = "backend"
-    field = "isolation_used"
-
-    def names(self) -> Iterable[str]:
-        return registry
 
 
 class WorkloadAdmin(ReadOnlyAdmin):
@@ -267,8 +223,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Workload], search_term: str
     ) -> tuple[QuerySet[Workload], bool]:
-        words = search_term.split()[:MOST_WORDS]
-        return (queryset.filter(reduce(and_, map(_named, words))) if words else queryset), False
+        return queryset.filter(meant(search_term)), False
 
     # What can be done
 
@@ -420,13 +375,3 @@ def _user_id(request: HttpRequest) -> int:
     """Whoever comes to a page of the admin has signed in."""
     assert request.user.pk is not None
     return request.user.pk
-
-
-def _named(word: str) -> Q:
-    """Rows that somebody may mean with this word, in ways for which there is an index."""
-    users = get_user_model()
-    owners = users._default_manager.filter(**{f"{users.USERNAME_FIELD}__icontains": word})
-    found = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MOST_OWNERS]))
-    if set(word) <= HEX:
-        found |= Q(pk__gte=word, pk__lt=f"{word}g")  # what begins with it: no digit follows f
-    return found

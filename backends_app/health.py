@@ -23,15 +23,18 @@ RETRY_S = (5.0, 120.0)
 PROBE_TIMEOUT_S = 10.0
 FIRST_ROUND_S = 1.0
 LONGEST_SLEEP_S = 1.0  # how soon a backend that was registered meanwhile is noticed
+_NO_ANSWER = Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
 
 
 @dataclass(slots=True)
 class _Probe:
-    """One running probe; `found` is set by its thread when it is through."""
+    """One running probe; `found` is set by its thread when it is through, and then `ended`."""
 
+    backend: Backend
     started: float
     found: Health | None = None
     given_up: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class HealthMonitor:
         self._wake = threading.Event()
         self._first_round = threading.Event()
         self._watches: dict[str, _Watch] = {}
+        self._asking = threading.Lock()
+        self._asked: dict[str, _Probe] = {}
 
     def ensure_started(self, wait_s: float = FIRST_ROUND_S) -> None:
         """Start the monitor unless it runs.
@@ -110,6 +115,21 @@ class HealthMonitor:
             self._wake.clear()
             self.tick()
 
+    def probe_now(self, name: str) -> Health:
+        """Probe one backend out of turn, for somebody who waits; what was found and published.
+
+        Who asks while such a probe is under way waits for that one, so one that hangs keeps one
+        thread, however often it is asked for. Raises `BackendNotRegistered`.
+        """
+        backend = self.registry.get(name).backend
+        with self._asking:
+            probe = self._asked.get(name)
+            if probe is None or probe.ended.is_set() or probe.backend is not backend:
+                probe = self._asked[name] = _Probe(backend, started=self._clock())
+                self._spawn(_prober(probe), f"vulcan-probe-{name}")
+        probe.ended.wait(max(0.0, probe.started + PROBE_TIMEOUT_S - self._clock()))
+        return self._publish(name, backend, probe.found or _NO_ANSWER)
+
     def tick(self) -> float:
         """Start the probes that are due, publish those that have ended; seconds until the next."""
         now = self._clock()
@@ -123,8 +143,8 @@ class HealthMonitor:
             watch = self._watches.setdefault(name, _Watch(entry.backend, due=now))
             self._hasten(watch, entry, now)
             if watch.probe is None and watch.due <= now:
-                watch.probe = _Probe(started=now)
-                self._spawn(_prober(watch, watch.probe, self._wake), f"vulcan-probe-{name}")
+                watch.probe = _Probe(watch.backend, started=now)
+                self._spawn(_prober(watch.probe, self._wake), f"vulcan-probe-{name}")
             if watch.probe is not None:
                 self._settle(name, watch, watch.probe, now)
         if self._round_complete():
@@ -155,36 +175,41 @@ class HealthMonitor:
         if probe.found is not None:
             watch.probe = None
             if not probe.given_up:
-                self._publish(name, watch, probe.found)
+                self._learn(name, watch, probe.found)
             watch.due = now + (INTERVAL_S if watch.failures == 0 else self._backoff(watch.failures))
         elif now - probe.started >= PROBE_TIMEOUT_S and not probe.given_up:
             probe.given_up = True
-            self._publish(
-                name, watch, Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
-            )
+            self._learn(name, watch, _NO_ANSWER)
 
-    def _publish(self, name: str, watch: _Watch, found: Health) -> None:
+    def _learn(self, name: str, watch: _Watch, found: Health) -> None:
         watch.probed = True
         watch.failures = 0 if found.healthy else watch.failures + 1
+        self._publish(name, watch.backend, found)
+
+    def _publish(self, name: str, backend: Backend, found: Health) -> Health:
+        """Make it known, where it changes anything; what is known now."""
         before = self.registry.snapshot.entries.get(name)
         if before is not None and before.health.detected and not found.healthy:
             # It was here: a fault, not a host that never had it; and it still is what it was.
             attributes = found.attributes or before.health.attributes
             found = Health.unhealthy(found.description, attributes)
-        if self.registry.publish(name, watch.backend, found):
+        if self.registry.publish(name, backend, found):
             first = before is None or before.health.healthy is None
             level = logging.DEBUG if first else logging.INFO if found.healthy else logging.WARNING
             logger.log(level, "backend %s is %s: %s", name, found.state, found.description)
+        return found
 
     def _backoff(self, failures: int) -> float:
         shortest, longest = RETRY_S
         return min(longest, shortest * 2.0 ** min(failures - 1, 10))
 
 
-def _prober(watch: _Watch, probe: _Probe, wake: threading.Event) -> Callable[[], None]:
+def _prober(probe: _Probe, wake: threading.Event | None = None) -> Callable[[], None]:
     def run() -> None:
-        probe.found = probed(watch.backend)
-        wake.set()
+        probe.found = probed(probe.backend)
+        probe.ended.set()
+        if wake is not None:
+            wake.set()
 
     return run
 

@@ -410,10 +410,11 @@ def wait(workload: Workload, timeout_s: float) -> bool:
     return True
 
 
-def kill(workload: Workload) -> None:
+def kill(workload: Workload, wait_s: float | None = None) -> None:
     """End it, whoever runs it; raises `AlreadyEnded` when it has ended otherwise.
 
-    Returns when it has ended, or after `KILL_WAIT_S` when its worker has not got to it yet.
+    Returns when it has ended, or after `wait_s` (default: `KILL_WAIT_S`) when its worker has not
+    got to it yet.
     """
     now = datetime.now(UTC)
     one = Workload.objects.filter(pk=workload.pk)
@@ -428,6 +429,6 @@ def kill(workload: Workload) -> None:
     workload.refresh_from_db()
     if not waited and not asked:
         raise AlreadyEnded(workload.status)
-    wait(workload, KILL_WAIT_S)
+    wait(workload, KILL_WAIT_S if wait_s is None else wait_s)
     if workload.ended and workload.status != Status.KILLED:
         raise AlreadyEnded(workload.status)

@@ -2,6 +2,8 @@
 
 The row of a workload is the truth about it. It changes from one status to another by an update that
 names the status it had before, so of two that try only one succeeds.
+
+Nobody adds, changes or deletes these rows by hand, so there are no permissions for that.
 """
 
 import re
@@ -29,6 +31,9 @@ SOURCES: Mapping[Status, tuple[Status, ...]] = {
 }
 """Which statuses each status may follow."""
 
+LARGE = ("output", "stdout", "stderr")
+"""The columns that can be large."""
+
 MAX_KEY_CHARS = 255
 MAX_NODE_CHARS = 255
 
@@ -51,7 +56,7 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
 
     def summaries(self) -> "WorkloadQuerySet":
         """Without the columns that can be large."""
-        return self.defer("output", "stdout", "stderr")
+        return self.defer(*LARGE)
 
 
 class Workload(models.Model):
@@ -114,10 +119,22 @@ class Workload(models.Model):
 
     class Meta:
         ordering = ("-created_at", "-id")
-        indexes = [
+        default_permissions = ("view",)
+        permissions = [
+            ("kill_workload", "Can kill workload"),
+            ("rerun_workload", "Can run workload again"),
+            ("export_workload", "Can export workload"),
+        ]
+        indexes = [  # one for each way in which people narrow the list, newest first
             models.Index(fields=["-created_at", "-id"], name="workload_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="workload_of_owner"),
             models.Index(fields=["status", "-created_at", "-id"], name="workload_by_status"),
+            models.Index(fields=["runtime", "-created_at", "-id"], name="workload_by_runtime"),
+            models.Index(
+                fields=["isolation_used", "-created_at", "-id"], name="workload_by_backend"
+            ),
+            models.Index(fields=["exit_reason", "-created_at", "-id"], name="workload_by_reason"),
+            models.Index(fields=["node", "-created_at", "-id"], name="workload_by_node"),
             models.Index(
                 fields=["isolation_used", "created_at"],
                 name="workload_pending",
@@ -162,6 +179,9 @@ class Source(models.Model):
     image = UTF8Field(null=True)
     rest = AnyJSONField()
 
+    class Meta:
+        default_permissions = ()
+
     def __str__(self) -> str:
         return self.workload_id
 
@@ -182,6 +202,7 @@ class LogBlock(models.Model):
 
     class Meta:
         ordering = ("first",)
+        default_permissions = ()
         constraints = [models.UniqueConstraint(fields=["workload", "first"], name="log_once")]
 
     def __str__(self) -> str:
@@ -209,10 +230,52 @@ class NodeBackend(models.Model):
     seen_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = "node"
         ordering = ("node", "node_id", "name")
+        default_permissions = ("view",)
         constraints = [
             models.UniqueConstraint(fields=["node_id", "name"], name="node_backend_once")
         ]
 
     def __str__(self) -> str:
         return f"{self.node}: {self.name}"
+
+
+class _NoRows(models.Manager[Any]):
+    """There is no table that could be asked."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().none()
+
+
+class Backend(models.Model):
+    """A backend as permissions and the admin's log know it; all else about it has the registry."""
+
+    name = models.CharField(primary_key=True, max_length=MAX_NAME_CHARS)
+
+    objects = _NoRows()
+
+    class Meta:
+        managed = False
+        base_manager_name = "objects"
+        default_permissions = ("view",)
+        permissions = [("probe_backend", "Can probe backend")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Route(models.Model):
+    """A row of the routing table as permissions know it; the table itself has the registry."""
+
+    rule = models.CharField(primary_key=True, max_length=4 * MAX_NAME_CHARS)
+
+    objects = _NoRows()
+
+    class Meta:
+        managed = False
+        base_manager_name = "objects"
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.rule

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from backends_app import health
 from backends_app.backends.base import Backend, Health
 from backends_app.backends.fake import FakeBackend
+from backends_app.exceptions import BackendNotRegistered
 from backends_app.health import HealthMonitor, probed
 from backends_app.registry import Registry
 
@@ -305,3 +307,47 @@ def test_the_monitor_of_the_process_forgets_itself_in_a_forked_child():
             os._exit(0 if free and not monitor._started else 1)
         monitor._started = before
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# Out of turn
+
+
+def test_a_probe_out_of_turn_is_published_and_returned(registry, monitor, clock):
+    one = Probing(health=Health.ok("fine", {"version": "1"}))
+    registry.register("one", one)
+    assert monitor.probe_now("one") == registry.get("one").health == one.health
+    one.health = Health.undetected("gone")
+    found = Health.unhealthy("gone", {"version": "1"})  # it was here, and is what it was
+    assert monitor.probe_now("one") == registry.get("one").health == found
+    with pytest.raises(BackendNotRegistered):
+        monitor.probe_now("two")
+
+
+def test_all_who_ask_for_one_that_hangs_share_one_thread_and_wait_no_longer_than_it(
+    registry, monkeypatch
+):
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.01)
+    hanging = threading.Event()
+    one = Probing(lambda: hanging.wait() and Health.ok())
+    registry.register("one", one)
+    monitor = HealthMonitor(registry)
+    try:
+        for _ in range(3):
+            assert monitor.probe_now("one").description == "its probe gave no answer in 10 s"
+            assert registry.get("one").health.healthy is False
+        assert one.probes == 1
+    finally:
+        hanging.set()
+
+
+def test_a_fault_found_out_of_turn_is_looked_at_again_soon(registry, monitor, clock):
+    one = Probing()
+    registry.register("one", one)
+    monitor.tick()
+    one.health = Health.unhealthy("broken")
+    monitor.probe_now("one")
+    one.health = Health.ok()
+    monitor.tick()
+    clock.now += 5
+    monitor.tick()
+    assert registry.get("one").health.healthy is True

@@ -27,7 +27,7 @@ FLOORS = [
     ["lifecycle"],
     ["executors"],
     ["api"],
-    ["management", "apps"],
+    ["admin", "management", "apps"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 NAMES = {"isolate", "gvisor", "microvm"}

@@ -204,7 +204,7 @@ class BackendDetailView(RegistryView):
             BackendDetailSerializer(
                 {
                     **{part.name: getattr(info, part.name) for part in fields(info)},
-                    "routes": [_route_row(route, snapshot) for route in leading],
+                    "routes": [route_row(route, snapshot) for route in leading],
                     "changed_at": snapshot.entries[name].changed_at,
                 }
             ).data
@@ -230,7 +230,7 @@ class RouteListView(RegistryView):
     )
     def get(self, request: Request) -> Response:
         snapshot = self.registry.snapshot
-        rows = [_route_row(route, snapshot) for route in snapshot.routes]
+        rows = [route_row(route, snapshot) for route in snapshot.routes]
         return Response(RouteSerializer(rows, many=True).data)
 
     def links(self) -> list[Link]:
@@ -621,7 +621,8 @@ def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
     return response
 
 
-def _route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
+def route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
+    """A row of the auto table, and whether its target would take such a workload now."""
     entry = snapshot.entries.get(route.target)
     finding = examine(entry, route.runtime, route.source_format)
     return {

@@ -1,0 +1,56 @@
+"""The routing table, and why a workload would go where it goes."""
+
+from typing import Any
+
+from django import forms
+from django.http import HttpRequest
+
+from ..api.serializers import isolation_from_text
+from ..api.views import route_row
+from ..executors import executor
+from ..registry import registry
+from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES
+from ..workloads import AUTO, SOURCE_FORMATS
+from .base import PageAdmin
+
+
+class ResolutionForm(forms.Form):
+    """What a workload would ask for; any word will do, and the page suggests some."""
+
+    isolation = forms.CharField(
+        initial=AUTO,
+        max_length=MAX_ISOLATIONS * (MAX_NAME_CHARS + 2),
+        help_text="auto, a backend, or several between commas in order of preference",
+        widget=forms.TextInput(attrs={"list": "isolations"}),
+    )
+    runtime = forms.CharField(
+        required=False,
+        max_length=MAX_NAME_CHARS,
+        help_text="an image needs none",
+        widget=forms.TextInput(attrs={"list": "runtimes"}),
+    )
+    source_format = forms.ChoiceField(choices=[(name, name) for name in SOURCE_FORMATS])
+
+
+class RouteAdmin(PageAdmin):
+    """The table of this process's registry."""
+
+    def page(self, request: HttpRequest) -> dict[str, Any]:
+        executor().ensure_started()
+        snapshot = registry.snapshot
+        form = ResolutionForm(request.GET or None)
+        resolution = None
+        if form.is_valid():
+            asked = form.cleaned_data
+            resolution = snapshot.decide(
+                isolation_from_text(asked["isolation"]),
+                asked["runtime"] or None,
+                asked["source_format"],
+            )
+        return {
+            "rows": [route_row(route, snapshot) for route in snapshot.routes],
+            "form": form,
+            "resolution": resolution,
+            "isolations": [AUTO, *snapshot.entries],
+            "runtimes": [*RUNTIMES, *RUNTIME_ALIASES],
+        }

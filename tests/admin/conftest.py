@@ -1,0 +1,95 @@
+"""Operators with and without permissions, over a registry of fakes."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from backends_app.backends.base import Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.registry import Registry
+from backends_app.registry import registry as the_registry
+
+FAKE = "backends_app.backends.fake.FakeBackend"
+EXECUTOR = "tests.admin.executors.Resting"
+
+
+@pytest.fixture(autouse=True)
+def fleet(settings, db) -> Registry:
+    """The process's registry: three fakes, of which all are healthy."""
+    settings.ISOLATION_BACKENDS = {
+        "isolate": {
+            "BACKEND": FAKE,
+            "OPTIONS": {
+                "runtimes": ["node", "wasm"],
+                "source_formats": ["code"],
+                "max_concurrency": 2,
+            },
+        },
+        "gvisor": {
+            "BACKEND": FAKE,
+            "OPTIONS": {"runtimes": ["oci"], "source_formats": ["image"]},
+        },
+        "microvm": {
+            "BACKEND": FAKE,
+            "OPTIONS": {
+                "runtimes": ["python", "go"],
+                "source_formats": ["code", "archive"],
+            },
+        },
+    }
+    settings.ISOLATION_EXECUTOR = {"BACKEND": EXECUTOR}
+    for entry in the_registry.snapshot.entries.values():
+        the_registry.publish(entry.name, entry.backend, Health.ok("it ran", {"version": "1.2"}))
+    return the_registry
+
+
+@pytest.fixture
+def isolate(fleet: Registry) -> FakeBackend:
+    return fleet.get("isolate").backend
+
+
+@pytest.fixture
+def root(db) -> User:
+    return User.objects.create_superuser("root")
+
+
+@pytest.fixture
+def operator(root: User) -> Client:
+    """One who may do everything."""
+    client = Client()
+    client.force_login(root)
+    return client
+
+
+@pytest.fixture
+def staff(db) -> Callable[..., Client]:
+    """`staff("view_workload")`: one who may come to the admin, and has these permissions."""
+
+    def made(*codenames: str) -> Client:
+        user = User.objects.create_user("staff", is_staff=True)
+        permissions = Permission.objects.filter(
+            codename__in=codenames, content_type__app_label="backends_app"
+        )
+        assert len(permissions) == len(codenames)
+        user.user_permissions.set(permissions)
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return made
+
+
+@pytest.fixture
+def audit(db) -> Callable[[], list[tuple[str, str, str]]]:
+    """The admin's log: who, on what, what."""
+
+    def read() -> list[tuple[str, str, str]]:
+        return [
+            (entry.user.get_username(), entry.object_id, entry.get_change_message())
+            for entry in LogEntry.objects.order_by("pk")
+        ]
+
+    return read

@@ -1,0 +1,174 @@
+"""The page of the backends: what it shows, to whom, and the probe."""
+
+import re
+import threading
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+from backends_app import health
+from backends_app.backends.base import Health
+from backends_app.models import Backend, NodeBackend, Route
+from backends_app.nodes import beat
+from backends_app.slots import slot
+from backends_app.workloads import Status
+from tests.admin.pages import Page
+from tests.workloads import recorded
+
+PAGE = "/admin/backends_app/backend/"
+PROBE = f"{PAGE}isolate/probe/"
+
+
+def section(client: Client, name: str) -> str:
+    """What the page says of one backend."""
+    content = client.get(PAGE).content.decode()
+    return re.search(rf'<section[^>]*id="{name}".*?</section>', content, re.S).group(0)
+
+
+def test_a_backend_is_shown_with_all_that_is_known_of_it(operator, runtime_dir):
+    with slot("isolate", 2, runtime_dir):
+        shown = section(operator, "isolate")
+    for one in (
+        '<span class="vulcan-state vulcan-healthy">healthy</span>',
+        "it ran",
+        "<code>version</code></dt><dd>1.2</dd>",
+        "<dd>Fake (no isolation)</dd>",
+        "<dd>fake</dd>",
+        "<dd>node, wasm</dd>",
+        "<dd>code</dd>",
+        "<dd>1 of 2</dd>",
+        "runtime node → isolate<br>runtime wasm → isolate",
+        "?backend=isolate",
+        "/v1/backends/isolate",
+    ):
+        assert one in shown, one
+    assert "none; ask for it by its name" not in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (Health.unknown(), "unknown"),
+        (Health.undetected("install it"), "undetected"),
+        (Health.unhealthy("broken"), "unhealthy"),
+        (Health.ok("fine"), "healthy"),
+    ],
+)
+def test_each_state_has_a_word_and_a_colour(operator, fleet, isolate, found, word):
+    fleet.publish("isolate", isolate, found)
+    shown = section(operator, "isolate")
+    assert f'<span class="vulcan-state vulcan-{word}">{word}</span>' in shown
+    assert found.description in shown
+
+
+def test_what_a_backend_says_is_text(operator, fleet, isolate):
+    evil = "</span><script>alert(1)</script>"
+    fleet.publish("isolate", isolate, Health.ok(evil, {evil: evil}))
+    page = Page(operator.get(PAGE))
+    assert page.text.count("alert(1)") == 3
+    assert page.forbidden == []
+
+
+def test_an_empty_registry_says_what_to_do(operator, settings):
+    settings.ISOLATION_BACKENDS = {}
+    assert "Name at least one in ISOLATION_BACKENDS" in Page(operator.get(PAGE)).text
+
+
+def test_it_is_linked_as_if_it_were_a_table_for_those_who_may_see_it(staff):
+    client = staff("view_backend")
+    for page in ("/admin/", PAGE):  # the index, and the sidebar
+        content = client.get(page).content.decode()
+        assert f'href="{PAGE}"' in content
+        assert "/admin/backends_app/workload/" not in content
+    assert "Probe now" not in client.get(PAGE).content.decode()
+
+
+@pytest.mark.parametrize("page", [PAGE, "/admin/backends_app/route/"])
+def test_it_needs_a_permission_of_its_own(staff, client, page):
+    assert staff("view_workload", "view_nodebackend").get(page).status_code == 403
+    assert Client().get(page).headers["Location"].startswith("/admin/login/")
+
+
+def test_probe_now_probes_publishes_says_so_and_is_audited(operator, fleet, isolate, audit):
+    isolate.health = Health.unhealthy("Deno <b>has gone</b>")
+    answer = operator.post(PROBE, follow=True)
+    assert answer.redirect_chain == [(PAGE, 302)]
+    said = "Backend isolate has been probed: unhealthy: Deno <b>has gone</b>"
+    assert said in Page(answer).text
+    assert [str(one) for one in answer.context["messages"]] == [said]
+    info = fleet.get("isolate").health
+    assert (info.healthy, info.description) == (False, isolate.health.description)
+    assert audit() == [("root", "isolate", "Probed: unhealthy: Deno <b>has gone</b>")]
+
+    isolate.health = Health.ok("back")
+    operator.post(PROBE)
+    assert fleet.get("isolate").health == isolate.health
+    assert "Probed: healthy: back" in Page(operator.get(f"{PAGE}isolate/history/")).text
+
+
+def test_a_probe_that_hangs_holds_nobody_for_long(operator, fleet, isolate, monkeypatch):
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.01)
+    hanging = threading.Event()
+    monkeypatch.setattr(isolate, "probe", hanging.wait)
+    try:
+        assert "its probe gave no answer" in Page(operator.post(PROBE, follow=True)).text
+        assert fleet.get("isolate").health.healthy is False
+    finally:
+        hanging.set()
+
+
+def test_a_probe_is_asked_for_by_those_who_may_and_from_the_page(staff, root, isolate, monkeypatch):
+    monkeypatch.setattr(isolate, "probe", lambda: pytest.fail("it was probed"))
+    assert staff("view_backend").post(PROBE).status_code == 403
+    assert Client().post(PROBE).headers["Location"].startswith("/admin/login/")
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(root)
+    assert strict.post(PROBE).status_code == 403
+    assert strict.get(PROBE).status_code == 405
+    assert strict.get(PAGE).status_code == 200
+
+
+def test_who_may_probe_has_the_button(staff, isolate):
+    client = staff("view_backend", "probe_backend")
+    assert "Probe now" in Page(client.get(PAGE)).text
+    assert client.post(PROBE).status_code == 302
+
+
+def test_what_is_not_registered_cannot_be_probed(operator):
+    assert operator.post(f"{PAGE}nothing/probe/").status_code == 404
+    assert operator.post(f"{PAGE}a/b/probe/").status_code == 404
+
+
+def test_where_workers_run_everything_they_probe_and_the_page_shows_what_they_say(
+    operator, settings, fleet, isolate, audit, monkeypatch
+):
+    settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Elsewhere"}
+    monkeypatch.setattr(isolate, "probe", lambda: pytest.fail("it was probed"))
+    beat("1" * 32, [fleet.list()[1]], recorded(Status.PENDING).created_at)
+    NodeBackend.objects.update(node="far", healthy=False, health_description="no Deno there")
+    recorded(Status.RUNNING, node="far", node_id="1" * 32)
+    shown = " ".join(section(operator, "isolate").split())
+    assert '<th scope="row">far</th>' in shown
+    assert '<span class="vulcan-state vulcan-unhealthy">unhealthy</span>' in shown
+    assert "<td>1 of 2</td>" in shown
+    assert "no Deno there" in shown
+    assert "No node serves it" in section(operator, "gvisor")
+    page = Page(operator.get(PAGE))
+    assert "The workers probe their backends themselves" in page.text
+    assert "Probe now" not in page.text
+    answer = operator.post(PROBE, follow=True)
+    assert "The workers probe" in str([str(one) for one in answer.context["messages"]])
+    assert audit() == []
+
+
+def test_there_is_no_table_and_nothing_asks_for_one(operator, capsys):
+    assert list(Backend.objects.all()) == list(Route.objects.all()) == []
+    call_command("dumpdata", "backends_app")
+    capsys.readouterr()
+    assert operator.get(f"{PAGE}isolate/change/").headers["Location"] == f"{PAGE}#isolate"
+    assert operator.get(f"{PAGE}nothing/history/").status_code == 302
+    for path in ("add/", "isolate/delete/"):
+        assert operator.get(f"{PAGE}{path}").status_code == 403
+    for path in ("add/", "x/delete/", "x/change/", "x/history/"):
+        assert operator.get(f"/admin/backends_app/route/{path}").status_code in (302, 403)

@@ -1,0 +1,64 @@
+"""The page of the routes: the table, and why a workload would go where it goes."""
+
+import pytest
+
+from backends_app.backends.base import Health
+from tests.admin.pages import Page
+
+PAGE = "/admin/backends_app/route/"
+
+
+def asked(client, **query: str) -> str:
+    return Page(client.get(PAGE, {"isolation": "auto", "source_format": "code", **query})).text
+
+
+def test_the_table_says_of_each_row_whether_it_works_now_and_why(operator, fleet, isolate):
+    fleet.publish("isolate", isolate, Health.unhealthy("broken"))
+    text = Page(operator.get(PAGE)).text
+    assert "runtime node → isolate no unhealthy: broken" in text
+    assert "runtime oci → gvisor yes healthy" in text
+    assert text.index("source format image") < text.index("runtime node") < text.index("default →")
+    assert "Candidate" not in text
+
+
+def test_a_decision_is_explained(operator):
+    text = asked(operator, runtime="typescript")
+    assert "isolate takes it. Rule: runtime node → isolate." in text
+    assert "isolate yes healthy gvisor no runs oci only microvm no runs python, go only" in text
+    assert "gvisor takes it. Rule: source format image" in asked(operator, source_format="image")
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ({"isolation": "nothing", "runtime": "node"}, "Backend 'nothing' is not registered."),
+        ({"isolation": "gvisor,microvm", "runtime": "wasm"}, "Rule: first eligible of gvisor, mic"),
+        ({"runtime": "cobol"}, "'microvm' does not run runtime 'cobol'"),
+        ({}, "Missing: give one of"),
+        ({"isolation": "gvisor,gvisor", "runtime": "oci"}, "is in the list twice."),
+        ({"runtime": "node", "source_format": "archive"}, "does not run runtime 'node'"),
+    ],
+)
+def test_a_refusal_is_explained(operator, query, why):
+    text = asked(operator, **query)
+    assert "refused" in text
+    assert why in text
+
+
+def test_an_unhealthy_target_is_a_refusal_with_its_reason(operator, fleet, isolate):
+    fleet.publish("isolate", isolate, Health.unhealthy("broken"))
+    assert "cannot run workloads now: broken" in asked(operator, runtime="node")
+
+
+def test_the_form_keeps_what_was_asked_and_refuses_what_it_cannot_ask(operator):
+    content = operator.get(PAGE, {"isolation": "auto", "runtime": "node", "source_format": "code"})
+    assert 'value="node"' in content.content.decode()
+    assert "Select a valid choice" in asked(operator, source_format="floppy")
+    assert "at most 63 characters" in asked(operator, runtime="x" * 64)
+
+
+def test_what_is_asked_is_text_in_the_answer(operator):
+    evil = '"><script>alert(1)</script>'
+    page = Page(operator.get(PAGE, {"isolation": evil, "runtime": evil, "source_format": "code"}))
+    assert page.forbidden == []
+    assert "alert(1)" in page.text

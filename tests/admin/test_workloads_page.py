@@ -1,0 +1,350 @@
+"""The pages of workloads: the list, what narrows it, one in full; nothing can be written."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+
+from backends_app.admin import changelist
+from backends_app.admin.workloads import WorkloadAdmin
+from backends_app.models import LogBlock, Workload
+from backends_app.workloads import Status
+from tests.admin.pages import Page
+from tests.workloads import recorded
+
+PAGE = "/admin/backends_app/workload/"
+EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
+NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
+
+
+def listed(client: Client, **query: object) -> list[str]:
+    """The workloads on the page, by what `node` says."""
+    answer = client.get(PAGE, query)
+    assert answer.status_code == 200, answer.headers
+    return [one.node for one in answer.context["cl"].result_list]
+
+
+def many(count: int, **given) -> None:
+    """One for each minute, the last one the newest."""
+    Workload.objects.bulk_create(
+        Workload(
+            **{
+                "status": Status.COMPLETED,
+                "runtime": "node",
+                "isolation_used": "isolate",
+                "rule": "",
+                "cpus": 1,
+                "mem_mb": 256,
+                "timeout_s": 10,
+                "node": "one",
+                "exit_reason": "exited",
+                "created_at": NOON + timedelta(minutes=number),
+                "finished_at": NOON + timedelta(minutes=number),
+                **given,
+            }
+        )
+        for number in range(count)
+    )
+
+
+def test_the_list_says_who_ran_what_where_and_what_came_of_it(operator, root):
+    recorded(
+        Status.FAILED,
+        owner=root,
+        node="host-7",
+        exit_reason="timeout",
+        duration_ms=12_345,
+        created_at=NOON,
+    )
+    text = Page(operator.get(PAGE)).text
+    assert "failed node isolate timeout host-7 root 2026-03-14 12:00:00 12.3 s" in text
+
+
+def test_the_newest_stand_first(operator):
+    for number in (2, 3, 1):
+        recorded(node=f"{number}", created_at=NOON + timedelta(hours=number))
+    assert listed(operator) == ["3", "2", "1"]
+    assert listed(operator, o="8") == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"status__exact": "failed"}, ["oci"]),
+        ({"runtime": "node"}, ["node"]),
+        ({"backend": "gvisor"}, ["oci"]),
+        ({"exit_reason__exact": "timeout"}, ["oci"]),
+        ({"created_at__gte": "2026-03-14 00:00:00+00:00"}, ["node"]),
+        ({"created_at__year": "2026", "created_at__month": "3"}, ["node"]),
+        ({"created_at__year": "2025", "created_at__month": "3", "created_at__day": "14"}, ["oci"]),
+        ({"status__exact": "failed", "runtime": "node"}, []),
+        ({"q": "oci"}, ["oci"]),
+        ({"q": "ADA"}, ["oci"]),
+        ({"q": "bob oci"}, []),
+        ({"q": "ada oci"}, ["oci"]),
+        ({"q": "cafe"}, ["node"]),
+        ({"q": "cafe" + 28 * "1"}, ["node"]),
+        ({"q": "afe1"}, []),
+        ({"q": "' OR 1=1 --"}, []),
+    ],
+)
+def test_it_is_narrowed_by_filters_and_search(operator, query, found):
+    recorded(
+        Status.COMPLETED,
+        id="cafe" + 28 * "1",
+        node="node",
+        created_at=NOON,
+        owner=User.objects.create_user("bob"),
+    )
+    recorded(
+        Status.FAILED,
+        id="beef" + 28 * "1",
+        node="oci",
+        runtime="oci",
+        isolation_used="gvisor",
+        exit_reason="timeout",
+        created_at=NOON.replace(year=2025),
+        owner=User.objects.create_user("ada lovelace"),
+    )
+    assert listed(operator, **query) == found
+
+
+def test_the_filters_offer_what_is_registered_without_asking_the_rows(operator, fleet):
+    text = Page(operator.get(PAGE)).text
+    assert "By runtime All node wasm python go oci" in text
+    assert "By backend All gvisor isolate microvm" in text
+
+
+@pytest.mark.parametrize(
+    ("lookup", "value"),
+    [
+        *(("stdout__regex", "x"), ("error__icontains", "x"), ("owner__password", "x")),
+        *(("id", "x"), ("runtime", "\0"), ("status__exact", "\0")),
+    ],
+)
+def test_it_is_narrowed_in_no_other_way(operator, lookup, value):
+    assert operator.get(PAGE, {lookup: value}).status_code == 400
+
+
+def test_dates_lead_to_those_that_there_are(operator):
+    for moment in (NOON, NOON + timedelta(days=2), NOON + timedelta(days=90)):
+        recorded(created_at=moment)
+    for year in (2023, 2026):
+        recorded(node=f"{year}", created_at=datetime(year, 1, 1, tzinfo=UTC))
+
+    def dates(**query: object) -> tuple[str, list[str]]:
+        content = operator.get(PAGE, query).content.decode()
+        bar = re.search(r'<nav class="toplinks">(.*?)</nav>', content, re.S).group(1)
+        links = re.findall(r'<a href="([^"]*)"[^>]*>(?:&lsaquo;)?([^<]*)</a>', bar)
+        return unescape(links[0][0]), [title.strip() for _, title in links]
+
+    year = {"created_at__year": 2026}
+    assert dates() == ("?created_at__year=2023", ["2023", "2026"])
+    assert dates(**year)[1] == ["All dates", "January 2026", "March 2026", "June 2026"]
+    assert dates(**year, created_at__month=3)[1] == ["2026", "March 14", "March 16"]
+    assert dates(**year, created_at__month=3, created_at__day=14)[1] == ["March 2026"]
+    assert dates(**year, q="2023") == ("?q=2023", ["All dates"])
+    assert dates(q="2023")[1] == ["2023", "January 1"], "it begins where there is a choice"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"created_at__year": "x"},
+        {"created_at__year": "2026", "created_at__month": "13"},
+        {"p": "99"},
+        {"o": "nonsense"},
+        {"q": "\0"},
+        {"q": "x " * 3000},
+        {"created_at__month": "3"},
+        {"created_at__year": "0"},
+        {"created_at__year": "9999"},
+    ],
+)
+def test_a_query_that_makes_no_sense_is_answered(operator, query):
+    recorded()
+    assert operator.get(PAGE, query, follow=True).status_code in (200, 400)
+
+
+def test_it_counts_and_turns_pages_up_to_a_bound_and_says_so(operator, monkeypatch):
+    many(120)
+    text = Page(operator.get(PAGE)).text
+    assert "120 workloads" in text
+    assert "a date or a filter" not in text
+    monkeypatch.setattr(changelist, "MOST_COUNTED", 110)
+    answer = operator.get(PAGE, {"p": 2})
+    assert len(answer.context["cl"].result_list) == 10
+    text = Page(answer).text
+    assert "110+ workloads" in text
+    assert "a date or a filter leads to others" in text
+    assert "Select all 110+ workloads" in text
+
+
+QUERIES = [
+    *({}, {"p": 2}, {"o": "8"}, {"status__exact": "completed"}, {"runtime": "node"}),
+    *({"backend": "isolate"}, {"exit_reason__exact": "exited"}, {"q": "one"}, {"q": "abcdef"}),
+    *({"created_at__year": 2026}, {"created_at__gte": "2026-03-14 00:00:00+00:00"}),
+    *({"created_at__year": 2026, "created_at__month": 3}, {"exit_reason__exact": "disk_limit"}),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_a_page_takes_few_queries(operator, root, query, django_assert_max_num_queries):
+    many(250, owner=root)
+    operator.get(PAGE)  # what is looked up once
+    with django_assert_max_num_queries(8):  # session, user, search, count, rows, dates
+        operator.get(PAGE, query)
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="counts the steps of SQLite's machine")
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_no_query_looks_at_all_rows(operator, monkeypatch, query):
+    """Ten times as many rows, and the database does not do even half as much again."""
+    monkeypatch.setattr(changelist, "MOST_COUNTED", 150)
+    many(300)
+    few = _steps(operator, query)
+    many(2700)
+    assert _steps(operator, query) < 1.5 * few
+
+
+def _steps(client: Client, query: dict[str, object]) -> int:
+    """How many instructions SQLite's virtual machine takes for the page, in tens."""
+    taken = 0
+
+    def step() -> None:
+        nonlocal taken
+        taken += 1
+
+    connection.connection.set_progress_handler(step, 10)
+    try:
+        assert client.get(PAGE, query).status_code == 200
+    finally:
+        connection.connection.set_progress_handler(None, 0)
+    return taken
+
+
+def test_the_list_reads_no_large_column(operator, django_assert_max_num_queries):
+    recorded(Status.COMPLETED, stdout="x" * 1000, error="e" * 1000)
+    with django_assert_max_num_queries(10) as captured:
+        operator.get(PAGE)
+    for name in ("output", "stdout", "stderr", "error", "candidates"):
+        assert not any(f'"{name}"' in one["sql"] for one in captured.captured_queries)
+
+
+def test_one_is_shown_in_full_and_as_text(operator, root):
+    workload = recorded(
+        Status.FAILED,
+        owner=root,
+        isolation=["isolate", EVIL],
+        rule=EVIL,
+        candidates=[{"name": "isolate", "eligible": True, "reason": EVIL}],
+        error=EVIL,
+        output={"answer": EVIL},
+        stdout=EVIL,
+        stderr=EVIL,
+        idempotency_key="k" * 255,
+        cpu_time_ms=7,
+        memory_bytes=30 * 1024 * 1024,
+    )
+    page = Page(operator.get(f"{PAGE}{workload.pk}/change/"))
+    assert page.forbidden == []
+    assert page.text.count("<script>alert(1)</script>") == 7
+    for words in ("30.0 MB", "7 ms", "k" * 255, "elsewhere", "10.0", "256"):
+        assert words in page.text
+    assert f"/v1/workloads/{workload.pk}" in _change(operator, workload)
+
+
+def test_every_field_is_shown():
+    shown = {"status": "status_shown", "isolation_used": "backend", "duration_ms": "took"}
+    shown |= {"cpu_time_ms": "cpu_time", "memory_bytes": "memory"}
+    for field in Workload._meta.get_fields():
+        if field.concrete:
+            names = {field.name, f"{field.name}_shown", field.name.removesuffix("_at")}
+            names |= {shown.get(field.name), field.name.replace("_key", "_shown")}
+            assert names & {*WorkloadAdmin.readonly_fields}, field.name
+
+
+def test_what_cannot_be_seen_or_turns_the_text_around_is_made_visible(operator):
+    workload = recorded(Status.COMPLETED, stdout="a\0b\x1b[31mc\u202ed\r\n\tz", error="\x85")
+    content = _change(operator, workload)
+    assert "a␀b␛[31mc⟨U+202E⟩d␍\n\tz" in content
+    assert "⟨U+0085⟩" in content
+
+
+def test_the_page_has_a_bound(operator):
+    workload = recorded(Status.COMPLETED, stdout="x" * 1_000_000, output="y" * 1_000_000)
+    long = "z" * 100_000
+    text = "".join(f"line {number} {long}\n" for number in range(5))
+    LogBlock.objects.create(workload=workload, first=1, lines=5, stream="stdout", text=text)
+    Workload.objects.update(log_lines=5)
+    content = _change(operator, workload)
+    assert len(content) < 100_000
+    assert "(and 980,000 characters more)" in content
+    assert "line 4 zzz" in content
+
+
+def test_the_last_lines_of_the_log_are_shown(operator):
+    workload = recorded(Status.RUNNING, log_lines=1000)
+    for first in range(1, 1000, 100):
+        text = "".join(f"line {number}\n" for number in range(first, first + 100))
+        LogBlock.objects.create(
+            workload=workload, first=first, lines=100, stream="stderr", text=text
+        )
+    text = Page(operator.get(f"{PAGE}{workload.pk}/change/")).text
+    assert "The last 200 of 1000 lines: Line Stream Text 801 stderr line 801" in text
+    assert "1000 stderr line 1000" in text
+
+
+def test_one_takes_few_queries(operator, root, django_assert_max_num_queries):
+    workload = recorded(Status.COMPLETED, owner=root)
+    operator.get(PAGE)
+    with django_assert_max_num_queries(7):
+        operator.get(f"{PAGE}{workload.pk}/change/")
+
+
+def test_nothing_can_be_added_changed_or_deleted(operator):
+    workload = recorded()
+    page = f"{PAGE}{workload.pk}/change/"
+    assert operator.get(f"{PAGE}add/").status_code == 403
+    assert operator.post(page, {"status": "completed"}).status_code == 403
+    assert operator.post(f"{PAGE}{workload.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert "delete_selected" not in operator.get(PAGE).content.decode()
+    assert "<input" not in _change(operator, workload).split('id="workload_form"')[1].replace(
+        '<input type="hidden" name="csrfmiddlewaretoken"', ""
+    )
+    workload.refresh_from_db()
+    assert workload.status == Status.PENDING
+
+
+def test_the_source_is_nowhere(operator):
+    workload = recorded(isolation_used="isolate")
+    assert "export default" not in _change(operator, workload)
+    index = operator.get("/admin/").content.decode()
+    assert "/admin/backends_app/source/" not in index
+    assert "/admin/backends_app/logblock/" not in index
+
+
+def test_who_may_only_look_can_only_look(staff):
+    client = staff("view_workload")
+    workload = recorded()
+    content = client.get(PAGE).content.decode() + _change(client, workload)
+    assert workload.pk in content
+    for word in ("Run again", ">Kill<", "export_csv", 'name="action"'):
+        assert word not in content
+
+
+def test_without_the_permission_there_is_nothing(staff):
+    client = staff("kill_workload")
+    workload = recorded()
+    assert client.get(PAGE).status_code == 403
+    assert client.get(f"{PAGE}{workload.pk}/change/").status_code == 403
+
+
+def _change(client: Client, workload: Workload) -> str:
+    answer = client.get(f"{PAGE}{workload.pk}/change/")
+    assert answer.status_code == 200
+    return answer.content.decode()

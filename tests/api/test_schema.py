@@ -45,6 +45,7 @@ def described(client):
 schema = schemathesis.pytest.from_fixture("described")
 
 
+@pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections, as servers do
 @schema.parametrize()
 @settings(
     max_examples=40,

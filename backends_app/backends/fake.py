@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from ..exceptions import BackendUnavailable, VulcanError
 from ..strict_json import JSON
-from ..workloads import STREAMS, ExitReason, WorkloadResult, WorkloadSpec
+from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .base import Backend, BackendCapabilities, Health
 
 KEPT_WORKLOADS = 1000
@@ -72,9 +72,6 @@ class FakeBackend(Backend):
                 error=f"{type(error).__name__}: {error}",
             )
         if isinstance(answer, WorkloadResult):
-            for stream in STREAMS:
-                if workload.heard is not None:
-                    workload.heard(stream, getattr(answer, stream).encode())
             return answer
         return WorkloadResult(
             exit_reason=ExitReason.EXITED,

@@ -11,10 +11,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from .. import lifecycle, nodes, services
 from ..backends import options
@@ -31,7 +32,8 @@ from ..workloads import Status
 logger = logging.getLogger(__name__)
 
 KEEP_S = 1.0
-MOST_RESENT = 500  # in one round
+ENDING = "its server is being ended"
+MOST_RESENT = 500  # for each backend in one round
 ENDING_S = 5.0
 WAIT_MARGIN_S = 30.0
 
@@ -77,7 +79,8 @@ class Executor:
     def _begin(self) -> None:
         """The state of one process that serves."""
         self._started_at = datetime.now(UTC)
-        self._draining = threading.Event()
+        self._draining, self._drained = threading.Event(), threading.Event()
+        self._first_round = threading.Event()
         self._watch = nodes.Watch(self._lost_after_s)
         self._waiting: dict[str, float] = {}  # since when this process sees them wait
         self._beaten = -self._heartbeat_s
@@ -160,9 +163,10 @@ class Executor:
                 return
             self._begin()
             self._started_in = os.getpid()
-        self.find_health(wait_s)
-        threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True).start()
+        self._keeper = threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True)
+        self._keeper.start()
         atexit.register(self.drain)
+        self.find_health(wait_s)
 
     def drain(self) -> None:
         """Take up nothing more, let what runs end within the grace time, and settle the rest."""
@@ -173,6 +177,8 @@ class Executor:
         if not running.wait_until_idle(self._grace_s):
             running.end_all()
             running.wait_until_idle(ENDING_S)
+        self._drained.set()
+        self._keeper.join(ENDING_S)
         try:
             nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
         except (DatabaseError, InterfaceError, OSError) as error:
@@ -201,7 +207,7 @@ class Executor:
     # The keeper
 
     def _keep(self) -> None:
-        while not self.draining:
+        while not self._drained.is_set():
             try:
                 close_old_connections()
                 self.keep()
@@ -209,12 +215,16 @@ class Executor:
                 logger.warning("the keeper cannot reach the database: %s", error)
             except Exception:
                 logger.exception("the keeper failed; it goes on")
-            self._draining.wait(KEEP_S)
+            self._first_round.set()
+            self._drained.wait(KEEP_S)
+        connections.close_all()
 
     def keep(self) -> None:
         """One round: say that this node lives, hear of others, settle what was lost."""
         now, mine = time.monotonic(), nodes.node_id(runtime_dir())
         served = self.serves()
+        if self.draining:  # it lives, and takes up nothing more
+            served = [replace(info, healthy=False, health_description=ENDING) for info in served]
         if served and now - self._beaten >= self._heartbeat_s:
             self._beaten = now
             nodes.beat(mine, served, self._started_at)
@@ -238,16 +248,20 @@ class Executor:
         """The nodes have been looked at."""
 
     def _send_again(self, now: float) -> None:
-        waiting = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
-        rows = waiting.values_list("pk", "isolation_used")[:MOST_RESENT]
-        since = {pk: self._waiting.get(pk, now) for pk, _ in rows}
-        overdue = [(pk, name) for pk, name in rows if now - since[pk] >= self.resend_s]
-        sent = {name: self.sent(name) for name in {name for _, name in overdue}}
-        for pk, name in overdue:
-            told = sent[name]
-            if told is not None and pk not in told:
-                self.send(pk, name)
-                since[pk] = now
+        """Tell somebody of what has waited for a while, where nobody knows of it any more."""
+        pending = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
+        since: dict[str, float] = {}
+        for name in self.registry:
+            rows = pending.filter(isolation_used=name).values_list("pk", flat=True)[:MOST_RESENT]
+            since |= {pk: self._waiting.get(pk, now) for pk in rows}
+            overdue = [pk for pk in rows if now - since[pk] >= self.resend_s]
+            known = self.sent(name) if overdue else None
+            if known is None:
+                continue
+            for pk in overdue:
+                if pk not in known:
+                    self.send(pk, name)
+                    since[pk] = now
         self._waiting = since
 
 

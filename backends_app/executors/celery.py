@@ -111,6 +111,8 @@ class CeleryExecutor(Executor):
     def find_health(self, wait_s: float) -> None:
         if self._served is not None:
             monitor.ensure_started(wait_s)
+        elif self.serving:
+            self._first_round.wait(wait_s)
         else:
             self._watch.look()
             self.heard(self._watch)

@@ -215,3 +215,44 @@ def test_a_setting_that_is_wrong_is_named(settings, filled: Registry, setting, w
     assert where in str(raised.value)
     settings.ISOLATION_EXECUTOR = settings_before
     assert isinstance(load_executor(Executor, filled), LocalExecutor)
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(filled: Registry, monkeypatch):
+    from django.db import OperationalError
+
+    from backends_app import nodes
+
+    away = [OperationalError("no connection")] * 2
+    look = nodes.Watch.look
+
+    def broken(self) -> None:
+        if away:
+            raise away.pop()
+        look(self)
+
+    monkeypatch.setattr(nodes.Watch, "look", broken)
+    monkeypatch.setattr("backends_app.executors.base.KEEP_S", 0.01)
+    executor = LocalExecutor(filled)
+    executor.ensure_started(wait_s=0)
+    assert ended(executor.submit(order())).status == "completed"
+    while away:
+        time.sleep(0.01)
+    executor.drain()
+
+
+def test_a_node_lives_while_it_is_drained_and_takes_nothing_more(filled: Registry, fakes):
+    executor = LocalExecutor(filled, grace_s=PATIENCE_S, heartbeat_s=0.01, lost_after_s=0.1)
+    executor.ensure_started(wait_s=0)
+    leave = threading.Event()
+    fakes["isolate"].program = lambda workload: leave.wait(PATIENCE_S)
+    executor.submit(order())
+    while not lifecycle.running.all():
+        time.sleep(0.01)
+    drain = threading.Thread(target=executor.drain)
+    drain.start()
+    while NodeBackend.objects.filter(healthy=True).exists():
+        executor.keep()
+    assert {row.healthy for row in NodeBackend.objects.all()} == {False}
+    leave.set()
+    drain.join()
+    assert not NodeBackend.objects.exists()

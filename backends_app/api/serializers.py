@@ -378,12 +378,20 @@ class WorkloadSummarySerializer(serializers.Serializer):
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
+class WorkloadRowSerializer(WorkloadSummarySerializer):
+    """A workload in a list, and where all of it is."""
+
+    url = serializers.HyperlinkedIdentityField(
+        view_name="workload", lookup_field="pk", lookup_url_kwarg="workload_id"
+    )
+
+
 class WorkloadPageSerializer(serializers.Serializer):
     """Some workloads, newest first, and where the others are."""
 
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
-    results = WorkloadSummarySerializer(many=True)
+    results = WorkloadRowSerializer(many=True)
 
 
 class QuerySerializer(serializers.Serializer):

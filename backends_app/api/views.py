@@ -59,8 +59,8 @@ from .serializers import (
     WorkloadPageSerializer,
     WorkloadQuerySerializer,
     WorkloadRequestSerializer,
+    WorkloadRowSerializer,
     WorkloadSerializer,
-    WorkloadSummarySerializer,
     isolation_from_text,
     workload_spec,
 )
@@ -369,7 +369,9 @@ class WorkloadsView(SubmittingView):
                 found = found.filter(**{lookup: wanted[name]})
         pages = WorkloadPagination()
         rows = pages.paginate_queryset(found, request, view=self)
-        return pages.get_paginated_response(WorkloadSummarySerializer(rows, many=True).data)
+        return pages.get_paginated_response(
+            WorkloadRowSerializer(rows, many=True, context=self.get_serializer_context()).data
+        )
 
     @extend_schema(
         operation_id="workloads_create",

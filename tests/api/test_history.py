@@ -195,7 +195,9 @@ def test_the_list_is_newest_first_and_in_pages(client, mine):
         seen += ids(page)
     assert seen == rows
     assert ids(client.get(page.json()["previous"])) == rows[2:4]
-    assert "stdout" not in page.json()["results"][0]
+    [row, *_] = page.json()["results"]
+    assert "stdout" not in row
+    assert client.get(row["url"]).json()["id"] == row["id"]
 
 
 def test_equal_times_are_no_trouble(client, mine):

@@ -77,7 +77,7 @@ def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target
                 state=state,
                 reason=reason,
                 sources=sources.get(name, ()),
-                load=None if loads is None else loads.get(name, IDLE),
+                load=None if loads is None else loads.get(name, IDLE if entry else None),
             )
         )
     return found

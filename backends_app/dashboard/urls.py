@@ -21,7 +21,7 @@ def dashboard_urlpatterns(
     }
     return [
         path("", DashboardView.as_view(**given), name="dashboard"),
-        path("live", LiveView.as_view(**given), name="dashboard-live"),
+        path("dashboard/live", LiveView.as_view(**given), name="dashboard-live"),
     ]
 
 

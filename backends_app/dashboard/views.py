@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,8 +14,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils.cache import get_conditional_response, patch_vary_headers
+from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
 from django.views import View
+from django.views.decorators.gzip import gzip_page
 
 from ..database import let_go
 from ..executors import executor
@@ -37,6 +39,7 @@ POLICY = "; ".join(
 POLL_S = 3
 
 
+@method_decorator(gzip_page, name="dispatch")
 class DashboardView(View):
     """The whole page.
 
@@ -67,7 +70,13 @@ class DashboardView(View):
         return render(
             request,
             "backends_app/dashboard.html",
-            {**context, "live": live, "etag": _etag(live), "poll_s": POLL_S},
+            {
+                **context,
+                "live": live,
+                "etag": _etag(live),
+                "poll_s": POLL_S,
+                "moment": datetime.now(UTC),
+            },
         )
 
     def context(self) -> dict[str, Any]:
@@ -79,7 +88,7 @@ class DashboardView(View):
             loads = present.loads(nodes)
             past = self.history.over(window)
             known: dict[str, Any] = {
-                "user": user if user.is_authenticated else AnonymousUser(),
+                "user": user,
                 "running": words.count(sum(load.running for load in loads.values())),
                 "waiting": words.count(sum(load.waiting for load in loads.values())),
                 "past": _retold(past),
@@ -156,6 +165,7 @@ def _retold(past: Past) -> Retold:
             failed=sorted(failed, key=lambda row: -row["count"]),
             charts=render_to_string(
                 "backends_app/dashboard/charts.html",
+                # Of the module the template takes the measures.
                 {"drawn": drawn, "area": charts, "window": past.window},
             ),
         )

@@ -307,36 +307,44 @@ def live(site, db) -> Client:
 
 
 def test_what_has_not_changed_is_not_sent_again(live, filled, fakes, clock):
-    first = live.get("/live")
+    first = live.get("/dashboard/live")
     etag = first["ETag"]
     assert f'data-etag="{etag[1:-1]}"' in live.get("/").content.decode().replace("&quot;", "")
     clock.now = clock.now.replace(second=34)  # another moment, and nothing has happened
-    same = live.get("/live", headers={"If-None-Match": etag})
+    same = live.get("/dashboard/live", headers={"If-None-Match": etag})
     assert (same.status_code, same.content, same["ETag"]) == (304, b"", etag)
     assert "default-src 'self'" in same["Content-Security-Policy"]
     filled.publish("isolate", fakes["isolate"], Health.unhealthy("it broke"))
-    changed = live.get("/live", headers={"If-None-Match": etag})
+    changed = live.get("/dashboard/live", headers={"If-None-Match": etag})
     assert changed.status_code == 200
     assert changed["ETag"] != etag
     assert "it broke" in changed.content.decode()
 
 
+def test_it_is_sent_compressed_and_known_again_all_the_same(live):
+    packed = {"Accept-Encoding": "gzip"}
+    first = live.get("/dashboard/live", headers=packed)
+    assert first["Content-Encoding"] == "gzip"
+    same = live.get("/dashboard/live", headers={**packed, "If-None-Match": first["ETag"]})
+    assert same.status_code == 304
+
+
 def test_what_changes_is_part_of_the_page_word_for_word(live, clock):
     Workload.objects.bulk_create(day(clock.now, 100))
-    part = live.get("/live?window=day").content.decode()
+    part = live.get("/dashboard/live?window=day").content.decode()
     assert part in live.get("/?window=day").content.decode()
     assert "csrf" not in part
 
 
 def test_what_one_person_sees_is_kept_for_nobody_else(live):
-    for path in ("/", "/live"):
+    for path in ("/", "/dashboard/live"):
         response = live.get(path)
         assert response["Cache-Control"] == "private, no-cache"
         assert "Cookie" in response["Vary"]
 
 
 def test_it_can_only_be_read(live):
-    for path in ("/", "/live"):
+    for path in ("/", "/dashboard/live"):
         assert live.head(path).status_code == 200
         for method in (live.post, live.put, live.delete):
             assert method(path).status_code == 405
@@ -349,11 +357,11 @@ def test_without_a_database_the_health_is_still_there(live, user):
         raise OperationalError("it is not there, and its password is hunter2")
 
     with connection.execute_wrapper(fail):
-        for path in ("/", "/live"):
+        for path in ("/", "/dashboard/live"):
             response = live.get(path)
             assert response.status_code == 200
             seen = text(response.content.decode())
             assert "The database does not answer now" in seen
             assert "node wasm isolate healthy" in seen
             assert "hunter2" not in seen
-    assert "The database" not in live.get("/live").content.decode()
+    assert "The database" not in live.get("/dashboard/live").content.decode()

@@ -46,7 +46,7 @@ def test_few_queries_answer_and_each_by_an_index(site, hundred_thousand, user, s
         client = Client()
         if person is not None:
             client.force_login(person)
-        for path in ("/?window=week", "/live?window=week"):
+        for path in ("/?window=week", "/dashboard/live?window=week"):
             clock.now = clock.now.replace(second=clock.now.second + 2)  # nothing is remembered
             with CaptureQueriesContext(
                 connection,
@@ -70,6 +70,6 @@ def test_what_ended_is_counted_in_the_index_alone(site, hundred_thousand, clock)
 def test_within_one_moment_nothing_is_counted_again(
     site, hundred_thousand, django_assert_num_queries
 ):
-    Client().get("/live?window=week")
+    Client().get("/dashboard/live?window=week")
     with django_assert_num_queries(2):
-        Client().get("/live?window=week")
+        Client().get("/dashboard/live?window=week")

@@ -1,6 +1,9 @@
 """Connections are for queries, not for the time between them."""
 
-from django.db import connection
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import close_old_connections, connection
 
 
 def let_go() -> None:
@@ -8,3 +11,13 @@ def let_go() -> None:
     pooled = bool(connection.settings_dict["OPTIONS"].get("pool"))
     if pooled and not connection.in_atomic_block:
         connection.close()
+
+
+@contextmanager
+def visited() -> Iterator[None]:
+    """One round of a thread that lives long: with a connection that works, and none after it."""
+    close_old_connections()
+    try:
+        yield
+    finally:
+        let_go()

@@ -209,6 +209,7 @@ def carry_out(workload_id: str, registry: Registry, give_up: Callable[[], bool])
                 except BackendAtCapacity:
                     if give_up():
                         return
+                    let_go()
                     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                     pause = min(2 * pause, LOOK_S[1])
             if not _claim(workload):

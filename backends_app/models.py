@@ -9,7 +9,7 @@ Nobody adds, changes or deletes these rows by hand, so there are no permissions 
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
@@ -18,6 +18,10 @@ from django.db.models import Q
 from .fields import AnyJSONField, UTF8Field
 from .routing import MAX_NAME_CHARS
 from .workloads import AUTO, SOURCE_FORMATS, ExitReason, Status
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.KILLED)
 _ENDED = [str(one) for one in ENDED]  # as a migration is to have it
@@ -53,6 +57,12 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
     def transition(self, to: Status, **changes: Any) -> int:
         """Change the status of those here that may have it now; how many did."""
         return self.filter(status__in=SOURCES[to]).update(status=to, **changes)
+
+    def visible_to(self, user: "AbstractBaseUser | AnonymousUser") -> "WorkloadQuerySet":
+        """People see their own, staff see all; another's is as good as none."""
+        if user.pk is None:
+            return self.none()
+        return self if getattr(user, "is_staff", False) else self.filter(owner=user.pk)
 
     def summaries(self) -> "WorkloadQuerySet":
         """Without the columns that can be large."""
@@ -140,6 +150,12 @@ class Workload(models.Model):
                 name="workload_pending",
                 condition=Q(status=str(Status.PENDING)),
             ),
+            # All that the statistics of a time ask for, so that they never look at the rows.
+            models.Index(
+                fields=["finished_at", "isolation_used", "status", "exit_reason", "duration_ms"],
+                name="workload_finished",
+            ),
+            models.Index(fields=["status", "-finished_at", "owner"], name="workload_by_end"),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
+from django.db import DatabaseError, InterfaceError, transaction
 
 from . import logs
 from .backends.base import Backend
+from .database import visited
 from .logs import LogBuffer
 from .models import Workload
 
@@ -85,8 +86,8 @@ class Running:
             self._some.wait()
             pause.wait(TICK_S)
             try:
-                close_old_connections()
-                self.look()
+                with visited():
+                    self.look()
             except (DatabaseError, InterfaceError) as error:  # what it did not do, it does next
                 logger.warning("the running workloads cannot be looked after: %s", error)
             except Exception:

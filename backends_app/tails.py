@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError
 
 from . import logs
-from .database import let_go
+from .database import visited
 from .exceptions import TooManyReaders
 from .logs import Block, Line
 from .models import ENDED, Workload
@@ -104,10 +104,9 @@ class Tails:
             with self._lock:
                 tails = [tail for tail in self._tails.values() if tail.end is None]
             try:
-                close_old_connections()
-                for tail in tails:
-                    tail.look()
-                let_go()
+                with visited():
+                    for tail in tails:
+                        tail.look()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("logs cannot be followed: %s", error)
             except Exception:

@@ -17,6 +17,10 @@ from rest_framework.test import APIClient
 from backends_app.api.urls import api_urlpatterns
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
+from backends_app.dashboard.history import History
+from backends_app.dashboard.urls import dashboard_urlpatterns
+from backends_app.executors.base import Executor
+from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
 from tests.programs import DATABASE, manage
 
@@ -77,13 +81,14 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
 
 @pytest.fixture
 def serve(settings) -> Callable[[Registry], APIClient]:
-    """The API over a registry of the test's own: `serve(registry)` gives its client."""
+    """The site over a registry of the test's own: `serve(registry)` gives its client."""
 
-    def over(registry: Registry, **given) -> APIClient:
+    def over(registry: Registry, executor: Executor | None = None) -> APIClient:
         urlconf = ModuleType("urls_of_a_test")
-        api = api_urlpatterns(registry, **given)
+        executor = executor or LocalExecutor(registry)
         urlconf.urlpatterns = [
-            path("v1/", include((api, "v1"))),
+            path("", include(dashboard_urlpatterns(registry, executor, History()))),
+            path("v1/", include((api_urlpatterns(registry, executor), "v1"))),
             path("", include("vulcan_site.urls")),
             path("broken", _broken),
         ]

@@ -26,7 +26,7 @@ FLOORS = [
     ["running", "tails"],
     ["lifecycle"],
     ["executors"],
-    ["api"],
+    ["api", "dashboard"],
     ["admin", "management", "apps"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

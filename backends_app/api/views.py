@@ -312,9 +312,7 @@ class OwnedView(RegistryView):
     permission_classes = [IsAuthenticated]
 
     def visible(self) -> WorkloadQuerySet:
-        every = Workload.objects.all()
-        user = self.request.user
-        return every if user.is_staff else every.filter(owner=user.pk)
+        return Workload.objects.all().visible_to(self.request.user)
 
     def workload(self, workload_id: str) -> Workload:
         found = self.visible().filter(pk=workload_id).first() if is_id(workload_id) else None

@@ -15,11 +15,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from .. import lifecycle, nodes, services
 from ..backends import options
 from ..conf import limits, runtime_dir
+from ..database import visited
 from ..exceptions import BackendAtCapacity, InvalidOption, QueueFull
 from ..lifecycle import Order, Replayed
 from ..models import Workload
@@ -209,8 +210,8 @@ class Executor:
     def _keep(self) -> None:
         while not self._drained.is_set():
             try:
-                close_old_connections()
-                self.keep()
+                with visited():
+                    self.keep()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the keeper cannot reach the database: %s", error)
             except Exception:

@@ -80,7 +80,7 @@ def test_the_admin_is_there_and_makes_tokens(serve, filled, admin_client):
 
 
 def test_the_root_leads_to_everything(client):
-    assert client.get("/", follow=True).redirect_chain == [("/v1/", 302)]
+    assert 'href="/v1/"' in client.get("/").content.decode()
     links = client.get("/v1/").json()
     assert {*links} == {
         *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),

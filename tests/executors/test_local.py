@@ -173,7 +173,10 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
     def race(number: int) -> None:
         try:
             workload = executor.submit(order(input=number))
-            time.sleep(random.random() * 0.03)
+            if number % 10 == 0:
+                lifecycle.wait(workload, PATIENCE_S)
+            elif number % 10 != 1:
+                time.sleep(random.random() * 0.03)
             if number % 2:  # as its worker would, had it just looked
                 Workload.objects.filter(pk=workload.pk, status="running").update(
                     kill_requested_at=workload.created_at

@@ -47,7 +47,7 @@ class Command(runserver.Command):
         executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         here = f"http://{host}:{server_port}"
-        self.stdout.write(f"\nVulcan listens at {here}/v1/ (stop it with CONTROL-C)\n")
+        self.stdout.write(f"\nVulcan listens at {here}/ (stop it with CONTROL-C)\n")
         show(self, {}, backend_table(registry.list()))
         if password:
             self.stdout.write(

@@ -64,7 +64,8 @@ def backend(make) -> MicroVMBackend:
 
 
 def execute(backend: MicroVMBackend, code: str | None = None, **given) -> WorkloadResult:
-    fields = {name: given.pop(name) for name in ("input", "archive", "command") if name in given}
+    names = ("input", "archive", "command", "heard")
+    fields = {name: given.pop(name) for name in names if name in given}
     runtime, output_bytes = given.pop("runtime", "python"), given.pop("output_bytes", OUTPUT_BYTES)
     resources = Resources(**{"timeout_s": 60, **given})
     spec = WorkloadSpec(

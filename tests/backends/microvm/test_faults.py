@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,14 @@ ENDLESS = "print('begun', flush=True)\nwhile True: pass"
 
 def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:
     """Run something endless, and do something to its machine once it runs."""
+    begun = threading.Event()
+
+    def hear(stream: str, data: bytes) -> None:
+        begun.set()
+
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(execute, backend, ENDLESS, **given)
-        assert eventually(machines)
-        time.sleep(1)
+        running = thread.submit(execute, backend, ENDLESS, heard=hear, **given)
+        assert begun.wait(PATIENCE_S)
         [pid] = machines()
         do(pid)
         return running.result(PATIENCE_S)

@@ -44,30 +44,30 @@ def run_workload(folder: Path, images: Path, *arguments: str):
 
 
 @pytest.mark.parametrize("runtime", UNAME)
-def test_each_runtime_shows_the_guests_kernel(folder: Path, tmp_path: Path, runtime: str):
+def test_each_runtime_shows_the_guests_kernel(folder: Path, migrated: Path, runtime: str):
     options = ["--runtime", runtime, "--isolation", "microvm", "--timeout", "60"]
-    done = run_workload(tmp_path, folder, *options, "--code", UNAME[runtime])
+    done = run_workload(migrated, folder, *options, "--code", UNAME[runtime])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Linux workload ")
     assert "-cloud-amd64" in done.stdout
     assert "completed on microvm" in done.stderr
 
 
-def test_an_archive_from_a_file(folder: Path, tmp_path: Path):
-    file = tmp_path / "program.tar.gz"
+def test_an_archive_from_a_file(folder: Path, migrated: Path):
+    file = migrated / "program.tar.gz"
     file.write_bytes(packed({"main.py": "print(input())", "other.sh": "echo $1; exit 3"}))
-    done = run_workload(tmp_path, folder, str(file), "--runtime", "python", "--input", "[1]")
+    done = run_workload(migrated, folder, str(file), "--runtime", "python", "--input", "[1]")
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
     assert "source format archive → microvm" in done.stderr
     command = ["--runtime", "python", str(file), "--", "sh", "other.sh", "word"]
-    done = run_workload(tmp_path, folder, *command)
+    done = run_workload(migrated, folder, *command)
     assert (done.returncode, done.stdout) == (3, "word\n"), done.stderr
-    done = run_workload(tmp_path, folder, str(file))
+    done = run_workload(migrated, folder, str(file))
     assert (done.returncode, "takes a --runtime" in done.stderr) == (125, True)
 
 
 @pytest.fixture
-def served(serve, backend, token):
+def served(serve, token, backend):
     registry = Registry()
     registry.register("microvm", backend)
     registry.publish("microvm", backend, probed(backend))

@@ -1,0 +1,160 @@
+"""What there is now: which backend each workload would go to, what runs, what failed last."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import BinaryField, Count
+from django.db.models.functions import Substr
+
+from ..models import Workload, WorkloadQuerySet
+from ..nodes import Node
+from ..registry import Snapshot
+from ..routing import Finding, Route, describe, examine
+from ..workloads import Status
+from . import words
+
+MOST_ROWS = 10
+MOST_ERROR_BYTES = 1_000
+NOT_REGISTERED = "not registered"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What a route is for, in words; `problem` is what keeps even a healthy target from it."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How many workloads run and wait on one backend; `slots` are those of all its nodes."""
+
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0
+
+
+IDLE = Load()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A backend, what `auto` sends to it, and how busy it is, if that is known."""
+
+    name: str
+    state: str
+    reason: str
+    sources: Sequence[Source]
+    load: Load | None
+
+    @property
+    def registered(self) -> bool:
+        return self.state != NOT_REGISTERED
+
+    @property
+    def problems(self) -> list[Source]:
+        return [source for source in self.sources if source.problem]
+
+
+def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target]:
+    """In the order of the routes; then what has to be asked for by name, or is there no more."""
+    sources: dict[str, list[Source]] = {}
+    for route in snapshot.routes:
+        sources.setdefault(route.target, []).append(_source(route, snapshot))
+    found = []
+    for name in dict.fromkeys((*sources, *snapshot.entries, *sorted(loads or ()))):
+        entry = snapshot.entries.get(name)
+        state, reason = NOT_REGISTERED, "no backend has this name: what would go here is refused"
+        if entry is not None:
+            state, reason = entry.health.state, words.said(entry.health.description)
+        found.append(
+            Target(
+                name=name,
+                state=state,
+                reason=reason,
+                sources=sources.get(name, ()),
+                load=None if loads is None else loads.get(name, IDLE if entry else None),
+            )
+        )
+    return found
+
+
+def _source(route: Route, snapshot: Snapshot) -> Source:
+    entry = snapshot.entries.get(route.target)
+    finding = examine(entry, route.runtime, route.source_format)
+    misfit = finding in (Finding.RUNTIME, Finding.SOURCE_FORMAT)
+    return Source(
+        name=route.runtime or route.source_format or "anything else",
+        problem=describe(entry, finding) if misfit else "",
+    )
+
+
+def loads(nodes: Sequence[Node]) -> dict[str, Load]:
+    """By backend, where there is any; the nodes are those that live."""
+    unfinished = Workload.objects.filter(finished_at__isnull=True).order_by()
+    rows = unfinished.values_list("isolation_used", "status").annotate(count=Count("*"))
+    counts = {(backend, status): count for backend, status, count in rows}
+    slots: Counter[str] = Counter()
+    for node in nodes:
+        for served in node.backends:
+            slots[served.name] += served.max_concurrency
+    return {
+        name: Load(
+            running=counts.get((name, Status.RUNNING), 0),
+            waiting=counts.get((name, Status.PENDING), 0),
+            slots=slots[name],
+        )
+        for name in {*slots, *(backend for backend, _ in counts)}
+    }
+
+
+def unfinished(visible: WorkloadQuerySet) -> list[Mapping[str, Any]]:
+    """Those that run, the latest begun first; then those that wait.
+
+    Asked for both at once, or in an order that the index of owners has, SQLite would look at all
+    that the owner ever had.
+    """
+    columns = ("id", "runtime", "isolation_used", "owner__username", "created_at", "started_at")
+    found: list[Mapping[str, Any]] = []
+    for status in (Status.RUNNING, Status.PENDING):
+        rows = visible.filter(status=status, finished_at__isnull=True)
+        latest = rows.order_by("-started_at", "-created_at").values(*columns)
+        found += latest[: MOST_ROWS - len(found)]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One workload that failed; `error` is what its program said, made fit to be shown."""
+
+    id: str
+    runtime: str
+    backend: str
+    owner: str | None
+    finished_at: datetime
+    reason: str
+    error: str
+
+
+def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
+    """The last ones."""
+    rows = visible.filter(status=Status.FAILED, finished_at__gte=since).order_by("-finished_at")
+    columns = ("id", "runtime", "isolation_used", "owner__username", "finished_at")
+    begun = Substr("error", 1, MOST_ERROR_BYTES, output_field=BinaryField())
+    found = rows.values_list(*columns, "exit_reason", "exit_code", begun)[:MOST_ROWS]
+    return [
+        Failure(
+            id=id,
+            runtime=runtime,
+            backend=backend,
+            owner=owner,
+            finished_at=finished_at,
+            reason=words.exit_reason(exit_reason, exit_code),
+            error=words.said(bytes(error or b"").decode(errors="replace")),
+        )
+        for id, runtime, backend, owner, finished_at, exit_reason, exit_code, error in found
+    ]

@@ -1,0 +1,172 @@
+"""The page, and the part of it that changes, for the script that keeps it fresh."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.cache import get_conditional_response, patch_vary_headers
+from django.utils.decorators import method_decorator
+from django.utils.safestring import SafeString
+from django.views import View
+from django.views.decorators.gzip import gzip_page
+
+from ..database import let_go
+from ..executors import executor
+from ..executors.base import Executor
+from ..models import Workload
+from ..registry import Registry, registry
+from . import charts, present, words
+from .history import WINDOWS, History, Past, Tally, history
+
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "object-src 'none'",
+    )
+)
+POLL_S = 3
+
+
+@method_decorator(gzip_page, name="dispatch")
+class DashboardView(View):
+    """The whole page.
+
+    A registry, an executor and a history may be handed in; else they are those of the process.
+    """
+
+    http_method_names = ["get", "head", "options"]
+    registry: Registry = registry
+    given_executor: Executor | None = None
+    history: History = history
+
+    @property
+    def executor(self) -> Executor:
+        return self.given_executor or executor()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if self.given_executor is None:
+            self.executor.ensure_started()
+        response = super().dispatch(request, *args, **kwargs)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Cache-Control"] = "private, no-cache"
+        patch_vary_headers(response, ["Cookie"])
+        return response
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        context = self.context()
+        live = _live(context)
+        return render(
+            request,
+            "backends_app/dashboard.html",
+            {
+                **context,
+                "live": live,
+                "etag": _etag(live),
+                "poll_s": POLL_S,
+                "moment": datetime.now(UTC),
+            },
+        )
+
+    def context(self) -> dict[str, Any]:
+        window = WINDOWS.get(self.request.GET.get("window", ""), WINDOWS["hour"])
+        snapshot = self.registry.snapshot
+        try:
+            user = self.request.user
+            nodes = self.executor.live_nodes()
+            loads = present.loads(nodes)
+            past = self.history.over(window)
+            known: dict[str, Any] = {
+                "user": user,
+                "running": words.count(sum(load.running for load in loads.values())),
+                "waiting": words.count(sum(load.waiting for load in loads.values())),
+                "past": _retold(past),
+            }
+            if user.is_authenticated:
+                visible = Workload.objects.all().visible_to(user)
+                known |= {
+                    "nodes": nodes,
+                    "unfinished": present.unfinished(visible),
+                    "failures": present.failures(visible, past.since),
+                }
+        except (OperationalError, InterfaceError):  # what the backends are like is known without it
+            known, loads = {"user": AnonymousUser()}, None
+        let_go()
+        targets = present.targets(snapshot, loads)
+        return {
+            **known,
+            "window": window,
+            "windows": WINDOWS.values(),
+            "targets": targets,
+            "registered": len(snapshot.entries),
+            "healthy": sum(target.state == "healthy" for target in targets),
+        }
+
+
+class LiveView(DashboardView):
+    """The part that changes; not modified is said as HTTP says it."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        live = _live(self.context())
+        etag = _etag(live)
+        response = HttpResponse(live, headers={"ETag": etag})
+        return get_conditional_response(request, etag=etag, response=response) or response
+
+
+def _live(context: dict[str, Any]) -> SafeString:
+    return render_to_string("backends_app/dashboard/live.html", context)
+
+
+def _etag(live: str) -> str:
+    return f'"{hashlib.sha256(live.encode()).hexdigest()[:32]}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """A past as the page tells it; the same for everybody."""
+
+    since: datetime
+    ended: str
+    success: str
+    failed: Sequence[dict[str, Any]]
+    charts: SafeString
+
+
+_retold_before: WeakKeyDictionary[Past, Retold] = WeakKeyDictionary()
+
+
+def _retold(past: Past) -> Retold:
+    """Made once for each past."""
+    made = _retold_before.get(past)
+    if made is None:
+        by_backend = {backend: Tally.total(past.of(backend)) for backend in past.backends}
+        total = Tally.total(by_backend.values())
+        failed = [
+            {"backend": backend, "reason": words.exit_reason(reason), "count": count}
+            for backend, tally in by_backend.items()
+            for reason, count in tally.failures.items()
+        ]
+        drawn = [charts.draw(past, backend) for backend in by_backend]
+        made = _retold_before[past] = Retold(
+            since=past.since,
+            ended=words.count(total.ended),
+            success=words.share(total.success),
+            failed=sorted(failed, key=lambda row: -row["count"]),
+            charts=render_to_string(
+                "backends_app/dashboard/charts.html",
+                # Of the module the template takes the measures.
+                {"drawn": drawn, "area": charts, "window": past.window},
+            ),
+        )
+    return made

@@ -1,0 +1,68 @@
+"""The pages for people who do not see them as they were drawn: axe looks, and so does a phone."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+FILL = """
+from datetime import UTC, datetime
+from django.contrib.auth.models import User
+from backends_app.models import Workload
+from backends_app.workloads import Status
+from tests.dashboard.day import day, workload
+now, ada = datetime.now(UTC), User.objects.get(username="ada")
+Workload.objects.bulk_create(day(now, 1000, ada), batch_size=500)
+error = "x" * 10_000  # one word that fits nowhere
+for one in Workload.objects.filter(status="failed")[:3]:
+    Workload.objects.filter(pk=one.pk).update(error=error)
+"""
+
+
+@pytest.fixture(scope="module")
+def filled(site) -> None:
+    site.shell(FILL)
+
+
+def violations(page: Page, context: dict | None = None) -> list[str]:
+    """What axe finds, of any weight."""
+    found = Axe().run(page, context).response["violations"]
+    return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']}" for one in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("person", ["a stranger", "root"])
+def test_axe_finds_nothing_on_the_dashboard(visit, site, filled, sign_in, scheme, person):
+    page = visit(color_scheme=scheme).new_page()
+    if person != "a stranger":
+        sign_in(page, person)
+    with site.broken("it is raining"), site.long_workload():
+        page.goto("/?window=day")
+        expect(page.locator("#target-fickle")).to_contain_text("unhealthy")
+        page.locator("#table-isolate summary").click()
+        assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_no_width_needs_scrolling_to_the_side(visit, filled, sign_in, width: int):
+    page = visit(viewport={"width": width, "height": 800}).new_page()
+    sign_in(page, "root")
+    page.goto("/?window=day")
+    page.locator("#table-isolate summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_keyboard_goes_past_the_links_to_the_content(page):
+    page.goto("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+
+
+@pytest.mark.parametrize("path", ["/v1/", "/v1/backends"])
+def test_axe_finds_nothing_in_what_is_ours_on_the_pages_of_the_api(page, path: str):
+    """The rest of them is the framework's, which axe has a few things to say about."""
+    page.goto(path)
+    ours = [part for part in (".navbar-brand", "[aria-label=Next]") if page.locator(part).count()]
+    assert ours
+    assert violations(page, {"include": [[part] for part in ours]}) == []

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import close_old_connections, connection
+from django.db import connection, connections
 
 
 def let_go() -> None:
@@ -15,9 +15,8 @@ def let_go() -> None:
 
 @contextmanager
 def visited() -> Iterator[None]:
-    """One round of a thread that lives long: with a connection that works, and none after it."""
-    close_old_connections()
+    """One round of a thread that rests in between: with a connection, and none after it."""
     try:
         yield
     finally:
-        let_go()
+        connections.close_all()

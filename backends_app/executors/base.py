@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError
 
 from .. import lifecycle, nodes, services
 from ..backends import options
@@ -218,7 +218,6 @@ class Executor:
                 logger.exception("the keeper failed; it goes on")
             self._first_round.set()
             self._drained.wait(KEEP_S)
-        connections.close_all()
 
     def keep(self) -> None:
         """One round: say that this node lives, hear of others, settle what was lost."""

@@ -5,10 +5,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence, Set
 
-from django.db import connections
+from django.db import close_old_connections, connections
 
 from .. import lifecycle
-from ..database import visited
+from ..database import let_go
 from ..health import monitor
 from ..registry import BackendInfo, Registry
 from .base import Executor
@@ -52,10 +52,11 @@ class Lane:
     def _work(self) -> None:
         while (workload_id := self._next()) is not None:
             try:
-                with visited():
-                    self._executor.carry_out(workload_id)
+                close_old_connections()
+                self._executor.carry_out(workload_id)
             except Exception:  # the row is as it was; the keeper sends it again
                 logger.exception("workload %s could not be taken up", workload_id)
+            let_go()
         connections.close_all()
 
     def _next(self) -> str | None:

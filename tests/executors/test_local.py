@@ -107,9 +107,10 @@ def test_what_waits_for_a_backend_that_is_not_well_waits(
 
 def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtime_dir):
     mine = node_id(runtime_dir)
-    lost, alive = (recorded(Status.RUNNING, node_id=mine) for _ in range(2))
     elsewhere = recorded(Status.RUNNING, node_id="elsewhere")
-    with mark(alive.pk, runtime_dir):
+    with mark("a" * 32, runtime_dir):
+        alive = recorded(Status.RUNNING, node_id=mine, id="a" * 32)
+        lost = recorded(Status.RUNNING, node_id=mine)
         assert ended(lost).exit_reason == "worker_lost"
         executor.keep()
         assert {one.status for one in Workload.objects.filter(pk__in=[alive.pk, elsewhere.pk])} == {

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from backends_app import services
 from backends_app.backends.gvisor import GVisorBackend
@@ -19,6 +20,8 @@ from tests.backends import wasm
 from tests.backends.gvisor.engines import require, started
 from tests.backends.microvm.archives import packed
 from tests.programs import manage
+
+pytestmark = pytest.mark.django_db(transaction=True)  # what runs is stored by another thread
 
 UNAME = {
     "python": "import os; print(*os.uname())",
@@ -67,13 +70,21 @@ def test_an_archive_from_a_file(folder: Path, migrated: Path):
 
 
 @pytest.fixture
-def served(serve, token, backend):
+def signed_in(token: str) -> str:
+    """The token; the connection that it took is none of those that a backend might have left."""
+    connection.close()
+    return token
+
+
+@pytest.fixture
+def served(serve, signed_in, backend):
     registry = Registry()
     registry.register("microvm", backend)
     registry.publish("microvm", backend, probed(backend))
     client = serve(registry)
-    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
-    return client
+    client.credentials(HTTP_AUTHORIZATION=f"Token {signed_in}")
+    yield client
+    connection.close()
 
 
 def test_an_archive_over_http(served):

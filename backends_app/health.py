@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from . import signals
 from .backends.base import Backend, Health
 from .registry import Registry, registry
 from .routing import Entry
@@ -124,7 +125,7 @@ class HealthMonitor:
             self._hasten(watch, entry, now)
             if watch.probe is None and watch.due <= now:
                 watch.probe = _Probe(started=now)
-                self._spawn(_prober(watch, watch.probe, self._wake), f"vulcan-probe-{name}")
+                self._spawn(self._prober(name, watch, watch.probe), f"vulcan-probe-{name}")
             if watch.probe is not None:
                 self._settle(name, watch, watch.probe, now)
         if self._round_complete():
@@ -141,6 +142,19 @@ class HealthMonitor:
             busy = any(watch.probe for watch in self._watches.values())
             self._wake.wait(LONGEST_SLEEP_S if busy else min(pause, LONGEST_SLEEP_S))
             self._wake.clear()
+
+    def _prober(self, name: str, watch: _Watch, probe: _Probe) -> Callable[[], None]:
+        wake = self._wake  # of this process, and of no other
+
+        def run() -> None:
+            spares = _spares_ready(watch.backend)  # before the probe takes one
+            started = self._clock()
+            probe.found = probed(watch.backend)
+            seconds = self._clock() - started
+            wake.set()
+            signals.probe_ended.send_robust(None, name=name, seconds=seconds, spares=spares)
+
+        return run
 
     def _round_complete(self) -> bool:
         return all(watch.probed for watch in self._watches.values())
@@ -181,14 +195,6 @@ class HealthMonitor:
         return min(longest, shortest * 2.0 ** min(failures - 1, 10))
 
 
-def _prober(watch: _Watch, probe: _Probe, wake: threading.Event) -> Callable[[], None]:
-    def run() -> None:
-        probe.found = probed(watch.backend)
-        wake.set()
-
-    return run
-
-
 def probed(backend: Backend) -> Health:
     """The backend's probe, with every way in which it can fail turned into a finding."""
     try:
@@ -201,6 +207,14 @@ def probed(backend: Backend) -> Health:
     if found.healthy is None:
         return Health.unhealthy("its probe left open whether it works")
     return found
+
+
+def _spares_ready(backend: Backend) -> int | None:
+    try:
+        return backend.spares_ready()
+    except Exception as error:  # noqa: BLE001 - a backend is anybody's code
+        logger.warning("the spares of %s cannot be counted: %s", type(backend).__name__, error)
+        return None
 
 
 monitor = HealthMonitor(registry)

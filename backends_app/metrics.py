@@ -10,7 +10,7 @@ an enum. Nothing that a client sends becomes one.
 
 import os
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from . import metrics_folder, signals
@@ -137,18 +137,18 @@ def _registry_read(operation: str, **_: Any) -> None:
 
 
 class SlotCollector(Collector):
-    """The slots of this host."""
+    """The slots of this host, of the backends whose workloads run here."""
 
-    def __init__(self, registry: Registry, names: Iterable[str] | None = None) -> None:
-        """`names` are the backends whose workloads run here; all that are registered, if None."""
+    def __init__(self, registry: Registry, names: Iterable[str]) -> None:
         self._registry = registry
         self._names = names
 
     def collect(self) -> Iterator[Metric]:
         used = _gauge("vulcan_slots_used", "Slots that are taken on this host.", "backend")
         limit = _gauge("vulcan_slots_limit", "Slots that there are on this host.", "backend")
-        for name, entry in self._registry.snapshot.entries.items():
-            if self._names is None or name in self._names:
+        for name in self._names:
+            entry = self._registry.snapshot.entries.get(name)
+            if entry is not None:
                 most = entry.capabilities.max_concurrency
                 limit.add_metric([name], most)
                 with suppress(OSError):  # what cannot be counted is not said
@@ -160,7 +160,7 @@ class SlotCollector(Collector):
 class SiteCollector(Collector):
     """What a server knows of the whole site: health, nodes, and what waits and runs."""
 
-    def __init__(self, registry: Registry, executor: Callable[[], Executor]) -> None:
+    def __init__(self, registry: Registry, executor: Executor) -> None:
         self._registry = registry
         self._executor = executor
 
@@ -174,7 +174,7 @@ class SiteCollector(Collector):
                 health.add_metric([name, state], entry.health.state == state)
         yield health
         alive = _gauge("vulcan_nodes_alive", "Nodes that run workloads and are heard from.")
-        alive.add_metric([], self._executor().nodes_alive)
+        alive.add_metric([], self._executor.nodes_alive)
         yield alive
         reached = _gauge("vulcan_database_up", "1 when the database answered this scrape.")
         try:
@@ -213,23 +213,32 @@ _active = Inquiry(_count_active, DATABASE_S)
 # What is read
 
 
-def collectors(
-    registry: Registry = registry, executor: Callable[[], Executor] = executor
-) -> list[Collector]:
-    """What a server looks up; slots where it runs workloads itself."""
-    site = SiteCollector(registry, executor)
-    return [site] if executor().remote else [site, SlotCollector(registry)]
+def of_server() -> bytes:
+    """What a server says; slots where it runs workloads itself."""
+    looked_up: list[Collector] = [SiteCollector(registry, executor())]
+    if not executor().remote:
+        looked_up.append(SlotCollector(registry, registry))
+    return _exposition(looked_up, os.environ.get(metrics_folder.VARIABLE))
 
 
-def exposition(collectors: Iterable[Collector], folder: Path | None = None) -> bytes:
-    """Everything in Prometheus' text format; `folder` is that of several processes."""
+def of_workers(names: Iterable[str], folder: Path) -> bytes:
+    """What workers of these backends say, which count in `folder`."""
+    return _exposition([SlotCollector(registry, names)], str(folder))
+
+
+def forget_process(pid: int, folder: Path) -> None:
+    """A process has ended: what it was the only one to know ends with it, what it counted stays."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _exposition(looked_up: Iterable[Collector], folder: str | None) -> bytes:
+    """Everything in Prometheus' text format; without a folder, what this process has counted."""
     together = CollectorRegistry()
-    shared = folder or os.environ.get(metrics_folder.VARIABLE)
-    if shared:
-        MultiProcessCollector(together, str(shared))  # type: ignore[no-untyped-call]
+    if folder:
+        MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
     else:
         together.register(REGISTRY)
-    for collector in collectors:
+    for collector in looked_up:
         together.register(collector)
     return generate_latest(together)
 

@@ -4,7 +4,8 @@ They know a server by its address instead of its name, speak no TLS to it, and h
 comes later in the chain would redirect or refuse them. So this middleware stands first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
@@ -15,42 +16,58 @@ from .executors import executor
 from .readiness import Readiness
 from .registry import registry
 
+METHODS = ("GET", "HEAD")
+
+Answer: TypeAlias = Callable[[HttpRequest], HttpResponse]
+
 
 class OperationsMiddleware:
     """Answers `/healthz`, `/readyz` and, where it is not off, `/metrics`; the rest goes on."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
-        self._readiness = Readiness(registry, executor, required_backends)
+        readiness = Readiness(registry, executor, required_backends)
+        self._answers = {
+            "/healthz": alive,
+            "/readyz": lambda request: ready(readiness),
+            "/metrics": lambda request: exposed(request, metrics.of_server),
+        }
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        match request.path_info.removesuffix("/"):
-            case "/healthz":
-                answer = self._alive
-            case "/readyz":
-                answer = self._ready
-            case "/metrics" if metrics_access().access != "off":
-                answer = self._metrics
-            case _:
-                return self._get_response(request)
-        allowed = ["GET", "HEAD"]
-        response = answer(request) if request.method in allowed else HttpResponseNotAllowed(allowed)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Content-Length"] = str(len(response.content))
-        return response
+        return answered(request, self._answers) or self._get_response(request)
 
-    def _alive(self, request: HttpRequest) -> HttpResponse:
-        """This process serves requests; nothing else is looked at."""
-        return JsonResponse({"status": "alive"})
 
-    def _ready(self, request: HttpRequest) -> HttpResponse:
-        report = self._readiness.report()
-        return JsonResponse(report.as_json(), status=200 if report.ready else 503)
+def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpResponse | None:
+    """The answer to one of these paths, None for any other; nobody may keep it."""
+    path = request.path_info.removesuffix("/")
+    if path not in answers or (path == "/metrics" and metrics_access().access == "off"):
+        return None
+    if request.method in METHODS:
+        response = answers[path](request)
+    else:
+        response = HttpResponseNotAllowed(METHODS)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Content-Length"] = str(len(response.content))
+    return response
 
-    def _metrics(self, request: HttpRequest) -> HttpResponse:
-        if not metrics.may_read(request.headers.get("Authorization", "")):
-            headers = {"WWW-Authenticate": 'Bearer realm="metrics"'}
-            text = "Send METRICS_TOKEN as a Bearer token.\n"
-            return HttpResponse(text, status=401, content_type="text/plain", headers=headers)
-        exposed = metrics.exposition(metrics.collectors())
-        return HttpResponse(exposed, content_type=metrics.CONTENT_TYPE)
+
+def alive(request: HttpRequest) -> HttpResponse:
+    """This process answers; nothing else is looked at."""
+    return JsonResponse({"status": "alive"})
+
+
+def ready(readiness: Readiness) -> HttpResponse:
+    report = readiness.report()
+    return JsonResponse(report.as_json(), status=200 if report.ready else 503)
+
+
+def exposed(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
+    """The metrics, for who may read them."""
+    if metrics.may_read(request.headers.get("Authorization", "")):
+        return HttpResponse(exposition(), content_type=metrics.CONTENT_TYPE)
+    return HttpResponse(
+        "Send METRICS_TOKEN as a Bearer token.\n",
+        status=401,
+        content_type="text/plain",
+        headers={"WWW-Authenticate": 'Bearer realm="metrics"'},
+    )

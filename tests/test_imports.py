@@ -28,6 +28,7 @@ FLOORS = [
     ["executors"],
     ["metrics", "readiness", "request_metrics"],
     ["operations"],
+    ["metrics_server"],
     ["api"],
     ["management", "apps"],
 ]

@@ -107,7 +107,7 @@ class CeleryExecutor(Executor):
     def problem(self) -> str:
         try:
             with self.app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=BROKER_S)
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_S)
         except UNREACHABLE:
             return "Redis does not answer"
         return super().problem()

@@ -14,6 +14,7 @@ from vulcan_site.test_runner import as_pytest_label
 TOP_LEVEL = {
     *("manage.py", "requirements.txt", "requirements.in", "README.md", "CHANGELOG.md"),
     *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
+    *("gunicorn.conf.py", "ops"),
 }
 
 

@@ -108,6 +108,12 @@ class BackendContract:
             number: number for number in range(count)
         }
 
+    def test_spares_can_be_counted_or_there_are_none(self, backend: Backend, run, programs):
+        for _ in range(2):
+            ready = backend.spares_ready()
+            assert ready is None or ready >= 0
+            run(programs.echo)
+
     def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
         backend.cleanup("0" * 32)
         backend.cleanup("no id at all")

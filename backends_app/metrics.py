@@ -8,6 +8,7 @@ Every label is a name of this server's own: a registered backend, a runtime that
 an enum. Nothing that a client sends becomes one.
 """
 
+import functools
 import os
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
@@ -130,7 +131,10 @@ def _probe_ended(name: str, seconds: float, spares: int | None, **_: Any) -> Non
 
 
 def _registry_read(operation: str, **_: Any) -> None:
-    READS.labels(operation).inc()
+    _reads(operation).inc()
+
+
+_reads = functools.cache(READS.labels)  # there are few, and this is counted often
 
 
 # What is looked up

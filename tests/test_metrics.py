@@ -307,3 +307,14 @@ def test_many_scrapes_at_once_leave_no_threads(scrape):
         if thread.name == "vulcan-inquiry":
             thread.join(60)
     assert all(thread.name != "vulcan-inquiry" for thread in threading.enumerate())
+
+
+def test_a_request_that_raises_is_counted_once_and_by_its_error(client, grown):
+    client.raise_request_exception = False
+    assert client.get("/broken").status_code == 500
+    view = "tests.conftest._broken"
+    mine = {"view": view, "method": "GET"}
+    assert grown("django_http_requests_latency_seconds_by_view_method_count", **mine) == 1
+    assert grown("django_http_responses_total_by_status_view_method_total", status="500") == 1
+    assert grown("django_http_exceptions_total_by_type_total", type="RuntimeError") == 1
+    assert grown("django_http_exceptions_total_by_view_total", view=view) == 1

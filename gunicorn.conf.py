@@ -3,12 +3,44 @@
 A request lasts as long as its workload, so there are many threads, most of which wait.
 """
 
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import environ
+
+from backends_app import metrics_folder
+
 worker_class = "gthread"
 workers = 4
 threads = 32
 timeout = 60  # of a worker that does not answer its parent; threads that wait do not count
 graceful_timeout = 30  # more than `grace_s` of the executor
 bind = "127.0.0.1:8000"
+
+
+class _Environment(environ.Env):  # type: ignore[misc]
+    """What the settings will see. They are not imported here: a reload would keep the old ones."""
+
+    ENVIRON = dict(os.environ)
+
+
+_Environment.read_env(Path(__file__).parent / ".env")
+_default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")  # as in backends_app.conf
+_folder = metrics_folder.fresh(Path(_Environment.ENVIRON.get("RUNTIME_DIR") or _default))
+os.environ[metrics_folder.VARIABLE] = str(_folder)
+
+
+def child_exit(server: object, worker: Any) -> None:
+    """What a worker was the only one to know ends with it; what it has counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(server: object) -> None:
+    metrics_folder.remove(_folder)
 
 
 def post_worker_init(worker: object) -> None:

@@ -12,10 +12,11 @@ class BackendsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, conf, executors
+        from . import checks, conf, executors, metrics
 
         checks.register()
         conf.populate()
         executors.executor()
+        metrics.subscribe()
         setting_changed.connect(conf.reload, dispatch_uid="backends_app.conf.reload")
         setting_changed.connect(executors.reload, dispatch_uid="backends_app.executors.reload")

@@ -2,6 +2,7 @@
 
 - `backends_app.W001`: a route leads to a backend that is not registered.
 - `backends_app.W002`: nothing is registered at all.
+- `backends_app.W003`: a backend is required and not registered.
 - ids of a backend's own checks start with `backends_app.` and its family's name.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.core import checks
 
+from .conf import required_backends
 from .exceptions import listing
 from .registry import Registry, registry
 
@@ -34,6 +36,15 @@ def check_isolation(
             )
         )
         return messages
+    messages += [
+        checks.Warning(
+            f"Backend {name!r} is required and not registered: this server is never ready.",
+            hint=f"Registered: {listing(registry)}. Change ISOLATION_REQUIRED_BACKENDS.",
+            id="backends_app.W003",
+        )
+        for name in required_backends()
+        if name not in registry
+    ]
     return messages + list(_dangling_routes(registry))
 
 

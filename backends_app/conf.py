@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,12 +47,28 @@ class Retention:
     records_days: float = 365.0
 
 
+METRICS_ACCESS = ("open", "token", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAccess:
+    """Who may read the metrics: everybody, who has the token, or nobody.
+
+    Without a token of its own, `token` lets nobody in either: the safe default.
+    """
+
+    access: str = "token"
+    token: str = field(default="", repr=False)
+
+
 def populate() -> None:
     """Fill the process's registry from the settings, once: a second call changes nothing."""
     if _configured is None:
         limits()  # a mistake there shows now, not with the first workload
         runtime_dir()
         retention()
+        metrics_access()
+        required_backends()
         registry.reroute(load_routes())
         _exchange_backends()
 
@@ -72,6 +88,12 @@ def reload(*, setting: str, **kwargs: object) -> None:
     elif setting == "ISOLATION_RETENTION":
         retention.cache_clear()
         retention()
+    elif setting == "ISOLATION_METRICS":
+        metrics_access.cache_clear()
+        metrics_access()
+    elif setting == "ISOLATION_REQUIRED_BACKENDS":
+        required_backends.cache_clear()
+        required_backends()
 
 
 def _exchange_backends() -> None:
@@ -168,6 +190,33 @@ def retention() -> Retention:
         reason = f"must keep source_days <= outputs_days <= records_days, and makes {found}"
         raise InvalidSetting(where, configured, reason)
     return found
+
+
+@functools.cache
+def metrics_access() -> MetricsAccess:
+    """ISOLATION_METRICS; a key that is left out keeps its default."""
+    where = "ISOLATION_METRICS"
+    configured = _mapping(where, getattr(settings, where, {}))
+    _known_keys(where, configured, [part.name for part in fields(MetricsAccess)])
+    found = MetricsAccess(**configured)
+    if found.access not in METRICS_ACCESS:
+        reason = f"must be one of {listing(METRICS_ACCESS)}"
+        raise InvalidSetting(f"{where}['access']", found.access, reason)
+    if not isinstance(found.token, str):
+        raise InvalidSetting(f"{where}['token']", "…", "must be a string")  # it is a secret
+    return found
+
+
+@functools.cache
+def required_backends() -> Sequence[str]:
+    """ISOLATION_REQUIRED_BACKENDS: those without which a server is not ready for requests."""
+    where = "ISOLATION_REQUIRED_BACKENDS"
+    configured = getattr(settings, where, ())
+    if isinstance(configured, str) or not isinstance(configured, Sequence):
+        raise InvalidSetting(where, configured, "must be a list of names of backends")
+    for number, name in enumerate(configured):
+        _name(f"{where}[{number}]", name)
+    return tuple(configured)
 
 
 def _instance(where: str, entry: object, kind: type[T], *arguments: object) -> T:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from . import signals
 from .backends.base import Backend, Health
 from .registry import Registry, registry
 from .routing import Entry
@@ -126,7 +127,7 @@ class HealthMonitor:
             probe = self._asked.get(name)
             if probe is None or probe.ended.is_set() or probe.backend is not backend:
                 probe = self._asked[name] = _Probe(backend, started=self._clock())
-                self._spawn(_prober(probe), f"vulcan-probe-{name}")
+                self._spawn(self._prober(name, probe), f"vulcan-probe-{name}")
         probe.ended.wait(max(0.0, probe.started + PROBE_TIMEOUT_S - self._clock()))
         return self._publish(name, backend, probe.found or _NO_ANSWER)
 
@@ -144,7 +145,8 @@ class HealthMonitor:
             self._hasten(watch, entry, now)
             if watch.probe is None and watch.due <= now:
                 watch.probe = _Probe(watch.backend, started=now)
-                self._spawn(_prober(watch.probe, self._wake), f"vulcan-probe-{name}")
+                prober = self._prober(name, watch.probe, self._wake)
+                self._spawn(prober, f"vulcan-probe-{name}")
             if watch.probe is not None:
                 self._settle(name, watch, watch.probe, now)
         if self._round_complete():
@@ -161,6 +163,23 @@ class HealthMonitor:
             busy = any(watch.probe for watch in self._watches.values())
             self._wake.wait(LONGEST_SLEEP_S if busy else min(pause, LONGEST_SLEEP_S))
             self._wake.clear()
+
+    def _prober(
+        self, name: str, probe: _Probe, wake: threading.Event | None = None
+    ) -> Callable[[], None]:
+        """`wake` is this process's, and no other's."""
+
+        def run() -> None:
+            spares = _spares_ready(probe.backend)  # before the probe takes one
+            started = self._clock()
+            probe.found = probed(probe.backend)
+            seconds = self._clock() - started
+            probe.ended.set()
+            if wake is not None:
+                wake.set()
+            signals.probe_ended.send_robust(None, name=name, seconds=seconds, spares=spares)
+
+        return run
 
     def _round_complete(self) -> bool:
         return all(watch.probed for watch in self._watches.values())
@@ -204,16 +223,6 @@ class HealthMonitor:
         return min(longest, shortest * 2.0 ** min(failures - 1, 10))
 
 
-def _prober(probe: _Probe, wake: threading.Event | None = None) -> Callable[[], None]:
-    def run() -> None:
-        probe.found = probed(probe.backend)
-        probe.ended.set()
-        if wake is not None:
-            wake.set()
-
-    return run
-
-
 def probed(backend: Backend) -> Health:
     """The backend's probe, with every way in which it can fail turned into a finding."""
     try:
@@ -226,6 +235,14 @@ def probed(backend: Backend) -> Health:
     if found.healthy is None:
         return Health.unhealthy("its probe left open whether it works")
     return found
+
+
+def _spares_ready(backend: Backend) -> int | None:
+    try:
+        return backend.spares_ready()
+    except Exception as error:  # noqa: BLE001 - a backend is anybody's code
+        logger.warning("the spares of %s cannot be counted: %s", type(backend).__name__, error)
+        return None
 
 
 monitor = HealthMonitor(registry)

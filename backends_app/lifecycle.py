@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections
 from django.db.transaction import atomic
 
-from . import logs, services
+from . import logs, services, signals
 from .backends.base import Backend
 from .conf import limits, retention, runtime_dir
 from .database import let_go
@@ -344,6 +344,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
     workload.status = result.status
     for name, value in changes.items():
         setattr(workload, name, value)
+    signals.workload_ended.send_robust(None, workload=workload)
     return True
 
 
@@ -428,6 +429,8 @@ def kill(workload: Workload, wait_s: float | None = None) -> None:
             _drop_source(workload)
     asked = not waited and one.filter(status=Status.RUNNING).update(kill_requested_at=now)
     workload.refresh_from_db()
+    if waited:
+        signals.workload_ended.send_robust(None, workload=workload)
     if not waited and not asked:
         raise AlreadyEnded(workload.status)
     wait(workload, KILL_WAIT_S if wait_s is None else wait_s)

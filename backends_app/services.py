@@ -2,9 +2,11 @@
 
 import json
 import socket
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from . import signals
 from .backends.base import Backend, Health
 from .conf import limits, runtime_dir
 from .exceptions import BackendUnavailable
@@ -55,6 +57,7 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
     asked = replace(spec, resources=resources, output_bytes=bound.output_bytes)
     bound.check(asked)
     created_at = datetime.now(UTC)
+    signals.registry_read.send_robust(None, operation="resolve")
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
     if resolution.error is not None:
         raise resolution.error
@@ -79,8 +82,17 @@ def execute(
     A backend whose infrastructure breaks under it is unhealthy from then on, until a probe says
     otherwise; that is a `BackendUnavailable`.
     """
+    started = time.monotonic()
     try:
-        return _checked(backend.execute(spec))
+        result = _checked(backend.execute(spec))
+        signals.execution_ended.send_robust(
+            None,
+            name=name,
+            runtime=spec.runtime,
+            result=result,
+            seconds=time.monotonic() - started,
+        )
+        return result
     except BackendUnavailable as fault:
         known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
         if known.detected:  # what was never found here is for its probe to judge

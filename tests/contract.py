@@ -141,6 +141,12 @@ class BackendContract:
             assert heard["stderr"].decode(errors="replace") == result.stderr
             assert heard["stdout"].decode(errors="replace") == result.stdout
 
+    def test_spares_can_be_counted_or_there_are_none(self, backend: Backend, run, programs):
+        for _ in range(2):
+            ready = backend.spares_ready()
+            assert ready is None or ready >= 0
+            run(programs.echo)
+
     def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
         backend.cleanup("0" * 32)
         backend.cleanup("no id at all")

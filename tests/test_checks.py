@@ -37,6 +37,13 @@ def test_an_empty_registry_is_one_warning(registry: Registry):
     assert ids(registry) == ["backends_app.W002"]
 
 
+def test_a_required_backend_that_nobody_registered_is_named(filled: Registry, settings):
+    settings.ISOLATION_REQUIRED_BACKENDS = ["isolate", "elsewhere"]
+    [message] = check_isolation(None, registry=filled)
+    assert message.id == "backends_app.W003"
+    assert "'elsewhere'" in message.msg
+
+
 def test_a_backend_adds_its_own(filled: Registry):
     class Suspicious(FakeBackend):
         def check(self) -> list[CheckMessage]:

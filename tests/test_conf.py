@@ -142,6 +142,12 @@ MICROVM = "backends_app.backends.microvm.MicroVMBackend"
         ("LIMITS", {"code_bytes": 0.5}, ["['code_bytes']", "0.5"]),
         ("LIMITS", {"code_bytes": True}, ["['code_bytes']", "True"]),
         ("RUNTIME_DIR", "relative", ["ISOLATION_RUNTIME_DIR", "relative"]),
+        ("METRICS", {"access": "all"}, ["['access']", "'all'", "open, token, off"]),
+        ("METRICS", {"access": ["open"]}, ["['access']", "open, token, off"]),
+        ("METRICS", {"tokens": "x"}, ["['tokens']", "access, token"]),
+        ("METRICS", {"token": None}, ["['token']", "must be a string"]),
+        ("REQUIRED_BACKENDS", "isolate", ["ISOLATION_REQUIRED_BACKENDS", "'isolate'", "list"]),
+        ("REQUIRED_BACKENDS", ["isolate", "auto"], ["[1]", "'auto'", "reserved"]),
         ("RUNTIME_DIR", None, ["ISOLATION_RUNTIME_DIR", "None"]),
     ],
 )
@@ -155,6 +161,16 @@ def test_a_mistake_names_the_key_and_the_value_and_changes_nothing(setting, valu
     for part in named:
         assert part in str(raised.value)
     assert [*registry] == [*before.entries]
+
+
+def test_a_token_is_not_shown_by_what_is_wrong_with_it():
+    with (
+        pytest.raises(ImproperlyConfigured) as raised,
+        override_settings(ISOLATION_METRICS={"token": b"hush"}),
+    ):
+        pass
+    assert "hush" not in str(raised.value)
+    assert "hush" not in repr(conf.MetricsAccess(token="hush"))
 
 
 def test_a_bug_in_a_constructor_is_not_taken_for_a_mistake_in_the_settings():

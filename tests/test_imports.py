@@ -11,7 +11,7 @@ APP = Path(__file__).parent.parent / "backends_app"
 # A module may import those that stand before it. What stands on one line shares a floor.
 FLOORS = [
     ["exceptions"],
-    ["slots"],
+    ["slots", "signals", "inquiry", "metrics_folder"],
     ["strict_json"],
     ["workloads"],
     ["confinement"],
@@ -26,6 +26,9 @@ FLOORS = [
     ["running", "tails"],
     ["lifecycle"],
     ["executors"],
+    ["metrics", "readiness", "request_metrics"],
+    ["operations"],
+    ["metrics_server"],
     ["api", "dashboard"],
     ["admin", "management", "apps"],
 ]

@@ -21,6 +21,7 @@ TOP_LEVEL = {
         "CHANGELOG.md",
     ),
     *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
+    *("gunicorn.conf.py", "ops"),
 }
 
 

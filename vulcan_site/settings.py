@@ -20,6 +20,10 @@ one for development):
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
   record of an ended workload are kept (0, 30, 365); `prune_workloads` deletes what is older.
 - `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
+- `METRICS_ACCESS`: who may read `/metrics`: `token`, the default: who sends `METRICS_TOKEN`, and
+  nobody as long as there is none; `open`: everybody; or `off`.
+- `METRICS_TOKEN`: what Prometheus sends as a Bearer token.
+- `REQUIRED_BACKENDS`: comma-separated names; `/readyz` says no while one of them is not healthy.
 - `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
 - `DEBUG`: 1 for Django's debug pages.
 - `LOG_LEVEL`: default INFO.
@@ -67,6 +71,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "backends_app.operations.OperationsMiddleware",  # first: it answers before anything else
+    "backends_app.request_metrics.RequestMetricsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "vulcan_site.sessions.StrictSessionMiddleware",
@@ -102,7 +108,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file: what is in memory only has other locks than what is served.
     DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}
 else:  # threads that wait give their connection back, so a few serve many
-    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 20}}
+    DATABASES["default"]["OPTIONS"] = {
+        "pool": {"min_size": 1, "max_size": 16, "timeout": 20},
+        "connect_timeout": 5,
+        "tcp_user_timeout": 15_000,  # ms; or who asked a host that is gone waits for many minutes
+    }
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -232,6 +242,13 @@ ISOLATION_RETENTION = {
     "outputs_days": env.float("OUTPUTS_DAYS", default=30.0),
     "records_days": env.float("RECORDS_DAYS", default=365.0),
 }
+
+ISOLATION_METRICS = {
+    "access": env.str("METRICS_ACCESS", default="token"),
+    "token": env.str("METRICS_TOKEN", default=""),
+}
+PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+ISOLATION_REQUIRED_BACKENDS = env.list("REQUIRED_BACKENDS", default=[])
 
 if RUNTIME_DIR := env.str("RUNTIME_DIR", default=""):
     ISOLATION_RUNTIME_DIR = RUNTIME_DIR

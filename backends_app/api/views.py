@@ -8,7 +8,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -30,7 +30,7 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
-from .. import lifecycle, logs
+from .. import lifecycle, logs, signals
 from ..database import let_go
 from ..exceptions import BackendNotRegistered, InvalidRequest, listing, quote
 from ..executors import executor
@@ -107,6 +107,8 @@ class RegistryView(BoundedView):
 
     registry: Registry = registry
     given_executor: Executor | None = None
+    reads: ClassVar[str] = ""
+    """What a GET asks the registry for, if it does."""
 
     @property
     def executor(self) -> Executor:
@@ -115,6 +117,8 @@ class RegistryView(BoundedView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if self.given_executor is None:
             self.executor.ensure_started()
+        if self.reads and request.method in ("GET", "HEAD"):
+            signals.registry_read.send_robust(None, operation=self.reads)
         return self.answer(request, *args, **kwargs)
 
     def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -152,6 +156,7 @@ class BackendListView(RegistryView):
     """Every registered backend: what it can do and whether it works on this host right now."""
 
     name = "Backends"
+    reads = "list"
     permission_classes = [AllowAny]
 
     def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -187,6 +192,7 @@ class BackendListView(RegistryView):
 class BackendDetailView(RegistryView):
     """One backend, and the routes that lead to it."""
 
+    reads = "get"
     permission_classes = [AllowAny]
 
     @extend_schema(
@@ -222,6 +228,7 @@ class RouteListView(RegistryView):
     """What `auto` means, row by row, and whether each target would take such a workload now."""
 
     name = "Routes"
+    reads = "routes"
     permission_classes = [AllowAny]
 
     @extend_schema(
@@ -244,6 +251,7 @@ class ResolveView(RegistryView):
     """Which backend a workload would go to, and why, without running it."""
 
     name = "Resolve"
+    reads = "explain"
     permission_classes = [AllowAny]
     PARAMETERS = ("isolation", "runtime", "source_format")
 

@@ -54,7 +54,7 @@ class Health:
     description: str
     attributes: Mapping[str, str] = field(default_factory=dict)
 
-    _STATES: ClassVar[Mapping[tuple[bool | None, bool | None], str]] = {
+    STATES: ClassVar[Mapping[tuple[bool | None, bool | None], str]] = {
         (None, None): "unknown",
         (False, False): "undetected",
         (True, False): "unhealthy",
@@ -62,7 +62,7 @@ class Health:
     }
 
     def __post_init__(self) -> None:
-        if (self.detected, self.healthy) not in self._STATES:
+        if (self.detected, self.healthy) not in self.STATES:
             raise ValueError(f"detected={self.detected!r}, healthy={self.healthy!r} is no state")
         kept = sorted(self.attributes.items())[:MAX_ATTRIBUTES]  # equal health, equal bytes
         cut = {_cut(key): _cut(value) for key, value in kept}
@@ -90,7 +90,7 @@ class Health:
     @property
     def state(self) -> str:
         """`unknown`, `undetected`, `unhealthy` or `healthy`."""
-        return self._STATES[self.detected, self.healthy]
+        return self.STATES[self.detected, self.healthy]
 
     @property
     def eligible(self) -> bool:
@@ -134,6 +134,13 @@ class Backend:
 
         One that runs is ended by this, with the reason `killed`.
         """
+
+    def spares_ready(self) -> int | None:
+        """How many workloads could begin at once in this process, for something waits prepared.
+
+        None where nothing is ever prepared, or it cannot be said now. Must start nothing.
+        """
+        return None
 
     def close(self) -> None:
         """Let go of everything the instance holds. May be called twice."""

@@ -144,6 +144,16 @@ class Launcher:
         request = {"command": text, "bounds": wanted, "spares": spares}
         return ConfinedProcess(self, request, bounds, command.start_s or 0.0)
 
+    def spares_ready(self) -> int:
+        """How many processes wait ready; nothing is started by this."""
+        with self._lock:
+            server = self._server
+        if server is None or not server.alive():
+            return 0
+        with server.ask({}) as line:
+            answer, _ = _receive(line)
+        return int(answer["ready"])
+
     def close(self) -> None:
         """End the launcher's process, and with it all that it has started; for good."""
         with self._lock:

@@ -9,7 +9,7 @@ The server sends one message for each process that it wants, with a socket of it
 process's *line*. On the line come back, in this order: that it has to wait, where none is ready;
 who the process is, with its three standard streams, once it has said on stdout, by one byte, that
 it is ready; and its account, when it has ended. The process lives no longer than its line: closing
-that is how the server ends it.
+that is how the server ends it. A message without a command asks how many processes wait ready.
 
 Messages are JSON, one for each packet.
 """
@@ -162,7 +162,14 @@ class Launcher:
             return
         request = json.loads(data)
         line = socket.socket(fileno=descriptors[0])
-        command = request["command"]
+        command = request.get("command")
+        if command is None:  # it is asked how many wait
+            ready = sum(
+                one.ready and one.line is None and not one.ended_for for one in self._processes
+            )
+            _send(line, {"ready": ready})
+            line.close()
+            return
         if self._asked.maxlen != request["spares"]:
             self._asked = deque(self._asked, maxlen=request["spares"])
         # The first to ask gets all spares; who asks later takes over the oldest ones.

@@ -155,6 +155,12 @@ class Executor:
     def draining(self) -> bool:
         return self._draining.is_set()
 
+    def problem(self) -> str:
+        """Why it can take no orders now, or nothing; may take a moment: it asks whom it needs."""
+        if self.draining:
+            return "it ends"
+        return "" if self.serving else "it has not started"
+
     def ensure_started(self, wait_s: float = 1.0) -> None:
         """Serve in this process, unless it does already. The first caller waits a little."""
         if self.serving:
@@ -191,6 +197,11 @@ class Executor:
     def forget(self) -> None:
         """In a forked child, which serves when it is asked to."""
         self._start_lock = threading.Lock()
+
+    @property
+    def nodes_alive(self) -> int:
+        """How many nodes live, as this process has heard."""
+        return len({row.node_id for row in self._watch.alive})
 
     def live_nodes(self) -> Sequence[Node]:
         """The nodes that live, by name, with what runs on each."""

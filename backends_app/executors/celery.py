@@ -106,6 +106,14 @@ class CeleryExecutor(Executor):
             return None
         return None if waiting else frozenset()
 
+    def problem(self) -> str:
+        try:
+            with self.app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_S)
+        except UNREACHABLE:
+            return "Redis does not answer"
+        return super().problem()
+
     # The process that takes orders
 
     def find_health(self, wait_s: float) -> None:

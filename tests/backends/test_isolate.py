@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends import wasm
 from tests.confinement.programs import children
 from tests.contract import BackendContract, Programs, heard_and_ended
-from tests.programs import ROOT
+from tests.programs import PATIENCE_S, ROOT
 
 
 class TestIsolateBackend(BackendContract):
@@ -45,6 +46,17 @@ class TestWasmOnTheIsolateBackend(BackendContract):
             fails={"code": wasm.FAILS},
             nothing={"code": wasm.NOTHING},
         )
+
+
+def test_its_spares_are_counted(backend: IsolateBackend, run):
+    assert backend.spares_ready() == 0
+    run("1")
+    at_the_latest = time.monotonic() + PATIENCE_S
+    while backend.spares_ready() < 2:
+        assert time.monotonic() < at_the_latest
+        time.sleep(0.01)
+    backend.close()
+    assert backend.spares_ready() == 0
 
 
 # What a program gets and gives

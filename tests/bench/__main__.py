@@ -9,14 +9,22 @@ from rich.table import Table
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vulcan_site.settings")
 django.setup()
 
-from tests.bench import gvisor, history, http, isolate, microvm, registry  # noqa: E402 - Django has to be set up
+from tests.bench import (  # noqa: E402 - Django has to be set up
+    gvisor,
+    history,
+    http,
+    isolate,
+    metrics,
+    microvm,
+    registry,
+)
 
 
 def main() -> None:
     table = Table(
         "subject : baseline", "p50", "p95", "bar", "met", "subject", "baseline", title="Ratios"
     )
-    for part in (registry, http, history, isolate, gvisor, microvm):
+    for part in (registry, http, metrics, history, isolate, gvisor, microvm):
         for ratio in part.ratios():
             table.add_row(*ratio.row())
     console = Console(width=120)

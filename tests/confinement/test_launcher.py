@@ -197,6 +197,16 @@ def test_a_spare_is_used_once_and_replaced(launcher):
         used.add(int(stdout))
 
 
+def test_spares_are_counted_without_starting_anything(launcher):
+    started = children(os.getpid())
+    assert launcher.spares_ready() == 0
+    assert children(os.getpid()) == started
+    idle(launcher, PID, 2)
+    assert eventually(lambda: launcher.spares_ready() == 2)
+    run(launcher, PID, spares=0)
+    assert eventually(lambda: launcher.spares_ready() == 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
     for pid in idle(launcher, PID, 2):

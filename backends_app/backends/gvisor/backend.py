@@ -166,6 +166,9 @@ class GVisorBackend(Backend):
         self._pool.close()
         self._engine.close()
 
+    def spares_ready(self) -> int:
+        return len(self._pool.known())
+
     def spares(self) -> set[str]:
         """The ids of the containers that wait for a workload."""
         return self._pool.known()

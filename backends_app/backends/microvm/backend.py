@@ -145,6 +145,9 @@ class MicroVMBackend(Backend):
         if process := self._running.get(workload_id):
             process.kill()
 
+    def spares_ready(self) -> int:
+        return sum(launcher.spares_ready() for _, launcher in list(self._launchers.values()))
+
     def close(self) -> None:
         self._closed = True
         for process in list(self._running.values()):

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Sequence
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from ... import metrics, metrics_folder, metrics_server
+from ...conf import metrics_access, runtime_dir
 from ...exceptions import listing
 from ...executors import executor
 from ...registry import registry
@@ -32,6 +34,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--backend", action="append", help="Only this one; may be given more than once."
         )
+        parser.add_argument(
+            "--metrics",
+            type=_address,
+            metavar="[HOST:]PORT",
+            help="Answer /metrics there (default host: 127.0.0.1); without it, nowhere.",
+        )
         parser.add_argument("--alone", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,14 +56,41 @@ class Command(BaseCommand):
         if options["alone"]:
             parent = os.getppid()
             mine.work(names[0], lambda: os.getppid() == parent)
-        else:
+        elif options["metrics"] is None:
             _supervise(names)
+        else:
+            self._supervise_measured(names, options["metrics"])
+
+    def _supervise_measured(self, names: Sequence[str], address: tuple[str, int]) -> None:
+        """The workers count together in a folder of their own, and this process says the sum."""
+        if metrics_access().access == "off":
+            raise CommandError("METRICS_ACCESS is off: there are no metrics to be answered.")
+        folder = metrics_folder.fresh(runtime_dir())
+        os.environ[metrics_folder.VARIABLE] = str(folder)  # of the workers
+        host, port = address
+        try:
+            port = metrics_server.serve(host, port, lambda: metrics.of_workers(names, folder))
+        except OSError as error:
+            metrics_folder.remove(folder)
+            raise CommandError(f"No metrics at {host}:{port}: {error.strerror}.") from error
+        self.stdout.write(f"Metrics are at http://{host}:{port}/metrics")
+        try:
+            _supervise(names, lambda worker: metrics.forget_process(worker, folder))
+        finally:
+            metrics_folder.remove(folder)
 
 
-def _supervise(names: Sequence[str]) -> None:
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise ArgumentTypeError(f"{port!r} is no port")
+    return host or "127.0.0.1", int(port)
+
+
+def _supervise(names: Sequence[str], gone: Callable[[int], None] = lambda pid: None) -> None:
     """Keep one worker process for each backend alive until this one is told to end.
 
-    If this one is killed, its workers notice and end, too.
+    If this one is killed, its workers notice and end, too. `gone` hears which of them have ended.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,6 +104,7 @@ def _supervise(names: Sequence[str]) -> None:
                     name,
                     worker.returncode,
                 )
+                gone(worker.pid)
                 ended.wait(AGAIN_S)
                 workers[name] = _start(name)
     for worker in workers.values():

@@ -1,0 +1,73 @@
+"""What load balancers and Prometheus ask, answered before anything else looks at the request.
+
+They know a server by its address instead of its name, speak no TLS to it, and have no session: what
+comes later in the chain would redirect or refuse them. So this middleware stands first.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http.response import HttpResponseBase
+
+from . import metrics
+from .conf import metrics_access, required_backends
+from .executors import executor
+from .readiness import Readiness
+from .registry import registry
+
+METHODS = ("GET", "HEAD")
+
+Answer: TypeAlias = Callable[[HttpRequest], HttpResponse]
+
+
+class OperationsMiddleware:
+    """Answers `/healthz`, `/readyz` and, where it is not off, `/metrics`; the rest goes on."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+        readiness = Readiness(registry, executor, required_backends)
+        self._answers = {
+            "/healthz": alive,
+            "/readyz": lambda request: ready(readiness),
+            "/metrics": lambda request: exposed(request, metrics.of_server),
+        }
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return answered(request, self._answers) or self._get_response(request)
+
+
+def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpResponse | None:
+    """The answer to one of these paths, None for any other; nobody may keep it."""
+    path = request.path_info.removesuffix("/")
+    if path not in answers or (path == "/metrics" and metrics_access().access == "off"):
+        return None
+    if request.method in METHODS:
+        response = answers[path](request)
+    else:
+        response = HttpResponseNotAllowed(METHODS)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Content-Length"] = str(len(response.content))
+    return response
+
+
+def alive(request: HttpRequest) -> HttpResponse:
+    """This process answers; nothing else is looked at."""
+    return JsonResponse({"status": "alive"})
+
+
+def ready(readiness: Readiness) -> HttpResponse:
+    report = readiness.report()
+    return JsonResponse(report.as_json(), status=200 if report.ready else 503)
+
+
+def exposed(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
+    """The metrics, for who may read them."""
+    if metrics.may_read(request.headers.get("Authorization", "")):
+        return HttpResponse(exposition(), content_type=metrics.CONTENT_TYPE)
+    return HttpResponse(
+        "Send METRICS_TOKEN as a Bearer token.\n",
+        status=401,
+        content_type="text/plain",
+        headers={"WWW-Authenticate": 'Bearer realm="metrics"'},
+    )

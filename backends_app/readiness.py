@@ -1,0 +1,88 @@
+"""Is this server ready for requests? For load balancers: quick, whatever else hangs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, connection
+
+from .executors.base import Executor
+from .inquiry import Asked, Inquiry, NoAnswer
+from .models import Workload
+from .registry import Registry
+
+PATIENCE_S = 1.0
+OK = "ok"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What was found; only words of this module, and names of backends with their states."""
+
+    database: str
+    executor: str
+    backends: Mapping[str, str]
+
+    @property
+    def ready(self) -> bool:
+        healthy = all(state == "healthy" for state in self.backends.values())
+        return self.database == self.executor == OK and healthy
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "status": "ready" if self.ready else "not ready",
+            "database": self.database,
+            "executor": self.executor,
+            "backends": dict(self.backends),
+        }
+
+
+class Readiness:
+    """Looks at everything that requests need; `required` names the backends among it."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        executor: Callable[[], Executor],
+        required: Callable[[], Sequence[str]],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._registry = registry
+        self._executor = executor
+        self._required = required
+        self._inquiries = [
+            Inquiry(question, patience_s) for question in (_database, self._executor_problem)
+        ]
+
+    def report(self) -> Report:
+        """Both are asked at once, so this takes no longer than one of them may."""
+        asked = [inquiry.ask() for inquiry in self._inquiries]
+        database, executor = map(_said, asked)
+        entries = self._registry.snapshot.entries
+        backends = {
+            name: entries[name].health.state if name in entries else "not registered"
+            for name in self._required()
+        }
+        return Report(database=database, executor=executor, backends=backends)
+
+    def _executor_problem(self) -> str:
+        executor = self._executor()
+        executor.ensure_started(wait_s=0)  # who is not ready gets no request that would do it
+        return executor.problem() or OK
+
+
+def _database() -> str:
+    try:
+        Workload.objects.values_list("pk").first()  # `SELECT 1` would not even open a file
+        return OK
+    finally:
+        connection.close()  # it is this thread's own
+
+
+def _said(asked: Asked[str]) -> str:
+    try:
+        return asked.answer()
+    except NoAnswer:
+        return "no answer in time"
+    except (DatabaseError, InterfaceError):
+        return "the database does not answer"

@@ -1,0 +1,32 @@
+"""What counting costs a request: the same server with and without it, side by side."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.programs import running
+
+from .http import GUNICORN, ROUNDS, Load
+from .ratios import Ratio, at_least, in_turns
+
+READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
+
+
+def ratios() -> Iterator[Ratio]:
+    with ExitStack() as held:
+        ports = []
+        for settings in ("tests.bench.settings", "tests.bench.unmeasured"):
+            folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+            server = running(GUNICORN, READY, folder, DJANGO_SETTINGS_MODULE=settings)
+            ports.append(int(held.enter_context(server)[0]))
+        for path in ("/v1/backends", "/plain"):
+            loads = [Load(port, path) for port in ports]
+            for load in loads:
+                load.answer()
+            time.sleep(3)  # the probes that the first request started
+            for load in loads:
+                load.rate()  # to warm up
+            measured, bare = in_turns(ROUNDS, *(load.rate for load in loads))
+            yield at_least(0.85, f"GET {path}, counted : not counted", measured, bare)

@@ -1,0 +1,258 @@
+"""What load balancers ask: does it live, is it ready; answered at once, whatever hangs."""
+
+import json
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+from django.test import Client
+
+from backends_app.backends.base import Health
+from backends_app.executors.local import LocalExecutor
+from backends_app.models import Workload
+from backends_app.readiness import Readiness
+from backends_app.registry import Registry
+from tests.confinement.programs import children, gone
+from tests.programs import manage, running
+from tests.scrapes import Scrape
+from tests.servers import postgresql, redis
+from tests.test_metrics_processes import READY, until
+from tests.test_server import GUNICORN
+
+WELL = {"status": "ready", "database": "ok", "executor": "ok", "backends": {}}
+
+
+# Alive
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/healthz/"])
+def test_a_process_that_lives_says_so_without_looking_at_anything(path: str):
+    answer = Client().get(path)  # without a database, or this test could not
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not answer.cookies
+    assert "Vary" not in answer.headers
+
+
+def test_a_load_balancer_knows_neither_the_name_nor_tls_nor_a_user(settings):
+    settings.SECURE_SSL_REDIRECT = True
+    settings.ALLOWED_HOSTS = ["vulcan.example.org"]
+    sent = {"Host": "10.0.0.7", "Authorization": "Token wrong", "Cookie": "sessionid=\0"}
+    assert Client().get("/healthz", headers=sent).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_there_is_nothing_to_post(path: str):
+    for method in ("POST", "DELETE", "EVIL"):
+        answer = Client().generic(method, path, "x" * 100)
+        assert answer.status_code == 405
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/healthz/x", "/healthzz", "/v1/healthz", "/HEALTHZ"])
+def test_nothing_else_is_taken_for_it(client, path: str):
+    assert client.get(path).status_code == 404
+
+
+# Ready
+
+
+@pytest.fixture
+def executor(filled: Registry, transactional_db) -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(filled)
+    yield executor
+    executor.drain()
+
+
+@pytest.fixture
+def report(filled: Registry, executor: LocalExecutor) -> Callable[..., dict]:
+    """Readiness with these backends required, as JSON."""
+
+    def look(*required: str) -> dict:
+        return Readiness(filled, lambda: executor, lambda: required, 60.0).report().as_json()
+
+    return look
+
+
+def test_a_server_is_ready_when_its_database_and_executor_are(report):
+    assert report() == WELL
+
+
+def test_no_request_has_to_come_before_it_is_ready(report, executor: LocalExecutor):
+    assert not executor.serving
+    assert report()["executor"] == "ok"
+    assert executor.serving
+
+
+def test_required_backends_have_to_be_healthy(report, filled: Registry, fakes):
+    assert report("isolate", "microvm")["status"] == "ready"
+    states = (Health.unhealthy("secret"), Health.undetected("secret"), Health.unknown())
+    for health in states:
+        filled.publish("isolate", fakes["isolate"], health)
+        found = report("isolate", "microvm")
+        assert found["status"] == "not ready"
+        assert found["backends"] == {"isolate": health.state, "microvm": "healthy"}
+        assert report("microvm")["status"] == "ready"
+    assert report("nobody")["backends"] == {"nobody": "not registered"}
+    assert report("nobody")["status"] == "not ready"
+
+
+def test_a_server_that_ends_is_not_ready(report, executor: LocalExecutor):
+    assert report()["status"] == "ready"
+    executor.drain()
+    assert report() == {**WELL, "status": "not ready", "executor": "it ends"}
+
+
+def test_a_database_without_its_tables_is_none(report, monkeypatch):
+    monkeypatch.setattr(Workload._meta, "db_table", "there_is_no_such_table")
+    assert report() == {
+        **WELL,
+        "status": "not ready",
+        "database": "the database does not answer",
+    }
+
+
+def test_an_executor_that_hangs_is_not_waited_for(filled: Registry, transactional_db):
+    free = threading.Event()
+
+    class Hanging(LocalExecutor):
+        def problem(self) -> str:
+            free.wait(60)
+            return ""
+
+    executor = Hanging(filled)
+    try:
+        found = Readiness(filled, lambda: executor, tuple, 0.05).report()
+        assert found.executor == "no answer in time"
+        assert not found.ready
+    finally:
+        free.set()
+        executor.drain()
+
+
+# Real servers
+
+
+class Server:
+    def __init__(self, port: str) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+        request = urllib.request.Request(self.base + path, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def ready(self) -> tuple[int, dict]:
+        status, body = self.ask("/readyz")
+        return status, json.loads(body)
+
+
+@contextmanager
+def serving(folder: Path, **extra: str) -> Iterator[Server]:
+    with running(GUNICORN, READY, folder, METRICS_ACCESS="open", **extra) as (port, _):
+        yield Server(port)
+
+
+@contextmanager
+def stopped(program: str, started: set[int]) -> Iterator[None]:
+    """Processes of this program stand still, among those that were started and what they have.
+
+    Others, such as runuser, stop by themselves when their child does.
+    """
+    everybody = started | below(started)
+    for pid in everybody:
+        if program in of(pid, "comm"):
+            send(pid, signal.SIGSTOP)
+    until(lambda: all("State:\tT" in of(pid, "status") for pid in everybody if not gone(pid)))
+    try:
+        yield
+    finally:
+        for pid in everybody:
+            send(pid, signal.SIGCONT)
+
+
+def of(pid: int, what: str) -> str:
+    """What proc(5) has of the process, nothing when it is over."""
+    try:
+        return Path(f"/proc/{pid}/{what}").read_text()
+    except OSError:
+        return ""
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def below(parents: set[int]) -> set[int]:
+    found = {child for parent in parents for child in children(parent)}
+    return found | below(found) if found else found
+
+
+def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path: Path):
+    """While it is stopped it answers nobody, so what is answered has not waited for it."""
+    before = children(os.getpid())
+    with postgresql() as url:
+        database = children(os.getpid()) - before
+        done = manage("migrate", "--verbosity", "0", folder=tmp_path, DATABASE_URL=url)
+        assert done.returncode == 0, done.stderr
+        with serving(tmp_path, DATABASE_URL=url) as server:
+            until(lambda: server.ready() == (200, WELL))
+            with stopped("postgres", database):
+                for _ in range(20):
+                    status, found = server.ready()
+                    assert (status, found["status"]) == (503, "not ready")
+                    assert found["database"] == "no answer in time"
+                    assert server.ask("/healthz")[0] == 200
+                seen = Scrape(server.ask("/metrics")[1].decode())
+                assert seen("vulcan_database_up") == 0
+                assert seen.has("vulcan_backend_health", backend="isolate")
+                assert not seen.has("vulcan_workloads_pending")
+            until(lambda: server.ready() == (200, WELL))
+            until(lambda: Scrape(server.ask("/metrics")[1].decode())("vulcan_database_up") == 1)
+
+
+def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
+    before = children(os.getpid())
+    with redis(migrated) as broker:
+        started = children(os.getpid()) - before
+        site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
+        with serving(migrated, **site) as server:
+            until(lambda: server.ready() == (200, WELL))
+            with stopped("redis", started):
+                assert server.ready()[0] == 503
+                assert server.ask("/healthz")[0] == 200
+            until(lambda: server.ready() == (200, WELL))
+            broker.stop()
+            wanted = {**WELL, "status": "not ready", "executor": "Redis does not answer"}
+            until(lambda: server.ready() == (503, wanted))
+            broker.start()
+            until(lambda: server.ready() == (200, WELL))
+
+
+def test_a_server_waits_for_the_backends_that_are_required(migrated: Path):
+    engine = f"unix://{migrated}/nowhere"
+    with serving(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
+        until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
+        assert server.ask("/readyz", "HEAD") == (200, b"")
+    with serving(migrated, REQUIRED_BACKENDS="isolate,gvisor", GVISOR_ENGINE=engine) as server:
+        backends = {"isolate": "healthy", "gvisor": "undetected"}
+        found = (503, {**WELL, "status": "not ready", "backends": backends})
+        until(lambda: server.ready() == found)
+        assert server.ask("/readyz", "HEAD") == (503, b"")
+
+
+def test_what_cannot_be_the_name_of_a_backend_stops_the_start(tmp_path: Path):
+    done = manage("check", folder=tmp_path, REQUIRED_BACKENDS="isolate,No Name")
+    assert done.returncode != 0
+    assert "ISOLATION_REQUIRED_BACKENDS[1] = 'No Name'" in done.stderr

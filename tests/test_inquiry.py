@@ -1,0 +1,82 @@
+"""A question that hangs costs one thread, and those who ask no more than their patience."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from backends_app.inquiry import Inquiry, NoAnswer
+
+SHORT_S, LONG_S = 0.01, 60.0
+
+
+class Hanging:
+    """A question that is answered when `free` is set; it knows how often it was put."""
+
+    def __init__(self) -> None:
+        self.free, self.begun, self.put = threading.Event(), threading.Event(), 0
+
+    def __call__(self) -> int:
+        self.put += 1
+        self.begun.set()
+        assert self.free.wait(LONG_S)
+        return self.put
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    hanging = Hanging()
+    yield hanging
+    hanging.free.set()
+
+
+def threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "vulcan-inquiry"]
+
+
+def test_an_answer_is_given_and_each_question_is_put_anew():
+    answers = iter(range(3))
+    inquiry = Inquiry(lambda: next(answers), LONG_S)
+    assert [inquiry.ask().answer() for _ in range(3)] == [0, 1, 2]
+
+
+def test_what_is_raised_is_raised():
+    def question() -> None:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        Inquiry(question, LONG_S).ask().answer()
+
+
+def test_while_it_hangs_nobody_waits_for_long_and_only_one_thread_does(hanging: Hanging):
+    inquiry = Inquiry(hanging, SHORT_S)
+    for _ in range(100):
+        with pytest.raises(NoAnswer):
+            inquiry.ask().answer()
+    assert (hanging.put, len(threads())) == (1, 1)
+
+
+def test_those_who_ask_meanwhile_share_the_answer(hanging: Hanging):
+    inquiry, answers = Inquiry(hanging, LONG_S), []
+    asked = [inquiry.ask() for _ in range(10)]
+    waiting = [
+        threading.Thread(target=lambda one=one: answers.append(one.answer())) for one in asked
+    ]
+    for thread in waiting:
+        thread.start()
+    hanging.free.set()
+    for thread in waiting:
+        thread.join()
+    assert answers == [1] * 10
+
+
+def test_when_it_no_longer_hangs_it_is_asked_anew(hanging: Hanging):
+    inquiry = Inquiry(hanging, SHORT_S)
+    late = inquiry.ask()
+    with pytest.raises(NoAnswer):
+        late.answer()
+    hanging.free.set()
+    [thread] = threads()
+    thread.join()
+    assert late.answer() == 1
+    assert Inquiry(lambda: inquiry.ask().future.result(LONG_S), LONG_S).ask().answer() == 2

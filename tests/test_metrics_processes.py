@@ -1,0 +1,229 @@
+"""The metrics of real servers and workers, each of several processes."""
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+
+from backends_app import metrics_folder
+from tests.confinement.programs import children, gone
+from tests.programs import PATIENCE_S, manage, running
+from tests.scrapes import Scrape, scrape
+from tests.servers import redis
+from tests.test_server import GUNICORN, TOKEN
+
+READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
+READS = "vulcan_registry_reads_total"
+SUM = {"runtime": "node", "code": "export default (n: number) => n + 1", "input": 1}
+
+
+class Server:
+    """A server of two workers over a database in `folder`."""
+
+    def __init__(self, port: str, master: int, folder: Path) -> None:
+        self.port = int(port)
+        self.master = master
+        self.folder = folder
+
+    @property
+    def workers(self) -> set[int]:
+        return {pid for pid in children(self.master) if _serves(pid)}
+
+    @property
+    def folders(self) -> list[Path]:
+        return sorted(self.folder.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+
+    def get(self, path: str) -> int:
+        """The status; each time over a connection of its own, so from any worker."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        finally:
+            connection.close()
+
+    def read_by_both(self) -> int:
+        """Let each worker read its registry; how often that was."""
+        read = 0
+        while not all(_counted(worker, self.folders[-1]) for worker in self.workers):
+            assert self.get("/v1/backends") == 200
+            read += 1
+        return read
+
+    def scrape(self, token: str = "") -> Scrape:
+        return scrape(f"http://127.0.0.1:{self.port}/metrics", token)
+
+
+@contextmanager
+def serving(folder: Path, **extra: str) -> Iterator[Server]:
+    before = children(os.getpid())
+    with running(GUNICORN, READY, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
+        [master] = children(os.getpid()) - before
+        server = Server(port, master, folder)
+        until(lambda: len(server.workers) == 2)
+        yield server
+
+
+def until(found) -> None:
+    at_the_latest = time.monotonic() + PATIENCE_S
+    while not found():
+        assert time.monotonic() < at_the_latest
+        time.sleep(0.02)
+
+
+def _serves(pid: int) -> bool:
+    try:
+        return b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _counted(pid: int, folder: Path) -> bool:
+    """Has the process counted anything but what it finds by itself?"""
+    file = folder / f"counter_{pid}.db"
+    return file.exists() and READS.encode() in file.read_bytes()
+
+
+def test_whichever_worker_is_scraped_says_the_sum_of_all_and_of_those_that_died(migrated: Path):
+    with serving(migrated) as server:
+        read = server.read_by_both()
+        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        before = server.workers
+        doomed = min(before)
+        until(lambda: list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
+        os.kill(doomed, signal.SIGKILL)
+        until(lambda: len(server.workers) == 2 and server.workers != before)
+        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        # What only it knew, such as its spares, is gone with it.
+        until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
+        assert read + server.read_by_both() == server.scrape()(READS, operation="list")
+
+
+def test_a_server_that_was_killed_leaves_nothing_that_the_next_would_count(migrated: Path):
+    with serving(migrated) as first:
+        first.read_by_both()
+        [left] = first.folders
+        everybody = {first.master, *first.workers}
+        with serving(migrated) as beside:  # who lives keeps its folder
+            assert left in beside.folders
+            assert len(beside.folders) == 2
+        os.kill(first.master, signal.SIGKILL)
+        until(lambda: all(map(gone, everybody)))
+        assert first.folders == [left]
+    with serving(migrated) as second:
+        assert left not in second.folders
+        assert not second.scrape().has(READS)
+        assert second.read_by_both() == second.scrape()(READS)
+    assert second.folders == []
+
+
+def test_a_reload_keeps_the_folder(migrated: Path):
+    with serving(migrated) as server:
+        read, before = server.read_by_both(), server.workers
+        os.kill(server.master, signal.SIGHUP)
+        until(lambda: len(server.workers) == 2 and not server.workers & before)
+        assert server.scrape()(READS) == read
+        assert len(server.folders) == 1
+
+
+def test_the_folder_lies_where_the_runtime_folder_is(migrated: Path):
+    runtime = migrated / "run"
+    with serving(migrated, RUNTIME_DIR=str(runtime)) as server:
+        assert server.folders == []
+        [folder] = runtime.glob(f"{metrics_folder.PREFIX}*")
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="not this user's alone"):
+        metrics_folder.fresh(tmp_path)
+
+
+def test_the_development_server_needs_no_folder(migrated: Path):
+    server = ["manage.py", "develop", "127.0.0.1:0"]
+    ready = r"listens at (http://127\.0\.0\.1:\d+)/"
+    with running(server, ready, migrated, METRICS_ACCESS="open") as (address, _):
+        for count in (1, 2):
+            urllib.request.urlopen(f"{address}/v1/backends", timeout=60).close()
+            assert scrape(f"{address}/metrics")(READS, operation="list") == count
+        request = urllib.request.Request(f"{address}/metrics", method="HEAD")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.read() == b""
+    assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+
+
+def test_workers_count_what_they_run_and_say_it_on_a_port_of_their_own(migrated: Path):
+    token = manage("shell", "--no-imports", "-c", TOKEN, folder=migrated).stdout.strip()
+    with redis(migrated) as broker:
+        site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
+        site |= {"METRICS_ACCESS": "token", "METRICS_TOKEN": "hush"}
+        worker = ["manage.py", "run_worker", "--backend", "isolate", "--metrics", "127.0.0.1:0"]
+        ready = r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)"
+        with serving(migrated, **site) as server, running(worker, ready, migrated, **site) as found:
+            address = found[0]
+            until(lambda: _post(server.port, token, SUM) == (201, 2))
+            seen = scrape(address, "hush")
+            assert seen("vulcan_workloads_total", backend="isolate", exit_reason="exited") == 1
+            assert seen("vulcan_workload_duration_seconds_count", backend="isolate") == 1
+            assert seen("vulcan_probe_duration_seconds_count", backend="isolate") >= 1
+            assert seen("vulcan_slots_limit") == seen("vulcan_slots_limit", backend="isolate") > 0
+            seen = server.scrape("hush")
+            assert not seen.has("vulcan_workloads_total")
+            assert not seen.has("vulcan_slots_limit")  # or the slots would be counted twice
+            healthy = {"backend": "isolate", "state": "healthy"}  # each worker hears of it itself
+            until(lambda: server.scrape("hush")("vulcan_backend_health", **healthy) == 1)
+            until(lambda: server.scrape("hush")("vulcan_nodes_alive") == 1)
+            for path, status in (("/metrics", 401), ("/healthz", 200), ("/v1/backends", 404)):
+                assert _status(address.replace("/metrics", path)) == status
+    assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+
+
+def _post(port: int, token: str, body: dict) -> tuple[int, object]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        head = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/workloads", json.dumps(body), head)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()).get("output")
+    finally:
+        connection.close()
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.status
+    except HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:", "127.0.0.1:99999", "192.0.2.1:9464"])
+def test_an_address_that_cannot_be_is_said_to_be_wrong(migrated: Path, address: str):
+    done = manage("run_worker", "--metrics", address, folder=migrated, EXECUTOR="celery")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert address.rpartition(":")[2] in done.stderr
+
+
+def test_metrics_that_are_off_are_not_answered_by_workers_either(migrated: Path):
+    site = {"EXECUTOR": "celery", "METRICS_ACCESS": "off"}
+    done = manage("run_worker", "--metrics", "0", folder=migrated, **site)
+    assert done.returncode != 0
+    assert "METRICS_ACCESS" in done.stderr
+
+
+def test_an_access_that_there_is_not_stops_the_start(tmp_path: Path):
+    done = manage("check", folder=tmp_path, METRICS_ACCESS="everybody")
+    assert "ISOLATION_METRICS['access'] = 'everybody'" in done.stderr

@@ -47,6 +47,8 @@ def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpRespons
     else:
         response = HttpResponseNotAllowed(METHODS)
     response.headers["Cache-Control"] = "no-store"
+    # Django would log each 503, and who asks goes on asking; see `Readiness` for what is logged.
+    response._has_been_logged = True  # type: ignore[attr-defined]
     response.headers["Content-Length"] = str(len(response.content))
     return response
 

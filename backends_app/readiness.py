@@ -1,5 +1,10 @@
-"""Is this server ready for requests? For load balancers: quick, whatever else hangs."""
+"""Is this server ready for requests? For load balancers: quick, whatever else hangs.
 
+Not django-health-check: under WSGI its answer waits for a synchronous check that hangs, long after
+the check has been given up, and each request puts one more thread there.
+"""
+
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +15,8 @@ from .executors.base import Executor
 from .inquiry import Asked, Inquiry, NoAnswer
 from .models import Workload
 from .registry import Registry
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_S = 1.0
 OK = "ok"
@@ -50,6 +57,7 @@ class Readiness:
         self._registry = registry
         self._executor = executor
         self._required = required
+        self._last: Report | None = None
         self._inquiries = [
             Inquiry(question, patience_s) for question in (_database, self._executor_problem)
         ]
@@ -63,7 +71,12 @@ class Readiness:
             name: entries[name].health.state if name in entries else "not registered"
             for name in self._required()
         }
-        return Report(database=database, executor=executor, backends=backends)
+        report = Report(database=database, executor=executor, backends=backends)
+        if self._last is None or self._last.ready != report.ready:  # it is asked each second
+            level = logging.INFO if report.ready else logging.WARNING
+            logger.log(level, "this server answers that it is %s", report.as_json())
+        self._last = report
+        return report
 
     def _executor_problem(self) -> str:
         executor = self._executor()

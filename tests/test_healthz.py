@@ -40,6 +40,12 @@ def test_a_process_that_lives_says_so_without_looking_at_anything(path: str):
     assert "Vary" not in answer.headers
 
 
+def test_who_asks_each_second_fills_no_log(caplog):
+    assert Client().get("/metrics").status_code == 401
+    assert Client().post("/healthz").status_code == 405
+    assert not caplog.records
+
+
 def test_a_load_balancer_knows_neither_the_name_nor_tls_nor_a_user(settings):
     settings.SECURE_SSL_REDIRECT = True
     settings.ALLOWED_HOSTS = ["vulcan.example.org"]
@@ -101,6 +107,18 @@ def test_required_backends_have_to_be_healthy(report, filled: Registry, fakes):
         assert report("microvm")["status"] == "ready"
     assert report("nobody")["backends"] == {"nobody": "not registered"}
     assert report("nobody")["status"] == "not ready"
+
+
+def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, caplog):
+    caplog.set_level("INFO")
+    readiness = Readiness(filled, lambda: executor, lambda: ["isolate"], 60.0)
+    for health in (Health.ok(), Health.unhealthy("secret"), Health.ok()):
+        filled.publish("isolate", fakes["isolate"], health)
+        for _ in range(3):
+            readiness.report()
+    said = [record for record in caplog.records if "this server answers" in record.message]
+    assert [record.levelname for record in said] == ["INFO", "WARNING", "INFO"]
+    assert "'isolate': 'unhealthy'" in said[1].message
 
 
 def test_a_server_that_ends_is_not_ready(report, executor: LocalExecutor):
@@ -249,7 +267,7 @@ def test_a_server_waits_for_the_backends_that_are_required(migrated: Path):
         backends = {"isolate": "healthy", "gvisor": "undetected"}
         found = (503, {**WELL, "status": "not ready", "backends": backends})
         until(lambda: server.ready() == found)
-        assert server.ask("/readyz", "HEAD") == (503, b"")
+        until(lambda: server.ask("/readyz", "HEAD") == (503, b""))
 
 
 def test_what_cannot_be_the_name_of_a_backend_stops_the_start(tmp_path: Path):

@@ -109,6 +109,14 @@ def test_whichever_worker_is_scraped_says_the_sum_of_all_and_of_those_that_died(
         assert read + server.read_by_both() == server.scrape()(READS, operation="list")
 
 
+def test_a_scrape_in_the_moment_when_a_worker_begins_is_a_scrape(migrated: Path):
+    with serving(migrated) as server:
+        read = server.read_by_both()
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (server.folders[0] / f"{kind}_999999.db").touch()  # what it does first of all
+        assert server.scrape()(READS) == read
+
+
 def test_a_server_that_was_killed_leaves_nothing_that_the_next_would_count(migrated: Path):
     with serving(migrated) as first:
         first.read_by_both()

@@ -26,6 +26,7 @@ FLOORS = [
     ["running", "tails"],
     ["lifecycle"],
     ["executors"],
+    ["benchmarks"],
     ["api"],
     ["admin", "management", "apps"],
 ]

@@ -1,4 +1,4 @@
-"""Where everything is: the API under /v1/, the admin, the log-in of the browsable API."""
+"""Where everything is: the API under /v1/, the benchmarks, the admin, the log-in."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="v1:root")),
+    path("", include("backends_app.benchmarks.urls")),
     path("v1/", include("backends_app.api.urls")),
     path("admin/", admin.site.urls),
     path("api-auth/", include("rest_framework.urls")),

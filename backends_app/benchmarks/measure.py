@@ -15,11 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .. import services
-from ..backends.base import Backend
+from ..backends.base import Backend, Health
 from ..backends.progress import Advance
 from ..conf import another, limits, runtime_dir
 from ..exceptions import BackendAtCapacity, VulcanError, quote
+from ..health import probed
 from ..registry import Registry
+from ..routing import Entry
 from ..slots import slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
@@ -28,6 +30,7 @@ from .results import Figures, LeftOut, Measured, Results, Sample, said
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
+PROBE_S = 60.0
 LOOK_S = 0.05  # how often one who waits for a slot looks
 SLOT_S = 60.0  # and for how long
 
@@ -60,6 +63,28 @@ class Target:
             input=given,  # type: ignore[arg-type]  # any JSON
             resources=bound.resources(timeout_s=min(TIMEOUT_S, bound.timeout_s.max)),
         )
+
+
+def probe_all(registry: Registry) -> None:
+    """Find out how the backends are, with more patience than a server that has to answer.
+
+    The first probe of a process may take long, and longer on a busy host.
+    """
+
+    def probe(entry: Entry) -> None:
+        registry.publish(entry.name, entry.backend, probed(entry.backend))
+
+    at_the_latest = time.monotonic() + PROBE_S
+    threads = []
+    for entry in registry.snapshot.entries.values():
+        thread = threading.Thread(target=probe, args=[entry], daemon=True)
+        thread.start()
+        threads.append((entry, thread))
+    for entry, thread in threads:
+        thread.join(max(0.0, at_the_latest - time.monotonic()))
+        if thread.is_alive():
+            late = Health.unhealthy(f"its probe gave no answer in {PROBE_S:g} s")
+            registry.publish(entry.name, entry.backend, late)
 
 
 def targets(

@@ -51,7 +51,9 @@ class BenchmarksView(View):
         if shown is not None:
             results = Results.from_json(shown.results)
             earlier = kept.before(shown)
-            comparison = earlier and compare(Results.from_json(earlier.results), results)
+            comparison = None
+            if earlier is not None:
+                comparison = compare(Results.from_json(earlier.results), results)
             context |= {
                 "shown": shown,
                 "results": results,

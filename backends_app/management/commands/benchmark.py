@@ -14,12 +14,11 @@ from rich.text import Text
 
 from ...benchmarks import kept
 from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
-from ...benchmarks.measure import Bench, LeftOut, Target, targets
+from ...benchmarks.measure import Bench, Target, probe_all, targets
 from ...benchmarks.programs import PROGRAMS
-from ...benchmarks.results import MODES, Results
+from ...benchmarks.results import MODES, LeftOut, Results
 from ...benchmarks.words import figure, ratio, share
 from ...exceptions import listing, quote
-from ...health import HealthMonitor
 from ...models import Benchmark
 from ...registry import registry
 from ...routing import RUNTIME_ALIASES
@@ -60,7 +59,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--compare",
             metavar="NAME",
-            help=f"With the newest one kept under this name; {kept.LATEST}: the newest of this host.",
+            help=f"With the newest of this name; {kept.LATEST}: with the newest of this host.",
         )
         parser.add_argument(
             "--fail-if-slower",
@@ -144,7 +143,7 @@ class Command(BaseCommand):
             if name not in registry:
                 known = listing(registry)
                 raise CommandError(f"{quote(name)} is not registered. Registered: {known}.")
-        HealthMonitor(registry).probe_all()
+        probe_all(registry)
         runtime = RUNTIME_ALIASES.get(options["runtime"], options["runtime"])
         found, left_out = targets(registry, runtime=runtime, image=options["image"])
         if named:

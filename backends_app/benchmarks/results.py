@@ -62,11 +62,11 @@ class Figures:
             return found
         return replace(
             found,
-            p50_ms=round(statistics.median(times), 2),
-            p95_ms=round(percentile(times, 95), 2),
-            own_p50_ms=round(statistics.median(own), 2),
-            own_p95_ms=round(percentile(own, 95), 2),
-            per_s=round(len(good) / max(busy_s(samples), 1e-9), 2),
+            p50_ms=round(statistics.median(times), 4),
+            p95_ms=round(percentile(times, 95), 4),
+            own_p50_ms=statistics.median(own),
+            own_p95_ms=percentile(own, 95),
+            per_s=round(len(good) / max(busy_s(samples), 1e-9), 4),
         )
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
 PROBE_S = 60.0
 LOOK_S = 0.05  # how often one who waits for a slot looks
-SLOT_S = 60.0  # and for how long
+SLOT_S = 60.0  # and for how long, once for each backend
 
 Another = Callable[[str, Backend], Backend | None]
 """Takes a backend and its name; a fresh instance of the same, or None where nobody can make one."""
@@ -129,6 +129,7 @@ class Bench:
         self._done = 0
         self._advance: Advance = lambda done, total: None
         self._running: dict[str, Backend] = {}
+        self._full: set[str] = set()
         self._interrupted = threading.Event()
 
     @property
@@ -239,7 +240,9 @@ class Bench:
                     held.enter_context(slot(target.name, target.at_once, runtime_dir()))
                     break
                 except BackendAtCapacity:
-                    if self._interrupted.wait(LOOK_S) or time.monotonic() > at_the_latest:
+                    if time.monotonic() > at_the_latest:
+                        self._full.add(target.name)
+                    if target.name in self._full or self._interrupted.wait(LOOK_S):
                         raise
                     waited = True
             yield waited

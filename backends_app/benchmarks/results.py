@@ -9,7 +9,7 @@ from typing import Any
 MODES: Mapping[str, str] = {
     "cold": "the first workload of a fresh backend",
     "warm": "one after the other",
-    "parallel": "as many at once as there are slots",
+    "parallel": "all slots at once",
 }
 MOST_SAID_CHARS = 200
 

@@ -41,7 +41,9 @@ class Row:
 
 
 class BenchmarksView(View):
-    """Open to all, as the backends are; hosts, versions and reasons are for who has signed in."""
+    """Open to all, as the backends are; hosts, versions and what a program said when it failed are
+    for who has signed in.
+    """
 
     http_method_names = ["get", "head", "options"]
 

@@ -54,6 +54,8 @@ def test_json_for_programs(capsys):
     [two] = found["results"]["measured"]
     assert (two["name"], two["runtime"], two["modes"]["parallel"]["runs"]) == ("two", "python", 4)
     assert found["comparison"] is None
+    assert found["busy"] in (True, False)
+    assert found["results"]["load_before"] >= 0
     assert {"vulcan", "python", "backends"} == {*found["versions"]}
 
 

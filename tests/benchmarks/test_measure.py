@@ -14,6 +14,7 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.registry import Registry
 from backends_app.slots import slot, taken
 from backends_app.workloads import ExitReason, WorkloadResult
+from tests.benchmarks.results import results
 
 
 def registered(**backends: Backend) -> Registry:
@@ -115,6 +116,11 @@ def broken(workload):
 
 def failing(workload):
     raise ValueError("\x1b[2Joh\nno")
+
+
+def test_a_busy_host_is_one_that_others_use_before_it_begins():
+    assert results(load_before=1.1).busy
+    assert not results(load_before=0.9, load_after=9.0).busy
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,11 @@ def test_an_older_one_has_an_address_of_its_own(page, client_of_pages: Client):
         assert client_of_pages.get("/benchmarks", {"id": wanted}).status_code == 404
 
 
-def test_hosts_versions_and_reasons_are_for_who_has_signed_in(page, client_of_pages, user):
+def test_hosts_versions_and_what_programs_said_are_for_who_has_signed_in(
+    page, client_of_pages, user
+):
     failed = measured(modes={"warm": figures(None, failures=10, failure="a secret of a program")})
-    left_out = LeftOut(name="other", reason="a secret of its engine", broken=True)
-    row("first", failed, left_out=(left_out,))
+    row("first", failed)
     Benchmark.objects.update(node="a-host-of-ours")
     secrets = ("a-host-of-ours", "Python 3", "deno_version", "a secret of")
     assert not any(secret in page() for secret in secrets)
@@ -96,6 +97,7 @@ def test_a_busy_host_and_a_backend_that_broke_are_said(page):
     row("after", left_out=(gone,), load_before=7.5)
     assert "The host was busy" in page()
     assert "does not work any more" in page()
+    assert "was not measured: <bdi>unhealthy</bdi>" in page()
 
 
 def test_a_chart_fits_any_page_and_says_in_words_what_it_shows():

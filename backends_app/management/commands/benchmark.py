@@ -113,7 +113,12 @@ class Command(BaseCommand):
             compared = earlier and comparison and _compared(earlier, comparison)
             show_json(
                 self,
-                {"versions": versions, "results": results.as_json(), "comparison": compared},
+                {
+                    "versions": versions,
+                    "busy": results.busy,
+                    "results": results.as_json(),
+                    "comparison": compared,
+                },
             )
         else:
             show(self, options, *_shown(results))

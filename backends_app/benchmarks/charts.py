@@ -68,8 +68,9 @@ def _long(value: float | None, most: float) -> float:
 
 
 def _text(figures: Figures) -> str:
+    """What fits into one line; the table has the rest."""
     failed = f"{figures.failures} of {figures.runs} failed" if figures.failures else ""
     if figures.p50_ms is None:
         return failed
     times = f"p50 {figure(figures.p50_ms)} ms, p95 {figure(figures.p95_ms)} ms"
-    return ", ".join(filter(None, [times, f"{figure(figures.per_s)}/s", failed]))
+    return f"{times}, {failed or f'{figure(figures.per_s)}/s'}"

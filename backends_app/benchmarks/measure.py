@@ -140,9 +140,10 @@ class Bench:
     def run(self, advance: Advance | None = None) -> Results:
         """Measure everything; what is raised meanwhile leaves nothing running.
 
-        `advance` hears after each run how many are done, of all.
+        `advance` hears at first, and after each run, how many are done of all.
         """
         self._advance = advance or self._advance
+        self._advance(0, self.total)
         load_before = os.getloadavg()[0]
         cold = {one.name: self._cold(one) for one in self._targets}
         measured = []

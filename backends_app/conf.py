@@ -124,6 +124,15 @@ def load_backends() -> dict[str, Backend]:
     }
 
 
+def another(name: str, backend: Backend) -> Backend | None:
+    """A fresh instance, for its caller to close, of a backend that the settings have made."""
+    if (_configured or {}).get(name) is not backend:
+        return None
+    where = "ISOLATION_BACKENDS"
+    configured = getattr(settings, where, DEFAULT_BACKENDS)
+    return _instance(f"{where}[{name!r}]", configured[name], Backend)
+
+
 def load_routes() -> RouteTable:
     """ISOLATION_ROUTES; a key that is left out keeps its default."""
     where = "ISOLATION_ROUTES"

@@ -40,6 +40,7 @@ LARGE = ("output", "stdout", "stderr")
 
 MAX_KEY_CHARS = 255
 MAX_NODE_CHARS = 255
+MAX_BENCHMARK_NAME_CHARS = 100
 
 
 def new_id() -> str:
@@ -255,6 +256,26 @@ class NodeBackend(models.Model):
 
     def __str__(self) -> str:
         return f"{self.node}: {self.name}"
+
+
+class Benchmark(models.Model):
+    """A benchmark that somebody wanted to keep; a name may come again, and then the newest counts.
+
+    `versions` says what was measured, `results` is the JSON of `benchmarks.results.Results`.
+    """
+
+    name = models.CharField(max_length=MAX_BENCHMARK_NAME_CHARS)
+    node = models.CharField(max_length=MAX_NODE_CHARS)
+    created_at = models.DateTimeField()
+    versions = AnyJSONField()
+    results = AnyJSONField()
+
+    class Meta:
+        ordering = ("-pk",)
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class _NoRows(models.Manager[Any]):

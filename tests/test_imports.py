@@ -26,6 +26,7 @@ FLOORS = [
     ["running", "tails"],
     ["lifecycle"],
     ["executors"],
+    ["benchmarks"],
     ["metrics", "readiness", "request_metrics"],
     ["operations"],
     ["metrics_server"],

@@ -1,10 +1,11 @@
-"""Where everything is: the dashboard, the API under /v1/, the admin, the log-in."""
+"""Where everything is: the dashboard, the benchmarks, the API, the admin, the log-in."""
 
 from django.contrib import admin
 from django.urls import include, path
 
 urlpatterns = [
     path("", include("backends_app.dashboard.urls")),
+    path("", include("backends_app.benchmarks.urls")),
     path("v1/", include("backends_app.api.urls")),
     path("admin/", admin.site.urls),
     path("api-auth/", include("rest_framework.urls")),

@@ -1,0 +1,76 @@
+"""A benchmark as bars: where each one stands; a template writes the SVG, fit for any page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
+
+from ..models import Benchmark
+from .results import MODES, Figures, Results
+from .words import figure, ratio
+
+WIDTH, ROW = 320, 56
+MOST_NAME_CHARS = 30  # of a name beside a ratio; the table beside the chart has all of it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """One backend: its median, and how far the slowest of twenty reaches beyond it."""
+
+    name: str
+    ratio: str
+    text: str
+    top: int
+    p50: float
+    p95: float
+
+
+def chart(benchmark: Benchmark | None, mode: str = "warm") -> SafeString:
+    """One mode of a benchmark as an SVG without styles or scripts; nothing where there is none.
+
+    It takes the colour of the text around it, so it suits a light page and a dark one.
+    """
+    if benchmark is None:
+        return SafeString("")
+    results = Results.from_json(benchmark.results)
+    found = [(one.name, one.modes[mode]) for one in results.measured if mode in one.modes]
+    if not found:
+        return SafeString("")
+    context = {
+        "mode": mode,
+        "title": f"{mode.capitalize()}: {MODES[mode]}",
+        "description": "; ".join(f"{name}: {_text(figures)}" for name, figures in found),
+        "bars": _bars(found),
+        "width": WIDTH,
+        "height": ROW * len(found),
+    }
+    return render_to_string("backends_app/benchmarks/chart.html", context)
+
+
+def _bars(found: Sequence[tuple[str, Figures]]) -> list[Bar]:
+    most = max((figures.p95_ms or 0 for _, figures in found), default=0) or 1
+    return [
+        Bar(
+            name=name if len(name) <= MOST_NAME_CHARS else f"{name[: MOST_NAME_CHARS - 1]}…",
+            ratio=ratio(figures.ratio),
+            text=_text(figures),
+            top=ROW * number,
+            p50=_long(figures.p50_ms, most),
+            p95=_long(figures.p95_ms, most),
+        )
+        for number, (name, figures) in enumerate(found)
+    ]
+
+
+def _long(value: float | None, most: float) -> float:
+    return 0 if value is None else round(max(2.0, WIDTH * value / most), 1)
+
+
+def _text(figures: Figures) -> str:
+    """What fits into one line; the table has the rest."""
+    failed = f"{figures.failures} of {figures.runs} failed" if figures.failures else ""
+    if figures.p50_ms is None:
+        return failed
+    times = f"p50 {figure(figures.p50_ms)} ms, p95 {figure(figures.p95_ms)} ms"
+    return f"{times}, {failed or f'{figure(figures.per_s)}/s'}"

@@ -1,0 +1,91 @@
+"""Compare a benchmark with an earlier one: how each figure has changed, and what is worse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .results import MODES, Figures, Results
+
+THRESHOLD = 0.2
+"""From which share on a change for the worse is marked, where nobody says another."""
+
+TIMES = ("p50_ms", "p95_ms")
+FIGURES = (*TIMES, "per_s", "failures")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One figure before and now. `share` is by how much it has changed, where that can be said."""
+
+    backend: str
+    mode: str
+    figure: str
+    before: float | None
+    now: float | None
+    share: float | None
+    worse: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All changes, and in words what could not be compared; `lost` are backends that broke."""
+
+    threshold: float
+    changes: Sequence[Change]
+    notes: Sequence[str]
+    lost: Sequence[str]
+
+    @property
+    def worse(self) -> bool:
+        return bool(self.lost) or any(change.worse for change in self.changes)
+
+
+def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comparison:
+    """How `now` differs from `before`; `threshold` is a share, 0.2 for 20 %."""
+    changes: list[Change] = []
+    notes: list[str] = []
+    for one in now.measured:
+        earlier = before.find(one.name)
+        if earlier is None:
+            notes.append(f"{one.name} was not measured before")
+            continue
+        if (earlier.runtime, earlier.image) != (one.runtime, one.image):
+            was, is_now = earlier.image or earlier.runtime, one.image or one.runtime
+            notes.append(f"{one.name} ran {was} before and {is_now} now: nothing to compare")
+            continue
+        for mode in MODES:
+            if mode in one.modes and mode in earlier.modes:
+                changes += _changes(one.name, mode, earlier.modes[mode], one.modes[mode], threshold)
+    broken = {one.name for one in now.left_out if one.broken}
+    lost = [one.name for one in before.measured if one.name in broken]
+    if before.processors != now.processors:
+        notes.append(f"the host has {now.processors} processors and had {before.processors}")
+    return Comparison(threshold=threshold, changes=changes, notes=notes, lost=lost)
+
+
+def _changes(
+    backend: str, mode: str, before: Figures, now: Figures, threshold: float
+) -> list[Change]:
+    found = []
+    for figure in FIGURES:
+        was, is_now = getattr(before, figure), getattr(now, figure)
+        share = is_now / was - 1 if was and is_now is not None else None
+        if figure == "failures":
+            worse = now.failures / now.runs > before.failures / before.runs
+        elif was is None or is_now is None:
+            worse = False  # nothing succeeded, and that is among the failures
+        elif figure in TIMES:
+            worse = is_now > was * (1 + threshold)
+        else:
+            worse = was > is_now * (1 + threshold)
+        found.append(
+            Change(
+                backend=backend,
+                mode=mode,
+                figure=figure,
+                before=was,
+                now=is_now,
+                share=share,
+                worse=worse,
+            )
+        )
+    return found

@@ -1,0 +1,258 @@
+"""Measure: real runs through real backends, in the slots that everybody shares.
+
+Every run is made by a thread of its own, while the caller's waits: so an interruption reaches the
+caller at once, who ends what runs and lets nothing begin.
+"""
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from .. import services
+from ..backends.base import Backend, Health
+from ..backends.progress import Advance
+from ..conf import another, limits, runtime_dir
+from ..exceptions import BackendAtCapacity, VulcanError, quote
+from ..health import probed
+from ..registry import Registry
+from ..routing import Entry
+from ..slots import slot
+from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
+from .programs import TASK, Program, program_for
+from .results import Figures, LeftOut, Measured, Results, Sample, said
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
+PROBE_S = 60.0
+LOOK_S = 0.05  # how often one who waits for a slot looks
+SLOT_S = 60.0  # and for how long, once for each backend
+
+Another = Callable[[str, Backend], Backend | None]
+"""Takes a backend and its name; a fresh instance of the same, or None where nobody can make one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A backend that is to be measured, and with what."""
+
+    name: str
+    backend: Backend
+    program: Program
+    image: str | None
+
+    @property
+    def at_once(self) -> int:
+        return self.backend.capabilities.max_concurrency
+
+    def spec(self, given: object) -> WorkloadSpec:
+        bound = limits()
+        program = self.program
+        return WorkloadSpec(
+            runtime=program.runtime,
+            isolation=self.name,
+            code=program.code,
+            image=None if program.code is not None else self.image,
+            command=program.command,
+            input=given,  # type: ignore[arg-type]  # any JSON
+            resources=bound.resources(timeout_s=min(TIMEOUT_S, bound.timeout_s.max)),
+        )
+
+
+def probe_all(registry: Registry) -> None:
+    """Find out how the backends are, with more patience than a server that has to answer.
+
+    The first probe of a process may take long, and longer on a busy host.
+    """
+
+    def probe(entry: Entry) -> None:
+        registry.publish(entry.name, entry.backend, probed(entry.backend))
+
+    at_the_latest = time.monotonic() + PROBE_S
+    threads = []
+    for entry in registry.snapshot.entries.values():
+        thread = threading.Thread(target=probe, args=[entry], daemon=True)
+        thread.start()
+        threads.append((entry, thread))
+    for entry, thread in threads:
+        thread.join(max(0.0, at_the_latest - time.monotonic()))
+        if thread.is_alive():
+            late = Health.unhealthy(f"its probe gave no answer in {PROBE_S:g} s")
+            registry.publish(entry.name, entry.backend, late)
+
+
+def targets(
+    registry: Registry, *, runtime: str | None = None, image: str | None = None
+) -> tuple[list[Target], list[LeftOut]]:
+    """The backends that can be measured now, and the others with the reason."""
+    found, left_out = [], []
+    for name, entry in registry.snapshot.entries.items():
+        program = program_for(entry.capabilities, runtime=runtime, image=image)
+        if program is None:
+            wanted = "such a program" if runtime is None else runtime
+            reason = f"it does not run {wanted}"
+            if program_for(entry.capabilities, runtime=runtime, image="any"):
+                reason = "it runs images; name one that has cat with --image"
+            left_out.append(LeftOut(name=name, reason=reason, broken=False))
+        elif not entry.health.healthy:
+            reason = said(f"{entry.health.state}: {entry.health.description}")
+            left_out.append(LeftOut(name=name, reason=reason, broken=True))
+        else:
+            used = image if program.code is None else None
+            found.append(Target(name=name, backend=entry.backend, program=program, image=used))
+    return found, left_out
+
+
+class Bench:
+    """One benchmark over one registry."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        targets: Sequence[Target],
+        rounds: int,
+        *,
+        left_out: Sequence[LeftOut] = (),
+        another: Another = another,
+    ) -> None:
+        self._registry = registry
+        self._targets = targets
+        self._rounds = rounds
+        self._left_out = left_out
+        self._another = another
+        self._done = 0
+        self._advance: Advance = lambda done, total: None
+        self._running: dict[str, Backend] = {}
+        self._full: set[str] = set()
+        self._interrupted = threading.Event()
+
+    @property
+    def total(self) -> int:
+        """How many runs there will be."""
+        return sum(self._rounds * (2 + one.at_once) + 1 for one in self._targets)
+
+    def run(self, advance: Advance | None = None) -> Results:
+        """Measure everything; what is raised meanwhile leaves nothing running.
+
+        `advance` hears at first, and after each run, how many are done of all.
+        """
+        self._advance = advance or self._advance
+        self._advance(0, self.total)
+        load_before = os.getloadavg()[0]
+        cold = {one.name: self._cold(one) for one in self._targets}
+        measured = []
+        for one in self._targets:
+            modes = dict(zip(("warm", "parallel"), self._warm(one), strict=True))
+            if first := cold[one.name]:
+                modes = {"cold": first, **modes}
+            runtime, image = one.program.runtime, one.image
+            measured.append(Measured(name=one.name, runtime=runtime, image=image, modes=modes))
+        return Results(
+            task=TASK,
+            rounds=self._rounds,
+            processors=os.cpu_count() or 1,
+            load_before=round(load_before, 2),
+            load_after=round(os.getloadavg()[0], 2),
+            measured=measured,
+            left_out=self._left_out,
+        ).with_ratios()
+
+    def _cold(self, target: Target) -> Figures | None:
+        samples: list[Sample] = []
+        for _ in range(self._rounds):
+            fresh = self._another(target.name, target.backend)
+            if fresh is None:
+                self._done += self._rounds
+                return None
+            try:
+                samples += self._runs(target, fresh, 1, at_once=1)
+            finally:
+                fresh.close()
+        return Figures.of(samples, 1)
+
+    def _warm(self, target: Target) -> tuple[Figures, Figures]:
+        """In turn, and then together; on the backend that has run something before."""
+        self._runs(target, target.backend, 1, at_once=1)
+        each = self._runs(target, target.backend, self._rounds, at_once=1)
+        slots = target.at_once
+        together = self._runs(target, target.backend, self._rounds * slots, at_once=slots)
+        return Figures.of(each, 1), Figures.of(together, slots)
+
+    def _runs(self, target: Target, backend: Backend, runs: int, *, at_once: int) -> list[Sample]:
+        with ThreadPoolExecutor(at_once, "vulcan-benchmark") as pool:
+            futures: list[Future[Sample]] = []
+            try:
+                futures += (pool.submit(self._one, target, backend) for _ in range(runs))
+                for _ in as_completed(futures):
+                    self._done += 1
+                    self._advance(self._done, self.total)
+            except BaseException:
+                self._interrupted.set()
+                for future in futures:
+                    future.cancel()
+                while wait(futures, timeout=LOOK_S).not_done:
+                    for workload_id, runs_on in list(self._running.items()):
+                        runs_on.cleanup(workload_id)
+                raise
+        return [future.result() for future in futures]
+
+    def _one(self, target: Target, backend: Backend) -> Sample:
+        """Run the task once. Whatever goes wrong is a failure that is counted."""
+        given = {"number": secrets.randbelow(2**31)}  # so that no earlier answer is the right one
+        spec = target.spec(given)
+        waited = False
+        own_ms, failure = 0.0, ""
+        started = ended = time.monotonic()
+        self._running[spec.id] = backend
+        try:
+            prepared = services.prepare(spec, registry=self._registry)
+            with self._slot(target) as waited:
+                started = time.monotonic()
+                try:
+                    result = services.execute(
+                        prepared.spec, target.name, backend, registry=self._registry
+                    )
+                finally:
+                    ended = time.monotonic()
+            own_ms, failure = result.duration_ms, _failure(result, given)
+        except VulcanError as error:
+            failure = said(str(error))
+        except Exception as bug:
+            logger.exception("the benchmark met a bug in %s", target.name)
+            failure = f"the backend raised {type(bug).__name__}"
+        finally:
+            del self._running[spec.id]
+        return Sample(started=started, ended=ended, own_ms=own_ms, waited=waited, failure=failure)
+
+    @contextmanager
+    def _slot(self, target: Target) -> Iterator[bool]:
+        """Hold a slot, as soon as others leave one; whether that had to be waited for."""
+        at_the_latest = time.monotonic() + SLOT_S
+        waited = False
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(slot(target.name, target.at_once, runtime_dir()))
+                    break
+                except BackendAtCapacity:
+                    if time.monotonic() > at_the_latest:
+                        self._full.add(target.name)
+                    if target.name in self._full or self._interrupted.wait(LOOK_S):
+                        raise
+                    waited = True
+            yield waited
+
+
+def _failure(result: WorkloadResult, given: object) -> str:
+    """Why the run does not count, or nothing."""
+    if result.exit_reason is not ExitReason.EXITED or result.exit_code != 0:
+        code = f" {result.exit_code}" if result.exit_reason is ExitReason.EXITED else ""
+        words = f": {result.error}" if result.error else ""
+        return said(f"{result.exit_reason}{code}{words}")
+    return "" if result.output == given else said(f"it gave {quote(result.output)}")

@@ -1,0 +1,177 @@
+"""What a benchmark found: plain values, and as the JSON that is kept of them."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+MODES: Mapping[str, str] = {
+    "cold": "the first workload of a fresh backend",
+    "warm": "one after the other",
+    "parallel": "all slots at once",
+}
+MOST_SAID_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One run: by the host's monotonic clock, in seconds, and by the backend's own account."""
+
+    started: float
+    ended: float
+    own_ms: float
+    waited: bool = False
+    failure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """One backend in one mode; times are those of the runs that succeeded.
+
+    `own_…` is what the backend says of itself. `per_s` counts successes over the time in which
+    anything ran. `waited` counts runs for which there was no slot at first. `ratio` is the median
+    over that of the fastest backend in this mode.
+    """
+
+    runs: int
+    at_once: int
+    failures: int
+    failure: str
+    waited: int
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    own_p50_ms: float | None = None
+    own_p95_ms: float | None = None
+    per_s: float | None = None
+    ratio: float | None = None
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], at_once: int) -> "Figures":
+        good = [one for one in samples if not one.failure]
+        times = [1000 * (one.ended - one.started) for one in good]
+        own = [one.own_ms for one in good]
+        found = cls(
+            runs=len(samples),
+            at_once=at_once,
+            failures=len(samples) - len(good),
+            failure=next((one.failure for one in samples if one.failure), ""),
+            waited=sum(one.waited for one in samples),
+        )
+        if not good:
+            return found
+        return replace(
+            found,
+            p50_ms=round(statistics.median(times), 4),
+            p95_ms=round(percentile(times, 95), 4),
+            own_p50_ms=statistics.median(own),
+            own_p95_ms=percentile(own, 95),
+            per_s=round(len(good) / max(busy_s(samples), 1e-9), 4),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One backend, what it ran, and how that went in each mode."""
+
+    name: str
+    runtime: str
+    image: str | None
+    modes: Mapping[str, Figures]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A backend that was not measured, and why; `broken` where it should have been."""
+
+    name: str
+    reason: str
+    broken: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """A whole benchmark. The loads are the host's average over a minute, before and after."""
+
+    task: str
+    rounds: int
+    processors: int
+    load_before: float
+    load_after: float
+    measured: Sequence[Measured]
+    left_out: Sequence[LeftOut]
+
+    @property
+    def busy(self) -> bool:
+        """Did others use much of the host when this began?"""
+        return self.load_before > self.processors / 2
+
+    @property
+    def succeeded(self) -> bool:
+        """Did anything?"""
+        return any(
+            figures.runs > figures.failures
+            for one in self.measured
+            for figures in one.modes.values()
+        )
+
+    def find(self, name: str) -> Measured | None:
+        return next((one for one in self.measured if one.name == name), None)
+
+    def with_ratios(self) -> "Results":
+        fastest = {
+            mode: min((one.p50_ms for one in found if one.p50_ms), default=None)
+            for mode in MODES
+            for found in [[each.modes[mode] for each in self.measured if mode in each.modes]]
+        }
+
+        def rated(mode: str, figures: Figures) -> Figures:
+            best = fastest[mode]
+            if figures.p50_ms is None or best is None:
+                return figures
+            return replace(figures, ratio=round(figures.p50_ms / best, 2))
+
+        return replace(
+            self,
+            measured=[
+                replace(
+                    one, modes={mode: rated(mode, figures) for mode, figures in one.modes.items()}
+                )
+                for one in self.measured
+            ],
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Results":
+        """What `as_json` gave."""
+        measured = [
+            Measured(
+                **{**one, "modes": {mode: Figures(**each) for mode, each in one["modes"].items()}}
+            )
+            for one in value["measured"]
+        ]
+        left_out = [LeftOut(**one) for one in value["left_out"]]
+        return cls(**{**value, "measured": measured, "left_out": left_out})
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The least value that this many percent of all do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def busy_s(samples: Sequence[Sample]) -> float:
+    """For how long at least one of them ran."""
+    total, until = 0.0, -math.inf
+    for one in sorted(samples, key=lambda one: one.started):
+        total += max(0.0, one.ended - max(one.started, until))
+        until = max(until, one.ended)
+    return total
+
+
+def said(text: str) -> str:
+    """A backend's or a program's words in one line that is not long and moves no cursor."""
+    line = "".join(sign if sign.isprintable() else " " for sign in text[:MOST_SAID_CHARS])
+    return " ".join(line.split())

@@ -1,0 +1,10 @@
+"""The path of the page of benchmarks."""
+
+from django.urls import path
+
+from .views import BenchmarksView
+
+urlpatterns = [
+    path("benchmarks", BenchmarksView.as_view(), name="benchmarks"),
+    path("benchmarks/", BenchmarksView.as_view()),
+]

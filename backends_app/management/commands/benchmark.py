@@ -1,0 +1,296 @@
+"""`manage.py benchmark`: the same workload through every backend of this host, and what it took."""
+
+import math
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+from rich.console import RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from ...benchmarks import kept
+from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
+from ...benchmarks.measure import Bench, Target, probe_all, targets
+from ...benchmarks.programs import PROGRAMS
+from ...benchmarks.results import MODES, LeftOut, Results
+from ...benchmarks.words import figure, ratio, share
+from ...exceptions import listing, quote
+from ...models import Benchmark
+from ...registry import registry
+from ...routing import RUNTIME_ALIASES
+from ..output import add_format, progress_bar, show, show_json
+
+ROUNDS, MOST_ROUNDS = 10, 1000
+INTERRUPTED = 130  # as a shell ends then
+HEADS = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "per_s": "per s", "failures": "failed"}
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the same small workload through every healthy backend of this host: cold (the first "
+        "of a fresh backend), warm (one after the other) and parallel (as many at once as there "
+        "are slots). Whoever uses this host meanwhile changes the figures, and waits longer."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_format(parser)
+        parser.add_argument(
+            "--rounds", type=int, default=ROUNDS, metavar="N", help=f"Per mode; default: {ROUNDS}."
+        )
+        parser.add_argument(
+            "--backend",
+            action="append",
+            metavar="NAME",
+            help="Measure this one alone, and fail where it cannot be. May be repeated.",
+        )
+        parser.add_argument(
+            "--runtime",
+            choices=[*(one.runtime for one in PROGRAMS), *RUNTIME_ALIASES],
+            metavar="RUNTIME",
+            help=f"Default: for each backend the first that it runs of "
+            f"{listing(one.runtime for one in PROGRAMS)}.",
+        )
+        parser.add_argument("--image", help="For backends that run images: one that has cat.")
+        parser.add_argument("--keep", metavar="NAME", help="Keep what was measured, for later.")
+        parser.add_argument(
+            "--compare",
+            metavar="NAME",
+            help=f"With the newest of this name; {kept.LATEST}: with the newest of this host.",
+        )
+        parser.add_argument(
+            "--fail-if-slower",
+            type=float,
+            metavar="PERCENT",
+            help="Exit with 1 when a figure is worse than before by more than this "
+            f"(without it, more than {100 * THRESHOLD:g} are marked), or more runs fail.",
+        )
+        parser.add_argument("--list", action="store_true", help="List what was kept, and end.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            if options["list"]:
+                self._list(options)
+            else:
+                self._measure(options)
+        except DatabaseError as error:
+            reason = f"What is kept cannot be reached: {error}. Is the database there"
+            raise CommandError(f"{reason} (manage.py migrate)?") from error
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted: nothing was kept.", returncode=INTERRUPTED) from None
+
+    def _list(self, options: dict[str, Any]) -> None:
+        found = list(Benchmark.objects.all())
+        if options["format"] == "json":
+            show_json(self, [_as_json(one) for one in found])
+        elif found:
+            show(self, options, _kept_table(found))
+        else:
+            self.stdout.write("No benchmark has been kept yet; --keep NAME keeps one.")
+
+    def _measure(self, options: dict[str, Any]) -> None:
+        threshold = _threshold(options)
+        if not 1 <= options["rounds"] <= MOST_ROUNDS:
+            raise CommandError(f"--rounds takes 1 to {MOST_ROUNDS}.")
+        if options["keep"] is not None and (problem := kept.name_problem(options["keep"])):
+            raise CommandError(f"It cannot be kept as {quote(options['keep'])}: {problem}.")
+        earlier = self._earlier(options["compare"])
+        if options["keep"] is not None:
+            Benchmark.objects.exists()  # no database shows now, not after minutes
+        found, left_out = self._targets(options)
+        bench = Bench(registry, found, options["rounds"], left_out=left_out)
+        names = listing(one.name for one in found)
+        with progress_bar(f"Running {bench.total} workloads through {names}") as advance:
+            results = bench.run(advance)
+        versions = kept.versions(registry, results)
+        comparison = None
+        if earlier is not None:
+            comparison = compare(Results.from_json(earlier.results), results, threshold)
+        if options["format"] == "json":
+            compared = earlier and comparison and _compared(earlier, comparison)
+            show_json(
+                self,
+                {
+                    "versions": versions,
+                    "busy": results.busy,
+                    "results": results.as_json(),
+                    "comparison": compared,
+                },
+            )
+        else:
+            show(self, options, *_shown(results))
+            if earlier is not None and comparison is not None:
+                show(self, options, *_shown_comparison(earlier, comparison))
+        if not results.succeeded:
+            raise CommandError("Not one run has succeeded; nothing was kept.")
+        if options["keep"] is not None:
+            kept.keep(options["keep"], results, versions)
+        if options["fail_if_slower"] is not None and comparison and comparison.worse:
+            raise CommandError(f"It is worse than before; more than {100 * threshold:g} % count.")
+
+    def _earlier(self, name: str | None) -> Benchmark | None:
+        """What to compare with. A first one has nothing before it, and may say `latest` as well."""
+        if name is None:
+            return None
+        found = kept.find(name)
+        if found is None and name != kept.LATEST:
+            raise CommandError(f"No benchmark is kept as {quote(name)}; see --list.")
+        if found is None:
+            self.stderr.write("There is none yet to compare with.", style_func=str)
+        return found
+
+    def _targets(self, options: dict[str, Any]) -> tuple[list[Target], list[LeftOut]]:
+        named: list[str] = options["backend"] or []
+        for name in named:
+            if name not in registry:
+                known = listing(registry)
+                raise CommandError(f"{quote(name)} is not registered. Registered: {known}.")
+        probe_all(registry)
+        runtime = RUNTIME_ALIASES.get(options["runtime"], options["runtime"])
+        found, left_out = targets(registry, runtime=runtime, image=options["image"])
+        if named:
+            found = [one for one in found if one.name in named]
+            left_out = [one for one in left_out if one.name in named]
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in left_out)
+        if named and left_out:
+            raise CommandError(f"Not to be measured: {reasons}.")
+        if not found:
+            raise CommandError(f"There is no backend to measure. {reasons}")
+        return found, left_out
+
+
+def _threshold(options: dict[str, Any]) -> float:
+    percent = options["fail_if_slower"]
+    if percent is None:
+        return THRESHOLD
+    if not math.isfinite(percent) or percent < 0:
+        raise CommandError("--fail-if-slower takes a number from 0 on.")
+    if options["compare"] is None:
+        raise CommandError("--fail-if-slower needs --compare.")
+    return float(percent) / 100
+
+
+def _shown(results: Results) -> Iterable[RenderableType]:
+    table = Table(
+        *("Backend", "Ran", "Mode"),
+        *(
+            Column(head, justify="right")
+            for head in ("p50 ms", "p95 ms", "fastest", "own p50", "own p95", "per s", "at once")
+        ),
+        Column("failed", justify="right"),
+        title=f"{results.rounds} rounds: {results.task}",
+        title_justify="left",
+    )
+    notes = []
+    for one in results.measured:
+        for mode, figures in one.modes.items():
+            table.add_row(
+                one.name,
+                Text(one.image or one.runtime),
+                mode,
+                figure(figures.p50_ms),
+                figure(figures.p95_ms),
+                ratio(figures.ratio),
+                figure(figures.own_p50_ms),
+                figure(figures.own_p95_ms),
+                figure(figures.per_s),
+                str(figures.at_once),
+                Text(
+                    f"{figures.failures} of {figures.runs}", style="red" if figures.failures else ""
+                ),
+                end_section=figures is list(one.modes.values())[-1],
+            )
+            if figures.failure:
+                notes.append(f"{one.name}, {mode}, first failure: {figures.failure}")
+            if figures.waited:
+                notes.append(
+                    f"{one.name}, {mode}: {figures.waited} of {figures.runs} runs waited for slots "
+                    "that others held."
+                )
+        if "cold" not in one.modes:
+            notes.append(f"{one.name} has no cold figures: the settings do not make it.")
+    notes += [f"{one.name} was not measured: {one.reason}" for one in results.left_out]
+    load = (
+        f"Load of the host: {results.load_before} before, {results.load_after} after, "
+        f"on {results.processors} processors."
+    )
+    yield table
+    yield from (Text(note) for note in notes)
+    if results.busy:
+        yield Text(f"The host was busy, and the figures say less. {load}", style="yellow")
+    else:
+        yield Text(load)
+
+
+def _shown_comparison(earlier: Benchmark, found: Comparison) -> Iterable[RenderableType]:
+    table = Table(
+        *("Backend", "Mode"),
+        *(Column(head, justify="right") for head in HEADS.values()),
+        title=Text(f"Compared with {_plain(earlier.name)} of {_when(earlier)}"),
+        title_justify="left",
+    )
+    rows: dict[tuple[str, str], list[Change]] = {}
+    for change in found.changes:
+        rows.setdefault((change.backend, change.mode), []).append(change)
+    for (backend, mode), changes in rows.items():
+        table.add_row(backend, mode, *(_cell(change) for change in changes))
+    yield table
+    yield from (Text(note) for note in found.notes)
+    yield from (Text(f"{name} does not work any more", style="red") for name in found.lost)
+
+
+def _cell(change: Change) -> Text:
+    parts = [f"{figure(change.before)} → {figure(change.now)}", share(change.share)]
+    if change.worse:
+        parts.append("worse")
+    return Text(" ".join(filter(None, parts)), style="red" if change.worse else "")
+
+
+def _kept_table(found: Iterable[Benchmark]) -> RenderableType:
+    table = Table(
+        *("Name", "Taken", "Node"), *(Column(f"{mode} p50 ms", overflow="fold") for mode in MODES)
+    )
+    for one in found:
+        results = Results.from_json(one.results)
+        medians = [
+            ", ".join(
+                f"{each.name} {figure(each.modes[mode].p50_ms)}"
+                for each in results.measured
+                if mode in each.modes
+            )
+            for mode in MODES
+        ]
+        table.add_row(Text(_plain(one.name)), _when(one), Text(_plain(one.node)), *medians)
+    return table
+
+
+def _as_json(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "name": benchmark.name,
+        "node": benchmark.node,
+        "created_at": benchmark.created_at.isoformat(),
+        "versions": benchmark.versions,
+        "results": benchmark.results,
+    }
+
+
+def _compared(earlier: Benchmark, found: Comparison) -> dict[str, Any]:
+    return {
+        "name": earlier.name,
+        "node": earlier.node,
+        "created_at": earlier.created_at.isoformat(),
+        "worse": found.worse,
+        **asdict(found),
+    }
+
+
+def _when(benchmark: Benchmark) -> str:
+    return f"{benchmark.created_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _plain(text: str) -> str:
+    """Names are printable when they are kept; rows may come from elsewhere."""
+    return "".join(sign if sign.isprintable() else "�" for sign in text)

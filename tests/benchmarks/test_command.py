@@ -1,0 +1,170 @@
+"""The command as a person and a program use it: what it prints, keeps, and how it ends."""
+
+import json
+import signal
+import sys
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from backends_app.backends.fake import echo
+from backends_app.benchmarks import kept
+from backends_app.models import Benchmark
+from tests.benchmarks.results import measured, row
+
+pytestmark = [pytest.mark.database, pytest.mark.django_db]
+
+FAKE = "backends_app.backends.fake.FakeBackend"
+
+
+@pytest.fixture(autouse=True)
+def fleet(settings) -> None:
+    options = {"max_concurrency": 2}
+    settings.ISOLATION_BACKENDS = {
+        "one": {"BACKEND": FAKE, "OPTIONS": options},
+        "two": {"BACKEND": FAKE, "OPTIONS": {**options, "runtimes": ["python"]}},
+        "pictures": {"BACKEND": FAKE, "OPTIONS": {**options, "runtimes": ["oci"]}},
+    }
+
+
+def benchmark(*options: str) -> int:
+    """How it ends."""
+    try:
+        call_command("benchmark", "--rounds", "2", *options)
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return error.returncode
+    return 0
+
+
+def test_a_table_for_people(capsys):
+    assert benchmark() == 0
+    said = capsys.readouterr()
+    for word in ("one", "two", "python", "cold", "warm", "parallel", "0 of 4", "1×", "processors"):
+        assert word in said.out
+    assert "pictures was not measured" in said.out
+    assert said.err.splitlines() == ["Running 18 workloads through one, two …"]
+    assert "\x1b" not in said.out
+    assert not Benchmark.objects.exists()
+
+
+def test_json_for_programs(capsys):
+    assert benchmark("--format", "json", "--backend", "two") == 0
+    found = json.loads(capsys.readouterr().out)
+    [two] = found["results"]["measured"]
+    assert (two["name"], two["runtime"], two["modes"]["parallel"]["runs"]) == ("two", "python", 4)
+    assert found["comparison"] is None
+    assert found["busy"] in (True, False)
+    assert found["results"]["load_before"] >= 0
+    assert {"vulcan", "python", "backends"} == {*found["versions"]}
+
+
+def test_what_is_kept_can_be_listed_and_compared_with(capsys):
+    assert benchmark("--keep", "before") == 0
+    assert Benchmark.objects.get().name == "before"
+    assert benchmark("--keep", "after", "--compare", "before", "--format", "json") == 0
+    compared = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["comparison"]
+    assert compared["name"] == "before"
+    assert {one["backend"] for one in compared["changes"]} == {"one", "two"}
+    assert benchmark("--compare", "latest") == 0
+    assert "Compared with after" in capsys.readouterr().out
+    assert benchmark("--list") == 0
+    shown = capsys.readouterr().out
+    assert shown.index("after") < shown.index("before")
+    assert benchmark("--list", "--format", "json") == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["after", "before"]
+
+
+@pytest.mark.parametrize(("percent", "code"), [("1", 1), ("1e12", 0)])
+def test_it_fails_when_it_is_slower_by_more_than_that(capsys, percent, code):
+    row("quick", measured("one", p50=1e-6))
+    options = ["--backend", "one", "--compare", "quick", "--fail-if-slower", percent]
+    assert benchmark(*options, "--keep", "slow") == code
+    assert ("worse" in capsys.readouterr().out) is bool(code)
+    assert kept.find("slow") is not None  # however it compares, it was measured
+
+
+def test_slower_is_marked_and_no_failure_unless_that_was_asked_for(capsys):
+    row("quick", measured("one", p50=1e-6))
+    assert benchmark("--compare", "quick") == 0
+    assert "worse" in capsys.readouterr().out
+
+
+def test_a_first_one_has_nothing_to_compare_with(capsys):
+    assert benchmark("--compare", "latest", "--fail-if-slower", "1", "--keep", "first") == 0
+    assert "none yet" in capsys.readouterr().err
+    row("elsewhere")
+    Benchmark.objects.update(node="elsewhere")
+    assert benchmark("--compare", "latest") == 0
+    assert "none yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--backend", "nobody"], "'nobody' is not registered. Registered: one, pictures, two."),
+        (["--backend", "one", "--backend", "pictures"], "--image"),
+        (["--runtime", "go", "--backend", "two"], "it does not run go"),
+        (["--compare", "never"], "No benchmark is kept as 'never'"),
+        (["--keep", "latest"], "newest"),
+        (["--keep", ""], "1 to 100 characters"),
+        (["--keep", "x" * 101], "1 to 100 characters"),
+        (["--keep", "a\x1b[2J"], "can be printed"),
+        (["--fail-if-slower", "5"], "needs --compare"),
+        (["--fail-if-slower", "nan", "--compare", "latest"], "a number"),
+        (["--rounds", "0"], "--rounds takes 1 to"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_measured(capsys, options, words):
+    assert benchmark(*options) == 1
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "Running" not in said.err
+    assert not Benchmark.objects.exists()
+
+
+def test_where_nothing_succeeds_nothing_is_kept(capsys, settings):
+    options = {"max_concurrency": 1, "program": lambda workload: None}
+    settings.ISOLATION_BACKENDS = {"one": {"BACKEND": FAKE, "OPTIONS": options}}
+    assert benchmark("--keep", "nothing") == 1
+    assert "2 of 2" in capsys.readouterr().out
+    assert not Benchmark.objects.exists()
+
+
+def test_an_interrupted_one_keeps_nothing(settings):
+    calls = []
+
+    def program(workload):
+        calls.append(workload)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return echo(workload)
+
+    options = {"max_concurrency": 1, "program": program}
+    settings.ISOLATION_BACKENDS = {"one": {"BACKEND": FAKE, "OPTIONS": options}}
+    assert benchmark("--keep", "half") == 130
+    assert not Benchmark.objects.exists()
+
+
+def test_names_are_shown_as_they_are_and_command_no_terminal(capsys):
+    row("[red]not red[/red] \x1b[2J")
+    assert benchmark("--list") == 0
+    shown = capsys.readouterr().out
+    assert "[red]not red[/red]" in shown
+    assert "\x1b" not in shown
+
+
+def test_only_the_newest_are_kept(monkeypatch):
+    monkeypatch.setattr(kept, "MOST_KEPT", 3)
+    for number in range(5):
+        row(f"number {number}")
+    assert [one.name for one in Benchmark.objects.all()] == ["number 4", "number 3", "number 2"]
+    assert kept.latest_benchmark().name == "number 4"
+
+
+def test_of_several_with_one_name_the_newest_counts():
+    row("nightly", measured(p50=1))
+    newer = row("nightly", measured(p50=2))
+    assert kept.find("nightly") == newer
+    assert kept.find("other") is None
+    assert kept.before(newer).pk < newer.pk

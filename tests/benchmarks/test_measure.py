@@ -1,0 +1,228 @@
+"""How is measured: over fakes, which may be told to be slow, wrong, or broken."""
+
+import threading
+
+import pytest
+
+from backends_app.backends.base import Backend, Health
+from backends_app.backends.fake import FakeBackend
+from backends_app.benchmarks import measure
+from backends_app.benchmarks.measure import Bench, probe_all, targets
+from backends_app.benchmarks.programs import program_for
+from backends_app.benchmarks.results import MODES
+from backends_app.exceptions import BackendUnavailable
+from backends_app.registry import Registry
+from backends_app.slots import slot, taken
+from backends_app.workloads import ExitReason, WorkloadResult
+from tests.benchmarks.results import results
+
+
+def registered(**backends: Backend) -> Registry:
+    registry = Registry()
+    for name, backend in backends.items():
+        registry.register(name, backend)
+    probe_all(registry)
+    return registry
+
+
+def bench(registry: Registry, rounds: int = 3, another=lambda name, backend: FakeBackend()):
+    found, left_out = targets(registry)
+    return Bench(registry, found, rounds, left_out=left_out, another=another)
+
+
+def test_every_backend_runs_every_mode_with_each_slot_in_parallel():
+    one, two = FakeBackend(max_concurrency=4), FakeBackend(max_concurrency=2)
+    heard = []
+    measuring = bench(registered(one=one, two=two))
+    found = measuring.run(lambda done, total: heard.append((done, total)))
+    assert [each.name for each in found.measured] == ["one", "two"]
+    for each, slots in zip(found.measured, (4, 2), strict=True):
+        assert list(each.modes) == list(MODES)
+        assert [each.modes[mode].runs for mode in MODES] == [3, 3, 3 * slots]
+        assert [each.modes[mode].at_once for mode in MODES] == [1, 1, slots]
+        assert all(each.modes[mode].failures == 0 for mode in MODES)
+        assert all(each.modes[mode].p50_ms <= each.modes[mode].p95_ms for mode in MODES)
+        assert all(each.modes[mode].per_s > 0 for mode in MODES)
+    assert heard == [(done, measuring.total) for done in range(measuring.total + 1)]
+    for mode in MODES:
+        assert min(each.modes[mode].ratio for each in found.measured) == 1
+
+
+def test_cold_is_a_fresh_instance_each_time_and_none_is_left_open():
+    made: list[FakeBackend] = []
+
+    def another(name: str, backend: Backend) -> Backend:
+        made.append(FakeBackend())
+        return made[-1]
+
+    kept = FakeBackend(max_concurrency=1)
+    bench(registered(one=kept), another=another).run()
+    assert [len(each.workloads) for each in made] == [1, 1, 1]
+    assert all(each.closed for each in made)
+    assert (len(kept.workloads), kept.closed) == (1 + 3 + 3, False)
+
+
+def test_what_the_settings_do_not_make_has_no_cold_figures():
+    measuring = bench(registered(one=FakeBackend(max_concurrency=1)), another=measure.another)
+    heard = []
+    found = measuring.run(lambda done, total: heard.append(done))
+    assert list(found.measured[0].modes) == ["warm", "parallel"]
+    assert heard[-1] == measuring.total
+
+
+def test_as_many_run_at_once_as_there_are_slots_and_never_more(runtime_dir):
+    together, most = threading.Barrier(3, timeout=60), []
+
+    def program(workload):
+        if len(fake.workloads) > 1 + 3:  # warm is over
+            together.wait()
+        most.append(taken("one", 10, runtime_dir))
+        return workload.input
+
+    fake = FakeBackend(max_concurrency=3, program=program)
+    found = bench(registered(one=fake)).run()
+    assert found.measured[0].modes["parallel"].failures == 0
+    assert max(most) <= 3
+
+
+def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir):
+    monkeypatch.setattr(measure, "SLOT_S", 0.0)
+    fake = FakeBackend(max_concurrency=1)
+    with slot("one", 1, runtime_dir):
+        found = bench(registered(one=fake), rounds=1).run()
+    figures = found.measured[0].modes["warm"]
+    assert (figures.failures, len(fake.workloads)) == (1, 0)
+    assert "already runs its 1 workloads" in figures.failure
+
+
+def test_who_finds_no_slot_waits_for_one(runtime_dir):
+    measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
+    looked = threading.Event()
+    wait = measuring._interrupted.wait
+    measuring._interrupted.wait = lambda timeout: looked.set() or wait(timeout)
+    found = []
+    with slot("one", 1, runtime_dir):
+        thread = threading.Thread(target=lambda: found.append(measuring.run()))
+        thread.start()
+        assert looked.wait(60)
+    thread.join(60)
+    assert found[0].measured[0].modes["cold"].waited == 1
+    assert found[0].measured[0].modes["cold"].failures == 0
+
+
+def broken(workload):
+    raise BackendUnavailable("its engine is gone")
+
+
+def failing(workload):
+    raise ValueError("\x1b[2Joh\nno")
+
+
+def test_a_busy_host_is_one_that_others_use_before_it_begins():
+    assert results(load_before=1.1).busy
+    assert not results(load_before=0.9, load_after=9.0).busy
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (lambda workload: {"number": -1}, "it gave {'number': -1}"),
+        (failing, "exited 1: ValueError: [2Joh no"),
+        (broken, "its engine is gone"),
+        (lambda workload: WorkloadResult(exit_reason=ExitReason.TIMEOUT, error="late"), "timeout"),
+        (lambda workload: WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=7), "exited 7"),
+    ],
+)
+def test_whatever_goes_wrong_is_counted_and_said(program, words):
+    fake = FakeBackend(max_concurrency=1, program=program)
+    found = bench(registered(one=fake, well=FakeBackend(max_concurrency=1))).run()
+    figures = found.measured[0].modes["warm"]
+    assert (figures.failures, figures.p50_ms, figures.ratio) == (3, None, None)
+    assert words in figures.failure
+    assert found.measured[1].modes["warm"].failures == 0
+    assert found.measured[1].modes["warm"].ratio == 1
+    assert found.succeeded
+
+
+def test_a_bug_of_a_backend_is_a_failure_too():
+    class Buggy(FakeBackend):
+        def execute(self, workload):
+            raise KeyError("a bug")
+
+    found = bench(registered(one=Buggy(max_concurrency=1)), another=lambda *_: None).run()
+    assert found.measured[0].modes["warm"].failure == "the backend raised KeyError"
+    assert not found.succeeded
+
+
+def test_an_interruption_ends_what_runs_and_begins_nothing():
+    class Endless(FakeBackend):
+        """Runs one workload after the other quickly, and together without an end."""
+
+        def __init__(self) -> None:
+            super().__init__(max_concurrency=3, program=self.run)
+            self.ended = threading.Event()
+            self.running = 0
+
+        def run(self, workload):
+            if len(self.workloads) <= 1 + 5:
+                return workload.input
+            if len(self.workloads) == 1 + 5 + 1:
+                return workload.input  # is heard of, and then comes the interruption
+            self.running += 1
+            self.ended.wait(60)
+            self.running -= 1
+            return WorkloadResult(exit_reason=ExitReason.KILLED)
+
+        def cleanup(self, workload_id):
+            if self.running:
+                self.ended.set()
+
+    def advance(done: float, total: float) -> None:
+        if done == 5 + 1 + 5 + 1:
+            raise KeyboardInterrupt
+
+    fake = Endless()
+    with pytest.raises(KeyboardInterrupt):
+        bench(registered(one=fake), rounds=5).run(advance)
+    assert fake.running == 0
+    assert len(fake.workloads) <= 1 + 5 + 1 + 3
+    assert not [one for one in threading.enumerate() if one.name.startswith("vulcan-benchmark")]
+
+
+def test_what_is_not_healthy_is_left_out_with_its_reason():
+    registry = registered(
+        well=FakeBackend(),
+        ill=FakeBackend(health=Health.unhealthy("broken\nfor good")),
+        absent=FakeBackend(health=Health.undetected("not here")),
+        pictures=FakeBackend(runtimes=["oci"], source_formats=["image"]),
+        strange=FakeBackend(runtimes=["shout"]),
+    )
+    found, left_out = targets(registry)
+    assert [one.name for one in found] == ["well"]
+    reasons = {one.name: (one.reason, one.broken) for one in left_out}
+    assert reasons["ill"] == ("unhealthy: broken for good", True)
+    assert reasons["absent"] == ("undetected: not here", True)
+    assert reasons["strange"] == ("it does not run such a program", False)
+    assert "--image" in reasons["pictures"][0]
+    found, _ = targets(registry, image="busybox")
+    assert [(one.name, one.image) for one in found] == [("pictures", "busybox"), ("well", None)]
+    found, left_out = targets(registry, runtime="go")
+    assert [(one.name, one.program.runtime) for one in found] == [("well", "go")]
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "given", "chosen"),
+    [
+        (["go", "python", "node"], {}, "node"),
+        (["go", "python"], {}, "python"),
+        (["wasm", "node"], {"runtime": "wasm"}, "wasm"),
+        (["node", "oci"], {"image": "busybox"}, "node"),
+        (["oci"], {"image": "busybox"}, "oci"),
+        (["oci"], {}, None),
+        (["node"], {"runtime": "go"}, None),
+    ],
+)
+def test_what_a_backend_is_measured_with(runtimes, given, chosen):
+    can = FakeBackend(runtimes=runtimes).capabilities
+    program = program_for(can, **given)
+    assert (program and program.runtime) == chosen

@@ -1,0 +1,65 @@
+"""The command as a program of its own, over the real backend that runs on every host."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.confinement.programs import children
+from tests.programs import PATIENCE_S, ROOT, environment, manage
+
+
+def test_isolates_are_measured_by_real_runs(migrated: Path):
+    options = ["--rounds", "1", "--backend", "isolate"]
+    done = manage("benchmark", *options, "--format", "json", "--keep", "real", folder=migrated)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    [isolate] = found["results"]["measured"]
+    assert [one["runs"] for one in isolate["modes"].values()] == [1, 1, 4]
+    assert [one["failures"] for one in isolate["modes"].values()] == [0, 0, 0]
+    for figures in isolate["modes"].values():
+        assert figures["p50_ms"] >= figures["own_p50_ms"] - 1 > 0  # which is in whole ms
+    assert "deno_version" in found["versions"]["backends"]["isolate"]
+    assert len(done.stderr.splitlines()) == 1
+    listed = manage("benchmark", "--list", "--format", "json", folder=migrated)
+    assert [one["name"] for one in json.loads(listed.stdout)] == ["real"]
+
+
+def test_ctrl_c_leaves_nothing_running_and_keeps_nothing(migrated: Path):
+    options = ["--rounds", "1000", "--backend", "isolate", "--keep", "half"]
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "benchmark", *options],
+        cwd=ROOT,
+        env=environment(migrated),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert "Running" in process.stderr.readline()
+            started = children(process.pid)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert (process.returncode, "Traceback" in said) == (130, False)
+    assert "nothing was kept" in said
+    assert started
+    assert not [pid for pid in started if _lives(pid)]
+    listed = manage("benchmark", "--list", "--format", "json", folder=migrated)
+    assert json.loads(listed.stdout) == []
+
+
+def _lives(pid: int) -> bool:
+    """Not counting one that nobody has buried."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_without_tables_it_says_what_to_do(tmp_path: Path):
+    done = manage("benchmark", "--keep", "x", folder=tmp_path)
+    assert done.returncode == 1
+    assert "manage.py migrate" in done.stderr
+    assert "Running" not in done.stderr

@@ -3,6 +3,30 @@
 A request lasts as long as its workload, so there are many threads, most of which wait.
 """
 
+import os
+import sys
+from pathlib import Path
+
+import environ
+from gunicorn.glogging import Logger
+
+from vulcan_site import logs
+
+environ.Env.read_env(Path(__file__).parent / ".env")  # as the settings do, which are not read here
+_format, _level = logs.defaults(sys.argv, debug=False)
+logconfig_dict = logs.configuration(
+    os.environ.get("LOG_FORMAT", _format), os.environ.get("LOG_LEVEL", _level)
+)
+
+
+class ErrorsOnly(Logger):  # type: ignore[misc]
+    """The site writes the access line: it knows the user."""
+
+    def access(self, *_: object) -> None:
+        pass
+
+
+logger_class = ErrorsOnly
 worker_class = "gthread"
 workers = 4
 threads = 32

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence, Set
 
 from django.db import close_old_connections, connections
+from structlog.contextvars import bound_contextvars
 
 from .. import lifecycle
 from ..health import monitor
@@ -54,7 +55,8 @@ class Lane:
                 close_old_connections()
                 self._executor.carry_out(workload_id)
             except Exception:  # the row is as it was; the keeper sends it again
-                logger.exception("workload %s could not be taken up", workload_id)
+                with bound_contextvars(workload_id=workload_id):
+                    logger.exception("workload could not be taken up")
         connections.close_all()
 
     def _next(self) -> str | None:

@@ -1,10 +1,10 @@
 """The audit trail of people: who signed in or failed to, and whose tokens were made and revoked.
 
-Who ran what, and where, stands in the rows of the workloads, and in the lines that `lifecycle` logs;
-what was done in the admin stands in the admin's own log.
+Who ran what, and where, stands in the rows of the workloads, and in the lines that `lifecycle`
+logs; what was done in the admin stands in the admin's own log.
 
-The lines come from Django's and knox's own doings, however these were brought about; the request's id
-and address are on them where a request did it.
+The lines come from Django's and knox's own doings, however these were brought about; the request's
+id and address are on them where a request did it.
 """
 
 import logging

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -100,11 +100,22 @@ def about(workload: Workload) -> AbstractContextManager[None]:
     return bound_contextvars(workload_id=workload.pk, owner_id=workload.owner_id)
 
 
-def _tell(step: str, workload: Workload, level: int = logging.INFO, **more: object) -> None:
+def _tell(
+    step: str,
+    workload: Workload,
+    more: Mapping[str, object] | None = None,
+    level: int = logging.INFO,
+) -> None:
     """The one line for a step in its life."""
-    what = {"runtime": workload.runtime, "backend": workload.isolation_used, "node": workload.node}
+    said = {
+        "runtime": workload.runtime,
+        "backend": workload.isolation_used,
+        "node": workload.node,
+        "attempt": workload.attempt,
+        **(more or {}),
+    }
     with about(workload):
-        logger.log(level, "workload %s", step, extra={**what, "attempt": workload.attempt, **more})
+        logger.log(level, "workload %s", step, extra=said)
 
 
 # Submitting
@@ -360,8 +371,8 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
     workload.status = result.status
     for name, value in changes.items():
         setattr(workload, name, value)
-    said = {name: changes[name] for name in ("exit_reason", "duration_ms")}
-    _tell("ended", workload, status=str(result.status), **said)
+    how = {"exit_reason": str(result.exit_reason), "duration_ms": result.duration_ms}
+    _tell("ended", workload, {"status": str(result.status), **how})
     return True
 
 
@@ -399,13 +410,13 @@ def settle_lost(workload: Workload) -> None:
     if again:
         fresh = {"started_at": None, "node": "", "node_id": ""}
         if mine.filter(status=Status.RUNNING).transition(Status.PENDING, **fresh):
-            _tell("lost with its worker; it is run again", workload, logging.WARNING)
+            _tell("lost with its worker; it is run again", workload, level=logging.WARNING)
         workload.refresh_from_db()
         return
     killed = workload.kill_requested_at is not None
     reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
     if end(workload, WorkloadResult(exit_reason=reason, error=LOST)):
-        _tell("lost with its worker", workload, logging.WARNING)
+        _tell("lost with its worker", workload, level=logging.WARNING)
 
 
 # Watching and ending

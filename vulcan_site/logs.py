@@ -1,4 +1,4 @@
-"""How all that this site logs is written: one line of JSON for each event, with a fixed set of keys.
+"""How this site's logs are written: one line of JSON for each event, with a fixed set of keys.
 
 Everybody logs with the standard library: this project, Django, gunicorn and Celery. structlog makes
 the lines, and adds what is bound for a request or a workload (`structlog.contextvars`).

@@ -7,8 +7,9 @@ these are allowed, by their hashes, which are taken from the very files.
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import rest_framework
 from django.http import HttpRequest, HttpResponse
@@ -29,22 +30,19 @@ def _hashes() -> Iterator[str]:
         yield f"'sha256-{digest}'"
 
 
-NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-PAGE = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        f"style-src-attr 'unsafe-hashes' {' '.join(_hashes())}",
-        "img-src 'self' data:",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "manifest-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-    )
-)
+NOTHING = {"default-src": "'none'", "frame-ancestors": "'none'"}
+PAGE = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "style-src-attr": f"'unsafe-hashes' {' '.join(_hashes())}",
+    "img-src": "'self' data:",
+    "font-src": "'self'",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+    "base-uri": "'none'",
+}
 PERMISSIONS = ", ".join(
     f"{feature}=()"
     for feature in (
@@ -54,16 +52,30 @@ PERMISSIONS = ", ".join(
 )
 
 
+def _header(policy: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} {sources}" for name, sources in policy.items())
+
+
 class ContentPolicyMiddleware:
-    """An answer that brings a policy of its own keeps it."""
+    """A view of DRF's kind may say by `content_policy` what its page needs besides."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
+        self._of_data, self._of_pages = _header(NOTHING), _header(PAGE)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        is_page = response.headers.get("Content-Type", "").startswith("text/html")
-        response.headers.setdefault(HEADER, PAGE if is_page else NOTHING)
-        response.headers.setdefault("Permissions-Policy", PERMISSIONS)
-        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        policy = self._of_data
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            more = getattr(request, "content_policy", None)
+            policy = self._of_pages if more is None else _header({**PAGE, **more})
+        response.headers[HEADER] = policy
+        response.headers["Permissions-Policy"] = PERMISSIONS
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
+    ) -> None:
+        more = getattr(getattr(view, "cls", None), "content_policy", None)
+        request.content_policy = more  # type: ignore[attr-defined]

@@ -32,6 +32,7 @@ class RequestMiddleware:
         begun = time.monotonic()
         response = self._get_response(request)
         response.headers[HEADER] = request_id
+        goes_on = response.streaming and "Content-Length" not in response.headers
         logger.info(
             "request",
             extra={
@@ -40,7 +41,7 @@ class RequestMiddleware:
                 "status": response.status_code,
                 "duration_ms": round(1000 * (time.monotonic() - begun), 1),
                 "user_id": _user_id(request),
-                **({"streaming": True} if response.streaming else {}),
+                **({"streaming": True} if goes_on else {}),
             },
         )
         return response

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 
 from backends_app.api.errors import envelope
 from backends_app.api.throttles import Counter, address_key
+
+VIEWS = ("rest_framework:login", "admin:login")
 
 
 class SignInThrottleMiddleware:
@@ -20,8 +22,20 @@ class SignInThrottleMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.method != "POST" or settings.SIGN_IN_RATE is None or not _signs_in(request):
-            return self._get_response(request)
+        response = self._get_response(request)
+        counted: tuple[Counter, str] | None = getattr(request, "counted_sign_in", None)
+        if counted is not None and response.status_code == 302:  # on to where one wanted to go
+            counter, key = counted
+            counter.give_back(key)
+        return response
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        match = request.resolver_match
+        signs_in = request.method == "POST" and match is not None and match.view_name in VIEWS
+        if not signs_in or settings.SIGN_IN_RATE is None:
+            return None
         counter, key = Counter("sign-in", settings.SIGN_IN_RATE), address_key(request)
         wait_s = counter.take(key)
         if wait_s is not None:
@@ -29,13 +43,5 @@ class SignInThrottleMiddleware:
             refused = envelope("client_error", "throttled", detail, 429)
             refused.headers["Retry-After"] = str(math.ceil(wait_s))
             return refused
-        response = self._get_response(request)
-        if response.status_code == 302:  # on to where one wanted to go
-            counter.give_back(key)
-        return response
-
-
-def _signs_in(request: HttpRequest) -> bool:
-    return request.path.rstrip("/") in {
-        reverse(name).rstrip("/") for name in ("rest_framework:login", "admin:login")
-    }
+        request.counted_sign_in = (counter, key)  # type: ignore[attr-defined]
+        return None

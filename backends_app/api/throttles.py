@@ -1,7 +1,7 @@
 """Throttles: how much one user, or all who come from one address, may ask for in a while.
 
-DRF's own read a list, add to it and write it again, so many requests at once are as good as one; here
-the cache counts, by an operation that is whole, in windows that begin with a first request.
+DRF's own read a list, add to it and write it again, so many requests at once are as good as one;
+here the cache counts, by an operation that is whole, in windows that begin with a first request.
 """
 
 import ipaddress
@@ -9,9 +9,12 @@ import logging
 import time
 
 from django.core.cache import cache
+from django.http import HttpRequest
 from rest_framework.permissions import SAFE_METHODS
+from rest_framework.request import Request
 from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
+from rest_framework.views import APIView
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,10 @@ class Counter:
 
     def __init__(self, name: str, rate: str) -> None:
         self._name = name
-        self._most, self._window_s = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
+        most, window_s = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
+        assert most is not None
+        assert window_s is not None
+        self._most, self._window_s = most, window_s
 
     def take(self, key: str) -> float | None:
         """Count one more; for how many seconds there is no more to be had, or None.
@@ -51,9 +57,9 @@ class Counter:
             logger.debug("nothing to give back: %s", type(error).__name__)
 
 
-def address_key(request) -> str:
+def address_key(request: HttpRequest | Request) -> str:
     """Whose address it is: of IPv6 one household or machine has a whole /64."""
-    given = BaseThrottle().get_ident(request) or ""
+    given = BaseThrottle().get_ident(request) or ""  # type: ignore[arg-type]  # META is enough
     try:
         address = ipaddress.ip_address(given)
     except ValueError:  # a socket of the host's
@@ -71,29 +77,29 @@ class _Throttle(BaseThrottle):
     scope: str
     waits: float | None = None
 
-    def allow_request(self, request, view) -> bool:
+    def allow_request(self, request: Request, view: APIView) -> bool:
         rate = api_settings.DEFAULT_THROTTLE_RATES.get(self.scope)
         if rate is None or request.method in SAFE_METHODS:
             return True
-        self.waits = Counter(self.scope, rate).take(self.key(request))
+        self.waits = Counter(self.scope, str(rate)).take(self.key(request))
         return self.waits is None
 
     def wait(self) -> float | None:
         return self.waits
 
-    def key(self, request) -> str:
+    def key(self, request: Request) -> str:
         raise NotImplementedError
 
 
 class UserThrottle(_Throttle):
     scope = "user"
 
-    def key(self, request) -> str:
+    def key(self, request: Request) -> str:
         return str(request.user.pk)
 
 
 class AddressThrottle(_Throttle):
     scope = "address"
 
-    def key(self, request) -> str:
+    def key(self, request: Request) -> str:
         return address_key(request)

@@ -147,7 +147,7 @@ class RootView(RegistryView):
     def get(self, request: Request) -> Response:
         names = (
             *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-            *("schema", "docs", "redoc"),
+            *("tokens", "schema", "docs", "redoc"),
         )
         return Response(
             {
@@ -589,7 +589,17 @@ class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):
 
 
 class RedocView(_JSONErrors, SpectacularRedocView):
-    """The document as Redoc, from local files."""
+    """The document as Redoc, from local files.
+
+    Redoc writes styles into its page and searches in a worker that it makes: this page alone is
+    allowed that. No script is, but for files of ours.
+    """
+
+    content_policy = {
+        "style-src": "'self' 'unsafe-inline'",
+        "style-src-attr": "'unsafe-inline'",
+        "worker-src": "blob:",
+    }
 
 
 class UnknownPathView(BoundedView):

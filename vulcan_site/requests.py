@@ -27,7 +27,7 @@ class RequestMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get(HEADER, "")
         request_id = given if GIVEN.fullmatch(given) else uuid.uuid4().hex
-        clear_contextvars()  # what streams may have left there, in this thread
+        clear_contextvars()  # what a stream before may have left there, in this thread
         bind_contextvars(request_id=request_id, address=client_address(request))
         begun = time.monotonic()
         response = self._get_response(request)
@@ -44,6 +44,8 @@ class RequestMiddleware:
                 **({"streaming": True} if goes_on else {}),
             },
         )
+        if not goes_on:
+            clear_contextvars()
         return response
 
 

@@ -55,7 +55,8 @@ for method in ("get", "options"):
     for origin in ("https://friend.example", "https://stranger.example"):
         headers = {"origin": origin, "access-control-request-method": "POST"}
         response = getattr(Client(), method)("/v1/routes", headers=headers)
-        print(json.dumps({k: v for k, v in response.items() if "Access-Control" in k}))
+        sent = {name.title(): value for name, value in response.items()}
+        print(json.dumps({k: v for k, v in sent.items() if "Access-Control" in k}))
 """
 
 

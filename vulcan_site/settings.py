@@ -258,11 +258,10 @@ ISOLATION_BACKENDS = {
     },
 }
 
+ISOLATION_EXECUTOR: dict[str, Any]  # said here: Debian's Python 3.11.2 fails on it inside `match`
 match env.str("EXECUTOR", default="local"):
     case "local":
-        ISOLATION_EXECUTOR: dict[str, Any] = {
-            "BACKEND": "backends_app.executors.local.LocalExecutor"
-        }
+        ISOLATION_EXECUTOR = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
     case "celery":
         ISOLATION_EXECUTOR = {
             "BACKEND": "backends_app.executors.celery.CeleryExecutor",

@@ -20,7 +20,7 @@ TOP_LEVEL = {
         "README.md",
         "CHANGELOG.md",
     ),
-    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
+    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "ops", "tests"),
 }
 
 

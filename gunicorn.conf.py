@@ -4,20 +4,16 @@ A request lasts as long as its workload, so there are many threads, most of whic
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import environ
+from gunicorn.glogging import Logger
 
 from backends_app import metrics_folder
-
-worker_class = "gthread"
-workers = 4
-threads = 32
-timeout = 60  # of a worker that does not answer its parent; threads that wait do not count
-graceful_timeout = 30  # more than `grace_s` of the executor
-bind = "127.0.0.1:8000"
+from vulcan_site import logs
 
 
 class _Environment(environ.Env):  # type: ignore[misc]
@@ -27,8 +23,31 @@ class _Environment(environ.Env):  # type: ignore[misc]
 
 
 _Environment.read_env(Path(__file__).parent / ".env")
+_given = _Environment.ENVIRON
+_format, _level = logs.defaults(sys.argv, debug=False)
+logconfig_dict = logs.configuration(
+    _given.get("LOG_FORMAT", _format), _given.get("LOG_LEVEL", _level)
+)
+
+
+class ErrorsOnly(Logger):  # type: ignore[misc]
+    """The site writes the access line: it knows the user."""
+
+    def access(self, *_: object) -> None:
+        pass
+
+
+logger_class = ErrorsOnly
+worker_class = "gthread"
+workers = 4
+threads = 32
+timeout = 60  # of a worker that does not answer its parent; threads that wait do not count
+graceful_timeout = 30  # more than `grace_s` of the executor
+bind = "127.0.0.1:8000"
+
+
 _default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")  # as in backends_app.conf
-_folder = metrics_folder.fresh(Path(_Environment.ENVIRON.get("RUNTIME_DIR") or _default))
+_folder = metrics_folder.fresh(Path(_given.get("RUNTIME_DIR") or _default))
 os.environ[metrics_folder.VARIABLE] = str(_folder)
 
 

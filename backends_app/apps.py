@@ -12,8 +12,9 @@ class BackendsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, conf, executors, metrics
+        from . import audit, checks, conf, executors, metrics
 
+        audit.register()
         checks.register()
         conf.populate()
         executors.executor()

@@ -10,13 +10,14 @@ import logging
 import random
 import time
 from base64 import b64encode
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections
 from django.db.transaction import atomic
+from structlog.contextvars import bound_contextvars
 
 from . import logs, services, signals
 from .backends.base import Backend
@@ -94,6 +95,29 @@ class Replayed(Exception):
         super().__init__(workload.pk)
 
 
+def about(workload: Workload) -> AbstractContextManager[None]:
+    """All that is logged meanwhile is about this workload."""
+    return bound_contextvars(workload_id=workload.pk, owner_id=workload.owner_id)
+
+
+def _tell(
+    step: str,
+    workload: Workload,
+    more: Mapping[str, object] | None = None,
+    level: int = logging.INFO,
+) -> None:
+    """The one line for a step in its life."""
+    said = {
+        "runtime": workload.runtime,
+        "backend": workload.isolation_used,
+        "node": workload.node,
+        "attempt": workload.attempt,
+        **(more or {}),
+    }
+    with about(workload):
+        logger.log(level, "workload %s", step, extra=said)
+
+
 # Submitting
 
 
@@ -151,6 +175,7 @@ def record(order: Order, prepared: Prepared, status: Status) -> Workload:
     except IntegrityError:
         find_replayed(order)  # it came in the moment since the last look
         raise
+    _tell("submitted", workload)
     return workload
 
 
@@ -225,7 +250,8 @@ def carry_out(workload_id: str, registry: Registry, give_up: Callable[[], bool])
             except (BackendUnavailable, InvalidRequest):
                 pass  # the row tells
             except Exception:
-                logger.exception("workload %s met a bug", workload.pk)
+                with about(workload):
+                    logger.exception("workload met a bug")
 
 
 def _claim(workload: Workload) -> bool:
@@ -269,7 +295,8 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
     execution = Execution(workload.pk, backend, log)
     fault: Exception | None = None
     let_go()
-    with running.looked_after(execution):
+    _tell("begun", workload)
+    with about(workload), running.looked_after(execution):
         try:
             result = services.execute(
                 replace(spec, heard=log.hear), workload.isolation_used, backend, registry=registry
@@ -306,7 +333,8 @@ def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None
         try:
             return _end(workload, result, log)
         except (OperationalError, InterfaceError) as error:
-            logger.warning("the end of workload %s cannot be recorded yet: %s", workload.pk, error)
+            with about(workload):
+                logger.warning("the end of the workload cannot be recorded yet: %s", error)
             time.sleep(pause)
             pause = min(2 * pause, longest)
             close_old_connections()
@@ -345,6 +373,8 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
     for name, value in changes.items():
         setattr(workload, name, value)
     signals.workload_ended.send_robust(None, workload=workload)
+    how = {"exit_reason": str(result.exit_reason), "duration_ms": result.duration_ms}
+    _tell("ended", workload, {"status": str(result.status), **how})
     return True
 
 
@@ -382,13 +412,13 @@ def settle_lost(workload: Workload) -> None:
     if again:
         fresh = {"started_at": None, "node": "", "node_id": ""}
         if mine.filter(status=Status.RUNNING).transition(Status.PENDING, **fresh):
-            logger.warning("workload %s was lost with its worker; it is run again", workload.pk)
+            _tell("lost with its worker; it is run again", workload, level=logging.WARNING)
         workload.refresh_from_db()
         return
     killed = workload.kill_requested_at is not None
     reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
     if end(workload, WorkloadResult(exit_reason=reason, error=LOST)):
-        logger.warning("workload %s was lost with its worker", workload.pk)
+        _tell("lost with its worker", workload, level=logging.WARNING)
 
 
 # Watching and ending
@@ -433,6 +463,7 @@ def kill(workload: Workload, wait_s: float | None = None) -> None:
         signals.workload_ended.send_robust(None, workload=workload)
     if not waited and not asked:
         raise AlreadyEnded(workload.status)
+    _tell("killed before it began" if waited else "is to be killed", workload)
     wait(workload, KILL_WAIT_S if wait_s is None else wait_s)
     if workload.ended and workload.status != Status.KILLED:
         raise AlreadyEnded(workload.status)

@@ -19,7 +19,7 @@ FLOORS = [
     ["routing"],
     ["registry"],
     ["conf", "health"],
-    ["services", "checks"],
+    ["services", "checks", "audit"],
     ["fields", "database"],
     ["models"],
     ["logs", "nodes"],

@@ -17,6 +17,15 @@ one for development):
 - `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers
   do, on this machine and others, which `manage.py run_worker` starts.
 - `BROKER_URL`: the Redis of `celery`; default redis://127.0.0.1:6379/0.
+- `THROTTLE_USER`, `THROTTLE_ADDRESS`: how many workloads a user, and all who come from one address,
+  may ask for; default 6000/min and 12000/min, nothing for no limit (`/s`, `/min`, `/hour`, `/day`).
+- `THROTTLE_SIGN_IN`: how many failed log-ins one address may have; default 10/min.
+- `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
+  gunicorn workers counts for itself; redis://… for one count.
+- `PROXIES`: how many proxies stand in front and add to `X-Forwarded-For`; default 0: it is not
+  believed.
+- `TOKEN_DAYS`: for how long a new token is good; default 30.
+- `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
   record of an ended workload are kept (0, 30, 365); `prune_workloads` deletes what is older.
 - `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
@@ -26,9 +35,12 @@ one for development):
 - `REQUIRED_BACKENDS`: comma-separated names; `/readyz` says no while one of them is not healthy.
 - `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
 - `DEBUG`: 1 for Django's debug pages.
-- `LOG_LEVEL`: default INFO.
+- `LOG_FORMAT`: `json`, one line for each event, or `console`, for people; default json for servers
+  and workers, console for the other commands of manage.py and where DEBUG is set.
+- `LOG_LEVEL`: default INFO; WARNING for commands that do not serve.
 """
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +48,8 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
+
+from . import logs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -54,6 +68,15 @@ WSGI_APPLICATION = "vulcan_site.wsgi.application"
 ASGI_APPLICATION = "vulcan_site.asgi.application"
 TEST_RUNNER = "vulcan_site.test_runner.PytestRunner"
 
+# Who else's pages may call the API with a token. Cookies are never shared with them.
+CORS_ALLOWED_ORIGINS = CORS_ORIGINS = env.list("CORS_ORIGINS", default=[])
+CORS_URLS_REGEX = r"^/v1(/|$)"
+CORS_EXPOSE_HEADERS = ["ETag", "Location", "Retry-After", "X-Request-ID"]
+CORS_ALLOW_HEADERS = (
+    *("accept", "authorization", "content-type", "idempotency-key", "if-none-match"),
+    *("last-event-id", "x-request-id"),
+)
+
 INSTALLED_APPS = [
     "backends_app",  # before rest_framework, whose page template it extends
     "django.contrib.admin",
@@ -68,15 +91,20 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "drf_standardized_errors",
+    *(["corsheaders"] if CORS_ORIGINS else []),
 ]
 
 MIDDLEWARE = [
     "backends_app.operations.OperationsMiddleware",  # first: it answers before anything else
+    "vulcan_site.requests.RequestMiddleware",  # its line says what all that follow did
     "backends_app.request_metrics.RequestMetricsMiddleware",
+    "vulcan_site.policy.ContentPolicyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    *(["corsheaders.middleware.CorsMiddleware"] if CORS_ORIGINS else []),
     "vulcan_site.sessions.StrictSessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "vulcan_site.signing_in.SignInThrottleMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -146,7 +174,18 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 7 * 24 * 3600
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+
+# Where throttles count. What each process has of its own lets a client have that many times more.
+CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
+if CACHES["default"]["BACKEND"] == "django.core.cache.backends.locmem.LocMemCache":
+    # Whoever has many addresses is not to push the others' counts out.
+    CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}
+SIGN_IN_RATE = env.str("THROTTLE_SIGN_IN", default="10/min") or None
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -160,6 +199,12 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",  # the HTML form of the browsable API
         "rest_framework.parsers.MultiPartParser",
     ],
+    # For what runs workloads; the addresses are those of the connections, behind proxies theirs.
+    "DEFAULT_THROTTLE_RATES": {
+        "user": env.str("THROTTLE_USER", default="6000/min") or None,
+        "address": env.str("THROTTLE_ADDRESS", default="12000/min") or None,
+    },
+    "NUM_PROXIES": env.int("PROXIES", default=0),
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "backends_app.api.renderers.ExplorableAPIRenderer",
@@ -176,7 +221,9 @@ DRF_STANDARDIZED_ERRORS = {
 }
 
 REST_KNOX = {
-    "TOKEN_TTL": timedelta(days=30),
+    "TOKEN_TTL": timedelta(days=env.float("TOKEN_DAYS", default=30.0)),
+    "AUTO_REFRESH": False,  # an end is an end
+    "USER_SERIALIZER": None,
 }
 
 SPECTACULAR_SETTINGS = {
@@ -194,17 +241,14 @@ SPECTACULAR_SETTINGS = {
     "PREPROCESSING_HOOKS": ["backends_app.api.schema.canonical_paths_only"],
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {
-        "backends_app": {"level": env.str("LOG_LEVEL", default="INFO")},
-        "django.security.DisallowedHost": {"level": "CRITICAL"},  # anybody could fill the log
-    },
-}
+_format, _level = logs.defaults(sys.argv, DEBUG)
+LOG_FORMAT = env.str("LOG_FORMAT", default=_format)
+LOG_LEVEL = env.str("LOG_LEVEL", default=_level)
+if LOG_FORMAT not in logs.FORMATS:
+    raise ImproperlyConfigured(f"LOG_FORMAT={LOG_FORMAT!r}: must be json or console")
+if LOG_LEVEL not in logs.LEVELS:
+    raise ImproperlyConfigured(f"LOG_LEVEL={LOG_LEVEL!r}: must be one of {', '.join(logs.LEVELS)}")
+LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 
 LOGIN_REDIRECT_URL = "/v1/"
 
@@ -224,11 +268,10 @@ ISOLATION_BACKENDS = {
     },
 }
 
+ISOLATION_EXECUTOR: dict[str, Any]  # said here: Debian's Python 3.11.2 fails on it inside `match`
 match env.str("EXECUTOR", default="local"):
     case "local":
-        ISOLATION_EXECUTOR: dict[str, Any] = {
-            "BACKEND": "backends_app.executors.local.LocalExecutor"
-        }
+        ISOLATION_EXECUTOR = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
     case "celery":
         ISOLATION_EXECUTOR = {
             "BACKEND": "backends_app.executors.celery.CeleryExecutor",

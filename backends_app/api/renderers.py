@@ -12,6 +12,7 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
         context = super().get_context(data, accepted_media_type, renderer_context)
         links = getattr(renderer_context["view"], "links", None)
         context["links"] = links() if links is not None else []
+        context["code_style"] = None  # a style inside the page, for what no page of ours shows
         return context
 
 

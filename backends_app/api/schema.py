@@ -17,7 +17,7 @@ MEANINGS = {
     411: "The body came in chunks, without a Content-Length.",
     413: "The body is too large.",
     415: "The content type is not one that is read.",
-    429: "All slots or places in the queue are taken; Retry-After says when to try again.",
+    429: "All is taken, or it was asked too often; Retry-After says when to try again.",
     503: "The backend does not work now; Retry-After says when to try again.",
 }
 

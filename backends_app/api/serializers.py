@@ -486,3 +486,17 @@ class UnresolvedSerializer(EnvelopeSerializer):
     """
 
     candidates = CandidateSerializer(many=True, required=False)
+
+
+class TokenSerializer(serializers.Serializer):
+    """A token as it can be shown at any time: `key` is how it begins."""
+
+    key = serializers.CharField(source="token_key", read_only=True)
+    created_at = serializers.DateTimeField(source="created", read_only=True)
+    expires_at = serializers.DateTimeField(source="expiry", read_only=True, allow_null=True)
+
+
+class NewTokenSerializer(TokenSerializer):
+    """What is shown once."""
+
+    token = serializers.CharField(read_only=True)

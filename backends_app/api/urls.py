@@ -9,7 +9,7 @@ from django.urls import URLPattern, path, re_path
 from ..executors.base import Executor
 from ..executors.local import LocalExecutor
 from ..registry import Registry, registry
-from . import views
+from . import tokens, views
 
 the_registry = registry
 
@@ -45,6 +45,8 @@ def api_urlpatterns(
             "workload-history",
         ),
         *_both("nodes", view(views.NodesView), "nodes"),
+        *_both("tokens", tokens.TokensView.as_view(), "tokens"),
+        *_both("tokens/<str:key>", tokens.TokenView.as_view(), "token"),
         *_both("schema", views.SchemaView.as_view(), "schema"),
         *_both("docs", views.SwaggerView.as_view(**schema), "docs"),
         *_both("redoc", views.RedocView.as_view(**schema), "redoc"),

@@ -20,7 +20,11 @@ from drf_spectacular.utils import (
     OpenApiResponse,
     extend_schema,
 )
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import (
+    SpectacularAPIView,
+    SpectacularRedocView,
+    SpectacularSwaggerSplitView,
+)
 from rest_framework.exceptions import NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny, IsAuthenticated
@@ -29,6 +33,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from .. import lifecycle, logs, signals
 from ..database import let_go
@@ -64,6 +69,7 @@ from .serializers import (
     isolation_from_text,
     workload_spec,
 )
+from .throttles import AddressThrottle, UserThrottle
 
 Link = dict[str, str]
 FILTERS = {
@@ -96,6 +102,10 @@ class BoundedView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         refuse_oversized(request._request)
         super().initial(request, *args, **kwargs)
+
+    def perform_authentication(self, request: Request) -> None:
+        super().perform_authentication(request)
+        bind_contextvars(user_id=request.user.pk)  # on all that is logged from here on
 
 
 class RegistryView(BoundedView):
@@ -141,7 +151,7 @@ class RootView(RegistryView):
     def get(self, request: Request) -> Response:
         names = (
             *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-            *("schema", "docs", "redoc"),
+            *("tokens", "schema", "docs", "redoc"),
         )
         return Response(
             {
@@ -333,6 +343,7 @@ class SubmittingView(OwnedView, GenericAPIView):
     """Takes a workload as JSON or by its form."""
 
     serializer_class = WorkloadRequestSerializer
+    throttle_classes = [UserThrottle, AddressThrottle]
     REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
 
     def order(self, request: Request) -> Order:
@@ -581,12 +592,22 @@ class SchemaView(_JSONErrors, SpectacularAPIView):
     """The OpenAPI document."""
 
 
-class SwaggerView(_JSONErrors, SpectacularSwaggerView):
+class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):
     """The document as Swagger UI, from local files."""
 
 
 class RedocView(_JSONErrors, SpectacularRedocView):
-    """The document as Redoc, from local files."""
+    """The document as Redoc, from local files.
+
+    Redoc writes styles into its page and searches in a worker that it makes: this page alone is
+    allowed that. No script is, but for files of ours.
+    """
+
+    content_policy = {
+        "style-src": "'self' 'unsafe-inline'",
+        "style-src-attr": "'unsafe-inline'",
+        "worker-src": "blob:",
+    }
 
 
 class UnknownPathView(BoundedView):

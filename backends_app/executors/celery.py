@@ -17,7 +17,7 @@ from typing import Any
 import celery.worker.consumer
 from celery import Celery, bootsteps
 from celery.platforms import SecurityWarning
-from celery.signals import worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
 from kombu.exceptions import ChannelError, OperationalError
 
 from .. import lifecycle, nodes
@@ -151,6 +151,7 @@ class CeleryExecutor(Executor):
             time.sleep(FOLLOW_HEALTH_S)
         self.app.steps["consumer"].add(_FollowHealth)
         self.app.vulcan_round = functools.partial(self._round, name, wanted)
+        setup_logging.connect(_leave_logging_alone)
         # Celery waits for what runs; this bounds for how long.
         worker_shutting_down.connect(self._drain_meanwhile)
         with warnings.catch_warnings():
@@ -222,6 +223,10 @@ class _FollowHealth(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         self._timer.cancel()
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Where somebody listens, Celery does not set up logging: the project's LOGGING has done it."""
 
 
 def queue(name: str) -> str:

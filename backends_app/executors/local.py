@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence, Set
 
 from django.db import close_old_connections, connections
+from structlog.contextvars import bound_contextvars
 
 from .. import lifecycle
 from ..database import let_go
@@ -55,7 +56,8 @@ class Lane:
                 close_old_connections()
                 self._executor.carry_out(workload_id)
             except Exception:  # the row is as it was; the keeper sends it again
-                logger.exception("workload %s could not be taken up", workload_id)
+                with bound_contextvars(workload_id=workload_id):
+                    logger.exception("workload could not be taken up")
             let_go()
         connections.close_all()
 

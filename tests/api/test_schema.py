@@ -33,6 +33,8 @@ def test_it_has_the_canonical_paths_and_nothing_else(client):
         ("/v1/workloads/{workload_id}/logs", "get"),
         ("/v1/workloads/{workload_id}/logs/history", "get"),
         ("/v1/nodes", "get"),
+        ("/v1/tokens", "delete", "get", "post"),
+        ("/v1/tokens/{key}", "delete"),
     }
 
 

@@ -1,0 +1,85 @@
+"""The tokens of whoever asks: made once signed in, shown once, revoked at any time."""
+
+import re
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from knox.models import AuthToken, get_token_model
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.exceptions import NotFound
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from .schema import errors
+from .serializers import NewTokenSerializer, TokenSerializer
+from .throttles import AddressThrottle, UserThrottle
+from .views import BoundedView
+
+
+class OwnTokensView(BoundedView):
+    """Nobody, staff neither, has others' tokens here; those are in the admin."""
+
+    permission_classes = [IsAuthenticated]
+
+    def own(self) -> "QuerySet[AuthToken]":
+        return get_token_model().objects.filter(user=self.request.user).order_by("created")
+
+
+class TokensView(OwnTokensView):
+    """Your tokens. Post, without a body, to make one: that answer shows it, and no other will."""
+
+    name = "Tokens"
+    throttle_classes = [UserThrottle, AddressThrottle]
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        """A token makes no other, so one that was stolen ends when it ends."""
+        if self.request is not None and self.request.method == "POST":
+            return [SessionAuthentication()]
+        return super().get_authenticators()
+
+    @extend_schema(
+        operation_id="tokens_list",
+        responses={200: TokenSerializer(many=True), **errors(401, 403, 406)},
+    )
+    def get(self, request: Request) -> Response:
+        return Response(TokenSerializer(self.own(), many=True).data)
+
+    @extend_schema(
+        operation_id="tokens_create",
+        request=None,
+        responses={201: NewTokenSerializer, **errors(400, 401, 403, 406, 411, 413, 429)},
+    )
+    def post(self, request: Request) -> Response:
+        made, token = get_token_model().objects.create(user=request.user)
+        return Response(
+            {**TokenSerializer(made).data, "token": token},
+            status=201,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    @extend_schema(
+        operation_id="tokens_revoke_all",
+        responses={204: None, **errors(401, 403, 406, 411, 413)},
+    )
+    def delete(self, request: Request) -> Response:
+        self.own().delete()
+        return Response(status=204)
+
+
+class TokenView(OwnTokensView):
+    """One of your tokens, by its key, which is how it begins."""
+
+    name = "Token"
+
+    @extend_schema(
+        operation_id="tokens_revoke",
+        responses={204: None, **errors(401, 403, 404, 406, 411, 413)},
+    )
+    def delete(self, request: Request, key: str) -> Response:
+        if (
+            not re.fullmatch(r"[!-~]{1,25}", key)
+            or not self.own().filter(token_key=key).delete()[0]
+        ):
+            raise NotFound()
+        return Response(status=204)

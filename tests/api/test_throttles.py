@@ -1,0 +1,99 @@
+"""Throttles: who asks for too much is told when to come back, and nobody else is."""
+
+import threading
+
+import pytest
+from django.core.cache import cache
+from django.test import override_settings
+from knox.models import get_token_model
+from rest_framework.test import APIClient
+
+from backends_app.api.throttles import Counter
+
+URL = "/v1/workloads"
+BODY = {"runtime": "node", "code": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def rates(settings):
+    def set(**rates: str | None) -> None:
+        framework = {**settings.REST_FRAMEWORK}
+        framework["DEFAULT_THROTTLE_RATES"] = {"user": None, "address": None, **rates}
+        settings.REST_FRAMEWORK = framework
+
+    return set
+
+
+def post(client, url: str = URL, **given):
+    return client.post(url, BODY, format="json", **given)
+
+
+@pytest.fixture
+def other(client, django_user_model) -> APIClient:
+    client = APIClient()
+    user = django_user_model.objects.create_user("bob")
+    token = get_token_model().objects.create(user=user)[1]
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    return client
+
+
+def test_a_user_who_asks_too_often_gets_429(client, other, rates):
+    rates(user="2/min")
+    assert [post(client).status_code for _ in range(3)] == [201, 201, 429]
+    refused = post(client, "/v1/workloads/async")
+    assert refused.json()["type"] == "client_error"
+    assert refused.json()["errors"][0]["code"] == "throttled"
+    assert 0 < int(refused["Retry-After"]) <= 60
+    assert client.get(URL).status_code == 200  # to look costs nothing
+    assert post(other).status_code == 201
+
+
+def test_an_address_that_asks_too_often_gets_429_whoever_it_says_it_is(client, other, rates):
+    rates(address="2/min")
+    assert [post(client).status_code, post(other).status_code] == [201, 201]
+    forged = {"headers": {"X-Forwarded-For": "198.51.100.7"}}
+    assert [post(client, **forged).status_code, post(other, **forged).status_code] == [429, 429]
+    assert post(other, REMOTE_ADDR="192.0.2.7").status_code == 201
+
+
+def test_many_at_once_are_counted_one_by_one():
+    counter, taken = Counter("test", "50/min"), []
+
+    def take() -> None:
+        taken.extend(counter.take("somebody") is None for _ in range(20))
+
+    threads = [threading.Thread(target=take) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), sum(taken)) == (200, 50)
+
+
+def test_what_is_given_back_can_be_taken_again():
+    counter = Counter("test", "1/min")
+    assert counter.take("somebody") is None
+    counter.give_back("somebody")
+    assert counter.take("somebody") is None
+    assert counter.take("somebody") > 0
+    Counter("other", "1/min").give_back("nobody has taken anything")
+
+
+def test_a_cache_that_does_not_answer_stops_nobody(client, rates):
+    rates(user="1/min")
+    redis = "django.core.cache.backends.redis.RedisCache"
+    nowhere = {"BACKEND": redis, "LOCATION": "redis://127.0.0.1:1/0"}
+    with override_settings(CACHES={"default": nowhere}):
+        assert [post(client).status_code for _ in range(2)] == [201, 201]
+
+
+def test_without_a_rate_nothing_is_counted(client, rates):
+    rates()
+    assert {post(client).status_code for _ in range(5)} == {201}

@@ -1,0 +1,105 @@
+"""The container file: what it copies and starts is there, and nothing secret gets in."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from gunicorn.config import Config
+
+from tests.ops.test_units import read_by_the_settings
+from tests.programs import ROOT
+
+TEXT = (ROOT / "ops" / "Containerfile").read_text()
+# One instruction for each line: comments out, continuations joined.
+LINES = re.sub(r"\s*\\\n\s*", " ", re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE)).splitlines()
+INSTRUCTIONS = [tuple(line.split(" ", 1)) for line in LINES if line.strip()]
+
+
+def given(instruction: str) -> list[str]:
+    return [rest for name, rest in INSTRUCTIONS if name == instruction]
+
+
+def test_what_is_copied_is_named_and_under_version_control():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git checkout: unpack the project with `git clone`")
+    files = listed.stdout.splitlines()
+    for rest in given("COPY"):
+        if rest.startswith("--from=build"):
+            continue
+        for source in rest.split()[:-1]:
+            assert source not in (".", "./")
+            assert any(file == source or file.startswith(f"{source}/") for file in files)
+    assert not given("ADD")
+
+
+def test_no_secret_is_in_it():
+    for rest in given("ENV") + given("ARG"):
+        for pair in rest.split():
+            assert not re.search("KEY|PASSWORD|SECRET|TOKEN|_URL", pair)
+
+
+def test_every_variable_is_one_that_the_settings_or_python_read():
+    for pair in given("ENV")[0].split():
+        name = pair.split("=")[0]
+        assert name == "PATH" or name.startswith("PYTHON") or read_by_the_settings(name)
+
+
+def test_it_is_served_by_somebody_who_is_not_root():
+    last = [name for name, _ in INSTRUCTIONS]
+    [user] = given("USER")
+    assert user == "vulcan"
+    assert last.index("USER") > max(i for i, name in enumerate(last) if name in ("RUN", "COPY"))
+    assert f"/usr/sbin/nologin {user}" in TEXT
+
+
+def test_what_it_starts_is_there():
+    program, *words = json.loads(given("CMD")[0])
+    assert program == "gunicorn"
+    assert Config().parser().parse_args(words).args == ["vulcan_site.wsgi"]
+    assert "--bind=0.0.0.0:8000" in words
+    assert given("EXPOSE") == ["8000"]
+    assert given("HEALTHCHECK")[0].endswith('CMD ["python", "ops/healthcheck.py"]')
+
+
+@pytest.mark.parametrize(
+    ("status", "hosts", "host"),
+    [
+        (200, "", "localhost"),
+        (200, "vulcan.example.org,other.example.org", "vulcan.example.org"),
+        (200, ".example.org", "example.org"),
+        (200, "*", "localhost"),
+        (503, "", "localhost"),
+    ],
+)
+def test_the_health_check_asks_as_a_proxy_would(status: int, hosts: str, host: str):
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Host"], self.headers["X-Forwarded-Proto"]))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        environment = {"PORT": str(server.server_port), "ALLOWED_HOSTS": hosts}
+        done = subprocess.run(
+            [sys.executable, ROOT / "ops" / "healthcheck.py"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    assert seen == [("/healthz", host, "https")]
+    assert (done.returncode == 0) is (status == 200)

@@ -1,0 +1,123 @@
+"""Every request has an id, one access line, and on all its lines who it is from."""
+
+import logging
+
+import pytest
+from rest_framework.test import APIClient
+
+from tests.workloads import CODE
+
+PATH = "/v1/backends"
+
+
+@pytest.fixture
+def lines(caplog):
+    """Has what was logged, as records."""
+    with (
+        caplog.at_level(logging.INFO, "vulcan_site"),
+        caplog.at_level(logging.INFO, "backends_app"),
+    ):
+        yield lambda name: [one for one in caplog.records if one.name == name]
+
+
+@pytest.mark.parametrize("given", ["a", "A-1._", "x" * 64])
+def test_an_id_that_is_given_is_kept(client, given: str):
+    assert client.get(PATH, headers={"X-Request-ID": given})["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 65, "a\n", "é", '"', "a/b"])
+def test_an_id_that_could_be_anything_is_replaced(client, given: str):
+    response = client.get(PATH, headers={"X-Request-ID": given})
+    assert response["X-Request-ID"] != given
+    assert len(response["X-Request-ID"]) == 32
+
+
+def test_errors_have_an_id_too(client):
+    client.raise_request_exception = False
+    for path in ("/v1/nope", "/nope", "/broken"):
+        assert client.get(path)["X-Request-ID"]
+
+
+def test_a_request_is_one_line_that_says_who_and_how(client, user, lines):
+    client.post("/v1/workloads", {"runtime": "node", "code": CODE}, format="json")
+    [line] = lines("vulcan_site.requests")
+    assert (line.method, line.path, line.status) == ("POST", "/v1/workloads", 201)
+    assert line.user_id == user.pk
+    assert line.duration_ms >= 0
+
+
+def test_a_query_is_not_logged_and_a_path_is_cut(client, lines):
+    client.get("/v1/" + "x" * 5000 + "?token=secret")
+    [line] = lines("vulcan_site.requests")
+    assert len(line.path) == 200
+    assert "secret" not in str(line.__dict__)
+
+
+def test_logging_asks_nobody_who_it_is(db, filled, serve, lines, django_assert_num_queries):
+    """A session would cost two queries, and is not looked at for a line's sake."""
+    client = serve(filled)
+    client.cookies["sessionid"] = "a" * 32
+    with django_assert_num_queries(0):
+        client.get("/nope")
+    assert lines("vulcan_site.requests")[0].user_id is None
+
+
+def test_the_steps_of_a_workload_are_one_line_each(client, user, lines):
+    made = client.post("/v1/workloads", {"runtime": "node", "code": CODE}, format="json").json()
+    steps = lines("backends_app.lifecycle")
+    assert [one.getMessage() for one in steps] == [
+        "workload submitted",
+        "workload begun",
+        "workload ended",
+    ]
+    assert (steps[-1].status, steps[-1].exit_reason) == ("completed", "exited")
+    assert {one.backend for one in steps} == {made["isolation_used"]}
+    assert CODE not in str([one.__dict__ for one in steps])
+
+
+def test_an_address_is_the_connections_where_no_proxy_is_named(client, settings):
+    from rest_framework.test import APIRequestFactory
+
+    from vulcan_site.requests import client_address
+
+    request = APIRequestFactory().get("/", headers={"X-Forwarded-For": "1.2.3.4, 5.6.7.8"})
+    assert client_address(request) == "127.0.0.1"
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "NUM_PROXIES": 1}
+    assert client_address(request) == "5.6.7.8"
+
+
+class TestAudit:
+    """Who signed in, and whose tokens came and went."""
+
+    @pytest.fixture
+    def browser(self, serve, filled, user) -> APIClient:
+        user.set_password("a password")
+        user.save()
+        return serve(filled)
+
+    def sign_in(self, browser: APIClient, **given: str):
+        browser.post("/api-auth/login/", {"username": "ada", "password": "a password", **given})
+
+    def test_signing_in_and_out(self, browser, user, lines):
+        self.sign_in(browser)
+        browser.post("/api-auth/logout/")
+        said = [(one.getMessage(), one.user_id) for one in lines("backends_app.audit")]
+        assert said == [("signed in", user.pk), ("signed out", user.pk)]
+
+    def test_a_failure_names_the_user_and_nothing_that_was_typed(self, browser, user, lines):
+        self.sign_in(browser, password="typed password")
+        self.sign_in(browser, username="typed in the wrong field")
+        failed = lines("backends_app.audit")
+        assert [one.getMessage() for one in failed] == ["sign-in failed"] * 2
+        assert [one.user_id for one in failed] == [user.pk, None]
+        assert "typed" not in str([one.__dict__ for one in failed])
+
+    def test_tokens(self, browser, user, lines):
+        self.sign_in(browser)
+        token = browser.post("/v1/tokens").json()
+        browser.delete(f"/v1/tokens/{token['key']}")
+        made, revoked = lines("backends_app.audit")[1:]
+        assert (made.getMessage(), revoked.getMessage()) == ("token made", "token revoked")
+        assert made.owner_id == revoked.owner_id == user.pk
+        assert made.token_key == token["key"]
+        assert token["token"] not in str([made.__dict__, revoked.__dict__])

@@ -1,0 +1,56 @@
+"""The logs of real processes: what gunicorn, the site and a worker write about one workload."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.site import Program, Site
+from tests.servers import redis
+
+MARK = "the-source-is-nobodys-business"
+CODE = f"export default (x) => {{ const why = '{MARK}'; console.log('\\n{{}}'); return x }}"
+
+
+@pytest.fixture
+def site(tmp_path: Path):
+    (tmp_path / "redis").mkdir()
+    with redis(tmp_path / "redis") as broker:
+        site = Site(tmp_path, EXECUTOR="celery", BROKER_URL=broker.url)
+        try:
+            site.prepare()
+            yield site
+        finally:
+            site.close()
+
+
+def events(program: Program) -> list[dict[str, Any]]:
+    """Everything that it printed; each line is one event."""
+    return [json.loads(line) for line in program.printed.splitlines()]
+
+
+def test_a_workload_can_be_followed_from_the_request_to_the_worker(site: Site, tmp_path: Path):
+    server, worker = site.serve(), site.work("one")
+    site.healthy()
+    body = {"runtime": "node", "code": CODE, "input": MARK}
+    headers = {"X-Request-ID": "asked-1", "Cookie": f"a={MARK}", "User-Agent": MARK}
+    status, workload = site.ask("POST", f"workloads/async?x={MARK}", body, **headers)
+    assert status == 202
+    site.ended(workload["id"])
+    asked = [one for one in events(server) if one.get("request_id") == "asked-1"]
+    steps = [(one["event"], one["user_id"], one.get("workload_id")) for one in asked]
+    [user_id] = {one["user_id"] for one in asked}
+    assert steps == [
+        ("workload submitted", user_id, workload["id"]),
+        ("request", user_id, None),
+    ]
+    done = [one for one in events(worker) if one.get("workload_id") == workload["id"]]
+    assert [one["event"] for one in done] == ["workload begun", "workload ended"]
+    assert {one["owner_id"] for one in done} == {user_id}
+    assert (done[-1]["status"], done[-1]["backend"]) == ("completed", "isolate")
+    loggers = {one["logger"].split(".")[0] for one in events(server) + events(worker)}
+    assert {"gunicorn", "vulcan_site", "backends_app", "celery"} <= loggers
+    for program in (server, worker):
+        assert MARK not in program.printed
+        assert site.token not in program.printed

@@ -1,0 +1,62 @@
+"""Every request has an id, which is on all that is logged meanwhile, and one access line."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.functional import SimpleLazyObject
+from rest_framework.throttling import BaseThrottle
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+logger = logging.getLogger(__name__)
+
+HEADER = "X-Request-ID"
+GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MOST_PATH_CHARS = 200
+
+
+class RequestMiddleware:
+    """Stands before all others, so that it sees what any of them answers."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get(HEADER, "")
+        request_id = given if GIVEN.fullmatch(given) else uuid.uuid4().hex
+        clear_contextvars()  # what a stream before may have left there, in this thread
+        bind_contextvars(request_id=request_id, address=client_address(request))
+        begun = time.monotonic()
+        response = self._get_response(request)
+        response.headers[HEADER] = request_id
+        goes_on = response.streaming and "Content-Length" not in response.headers
+        logger.info(
+            "request",
+            extra={
+                "method": (request.method or "")[:16],
+                "path": request.path[:MOST_PATH_CHARS],
+                "status": response.status_code,
+                "duration_ms": round(1000 * (time.monotonic() - begun), 1),
+                "user_id": _user_id(request),
+                **({"streaming": True} if goes_on else {}),
+            },
+        )
+        if not goes_on:
+            clear_contextvars()
+        return response
+
+
+def client_address(request: HttpRequest) -> str:
+    """Who asks, as REST_FRAMEWORK's NUM_PROXIES lets one believe it."""
+    return str(BaseThrottle().get_ident(request))[:64]  # type: ignore[arg-type]  # META is enough
+
+
+def _user_id(request: HttpRequest) -> int | None:
+    """Whom the request turned out to come from, where somebody has asked; nobody is asked now."""
+    user = request.__dict__.get("user")
+    if isinstance(user, SimpleLazyObject):
+        user = getattr(request, "_cached_user", None)
+    return getattr(user, "pk", None)

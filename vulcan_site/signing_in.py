@@ -1,0 +1,47 @@
+"""Whoever guesses passwords has to be patient: failed log-ins are counted by address."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from backends_app.api.errors import envelope
+from backends_app.api.throttles import Counter, address_key
+
+VIEWS = ("rest_framework:login", "admin:login")
+
+
+class SignInThrottleMiddleware:
+    """Each attempt counts before it is judged, so many at once are as many; one that is right is
+    given back.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self._get_response(request)
+        counted: tuple[Counter, str] | None = getattr(request, "counted_sign_in", None)
+        if counted is not None and response.status_code == 302:  # on to where one wanted to go
+            counter, key = counted
+            counter.give_back(key)
+        return response
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        match = request.resolver_match
+        signs_in = request.method == "POST" and match is not None and match.view_name in VIEWS
+        if not signs_in or settings.SIGN_IN_RATE is None:
+            return None
+        counter, key = Counter("sign-in", settings.SIGN_IN_RATE), address_key(request)
+        wait_s = counter.take(key)
+        if wait_s is not None:
+            detail = "Too many failed log-ins from here. Try again later."
+            refused = envelope("client_error", "throttled", detail, 429)
+            refused.headers["Retry-After"] = str(math.ceil(wait_s))
+            return refused
+        request.counted_sign_in = (counter, key)  # type: ignore[attr-defined]
+        return None

@@ -35,8 +35,12 @@ class Comparison:
     lost: Sequence[str]
 
     @property
+    def marked(self) -> Sequence[Change]:
+        return [change for change in self.changes if change.worse]
+
+    @property
     def worse(self) -> bool:
-        return bool(self.lost) or any(change.worse for change in self.changes)
+        return bool(self.lost or self.marked)
 
 
 def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comparison:

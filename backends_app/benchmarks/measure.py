@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -65,19 +65,19 @@ class Target:
         )
 
 
-def probe_all(registry: Registry) -> None:
-    """Find out how the backends are, with more patience than a server that has to answer.
+def probe(registry: Registry, names: Iterable[str]) -> None:
+    """Find out how these backends are, with more patience than a server that has to answer.
 
     The first probe of a process may take long, and longer on a busy host.
     """
 
-    def probe(entry: Entry) -> None:
+    def find_out(entry: Entry) -> None:
         registry.publish(entry.name, entry.backend, probed(entry.backend))
 
     at_the_latest = time.monotonic() + PROBE_S
     threads = []
-    for entry in registry.snapshot.entries.values():
-        thread = threading.Thread(target=probe, args=[entry], daemon=True)
+    for entry in map(registry.get, names):
+        thread = threading.Thread(target=find_out, args=[entry], daemon=True)
         thread.start()
         threads.append((entry, thread))
     for entry, thread in threads:

@@ -146,7 +146,7 @@ class Results:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Results":
-        """What `as_json` gave."""
+        """What `as_json` gave, perhaps long ago: a field that is added later needs a default."""
         measured = [
             Measured(
                 **{**one, "modes": {mode: Figures(**each) for mode, each in one["modes"].items()}}

@@ -59,11 +59,21 @@ def test_json_for_programs(capsys):
     assert {"vulcan", "python", "backends"} == {*found["versions"]}
 
 
+def test_images_are_measured_where_one_is_named(capsys):
+    options = ["--image", "busybox:1.36", "--backend", "pictures", "--format", "json"]
+    assert benchmark(*options) == 0
+    [pictures] = json.loads(capsys.readouterr().out)["results"]["measured"]
+    assert (pictures["runtime"], pictures["image"]) == ("oci", "busybox:1.36")
+    assert pictures["modes"]["warm"]["failures"] == 0
+
+
 def test_what_is_kept_can_be_listed_and_compared_with(capsys):
     assert benchmark("--keep", "before") == 0
     assert Benchmark.objects.get().name == "before"
     assert benchmark("--keep", "after", "--compare", "before", "--format", "json") == 0
-    compared = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["comparison"]
+    before, _, after = capsys.readouterr().out.partition("\n{\n")
+    assert "Kept as before" in before
+    compared = json.loads("{" + after)["comparison"]
     assert compared["name"] == "before"
     assert {one["backend"] for one in compared["changes"]} == {"one", "two"}
     assert benchmark("--compare", "latest") == 0
@@ -80,7 +90,9 @@ def test_it_fails_when_it_is_slower_by_more_than_that(capsys, percent, code):
     row("quick", measured("one", p50=1e-6))
     options = ["--backend", "one", "--compare", "quick", "--fail-if-slower", percent]
     assert benchmark(*options, "--keep", "slow") == code
-    assert ("worse" in capsys.readouterr().out) is bool(code)
+    said = capsys.readouterr()
+    assert ("worse" in said.out) is bool(code)
+    assert ("Worse by more than 1 %: one cold p50 ms" in said.err) is bool(code)
     assert kept.find("slow") is not None  # however it compares, it was measured
 
 

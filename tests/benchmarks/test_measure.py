@@ -7,7 +7,7 @@ import pytest
 from backends_app.backends.base import Backend, Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.benchmarks import measure
-from backends_app.benchmarks.measure import Bench, probe_all, targets
+from backends_app.benchmarks.measure import Bench, probe, targets
 from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
 from backends_app.exceptions import BackendUnavailable
@@ -21,7 +21,7 @@ def registered(**backends: Backend) -> Registry:
     registry = Registry()
     for name, backend in backends.items():
         registry.register(name, backend)
-    probe_all(registry)
+    probe(registry, registry)
     return registry
 
 

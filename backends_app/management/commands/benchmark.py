@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ...benchmarks import kept
 from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
-from ...benchmarks.measure import Bench, Target, probe_all, targets
+from ...benchmarks.measure import Bench, Target, probe, targets
 from ...benchmarks.programs import PROGRAMS
 from ...benchmarks.results import MODES, LeftOut, Results
 from ...benchmarks.words import figure, ratio, share
@@ -128,8 +128,12 @@ class Command(BaseCommand):
             raise CommandError("Not one run has succeeded; nothing was kept.")
         if options["keep"] is not None:
             kept.keep(options["keep"], results, versions)
+            if options["format"] == "table":
+                self.stdout.write(f"Kept as {options['keep']}; /benchmarks draws it.")
         if options["fail_if_slower"] is not None and comparison and comparison.worse:
-            raise CommandError(f"It is worse than before; more than {100 * threshold:g} % count.")
+            what = [f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.marked]
+            what += [f"{name} does not work any more" for name in comparison.lost]
+            raise CommandError(f"Worse by more than {100 * threshold:g} %: {listing(what)}.")
 
     def _earlier(self, name: str | None) -> Benchmark | None:
         """What to compare with. A first one has nothing before it, and may say `latest` as well."""
@@ -148,7 +152,7 @@ class Command(BaseCommand):
             if name not in registry:
                 known = listing(registry)
                 raise CommandError(f"{quote(name)} is not registered. Registered: {known}.")
-        probe_all(registry)
+        probe(registry, named or registry)
         runtime = RUNTIME_ALIASES.get(options["runtime"], options["runtime"])
         found, left_out = targets(registry, runtime=runtime, image=options["image"])
         if named:
@@ -178,7 +182,7 @@ def _shown(results: Results) -> Iterable[RenderableType]:
         *("Backend", "Ran", "Mode"),
         *(
             Column(head, justify="right")
-            for head in ("p50 ms", "p95 ms", "fastest", "own p50", "own p95", "per s", "at once")
+            for head in ("p50 ms", "p95 ms", "× fastest", "own p50", "own p95", "per s", "at once")
         ),
         Column("failed", justify="right"),
         title=f"{results.rounds} rounds: {results.task}",
@@ -238,7 +242,7 @@ def _shown_comparison(earlier: Benchmark, found: Comparison) -> Iterable[Rendera
     for (backend, mode), changes in rows.items():
         table.add_row(backend, mode, *(_cell(change) for change in changes))
     yield table
-    yield from (Text(note) for note in found.notes)
+    yield from (Text(_plain(note)) for note in found.notes)
     yield from (Text(f"{name} does not work any more", style="red") for name in found.lost)
 
 

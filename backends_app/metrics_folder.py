@@ -34,7 +34,7 @@ def fresh(parent: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise PermissionError(f"{parent} is not this user's alone; name another RUNTIME_DIR")
     with _alone(parent):
-        for left in parent.glob(f"{PREFIX}*"):
+        for left in parent.glob(f"{PREFIX}*/"):
             if (held := _locked(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(held)

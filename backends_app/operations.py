@@ -49,6 +49,7 @@ def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpRespons
     response.headers["Cache-Control"] = "no-store"
     # Django would log each 503, and who asks goes on asking; see `Readiness` for what is logged.
     response._has_been_logged = True  # type: ignore[attr-defined]
+    response.headers["X-Content-Type-Options"] = "nosniff"  # as SecurityMiddleware would
     response.headers["Content-Length"] = str(len(response.content))
     return response
 

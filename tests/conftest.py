@@ -33,7 +33,9 @@ def runtime_dir(settings, tmp_path_factory) -> Path:
     """Slots of this test's own: other processes may test at the same time."""
     settings.ISOLATION_RUNTIME_DIR = tmp_path_factory.mktemp("runtime", numbered=True)
     settings.ISOLATION_RUNTIME_DIR.chmod(0o700)
-    settings.ISOLATION_RETENTION = {}  # whatever this machine's .env says
+    # Whatever this machine's .env says:
+    settings.ISOLATION_RETENTION = settings.ISOLATION_METRICS = {}
+    settings.ISOLATION_REQUIRED_BACKENDS = []
     return settings.ISOLATION_RUNTIME_DIR
 
 

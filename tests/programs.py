@@ -24,6 +24,9 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         "SILENCED_SYSTEM_CHECKS": "",
         "SOURCE_DAYS": "0",
         "EXECUTOR": "local",
+        "METRICS_ACCESS": "token",
+        "METRICS_TOKEN": "",
+        "REQUIRED_BACKENDS": "",
         "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",

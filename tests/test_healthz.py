@@ -37,6 +37,7 @@ def test_a_process_that_lives_says_so_without_looking_at_anything(path: str):
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
     assert answer.headers["Cache-Control"] == "no-store"
     assert not answer.cookies
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Vary" not in answer.headers
 
 

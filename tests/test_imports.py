@@ -1,6 +1,7 @@
 """Imports run one way, no backend knows another, and no other code knows one by its name."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,12 @@ def test_no_code_branches_on_a_backends_name(path: Path):
 def test_every_file_says_in_one_sentence_what_it_is_for(path: Path):
     if path.read_text():
         assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_only_metrics_know_prometheus():
+    line = re.compile(r"^\s*(from|import) \w*prometheus", re.MULTILINE)
+    knowing = {path.name for path in MODULES if line.search(path.read_text())}
+    assert knowing == {"metrics.py", "request_metrics.py"}
 
 
 def test_drivers_know_nothing_of_http():

@@ -158,6 +158,16 @@ def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
         metrics_folder.fresh(tmp_path)
 
 
+def test_what_else_lies_there_is_left_alone(tmp_path: Path):
+    tmp_path.chmod(0o700)
+    slot, dead = tmp_path / "metrics.0.slot", tmp_path / "metrics.of-the-dead"
+    slot.touch()  # of a backend with this name
+    dead.mkdir()
+    fresh = metrics_folder.fresh(tmp_path)
+    assert {*tmp_path.iterdir()} == {slot, fresh}
+    assert metrics_folder.fresh(tmp_path) == fresh
+
+
 def test_the_development_server_needs_no_folder(migrated: Path):
     server = ["manage.py", "develop", "127.0.0.1:0"]
     ready = r"listens at (http://127\.0\.0\.1:\d+)/"

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,7 @@ def running(
         start_new_session=True,
     )
     printed: list[str] = []
+    reader: threading.Thread | None = None
     try:
         found = None
         while found is None:
@@ -76,6 +78,9 @@ def running(
             assert line, f"the server ended early:\n{''.join(printed)}"
             printed.append(line)
             found = re.search(ready, line)
+        # It goes on printing, and would stop when nobody read that.
+        reader = threading.Thread(target=process.stdout.read, daemon=True)
+        reader.start()
         yield found.group(1), "".join(printed)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -83,5 +88,7 @@ def running(
             process.wait(PATIENCE_S)
         finally:
             process.kill()
-            process.stdout.close()
             process.wait()
+            if reader is not None:
+                reader.join(PATIENCE_S)
+            process.stdout.close()

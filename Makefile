@@ -51,3 +51,4 @@ $(INSTALLED): requirements.txt
 	@echo MICROVM_ACCELERATOR=any >> $@
 	@echo SILENCED_SYSTEM_CHECKS=backends_app.microvm.W001 >> $@
 	@echo SOURCE_DAYS=1 >> $@
+	@echo METRICS_ACCESS=open >> $@

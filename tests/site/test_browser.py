@@ -65,7 +65,7 @@ def test_our_policy_refuses_nothing_that_our_pages_need(page, site: str):
     assert refused(page) == []
     assert [url for url in elsewhere if not url.startswith((site, "data:"))] == []
     page.goto(f"{site}/v1/redoc")
-    page.wait_for_selector("text=backends_list")
+    page.wait_for_selector("h2:has-text('backends_list')")
     page.goto(f"{site}/v1/")
     page.click("text=Log out")
     page.wait_for_selector("text=Log in")

@@ -22,8 +22,8 @@ one for development):
 - `THROTTLE_SIGN_IN`: how many failed log-ins one address may have; default 10/min.
 - `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
   gunicorn workers counts for itself; redis://… for one count.
-- `PROXIES`: how many proxies stand in front and add to `X-Forwarded-For`; default 0: it is not
-  believed.
+- `PROXIES`: how many proxies stand in front, each of which adds to `X-Forwarded-For` whom it hears;
+  default 1 with HTTPS, else 0: the header is not believed.
 - `TOKEN_DAYS`: for how long a new token is good; default 30.
 - `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
@@ -194,7 +194,7 @@ REST_FRAMEWORK = {
         "user": env.str("THROTTLE_USER", default="6000/min") or None,
         "address": env.str("THROTTLE_ADDRESS", default="12000/min") or None,
     },
-    "NUM_PROXIES": env.int("PROXIES", default=0),
+    "NUM_PROXIES": env.int("PROXIES", default=int(HTTPS)),
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "backends_app.api.renderers.ExplorableAPIRenderer",

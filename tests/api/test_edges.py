@@ -84,7 +84,7 @@ def test_the_root_leads_to_everything(client):
     links = client.get("/v1/").json()
     assert {*links} == {
         *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-        *("schema", "docs", "redoc"),
+        *("tokens", "schema", "docs", "redoc"),
     }
     for name, link in links.items():
         if name != "workloads-async":

@@ -36,6 +36,7 @@ one for development):
 - `LOG_LEVEL`: default INFO; WARNING for commands that do not serve.
 """
 
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -175,7 +176,17 @@ CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 if CACHES["default"]["BACKEND"] == "django.core.cache.backends.locmem.LocMemCache":
     # Whoever has many addresses is not to push the others' counts out.
     CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}
-SIGN_IN_RATE = env.str("THROTTLE_SIGN_IN", default="10/min") or None
+
+
+def _rate(variable: str, default: str) -> str | None:
+    """So many in a while, as DRF writes it; nothing is no limit."""
+    rate = env.str(variable, default=default)
+    if rate and not re.fullmatch(r"\d+/(s|sec|m|min|h|hour|d|day)", rate):
+        raise ImproperlyConfigured(f"{variable}={rate!r}: must be like 600/min, or nothing")
+    return rate or None
+
+
+SIGN_IN_RATE = _rate("THROTTLE_SIGN_IN", "10/min")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -191,8 +202,8 @@ REST_FRAMEWORK = {
     ],
     # For what runs workloads; the addresses are those of the connections, behind proxies theirs.
     "DEFAULT_THROTTLE_RATES": {
-        "user": env.str("THROTTLE_USER", default="6000/min") or None,
-        "address": env.str("THROTTLE_ADDRESS", default="12000/min") or None,
+        "user": _rate("THROTTLE_USER", "6000/min"),
+        "address": _rate("THROTTLE_ADDRESS", "12000/min"),
     },
     "NUM_PROXIES": env.int("PROXIES", default=int(HTTPS)),
     "DEFAULT_RENDERER_CLASSES": [

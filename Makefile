@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PACKAGES := busybox-static docker-registry podman crun catatonit redis-server postgresql \
-	iproute2 gcc libc6-dev chromium prometheus
+	iproute2 gcc libc6-dev chromium prometheus systemd
 
 .PHONY: run test lint bench host lock clean
 

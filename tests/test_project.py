@@ -115,6 +115,19 @@ def test_the_production_settings_pass_djangos_deployment_check(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("LOG_FORMAT", "xml"), ("LOG_LEVEL", "loud")),
+        *((f"THROTTLE_{name}", "many") for name in ("USER", "ADDRESS", "SIGN_IN")),
+    ],
+)
+def test_a_mistake_in_the_environment_stops_the_start(tmp_path: Path, variable: str, value: str):
+    done = manage("check", folder=tmp_path, **{variable: value})
+    assert done.returncode != 0
+    assert f"{variable}='{value}'" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("label", "pytest_label"),
     [
         ("tests", "tests"),

@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
@@ -47,6 +48,13 @@ class RequestMiddleware:
         if not goes_on:
             clear_contextvars()
         return response
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
+    ) -> None:
+        """The admin asks who it is anyway; the API says so itself, once it knows."""
+        if request.resolver_match is not None and "admin" in request.resolver_match.app_names:
+            bind_contextvars(user_id=request.user.pk)
 
 
 def client_address(request: HttpRequest) -> str:

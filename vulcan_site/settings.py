@@ -22,8 +22,8 @@ one for development):
 - `THROTTLE_SIGN_IN`: how many failed log-ins one address may have; default 10/min.
 - `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
   gunicorn workers counts for itself; redis://… for one count.
-- `PROXIES`: how many proxies stand in front and add to `X-Forwarded-For`; default 0: it is not
-  believed.
+- `PROXIES`: how many proxies stand in front, each of which adds to `X-Forwarded-For` whom it hears;
+  default 1 with HTTPS, else 0: the header is not believed.
 - `TOKEN_DAYS`: for how long a new token is good; default 30.
 - `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
@@ -40,6 +40,7 @@ one for development):
 - `LOG_LEVEL`: default INFO; WARNING for commands that do not serve.
 """
 
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -185,7 +186,17 @@ CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 if CACHES["default"]["BACKEND"] == "django.core.cache.backends.locmem.LocMemCache":
     # Whoever has many addresses is not to push the others' counts out.
     CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}
-SIGN_IN_RATE = env.str("THROTTLE_SIGN_IN", default="10/min") or None
+
+
+def _rate(variable: str, default: str) -> str | None:
+    """So many in a while, as DRF writes it; nothing is no limit."""
+    rate = env.str(variable, default=default)
+    if rate and not re.fullmatch(r"\d+/(s|sec|m|min|h|hour|d|day)", rate):
+        raise ImproperlyConfigured(f"{variable}={rate!r}: must be like 600/min, or nothing")
+    return rate or None
+
+
+SIGN_IN_RATE = _rate("THROTTLE_SIGN_IN", "10/min")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -201,10 +212,10 @@ REST_FRAMEWORK = {
     ],
     # For what runs workloads; the addresses are those of the connections, behind proxies theirs.
     "DEFAULT_THROTTLE_RATES": {
-        "user": env.str("THROTTLE_USER", default="6000/min") or None,
-        "address": env.str("THROTTLE_ADDRESS", default="12000/min") or None,
+        "user": _rate("THROTTLE_USER", "6000/min"),
+        "address": _rate("THROTTLE_ADDRESS", "12000/min"),
     },
-    "NUM_PROXIES": env.int("PROXIES", default=0),
+    "NUM_PROXIES": env.int("PROXIES", default=int(HTTPS)),
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "backends_app.api.renderers.ExplorableAPIRenderer",

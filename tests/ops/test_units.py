@@ -112,7 +112,7 @@ def test_every_variable_is_one_that_the_settings_read(unit: Path):
 
 @pytest.mark.parametrize("name", RUN_WORKLOADS)
 def test_what_the_walls_need_is_left_to_them(name: str):
-    """Each of these was seen to take a wall away, or to stop a backend."""
+    """Under systemd each of these takes a wall away, stops a backend, or hides what one goes by."""
     unit = UNITS / f"{name}.service"
     keys = {key for key, _ in directives(unit)}
     taking = {"ProtectHostname", "MemoryDenyWriteExecute", "PrivateDevices", "ProcSubset"}

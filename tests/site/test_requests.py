@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from rest_framework.test import APIClient
+from structlog.contextvars import get_contextvars
 
 from tests.workloads import CODE
 
@@ -84,6 +85,23 @@ def test_an_address_is_the_connections_where_no_proxy_is_named(client, settings)
     assert client_address(request) == "127.0.0.1"
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "NUM_PROXIES": 1}
     assert client_address(request) == "5.6.7.8"
+
+
+def test_what_is_done_in_the_admin_is_said_with_who_did_it(admin_client, admin_user):
+    seen = []
+
+    class Bound(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(get_contextvars().get("user_id"))
+
+    handler = Bound()
+    logger = logging.getLogger("vulcan_site.requests")
+    logger.addHandler(handler)
+    try:
+        admin_client.get("/admin/")
+    finally:
+        logger.removeHandler(handler)
+    assert seen == [admin_user.pk]
 
 
 class TestAudit:

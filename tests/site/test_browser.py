@@ -1,0 +1,83 @@
+"""The pages in a real browser: nothing that they need is refused, or comes from elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.needs import need
+from tests.programs import manage, running
+
+GUNICORN = ["-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", "--no-control-socket"]
+BOSS = """
+from django.contrib.auth.models import User
+User.objects.create_superuser("boss", password="right")
+"""
+PATHS = (
+    *("/v1/", "/v1/backends", "/v1/backends/isolate", "/v1/workloads", "/v1/tokens", "/v1/docs"),
+    *("/admin/", "/admin/auth/user/add/", "/admin/knox/authtoken/"),
+    *("/admin/backends_app/workload/", "/admin/backends_app/backend/"),
+)
+
+
+@pytest.fixture
+def site(migrated: Path):
+    """The address of a server with a user."""
+    done = manage("shell", "--no-imports", "-c", BOSS, folder=migrated)
+    assert done.returncode == 0, done.stderr
+    ready = r"Listening at: (http://127\.0\.0\.1:\d+)"
+    with running([*GUNICORN, "--workers=1"], ready, migrated) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def page():
+    need("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.refused = []
+        page.on("console", lambda said: page.refused.append((page.url, said.text)))
+        page.on("pageerror", lambda error: page.refused.append((page.url, str(error))))
+        yield page
+        browser.close()
+
+
+def refused(page) -> list[tuple[str, str]]:
+    """What the browser complained about: not that there is no icon, nor how fields are named."""
+    return [one for one in page.refused if "404" not in one[1] and "[DOM]" not in one[1]]
+
+
+def test_our_policy_refuses_nothing_that_our_pages_need(page, site: str):
+    elsewhere = []
+    page.on("request", lambda asked: elsewhere.append(asked.url))
+    page.goto(f"{site}/api-auth/login/?next=/v1/")
+    page.fill("[name=username]", "boss")
+    page.fill("[name=password]", "right")
+    page.click("[type=submit]")
+    page.wait_for_url(f"{site}/v1/")
+    for path in PATHS:
+        page.goto(site + path)
+    page.goto(f"{site}/v1/docs")
+    page.wait_for_selector(".opblock")  # Swagger UI has read the document
+    assert refused(page) == []
+    assert [url for url in elsewhere if not url.startswith((site, "data:"))] == []
+    page.goto(f"{site}/v1/redoc")
+    page.wait_for_selector("h2:has-text('backends_list')")
+    page.goto(f"{site}/v1/")
+    page.click("text=Log out")
+    page.wait_for_selector("text=Log in")
+
+
+def test_a_script_that_got_into_a_page_does_not_run(page, site: str):
+    page.goto(f"{site}/v1/")
+    page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend',"
+        ' \'<img src="data:," onerror="window.ran = true">\')'
+    )
+    script = "const s = document.createElement('script'); s.textContent = 'window.ran = true';"
+    page.evaluate(f"{script} document.body.append(s)")
+    assert page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in text for _, text in page.refused)

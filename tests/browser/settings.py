@@ -11,3 +11,4 @@ ISOLATION_ROUTES = {
     "runtimes": {"node": "isolate", "wasm": "isolate", "python": "fickle"},
     "default": "fickle",
 }
+ISOLATION_RETENTION = {"source_days": 1}  # so that what has ended can be run again

@@ -22,6 +22,7 @@ from django.views.decorators.gzip import gzip_page
 
 from ..benchmarks.charts import chart
 from ..benchmarks.kept import latest_benchmark
+from ..conf import metrics_access
 from ..database import let_go
 from ..executors import executor
 from ..executors.base import Executor
@@ -31,6 +32,7 @@ from . import charts, present, words
 from .history import WINDOWS, History, Past, Tally, history
 
 POLL_S = 3
+OPEN = "open"
 
 
 @method_decorator(gzip_page, name="dispatch")
@@ -71,6 +73,7 @@ class DashboardView(View):
                 "etag": _etag(live),
                 "poll_s": POLL_S,
                 "moment": datetime.now(UTC),
+                "metrics_open": metrics_access().access == OPEN,
             },
         )
 

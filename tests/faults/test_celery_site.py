@@ -175,9 +175,21 @@ def test_work_that_takes_longer_than_redis_waits_is_run_once(
 def test_a_poison_workload_has_its_end_and_the_others_theirs(site: Site):
     site.work("one")
     site.healthy()
-    poison = [site.submit(POISON), site.submit(POISON, rerun_if_lost=True)]
+
+    def submitted(code: str, **more) -> str:
+        """When a worker has come back, that is."""
+        body = {"runtime": "node", "code": code, "input": 1, **more}
+
+        def accepted() -> str | None:
+            status, workload = site.ask("POST", "workloads/async", body)
+            assert status in (202, 503)
+            return workload["id"] if status == 202 else None
+
+        return eventually(accepted, "no worker comes back")
+
+    poison = [submitted(POISON), submitted(POISON, rerun_if_lost=True)]
     assert [site.ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
-    assert site.ended(site.submit(RETURNS, 1, rerun_if_lost=True))["output"] == 1
+    assert site.ended(submitted(RETURNS, rerun_if_lost=True))["output"] == 1
 
 
 def test_killing_is_seen_by_the_worker(site: Site):

@@ -275,7 +275,8 @@ def test_every_link_on_it_leads_somewhere(look, clock, filled, site):
     links = {one["href"] for one in Page(look(root, "?window=day")).of("a")}
     assert {"/v1/", "/v1/backends", "/v1/workloads", "/v1/docs", "/admin/"} <= links
     assert {"/v1/backends/isolate", f"/v1/workloads/{made.pk}", "?window=week#history"} <= links
-    for link in links - {"#content"}:
+    # What machines ask would start this process's own executor; it is asked of real servers.
+    for link in links - {"#content", "/metrics", "/healthz", "/readyz"}:
         where = link if link.startswith("/") else f"/{link}"
         assert client.get(where).status_code == 200, link
 

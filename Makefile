@@ -1,13 +1,14 @@
 # `make run` and `make test` are all that a fresh clone needs.
 
-PYTHON ?= python3.11
+# The newest Python that Vulcan runs on and that can make a virtual environment.
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c '$(FITS)' 2>/dev/null && echo "$$python" && break; done)
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-TEST_PACKAGES := busybox-static docker-registry podman crun catatonit redis-server postgresql \
-	iproute2 gcc libc6-dev chromium prometheus systemd
 
-.PHONY: run test lint bench host lock clean
+.PHONY: run test lint bench host fresh lock clean
 
 run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 	@$(PY) manage.py migrate --verbosity 0
@@ -29,21 +30,33 @@ bench: $(INSTALLED)  ## Ratios of things measured side by side
 host: $(INSTALLED) .env  ## Install what the backends need on this host, and what their tests need
 	$(PY) manage.py setup_backend gvisor
 	$(PY) manage.py setup_backend microvm
-	apt-get install --yes --no-install-recommends $(TEST_PACKAGES)
+	apt-get install --yes --no-install-recommends $$($(PY) -m tests.needs)
+
+fresh: $(INSTALLED)  ## What a newcomer does, in new roots of Debian 12 and 13; as root
+	$(PY) -m tests.fresh
 
 lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
 	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header \
+	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-emit-index-url --no-emit-find-links requirements.in --output-file requirements.txt
+	@for version in 3.11 3.12 3.13; do \
+		echo "Looking for the wheels of Python $$version …"; \
+		$(VENV)/bin/uv pip install --quiet --dry-run --python-version $$version --only-binary :all: \
+			--require-hashes --target $(VENV)/none --requirements requirements.txt || exit 1; \
+	done
 
 clean:  ## Remove everything that make has made
 	rm -rf $(VENV) .env db.sqlite3* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Vulcan needs Python 3.11: set PYTHON=…" >&2; exit 1; }
-	@echo "Installing into $(VENV) …"
-	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || { \
+		echo "Vulcan needs Python 3.11, 3.12 or 3.13 with its modules venv and ensurepip." >&2; \
+		echo "On Debian: apt-get install python3-venv. Elsewhere: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@echo "Installing into $(VENV), with $$("$(PYTHON)" --version) …"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+		--requirement requirements.txt
 	@touch $@
 
 .env:

@@ -1,6 +1,8 @@
 """What most tests share: registries of fakes, the API over a registry, people who may use it."""
 
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,10 +24,37 @@ from backends_app.dashboard.urls import dashboard_urlpatterns
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
+from tests.needs import unlisted
 from tests.programs import DATABASE, manage
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
+
+
+_unlisted_programs: list[str] = []
+
+
+def pytest_configure() -> None:
+    # A shell without job control ignores SIGINT in what it starts in the background, and a child
+    # inherits that: tests send SIGINT to theirs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.addaudithook(_note_unlisted_program)
+
+
+def _note_unlisted_program(event: str, arguments: tuple) -> None:
+    if event == "subprocess.Popen":
+        program = os.fsdecode(arguments[0])
+        if unlisted(program):
+            _unlisted_programs.append(program)
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_listed() -> Iterator[None]:
+    """Fail a test that started a program of the host that no package in tests/needs.py brings."""
+    _unlisted_programs.clear()
+    yield
+    assert not _unlisted_programs, "add them to tests/needs.py, or do without them"
 
 
 @pytest.fixture(autouse=True)

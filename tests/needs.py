@@ -1,18 +1,105 @@
-"""What a test needs of its host: skipped without it, but under CI that is a failure."""
+"""The programs of the host that tests use, by the Debian packages that bring them."""
 
 import os
 import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+# What `make host` installs beside what the backends' own set-up does (`python -m tests.needs`).
+PACKAGES: Mapping[str, Sequence[str]] = {
+    "busybox-static": ("busybox",),
+    "catatonit": ("catatonit",),
+    "chromium": ("chromium",),
+    "cpio": ("cpio",),
+    "crun": ("crun",),
+    "curl": ("curl",),
+    "docker-registry": ("docker-registry",),
+    "gcc": ("cc",),
+    "git": ("git",),
+    "iproute2": ("ip",),
+    "libc6-dev": (),  # the headers that `cc` needs
+    "podman": ("podman",),
+    "postgresql": ("initdb", "postgres"),
+    "prometheus": ("prometheus", "promtool"),
+    "redis-server": ("redis-server",),
+    "systemd": ("systemd-analyze",),
+}
+# What `setup_backend` installs.
+BACKEND_PACKAGES: Mapping[str, Sequence[str]] = {
+    "docker.io": ("containerd", "dockerd"),
+    "qemu-system-x86": ("qemu-system-x86_64",),
+    "runsc": ("runsc",),
+}
+# Essential packages: every Debian has them.
+ESSENTIAL: Mapping[str, Sequence[str]] = {
+    "bash": ("bash",),
+    "coreutils": ("cp",),
+    "dash": ("sh",),
+    "dpkg": ("dpkg-query",),
+    "hostname": ("hostname",),
+    "libc-bin": ("ldd",),
+    "mount": ("mount", "umount"),
+    "tar": ("tar",),
+    "util-linux": ("runuser", "setsid", "unshare"),
+}
+# Debian keeps these off the PATH, in a folder for each version.
+POSTGRESQL = "/usr/lib/postgresql"
+# The packages that a run does without, as CI in a root where no engine can run: their tests skip.
+WITHOUT = "TESTS_WITHOUT"
+
+
+def find(program: str) -> str | None:
+    """Return the path of a listed program, or None when it is not installed."""
+    package_of(program)
+    if program in PACKAGES["postgresql"]:
+        return max(map(str, Path(POSTGRESQL).glob(f"*/bin/{program}")), default=None)
+    return shutil.which(program)
+
+
+def package_of(program: str) -> str:
+    """Return the package that brings a program; one that no list brings is an error of the test."""
+    for package, programs in _rows():
+        if program in programs:
+            return package
+    raise LookupError(f"tests use {program!r}, which no package in tests/needs.py brings")
+
 
 def need(*programs: str) -> None:
-    if missing := [name for name in programs if shutil.which(name) is None]:
-        without(f"{', '.join(missing)} missing: run `make host`")
+    """Skip the test on a host that lacks one of the programs; see `without`."""
+    if missing := [name for name in programs if find(name) is None]:
+        why = f"{', '.join(missing)} missing: run `make host`"
+        without(why, *map(package_of, missing))
 
 
-def without(why: str) -> NoReturn:
-    if os.environ.get("CI"):
+def without(why: str, *packages: str) -> NoReturn:
+    """Skip the test. Under CI it fails, unless the run is meant to do without these packages."""
+    excused = {*packages} <= {*os.environ.get(WITHOUT, "").split()} if packages else False
+    if os.environ.get("CI") and not excused:
         pytest.fail(why)
     pytest.skip(why)
+
+
+def unlisted(program: str) -> bool:
+    """Tell whether a program that a test started is one of the host's that no package brings.
+
+    What the tests made themselves, this Python and what is installed in its environment need none.
+    """
+    path = Path(program if "/" in program else shutil.which(program) or "/nowhere")
+    own = (sys.prefix, sys.base_prefix, tempfile.gettempdir(), str(POSTGRESQL))
+    if not path.exists() or str(path).startswith(own):
+        return False
+    return all(path.name not in programs for _, programs in _rows())
+
+
+def _rows() -> Iterator[tuple[str, Sequence[str]]]:
+    for packages in (PACKAGES, BACKEND_PACKAGES, ESSENTIAL):
+        yield from packages.items()
+
+
+if __name__ == "__main__":
+    print(*PACKAGES)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.needs import need, without
+
 ROOT = Path(__file__).parent.parent
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
@@ -49,6 +51,16 @@ def manage(
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+def tracked_files() -> list[str]:
+    """The project's files under version control, by their paths from its top."""
+    need("git")
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        without("no git checkout: get the project with `git clone`")
+    return listed.stdout.splitlines()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.needs import need, without
+from tests.needs import find, need
 from tests.programs import PATIENCE_S
 
 POSTGRES = "postgres"  # the user: PostgreSQL does not run as root
@@ -70,9 +70,7 @@ def redis(folder: Path, *addresses: str) -> Iterator[Redis]:
 @contextmanager
 def postgresql(*addresses: str) -> Iterator[str]:
     """The URL of a database of PostgreSQL's that is empty; it listens at these addresses, too."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        without("PostgreSQL missing: run `make host`")
+    need("initdb", "postgres")
     folder = Path(tempfile.mkdtemp(prefix="vulcan-postgresql-"))
     as_user = ["runuser", "-u", POSTGRES, "--"] if os.geteuid() == 0 else []
     if as_user:
@@ -80,7 +78,7 @@ def postgresql(*addresses: str) -> Iterator[str]:
     port, data = free_port(), folder / "data"
 
     def run(program: str, *options: str) -> list[str]:
-        return [*as_user, str(programs[-1] / program), *options]
+        return [*as_user, find(program), *options]
 
     try:
         init = run("initdb", "-D", str(data), "-A", "trust", "-U", POSTGRES, "--no-sync")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ROOT, environment, manage
+from tests.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
@@ -26,12 +26,7 @@ TOP_LEVEL = {
 
 
 def test_the_top_level_holds_what_it_should_and_nothing_else():
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("no git checkout: unpack the project with `git clone`")
-    tops = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    tops = {line.split("/")[0] for line in tracked_files()}
     assert {top for top in tops if not top.startswith(".")} == TOP_LEVEL
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.confinement.programs import children, gone
+from tests.needs import need
 from tests.programs import manage, running
 
 GUNICORN = [
@@ -193,9 +193,7 @@ def is_busy(pid: int) -> bool:
 
 def test_the_development_server_prints_a_command_that_works(tmp_path: Path):
     """What `make run` does after the installation."""
-    if shutil.which("curl") is None:
-        assert not os.environ.get("CI"), "curl is missing: apt-get install curl"
-        pytest.skip("curl is missing: apt-get install curl")
+    need("curl")
     assert manage("migrate", "--verbosity", "0", folder=tmp_path).returncode == 0
     server = ["manage.py", "develop", "127.0.0.1:0"]
     tokens = set()

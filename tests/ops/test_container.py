@@ -12,7 +12,7 @@ import pytest
 from gunicorn.config import Config
 
 from tests.ops.test_units import read_by_the_settings
-from tests.programs import ROOT
+from tests.programs import ROOT, tracked_files
 
 TEXT = (ROOT / "ops" / "Containerfile").read_text()
 # One instruction for each line: comments out, continuations joined.
@@ -25,12 +25,7 @@ def given(instruction: str) -> list[str]:
 
 
 def test_what_is_copied_is_named_and_under_version_control():
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("no git checkout: unpack the project with `git clone`")
-    files = listed.stdout.splitlines()
+    files = tracked_files()
     for rest in given("COPY"):
         if rest.startswith("--from=build"):
             continue

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import docker
 
-from tests.needs import need, without
+from tests.needs import find, need, without
 
 PROGRAMS = ("dockerd", "containerd", "runsc", "busybox")
 START_S = 30
@@ -194,7 +194,7 @@ BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 
 
 def layer(applets: Sequence[str]) -> bytes:
-    busybox = shutil.which("busybox")
+    busybox = find("busybox")
     assert busybox is not None
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:

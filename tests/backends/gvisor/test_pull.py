@@ -17,7 +17,7 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import TestEngine
-from tests.needs import need
+from tests.needs import find, need
 
 CONFIGURATION = """
 version: 0.1
@@ -38,7 +38,7 @@ def registry_address(tmp_path_factory) -> Iterator[str]:
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(
-            [shutil.which("docker-registry"), "serve", str(folder / "config.yml")],
+            [find("docker-registry"), "serve", str(folder / "config.yml")],
             stdout=log,
             stderr=log,
         ) as server,

@@ -1,0 +1,1 @@
+"""Vulcan on machines that never saw it: new roots of Debian, and what a newcomer does in them."""

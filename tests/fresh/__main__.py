@@ -1,0 +1,112 @@
+"""`python -m tests.fresh`: do in new roots of Debian what the README says, and check the answers."""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.fresh.roots import FOLDER, Root, new_root
+from tests.needs import PACKAGES, WITHOUT
+
+RELEASES = ("bookworm", "trixie")
+# With --quick: neither engines nor machines, nor what only their tests use.
+ENGINES = ("busybox-static", "catatonit", "crun", "docker-registry", "podman")
+LEFT_OUT = ("docker.io", "runsc", "qemu-system-x86", *ENGINES)
+REPORT = ".report.xml"
+START_S, TESTS_S, ALL_S = 600, 1200, 5400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fresh", description=__doc__)
+    parser.add_argument("releases", nargs="*", default=RELEASES, help="releases of Debian")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="`make run`, and the tests that need neither engines nor machines",
+    )
+    options = parser.parse_args()
+    if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
+        sys.exit("New roots are made by root, with mmdebstrap: run `make host` first.")
+    for release in options.releases:
+        with new_root(release) as root:
+            with step(release, "make run, until the pasted command answers"):
+                start(root)
+            if options.quick:
+                with step(release, "make test, without engines and machines"):
+                    install(root, *(name for name in PACKAGES if name not in ENGINES))
+                    tested(root, {WITHOUT: " ".join(LEFT_OUT)}, "make", "test")
+            else:
+                with step(release, ".ci/run: make host, make lint, make test"):
+                    tested(root, {"FRESH": "inside"}, "bash", ".ci/run")
+
+
+@contextmanager
+def step(release: str, what: str) -> Iterator[None]:
+    began = time.monotonic()
+    print(f"--- {release}: {what}", flush=True)
+    yield
+    print(f"--- {release}: done in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def start(root: Root) -> None:
+    """Serve with `make run`, and run the command that it prints."""
+    with subprocess.Popen(
+        root.command("make", "run"),
+        env=root.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        too_late = threading.Timer(START_S, server.kill)
+        too_late.start()
+        try:
+            printed = ""
+            for line in server.stdout:
+                print(line, end="")
+                printed += line
+                if re.search(r"-d '\{.*\}'$", line):
+                    break
+            else:
+                sys.exit("make run ended before it had shown a command")
+            command = printed[printed.index("curl ") :]
+            answer = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+            )
+            if '"output": {"sum": 3}' not in answer.stdout.replace('":', '": ').replace("  ", " "):
+                sys.exit(f"the pasted command answered {answer.stdout}")
+        finally:
+            too_late.cancel()
+            server.kill()  # and with it, by --kill-child, all that it started
+
+
+def install(root: Root, *packages: str) -> None:
+    root.run("apt-get", "update", "-qq", timeout_s=START_S)
+    command = ("apt-get", "install", "-qq", "--no-install-recommends", *packages)
+    root.run(*command, timeout_s=START_S)
+
+
+def tested(root: Root, extra: dict[str, str], *command: str) -> None:
+    """Run the tests inside as CI does, and show by name what was skipped."""
+    addopts = f"--junitxml={FOLDER}/{REPORT}"
+    root.run(*command, timeout_s=ALL_S, CI="true", PYTEST_ADDOPTS=addopts, **extra)
+    report = ElementTree.parse(root.path / FOLDER.lstrip("/") / REPORT)
+    skipped = Counter(
+        (case.get("classname"), case.find("skipped").get("message"))
+        for case in report.iter("testcase")
+        if case.find("skipped") is not None
+    )
+    for (name, why), times in sorted(skipped.items()):
+        print(f"skipped  {times:4d}  {name}: {why}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """`python -m tests.fresh`: do in new roots of Debian what the README says, and check the answers."""
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -81,7 +82,7 @@ def start(root: Root) -> None:
             answer = subprocess.run(
                 ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
             )
-            if '"output": {"sum": 3}' not in answer.stdout.replace('":', '": ').replace("  ", " "):
+            if json.loads(answer.stdout)["output"] != {"sum": 3}:
                 sys.exit(f"the pasted command answered {answer.stdout}")
         finally:
             too_late.cancel()

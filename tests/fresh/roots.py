@@ -123,8 +123,8 @@ def _bootstrapped(release: str) -> Path:
     if not kept.exists() or time.time() - kept.stat().st_mtime > KEPT_S:
         new = kept.with_suffix(f".{os.getpid()}.new")
         try:
-            include = f"--include={','.join(PACKAGES)}"
-            subprocess.run(["mmdebstrap", "--variant=minbase", include, release, new], check=True)
+            options = ("--variant=minbase", "--format=tar", f"--include={','.join(PACKAGES)}")
+            subprocess.run(["mmdebstrap", *options, release, new], check=True)
             new.rename(kept)
         finally:
             new.unlink(missing_ok=True)

@@ -17,7 +17,10 @@ from tests.programs import ROOT
 PACKAGES = ("ca-certificates", "make", "python3-venv")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan" / "fresh"
 # What the package clients of this host are told: mirrors, proxies, certificates.
-CLIENT_VARIABLES = ("PIP_", "SSL_CERT_", "REQUESTS_CA_", "http_proxy", "https_proxy", "no_proxy")
+CLIENT_VARIABLES = (
+    *("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy"),
+)
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 FOLDER = "/srv/vulcan"  # of the project, inside
 KEPT_S = 7 * 24 * 3600  # how long a root is used again before it is made of newer packages
@@ -79,7 +82,7 @@ class Root:
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of a newcomer's shell, with what package clients need here."""
-        passed = {k: v for k, v in os.environ.items() if k.startswith(CLIENT_VARIABLES)}
+        passed = {name: os.environ[name] for name in CLIENT_VARIABLES if name in os.environ}
         return {
             **passed,
             "CACHE": str(CACHE),

@@ -58,6 +58,7 @@ class Command(runserver.Command):
             "\nThis start's token is in the next line; paste it to run a workload:\n\n"
         )
         self.stdout.write(CURL.format(host=host, port=server_port, token=token) + "\n")
+        self.stdout.flush()  # nothing follows that would push it through a pipe
 
     def _user(self) -> tuple[AbstractBaseUser, str | None]:
         """The development user, and its password when it was made just now."""

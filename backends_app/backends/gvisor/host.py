@@ -14,6 +14,7 @@ from ...exceptions import BackendUnavailable
 from ..setup import SetupError, Step, packages, run
 from .engine import Engine, Refused
 
+PACKAGES = ("docker.io", "runsc")
 CONFIGURATION = Path("/etc/docker/daemon.json")
 LOG = Path("/var/log/docker.log")
 PID_FILE = Path("/var/run/docker.pid")
@@ -26,7 +27,7 @@ START_S = 60.0
 def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> Sequence[Step]:
     """In this order; for the engine of this host, wherever it is said to answer."""
     return (
-        packages("docker.io", "runsc"),
+        packages(*PACKAGES),
         Step(
             needed=f"runtime {runtime!r} in {configuration}",
             how=f"add to its runtimes: {json.dumps({runtime: ENTRY})}",

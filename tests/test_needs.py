@@ -1,0 +1,119 @@
+"""The programs that tests use, and the packages that bring them, are one list."""
+
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backends_app.backends.gvisor.host import PACKAGES as GVISOR_PACKAGES
+from backends_app.backends.microvm.build import PACKAGES as MICROVM_PACKAGES
+from tests import needs
+from tests.programs import ROOT
+
+ROWS = [
+    (package, program)
+    for table in (needs.PACKAGES, needs.BACKEND_PACKAGES, needs.ESSENTIAL)
+    for package, programs in table.items()
+    for program in programs
+]
+
+
+@functools.cache
+def installed() -> dict[str, set[str]]:
+    """Every installed package of Debian with the packages that it depends on."""
+    needs.need("dpkg-query")
+    shown = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Package}\t${Pre-Depends}, ${Depends}\n"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = (line.split("\t") for line in shown.stdout.splitlines())
+    return {name: set(re.findall(r"(?:^|[,|]) *([a-z0-9.+-]+)", given)) for name, given in rows}
+
+
+def brings(package: str) -> set[str]:
+    """The package and all that is installed with it."""
+    found: set[str] = set()
+    waiting = [package]
+    while waiting:
+        name = waiting.pop()
+        if name in installed() and name not in found:
+            found.add(name)
+            waiting += installed()[name]
+    return found
+
+
+@pytest.mark.parametrize(("package", "program"), ROWS)
+def test_a_listed_package_brings_its_program(package: str, program: str):
+    if shutil.which("dpkg-query") is None:
+        needs.without("dpkg-query is missing: this is no Debian")
+    if package not in installed():
+        needs.without(f"{package} missing: run `make host`", package)
+    path = needs.find(program)
+    assert path is not None
+    # Debian's names of one file: as it is called, without its links, and before /bin became a link.
+    names = {path, str(Path(path).resolve())}
+    names |= {name.removeprefix("/usr") for name in names}
+    owners = subprocess.run(
+        ["dpkg-query", "--search", *names], capture_output=True, text=True, check=False
+    )
+    of = {line.split(":")[0] for line in owners.stdout.splitlines()}
+    assert of & brings(package), (names, of)
+
+
+def test_make_host_installs_what_the_list_says():
+    assert "$(PY) -m tests.needs" in (ROOT / "Makefile").read_text()
+    listed = subprocess.run(
+        [sys.executable, "-m", "tests.needs"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert listed.stdout.split() == list(needs.PACKAGES)
+    assert {*needs.BACKEND_PACKAGES} <= {*GVISOR_PACKAGES, *MICROVM_PACKAGES}
+
+
+def test_a_program_that_no_package_brings_is_found(tmp_path: Path):
+    assert needs.unlisted("nsenter")  # of util-linux; no test uses it
+    assert needs.unlisted("/usr/bin/nsenter")
+    own = tmp_path / "nsenter"
+    own.touch()
+    for known in (sys.executable, "bash", "/bin/sh", str(own), "there-is-no-such-program"):
+        assert not needs.unlisted(known)
+    with pytest.raises(LookupError, match="nsenter"):
+        needs.need("nsenter")
+
+
+def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester):
+    pytester.makeconftest(
+        "from tests.conftest import _programs_are_listed, pytest_configure  # noqa: F401"
+    )
+    pytester.makepyfile(
+        """
+        import subprocess
+
+        def test_listed():
+            subprocess.run(["sh", "-c", "exit"], check=True)
+
+        def test_unlisted():
+            subprocess.run(["nsenter", "--version"], check=True)
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:django", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*nsenter*"])
+
+
+def test_ci_excuses_only_the_packages_that_a_run_does_without(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv(needs.WITHOUT, "podman crun")
+    with pytest.raises(pytest.skip.Exception):
+        needs.without("podman missing", "podman")
+    for packages in (["podman", "cpio"], []):
+        with pytest.raises(pytest.fail.Exception):
+            needs.without("more is missing", *packages)
+    monkeypatch.delenv(needs.WITHOUT)
+    with pytest.raises(pytest.fail.Exception):
+        needs.without("podman missing", "podman")

@@ -87,9 +87,7 @@ def test_a_program_that_no_package_brings_is_found(tmp_path: Path):
 
 
 def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester):
-    pytester.makeconftest(
-        "from tests.conftest import _programs_are_listed, pytest_configure  # noqa: F401"
-    )
+    pytester.makeconftest("from tests.conftest import _programs_are_listed, pytest_configure")
     pytester.makepyfile(
         """
         import subprocess
@@ -101,7 +99,9 @@ def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester)
             subprocess.run(["nsenter", "--version"], check=True)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:django", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(
+        "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), str(pytester.path)
+    )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*nsenter*"])
 

@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "git": ("git",),
     "iproute2": ("ip",),
     "libc6-dev": (),  # the headers that `cc` needs
+    "make": ("make",),
     "podman": ("podman",),
     "postgresql": ("initdb", "postgres"),
     "prometheus": ("prometheus", "promtool"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import find, need
 from tests.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
 
@@ -46,6 +47,50 @@ def test_every_requirement_is_locked_by_hash():
 def test_every_requirement_has_a_reason():
     for line in (ROOT / "requirements.in").read_text().splitlines():
         assert not line or line.startswith("#") or "  # " in line or " # " in line, line
+
+
+def make(*arguments: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:
+    """Run make for an environment that is not there, with these programs."""
+    need("make")
+    venv = f"VENV={folder}/venv"
+    return subprocess.run(
+        [find("make"), *arguments, venv, f"{folder}/venv/.installed"],
+        cwd=ROOT,
+        env={"PATH": path, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def python(folder: Path, name: str, code: str = "") -> None:
+    """Put a Python into the folder that runs some code first."""
+    file = folder / name
+    file.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -c "{code}$1"\n')
+    file.chmod(0o755)
+
+
+def test_make_takes_the_newest_python_that_fits(tmp_path: Path):
+    path = f"{tmp_path}:/usr/bin:/bin"
+    without_venv = (
+        "import sys; sys.modules['ensurepip'] = None; "  # as Debian's without python3-venv
+    )
+    too_old = "import sys; sys.version_info = (3, 10, 9); "
+    for name, code in (("python3.13", without_venv), ("python3.12", too_old), ("python3.11", "")):
+        python(tmp_path, name, code)
+    done = make("--dry-run", folder=tmp_path, path=path)
+    assert '"python3.11" -m venv' in done.stdout, done.stderr
+    python(tmp_path, "python3.13")
+    assert '"python3.13" -m venv' in make("--dry-run", folder=tmp_path, path=path).stdout
+
+
+def test_make_without_a_python_that_fits_says_what_to_install(tmp_path: Path):
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        python(tmp_path, name, "import sys; sys.version_info = (3, 14, 0); ")
+    done = make(folder=tmp_path, path=f"{tmp_path}:/usr/bin:/bin")
+    assert done.returncode != 0
+    assert "apt-get install python3-venv" in done.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 STARTED = """

@@ -1,4 +1,4 @@
-"""`python -m tests.fresh`: do in new roots of Debian what the README says, and check the answers."""
+"""`python -m tests.fresh`: do what the README says in new roots of Debian, and check it."""
 
 import argparse
 import json

@@ -1,6 +1,5 @@
 """Images from a registry: what is fetched, what is not, and who is told how far it is."""
 
-import shutil
 import socket
 import subprocess
 import threading

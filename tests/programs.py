@@ -32,6 +32,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         "REQUIRED_BACKENDS": "",
         "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "error",  # what is deprecated fails here, as it does in the tests
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",
         **extra,
     }

@@ -1,6 +1,7 @@
 """The programs that tests use, and the packages that bring them, are one list."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ ROWS = [
     for package, programs in table.items()
     for program in programs
 ]
+# A run of pytest's on files elsewhere, with this project's configuration.
+PYTEST = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), ".")
 
 
 @functools.cache
@@ -99,11 +102,36 @@ def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester)
             subprocess.run(["nsenter", "--version"], check=True)
         """
     )
-    result = pytester.runpytest_subprocess(
-        "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), str(pytester.path)
-    )
+    result = pytester.runpytest_subprocess(*PYTEST)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*nsenter*"])
+
+
+def test_a_child_gets_sigint_even_when_the_run_ignores_it(pytester: pytest.Pytester):
+    """As a shell without job control starts `make test &`."""
+    pytester.makeconftest("from tests.conftest import pytest_configure")
+    pytester.makepyfile(
+        """
+        import signal, subprocess, sys
+
+        def test_interrupt():
+            code = "import sys, time; print(flush=True); time.sleep(60)"
+            child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+            with child:
+                child.stdout.readline()
+                child.send_signal(signal.SIGINT)
+            assert child.returncode == -signal.SIGINT
+        """
+    )
+    done = subprocess.run(
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "pytest", *PYTEST],
+        cwd=pytester.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_ci_excuses_only_the_packages_that_a_run_does_without(monkeypatch):

@@ -27,7 +27,7 @@ BOARD = (
 )
 DENIED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
-# Without it the stream begins with capabilities that a machine without a monitor cannot have.
+# Does without the beginning of the stream, which names capabilities that take a monitor to set.
 NO_CONFIGURATION = ("-global", "migration.send-configuration=off")
 
 
@@ -82,13 +82,14 @@ def clone(
     `state` is the descriptor to read the state of its devices from. The kernel is in the memory.
     """
     parts = _parts(accelerator, size, files, port)
-    return (*_ram(size, files, "share=off"), *parts, "-incoming", f"fd:{state}")
+    incoming = (*NO_CONFIGURATION, "-incoming", f"fd:{state}")
+    return (*_ram(size, files, "share=off"), *parts, *incoming)
 
 
 def _ram(size: Size, files: Mapping[str, Path], share: str) -> Sequence[str]:
     path = _escaped(files["ram"])
     ram = f"memory-backend-file,id=ram,size={size.ram_mb}M,mem-path={path},{share}"
-    return (*bare(",memory-backend=ram"), "-object", ram, *NO_CONFIGURATION)
+    return (*bare(",memory-backend=ram"), "-object", ram)
 
 
 def _boot(accelerator: str, files: Mapping[str, Path], counter_khz: int | None) -> Sequence[str]:

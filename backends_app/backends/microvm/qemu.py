@@ -50,14 +50,17 @@ class Qemu:
 
     path: str
     version: str
+    data_folders: tuple[str, ...]  # where it looks for its firmware, in this order
 
     @property
     def exposed(self) -> Sequence[str]:
-        """Its firmware, and the accelerator that it loads when it starts."""
-        prefix = Path(self.path).parent.parent
-        files = [str(prefix / "share" / "qemu" / name) for name in machine.FIRMWARE]
-        module = f"{glob.escape(str(prefix))}/lib/*/qemu/accel-tcg-x86_64.so"
-        return [file for file in (*files, *glob.glob(module)) if os.path.exists(file)]
+        """Its firmware, and the accelerator that some builds load when they start."""
+        files = []
+        for name in machine.FIRMWARE:
+            places = (f"{folder}/{name}" for folder in self.data_folders)
+            files += list(filter(os.path.exists, places))[:1]
+        prefix = glob.escape(str(Path(self.path).parent.parent))
+        return [*files, *glob.glob(f"{prefix}/lib/*/qemu/accel-tcg-x86_64.so")]
 
     def launcher(
         self, accelerator: str, exposed: Sequence[Path], mapped: Sequence[Path] = ()
@@ -89,7 +92,8 @@ def _asked(path: str, mtime_ns: int, size: int) -> Qemu:
     if not re.search(r"^microvm\b", machines, re.MULTILINE):
         raise NotInstalled(f"this QEMU has no machine `microvm`; {INSTALL}")
     found = re.search(r"version (\S+)(?: \((\S+)\))?", version)
-    return Qemu(path, (found[2] or found[1]) if found else "unknown")
+    folders = tuple(map(os.path.normpath, _answer(path, "-L", "help").splitlines()))
+    return Qemu(path, (found[2] or found[1]) if found else "unknown", folders)
 
 
 def _answer(path: str, *arguments: str) -> str:

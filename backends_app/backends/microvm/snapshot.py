@@ -30,8 +30,9 @@ READ_BYTES = 64 * 1024
 OUTPUT_BYTES = 10_000
 POLL_S = 0.02
 
-# The stream that QEMU writes, see its migration/savevm.c and migration/ram.c (7.2).
+# The stream that QEMU writes, see its migration/savevm.c and migration/ram.c (7.2 and 10.0).
 MAGIC = b"QEVM\0\0\0\3"
+MEMORY = b"\3ram" + struct.pack(">II", 0, 4)  # a section's name, instance and version
 SECTION_START, RAM_SIZES, PAGE_FLAGS = 1, 4, 0xFFF
 
 
@@ -79,32 +80,36 @@ def take(
             process.kill()
             process.communicate()
     state = files["state"].read_bytes()
-    files["state"].write_bytes(without_addresses(state))
+    files["state"].write_bytes(without_capabilities(state))
 
 
-def without_addresses(state: bytes) -> bytes:
-    """The state as a machine takes it that was not told to ignore memory that is shared.
+def without_capabilities(state: bytes) -> bytes:
+    """Return the state as a machine takes it that has no capability set.
 
-    With `x-ignore-shared` the list of memory blocks has an address behind each. To set that where
-    the snapshot is restored takes a monitor; a machine without one reads the list without them.
+    With `x-ignore-shared` the stream names that capability before its sections, and has an address
+    behind each memory block. To set it where the snapshot is restored takes a monitor; a machine
+    without one, and with `send-configuration=off`, reads the stream without both. QEMU cannot be
+    told to write it so: 10.0 aborts without the configuration.
     """
     try:
-        return _without_addresses(state)
+        return _without_capabilities(state)
     except (ValueError, IndexError, struct.error) as error:
         raise SetupError("this QEMU keeps machines in a form that is not known here") from error
 
 
-def _without_addresses(state: bytes) -> bytes:
-    at = len(MAGIC)
-    # type, section number, name, instance and version
-    if state[:at] != MAGIC or state[at] != SECTION_START or state[at + 5 : at + 9] != b"\3ram":
-        raise ValueError("it does not begin with memory")
-    at += 5 + 4 + 8
+def _without_capabilities(state: bytes) -> bytes:
+    if not state.startswith(MAGIC):
+        raise ValueError("it is no stream of QEMU's")
+    at = state.index(MEMORY)
+    section = at - 5  # a type and a number come before the name
+    if state[section] != SECTION_START:
+        raise ValueError("its first section is not memory")
+    at += len(MEMORY)
     (total,) = struct.unpack_from(">Q", state, at)
     if total & PAGE_FLAGS != RAM_SIZES:
         raise ValueError("memory does not begin with its sizes")
     at, left = at + 8, total & ~PAGE_FLAGS
-    kept = [state[:at]]
+    kept = [MAGIC, state[section:at]]
     while left > 0:
         end = at + 1 + state[at] + 8
         (length,) = struct.unpack_from(">Q", state, end - 8)

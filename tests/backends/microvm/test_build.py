@@ -241,7 +241,7 @@ def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"junk", b"QEVM\0\0\0\3", b"QEVM\0\0\0\3\1" + bytes(40)])
 def test_a_state_in_a_form_that_is_not_known_is_refused(data: bytes):
     with pytest.raises(SetupError, match="not known here"):
-        snapshot.without_addresses(data)
+        snapshot.without_capabilities(data)
 
 
 def test_modules_come_behind_those_that_they_need(tmp_path):

@@ -265,9 +265,12 @@ def _extract(tar: Path, target: Path) -> None:
     """Files alone: devices and links of a kernel's packages are not needed."""
     with tarfile.open(tar) as archive:
         for member in archive:
-            if member.isreg():
-                member.mode |= 0o600
-                archive.extract(member, target, set_attrs=False)
+            data = archive.extractfile(member) if member.isreg() else None
+            if data is not None:
+                path = target / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with data, path.open("wb") as file:
+                    shutil.copyfileobj(data, file)
 
 
 def _kernel_version(kernel: bytes) -> str:

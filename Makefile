@@ -30,7 +30,8 @@ bench: $(INSTALLED)  ## Ratios of things measured side by side
 host: $(INSTALLED) .env  ## Install what the backends need on this host, and what their tests need
 	$(PY) manage.py setup_backend gvisor
 	$(PY) manage.py setup_backend microvm
-	apt-get install --yes --no-install-recommends $$($(PY) -m tests.needs)
+	apt-get update --quiet
+	apt-get install --quiet --yes --no-install-recommends $$($(PY) -m tests.needs)
 
 fresh: $(INSTALLED)  ## What a newcomer does, in new roots of Debian 12 and 13; as root
 	$(PY) -m tests.fresh

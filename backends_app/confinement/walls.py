@@ -21,6 +21,7 @@ NICENESS = 5  # the server, and the launcher that watches, come first
 MOST_FILE_BYTES = 4096  # with less Deno does not start
 FIRST_FILE, ASIDE = 3, 16  # descriptors of a command's files, and where nothing is in their way
 MOST_DESCRIPTORS = 256
+STACK_BYTES = 8 << 20  # of the main thread, as everywhere; `root.stack_maps` counts on it
 MOST_THREADS = 128 + (os.cpu_count() or 1)
 
 MISSING = {
@@ -76,6 +77,8 @@ class Walls:
                 pass
             else:
                 stands["files"].insert(0, "a root of its own")
+                if self._rules is not None:
+                    landlock.allow_reading(self._rules, root.MAPS)
         self._filters = seccomp.supported() and _has_seccomp()
         if self._filters:
             stands["syscalls"].append("seccomp")
@@ -121,6 +124,7 @@ class Walls:
             (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
             (resource.RLIMIT_FSIZE, 0 if self._may_map else MOST_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+            (resource.RLIMIT_STACK, STACK_BYTES),
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
         ]

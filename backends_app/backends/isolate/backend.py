@@ -35,8 +35,8 @@ from ..walls import standing
 from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
-HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
-"""What runs a workload of each runtime inside Deno; `head.js` stands before it."""
+HARNESSES = {"node": ("head.js", "container.js", "module.js"), "wasm": ("head.js", "wasi.js")}
+"""What runs a workload of each runtime inside Deno."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MB = 1024 * 1024
@@ -255,8 +255,9 @@ def _command(runtime: str, mem_mb: int) -> Command:
             "--no-config",
             "--cached-only",
             "--no-lock",
+            "--unstable-bare-node-builtins",
             f"--v8-flags=--max-old-space-size={mem_mb}",
-            _harness(runtime),
+            _harness(runtime, mem_mb),
         ),
         environment=ENVIRONMENT,
         memory_bytes=(mem_mb + MOST_WORKERS * WORKER_MB) * MB,
@@ -273,13 +274,13 @@ def _code(workload: WorkloadSpec) -> bytes:
         raise InvalidRequest("code", "Must be a WebAssembly module in base64.") from error
 
 
-@functools.cache
-def _harness(runtime: str) -> str:
-    """A data: URL: a module that was loaded by one, and what that one imports, may read no local
-    file, not even by `import`.
+def _harness(runtime: str, mem_mb: int) -> str:
+    """Return a data: URL: a module that was loaded by one, and what that one imports, may read no
+    local file, not even by `import`.
     """
     here = Path(__file__).parent
-    source = (here / "head.js").read_bytes() + (here / HARNESSES[runtime]).read_bytes()
+    parts = [(here / name).read_bytes() for name in HARNESSES[runtime]]
+    source = b"".join([f"const MEMORY_BYTES = {mem_mb * MB};\n".encode(), *parts])
     return f"data:text/javascript;base64,{b64encode(source).decode()}"
 
 

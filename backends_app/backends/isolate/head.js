@@ -24,6 +24,7 @@ const [bufferOf, lengthOf] = ["buffer", "byteLength"].map((name) => {
 const exit = Deno.exit;
 const dispatch = globalThis.dispatchEvent.bind(globalThis);
 const unload = new Event("unload");
+const { stopImmediatePropagation: stopPropagation } = Event.prototype;
 const read = Deno.stdin.readSync.bind(Deno.stdin);
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
@@ -53,8 +54,13 @@ const complain = writer(Deno.stderr);
 let marker = new Bytes();
 let ended = false;
 
+// Of an exit code the kernel keeps eight bits; what failed must not pass for a success.
+const kept = (code) => (typeof code === "number" && code !== 0 && (code & 255) === 0 ? 1 : code);
+
 addEventListener("unload", (event) => {
-  if (ended && event !== unload) event.stopImmediatePropagation(); // they have had it
+  if (ended && event !== unload) apply(stopPropagation, event, []); // they have had it
+  const code = Deno.exitCode;
+  if (kept(code) !== code) Deno.exitCode = 1;
 });
 
 function readExactly(count) {
@@ -81,6 +87,7 @@ function receive() {
 function end(key, json, exitCode) {
   ended = true;
   try {
+    if (exitCode) Deno.exitCode = exitCode; // what listeners are told
     dispatch(unload);
   } catch {
     // it has been reported
@@ -93,7 +100,7 @@ function end(key, json, exitCode) {
 // Without a code it is the one that the program has set. Node's own listeners may throw.
 function leave(exitCode) {
   try {
-    exit(exitCode || undefined);
+    exit(exitCode || kept(Deno.exitCode));
   } catch {
     exit(exitCode || 1);
   }

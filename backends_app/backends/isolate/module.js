@@ -1,33 +1,203 @@
-// Calls the default export of an ES module, JavaScript or TypeScript, with the input.
+// Runs a program in JavaScript or TypeScript: an ES module, whose default export is called with the
+// input, or CommonJS, whose `module.exports` is. What was sent is what V8 gets: only what is no
+// JavaScript is taken for TypeScript, whose types are replaced by blanks; and what needs more than
+// that (enums, decorators), or is wrong, goes to Deno's own loader.
 
-const { then } = Promise.prototype;
-const { replace, replaceAll } = String.prototype;
+import util from "node:util";
+import vm from "node:vm";
+
+const { replace, replaceAll, startsWith, trim } = String.prototype;
+const { test } = RegExp.prototype;
 const ErrorType = Error;
-const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
 const { toString: errorToString } = Error.prototype;
-const text = String;
-const inspect = Deno.inspect;
+const { inspect } = util;
+const { SourceTextModule, SyntheticModule, compileFunction } = vm;
+const { link, evaluate } = Object.getPrototypeOf(SourceTextModule.prototype);
+const { get: namespaceOf } = describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), "namespace");
+const { stripTypeScriptTypes: strip, isBuiltin, Module } = nodeModule;
+const { keys, hasOwn } = Object;
 const locate = (source) =>
   URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
-await import(locate("export default (ready: number) => ready")); // so that loader and compiler are
-const resolved = Promise.resolve.bind(Promise);
-const { code, given } = receive();
-const input = parse(decoder.decode(given));
-const url = locate(code);
-const rename = (string) => apply(replaceAll, string, [url, NAME]);
+const URL_OF_FILE = `file:///${NAME}`;
+const PATH = `/${NAME}`;
+const OF_COMMONJS = /\b(?:require|module|exports|__filename|__dirname)\b/;
+const WITHIN = /^(?:data|blob):/i; // modules that the program itself has brought
+const ABSENT = "a workload is one module, no other is there";
+const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
+const META = `import.meta.url="${URL_OF_FILE}";import.meta.filename="${PATH}";import.meta.dirname="/";import.meta.main=true;`;
 
-// In every stack the module has the name that it has for people, also where the program shows one.
-Object.defineProperty(Error, "prepareStackTrace", {
-  configurable: true,
-  writable: true,
-  value: (error, frames) => {
-    let stack = apply(errorToString, error, []);
-    for (let at = 0; at < frames.length; at++) {
-      if (frames[at].getFileName() !== import.meta.url) stack += `\n    at ${frames[at]}`;
+// Modules that are there: the built-in ones, by both of their names, and those in URLs.
+const builtins = { __proto__: null };
+function absent(specifier, code) {
+  const error = new ErrorType(`Cannot find module '${specifier}': ${ABSENT}`);
+  own(error, "code", code);
+  return error;
+}
+async function found(specifier, attributes) {
+  if (isBuiltin(specifier)) {
+    return import(apply(startsWith, specifier, ["node:"]) ? specifier : `node:${specifier}`);
+  }
+  if (!apply(test, WITHIN, [specifier])) throw absent(specifier, "ERR_MODULE_NOT_FOUND");
+  return import(specifier, { with: attributes });
+}
+async function linked(specifier, _, extra) {
+  const known = builtins[specifier];
+  if (known) return known;
+  const namespace = await found(specifier, extra?.attributes);
+  const names = keys(namespace);
+  const module = new SyntheticModule(names, () => {
+    for (let at = 0; at < names.length; at++) {
+      module.setExport(names[at], namespace[names[at]]);
     }
-    return rename(stack);
+  });
+  if (isBuiltin(specifier)) builtins[specifier] = module;
+  return module;
+}
+const dynamic = (specifier, _, attributes) => found(`${specifier}`, attributes);
+
+// `require`, for CommonJS and for bundles that make one.
+function makeRequire(main) {
+  const { createRequire } = nodesModule;
+  const nodes = createRequire(URL_OF_FILE);
+  const missing = (id) => {
+    const error = new ErrorType(`Cannot find module '${id}': ${ABSENT}\nRequire stack:\n- ${PATH}`);
+    own(error, "code", "MODULE_NOT_FOUND");
+    own(error, "requireStack", [PATH]);
+    return error;
+  };
+  const require = (id) => {
+    if (typeof id === "string" && !isBuiltin(id)) {
+      if (hasOwn(require.cache, id)) return require.cache[id].exports;
+      throw missing(id);
+    }
+    return nodes(id);
+  };
+  own(require, "resolve", (id) => {
+    if (isBuiltin(id)) return id;
+    throw missing(id);
+  });
+  own(require.resolve, "paths", () => null);
+  own(require, "main", main);
+  own(require, "cache", nodes.cache);
+  own(require, "extensions", nodes.extensions);
+  return require;
+}
+const nodesModule = { createRequire: nodeModule.createRequire };
+own(nodeModule, "createRequire", (from) => {
+  nodesModule.createRequire(from); // which says what is wrong with it
+  return makeRequire(undefined);
+});
+nodeModule.syncBuiltinESMExports();
+
+const options = () => ({
+  identifier: URL_OF_FILE,
+  importModuleDynamically: dynamic,
+  initializeImportMeta: (meta) => {
+    meta.dirname = "/";
+    meta.filename = PATH;
+    meta.main = true;
+    meta.resolve = (specifier) =>
+      isBuiltin(specifier) && !apply(startsWith, specifier, ["node:"])
+        ? `node:${specifier}`
+        : new LocationType(specifier, URL_OF_FILE).href;
+    meta.url = URL_OF_FILE;
   },
 });
+const LocationType = URL;
+
+// The text as V8 takes it: an ES module or, where it says so, CommonJS; or nothing.
+function parsed(source) {
+  const mayBeCommonJS = apply(test, OF_COMMONJS, [source]);
+  const found = (mayBeCommonJS && commonJS(source)) || esModule(source);
+  return found ?? (mayBeCommonJS ? undefined : commonJS(source));
+}
+function esModule(source) {
+  try {
+    const module = new SourceTextModule(source, options());
+    return async () => {
+      await apply(link, module, [linked]);
+      return async () => {
+        await apply(evaluate, module, []);
+        const namespace = apply(namespaceOf, module, []);
+        return "default" in namespace ? { made: namespace.default } : { exported: keys(namespace) };
+      };
+    };
+  } catch (error) {
+    if (error instanceof SyntaxErrorType) return undefined;
+    throw error;
+  }
+}
+const SyntaxErrorType = SyntaxError;
+function commonJS(source) {
+  let body;
+  try {
+    body = compileFunction(
+      apply(replace, source, [/^#!/, "//"]),
+      ["exports", "require", "module", "__filename", "__dirname"],
+      { filename: URL_OF_FILE, importModuleDynamically: dynamic },
+    );
+  } catch {
+    return undefined;
+  }
+  return async () => async () => {
+    const module = new Module(PATH);
+    own(module, "filename", PATH);
+    own(module, "id", ".");
+    own(module, "paths", []);
+    const require = makeRequire(module);
+    own(module, "require", require);
+    require.cache[PATH] = module;
+    own(process, "mainModule", module);
+    apply(body, module.exports, [module.exports, require, module, PATH, "/"]);
+    module.loaded = true;
+    const { exports } = module;
+    if (typeof exports === "function") return { made: exports };
+    if (exports?.__esModule && "default" in exports) return { made: exports.default };
+    return { exported: exports === null || typeof exports !== "object" ? [] : keys(exports) };
+  };
+}
+
+// What is no JavaScript may be TypeScript. Its types leave blanks, so that lines and columns stay.
+function stripped(source) {
+  let blank;
+  try {
+    blank = strip(source);
+  } catch {
+    return undefined;
+  }
+  return parsed(blank);
+}
+
+// Deno's own loader knows all of TypeScript, and says where something is wrong.
+let loaded = "";
+let shift = 0;
+async function load(source) {
+  shift = /\bimport\.meta\b/.test(source) && !source.startsWith("#!") ? META.length : 0;
+  loaded = locate(shift ? META + source : source);
+  const namespace = await import(loaded);
+  return "default" in namespace ? { made: namespace.default } : { exported: keys(namespace) };
+}
+
+function rename(string) {
+  if (loaded === "") return string;
+  const first = new RegExpType(`${loaded}:1:([0-9]+)`, "g");
+  const shown = shift === 0 ? string : apply(replace, string, [first, (_, column) => `${NAME}:1:${column - shift}`]);
+  return apply(replaceAll, shown, [loaded, NAME]);
+}
+const RegExpType = RegExp;
+
+// In every stack the module has the name that it has for people, also where the program shows one.
+const OF_HARNESS = { __proto__: null, [import.meta.url]: true, "ext:deno_node/vm.js": true };
+const OF_FILE = new RegExp(`(^|\\()(?:file://)?${PATH}:`);
+own(Error, "prepareStackTrace", (error, frames) => {
+  let stack = apply(errorToString, error, []);
+  for (let at = 0; at < frames.length; at++) {
+    if (OF_HARNESS[frames[at].getFileName()]) continue;
+    stack += `\n    at ${apply(replace, `${frames[at]}`, [OF_FILE, `$1${NAME}:`])}`;
+  }
+  return rename(stack);
+}, false);
+const OF_OTHER_REALMS = /\n +at [^\n]*(?:data:text\/javascript;base64,Y29uc3Qg|ext:deno_node\/vm)[^\n]*/g;
 
 function succeed(value) {
   let json;
@@ -40,10 +210,6 @@ function succeed(value) {
   end("output", json, 0);
 }
 
-function fail(error) {
-  complaint(describe(error));
-}
-
 function message(error) {
   try {
     return apply(slice, text(error.message), [0, MOST_ERROR_CHARS]);
@@ -52,39 +218,127 @@ function message(error) {
   }
 }
 
-// The error with its stack and causes, in the name that the user's file has for people. What could
-// not be loaded has no stack, only a message that says where.
+// What was thrown as Node shows it: with stack, causes and whatever else it carries, in the name
+// that the user's file has for people. What could not be loaded has a message that says where.
 function describe(error) {
   try {
-    const loaded = error instanceof ErrorType && error.code !== "ERR_MODULE_NOT_FOUND";
-    const shown = loaded ? inspect(error, { colors: false }) : text(error?.message ?? error);
-    return apply(replace, rename(shown), [NO_FILES, "a workload is one module, no other is there"]);
+    const { message, code } = error ?? {};
+    const shown = typeof error === "string"
+      ? error
+      : code === "ERR_MODULE_NOT_FOUND"
+      ? text(message)
+      : inspect(error, { colors: false });
+    return apply(replace, apply(replace, rename(shown), [OF_OTHER_REALMS, ""]), [NO_FILES, ABSENT]);
   } catch {
     return "exception that cannot be shown";
   }
 }
 
-let settled = false;
+// Errors that nobody caught are first for those who listen for them, as everywhere; the harness
+// speaks where nobody does. Deno asks all listeners in turn, ours first, so the others are asked by
+// an event of their own.
+const { ErrorEvent: ErrorEventType, PromiseRejectionEvent: RejectionEventType } = globalThis;
+const { preventDefault, stopImmediatePropagation } = Event.prototype;
+const { get: defaultPrevented } = describeProperty(Event.prototype, "defaultPrevented");
+const [errorOf, messageOf] = ["error", "message"].map(
+  (name) => describeProperty(ErrorEventType.prototype, name).get,
+);
+const [reasonOf, promiseOf] = ["reason", "promise"].map(
+  (name) => describeProperty(RejectionEventType.prototype, name).get,
+);
+const listeners = process.listenerCount.bind(process);
+const emit = process.emit.bind(process);
+let asking;
 
-function start(module) {
-  if (!("default" in module)) {
-    settled = true; // a script: it ends when its event loop is empty
-  } else if (typeof module.default !== "function") {
-    complaint("Error: the default export must be a function; it is called with the input");
+// Has the program taken care of it?
+function taken(event) {
+  const before = asking;
+  asking = event;
+  try {
+    dispatch(event);
+  } finally {
+    asking = before;
+  }
+  return apply(defaultPrevented, event, []);
+}
+
+function uncaught(error, origin) {
+  if (listeners("uncaughtException") > 0) {
+    emit("uncaughtExceptionMonitor", error, origin);
+    emit("uncaughtException", error, origin);
   } else {
-    apply(then, apply(then, resolved(input), [module.default]), [succeed, fail]);
+    complaint(describe(error));
   }
 }
 
+function fail(error) {
+  settled = true;
+  const event = new ErrorEventType("error", { cancelable: true, error, message: `Uncaught ${describe(error)}` });
+  if (!taken(event)) uncaught(error, "uncaughtException");
+}
+
 addEventListener("error", (event) => {
-  event.preventDefault();
-  fail(event.error ?? apply(replace, event.message, [/^Uncaught /, ""])); // so speak workers
+  if (event === asking) return;
+  apply(stopImmediatePropagation, event, []);
+  apply(preventDefault, event, []);
+  const error = apply(errorOf, event, []);
+  const message = apply(messageOf, event, []);
+  const again = new ErrorEventType("error", { cancelable: true, error, message });
+  if (taken(again)) return;
+  if (error === null || error === undefined) complaint(apply(replace, message, [/^Uncaught /, ""])); // so speak workers
+  else uncaught(error, "uncaughtException");
 });
 addEventListener("unhandledrejection", (event) => {
-  event.preventDefault();
-  fail(event.reason);
+  if (event === asking) return;
+  apply(stopImmediatePropagation, event, []);
+  apply(preventDefault, event, []);
+  const reason = apply(reasonOf, event, []);
+  const promise = apply(promiseOf, event, []);
+  if (taken(new RejectionEventType("unhandledrejection", { cancelable: true, promise, reason }))) return;
+  if (listeners("unhandledRejection") > 0) emit("unhandledRejection", reason, promise);
+  else uncaught(reason, "unhandledRejection");
 });
+
+let settled = false;
+let awaits = "Error: Top-level await promise never resolved";
 addEventListener("beforeunload", () => {
-  if (!settled && !ended) complaint("Error: nothing is left to run, and the promise was never settled");
+  if (!settled && !ended) complaint(awaits);
 });
-import(url).then(start, fail);
+
+// No promise is handed to a function that the program could have replaced.
+async function run(source, input) {
+  let result;
+  try {
+    let evaluated;
+    const prepared = parsed(source) ?? stripped(source);
+    try {
+      evaluated = await prepared?.();
+    } catch (error) {
+      // Types alone can be what is missing: Deno's loader leaves out what is only imported as one.
+      if (!(error instanceof SyntaxErrorType)) throw error;
+    }
+    result = await (evaluated ? evaluated() : load(source));
+    if ("made" in result) {
+      if (typeof result.made !== "function") {
+        complaint("Error: the default export must be a function; it is called with the input");
+      }
+      awaits = "Error: nothing is left to run, and the promise was never settled";
+      const { made } = result;
+      result = { value: await made(input) };
+    }
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  if ("value" in result) succeed(result.value);
+  settled = true; // a script: it ends when its event loop is empty
+}
+
+// Everything is used once before, so that it is there when it is needed.
+const warm = esModule("import path from 'node:path'; export default path;");
+await (await warm())();
+strip("export default (ready: number) => ready");
+await import(locate("export default (ready: number) => ready"));
+own(process, "argv", [Deno.execPath(), PATH]);
+const { code, given } = receive();
+run(decoder.decode(code), parse(decoder.decode(given)));

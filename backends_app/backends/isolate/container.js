@@ -2,21 +2,24 @@
 // three streams, one processor, a host, user and kernel that are the same everywhere. Deno would
 // answer each of these questions with an error, because it gives the program no permission.
 
+import { Console } from "node:console";
 import fs from "node:fs";
 import nodeModule from "node:module";
 import os from "node:os";
 import process from "node:process";
+import util from "node:util";
 
 const USER = 1000;
 const HOST = "vulcan"; // as the kernel says, too
 const KERNEL = "6.1.0";
 const STREAMS = { __proto__: null, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2 };
-const ADVICE = /,? (?:run again|specify the required permissions) .*$/s;
+const ADVICE = steady(/,? (?:run again|specify the required permissions) .*$/s);
+const WISH = steady(/^Requires (\w+) access/);
 // What the kernel of an empty container would say to the same wish.
 const CODES = { __proto__: null, read: ["ENOENT", -2], write: ["EROFS", -30] };
 const DENIED = ["EACCES", -13];
 
-const { match, replace: replaceText } = String.prototype;
+const { match, replace } = String.prototype;
 const { defineProperty } = Object;
 const own = (object, name, value, enumerable = true) =>
   defineProperty(object, name, { value, enumerable, configurable: true, writable: true });
@@ -28,8 +31,8 @@ const fixed = (object, answers) => {
 const { NotCapable } = Deno.errors;
 class Denied extends Error {
   constructor(message, options) {
-    super(apply(replaceText, `${message}`, [ADVICE, ""]), options);
-    const wish = apply(match, this.message, [/^Requires (\w+) access/]);
+    super(apply(replace, `${message}`, [ADVICE, ""]), options);
+    const wish = apply(match, this.message, [WISH]);
     const [code, errno] = (wish && CODES[wish[1]]) || DENIED;
     own(this, "code", code, false);
     own(this, "errno", errno, false);
@@ -62,9 +65,20 @@ fixed(Deno.env, {
   toObject: () => ({ ...environment }),
 });
 
-// The host, the user and the processor.
-const used = Deno.memoryUsage;
+// The host, the user and the processor. What is resident only the kernel could say, in a file; what
+// V8 has is known.
+const usage = process.memoryUsage;
+const used = () => {
+  const { heapTotal, heapUsed, external, arrayBuffers } = usage();
+  return { rss: heapTotal + external, heapTotal, heapUsed, external, arrayBuffers };
+};
 const memory = () => ({ total: MEMORY_BYTES, free: Math.max(0, MEMORY_BYTES - used().rss) });
+own(process, "memoryUsage", used);
+own(used, "rss", () => used().rss);
+own(Deno, "memoryUsage", () => {
+  const { rss, heapTotal, heapUsed, external } = used();
+  return { rss, heapTotal, heapUsed, external };
+});
 const uptime = process.uptime.bind(process);
 const processor = () => ({
   model: "unknown",
@@ -206,6 +220,49 @@ for (const name of ["stdout", "stderr"]) {
       })),
   });
 }
+
+// What is printed looks as Node prints it.
+const { formatWithOptions, inspect } = util;
+const { repeat, replaceAll: replaceEach } = String.prototype;
+const PLAIN = { colors: false };
+let indentation = "";
+function say(write, given) {
+  let line = apply(formatWithOptions, util, [PLAIN, ...given]);
+  if (indentation !== "") line = indentation + apply(replaceEach, line, ["\n", `\n${indentation}`]);
+  write(encode(`${line}\n`));
+}
+for (const [name, write] of Object.entries({
+  debug: print,
+  error: complain,
+  info: print,
+  log: print,
+  warn: complain,
+})) {
+  own(console, name, (...given) => say(write, given));
+}
+fixed(console, {
+  dir: (value, options) => print(encode(`${inspect(value, { customInspect: false, ...PLAIN, ...options })}\n`)),
+  dirxml: (...given) => console.log(...given),
+  group: (...given) => {
+    if (given.length > 0) console.log(...given);
+    indentation += "  ";
+  },
+  groupEnd: () => {
+    indentation = apply(slice, indentation, [2]);
+  },
+  trace: (...given) => {
+    const trace = { name: "Trace", message: util.format(...given) };
+    Error.captureStackTrace(trace, console.trace);
+    console.error(trace.stack);
+  },
+});
+own(console, "groupCollapsed", console.group);
+own(console, "Console", Console);
+let tables;
+own(console, "table", (...given) => {
+  tables ??= new Console({ stdout: process.stdout, stderr: process.stderr });
+  tables.table(...given);
+});
 
 own(Deno, "exit", (code) => exit(kept(code)));
 const { exit: nodesExit, reallyExit } = process;

@@ -3,25 +3,24 @@
 // JavaScript is taken for TypeScript, whose types are replaced by blanks; and what needs more than
 // that (enums, decorators), or is wrong, goes to Deno's own loader.
 
-import util from "node:util";
 import vm from "node:vm";
 
-const { replace, replaceAll, startsWith, trim } = String.prototype;
+const { includes, replaceAll, startsWith } = String.prototype;
 const { test } = RegExp.prototype;
 const ErrorType = Error;
 const { toString: errorToString } = Error.prototype;
-const { inspect } = util;
 const { SourceTextModule, SyntheticModule, compileFunction } = vm;
 const { link, evaluate } = Object.getPrototypeOf(SourceTextModule.prototype);
 const { get: namespaceOf } = describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), "namespace");
 const { stripTypeScriptTypes: strip, isBuiltin, Module } = nodeModule;
 const { keys, hasOwn } = Object;
+const { join } = Array.prototype;
 const locate = (source) =>
   URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
 const URL_OF_FILE = `file:///${NAME}`;
 const PATH = `/${NAME}`;
-const OF_COMMONJS = /\b(?:require|module|exports|__filename|__dirname)\b/;
-const WITHIN = /^(?:data|blob):/i; // modules that the program itself has brought
+const OF_COMMONJS = steady(/\b(?:require|module|exports|__filename|__dirname)\b/);
+const WITHIN = steady(/^(?:data|blob):/i); // modules that the program itself has brought
 const ABSENT = "a workload is one module, no other is there";
 const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
 const META = `import.meta.url="${URL_OF_FILE}";import.meta.filename="${PATH}";import.meta.dirname="/";import.meta.main=true;`;
@@ -105,6 +104,12 @@ const options = () => ({
 });
 const LocationType = URL;
 
+// What a module gives; without a prototype, because the program could have made one a promise.
+const of = (namespace) =>
+  "default" in namespace
+    ? { __proto__: null, made: namespace.default }
+    : { __proto__: null, exported: keys(namespace) };
+
 // The text as V8 takes it: an ES module or, where it says so, CommonJS; or nothing.
 function parsed(source) {
   const mayBeCommonJS = apply(test, OF_COMMONJS, [source]);
@@ -118,8 +123,7 @@ function esModule(source) {
       await apply(link, module, [linked]);
       return async () => {
         await apply(evaluate, module, []);
-        const namespace = apply(namespaceOf, module, []);
-        return "default" in namespace ? { made: namespace.default } : { exported: keys(namespace) };
+        return of(apply(namespaceOf, module, []));
       };
     };
   } catch (error) {
@@ -151,9 +155,10 @@ function commonJS(source) {
     apply(body, module.exports, [module.exports, require, module, PATH, "/"]);
     module.loaded = true;
     const { exports } = module;
-    if (typeof exports === "function") return { made: exports };
-    if (exports?.__esModule && "default" in exports) return { made: exports.default };
-    return { exported: exports === null || typeof exports !== "object" ? [] : keys(exports) };
+    if (typeof exports === "function") return { __proto__: null, made: exports };
+    const module_ = typeof exports === "object" && exports !== null ? exports : {};
+    if (hasOwn(module_, "__esModule") && hasOwn(module_, "default")) return of(module_);
+    return { __proto__: null, exported: keys(module_) };
   };
 }
 
@@ -171,24 +176,24 @@ function stripped(source) {
 // Deno's own loader knows all of TypeScript, and says where something is wrong.
 let loaded = "";
 let shift = 0;
+let onFirstLine;
 async function load(source) {
-  shift = /\bimport\.meta\b/.test(source) && !source.startsWith("#!") ? META.length : 0;
+  const asks = apply(includes, source, ["import.meta"]) && !apply(startsWith, source, ["#!"]);
+  shift = asks ? META.length : 0;
   loaded = locate(shift ? META + source : source);
-  const namespace = await import(loaded);
-  return "default" in namespace ? { made: namespace.default } : { exported: keys(namespace) };
+  onFirstLine = steady(new RegExp(`${loaded}:1:([0-9]+)`, "g"));
+  return of(await import(loaded));
 }
 
 function rename(string) {
   if (loaded === "") return string;
-  const first = new RegExpType(`${loaded}:1:([0-9]+)`, "g");
-  const shown = shift === 0 ? string : apply(replace, string, [first, (_, column) => `${NAME}:1:${column - shift}`]);
+  const shown = shift === 0 ? string : apply(replace, string, [onFirstLine, (_, column) => `${NAME}:1:${column - shift}`]);
   return apply(replaceAll, shown, [loaded, NAME]);
 }
-const RegExpType = RegExp;
 
 // In every stack the module has the name that it has for people, also where the program shows one.
 const OF_HARNESS = { __proto__: null, [import.meta.url]: true, "ext:deno_node/vm.js": true };
-const OF_FILE = new RegExp(`(^|\\()(?:file://)?${PATH}:`);
+const OF_FILE = steady(new RegExp(`(^|\\()(?:file://)?${PATH}:`));
 own(Error, "prepareStackTrace", (error, frames) => {
   let stack = apply(errorToString, error, []);
   for (let at = 0; at < frames.length; at++) {
@@ -197,7 +202,8 @@ own(Error, "prepareStackTrace", (error, frames) => {
   }
   return rename(stack);
 }, false);
-const OF_OTHER_REALMS = /\n +at [^\n]*(?:data:text\/javascript;base64,Y29uc3Qg|ext:deno_node\/vm)[^\n]*/g;
+const OF_OTHER_REALMS = steady(/\n +at [^\n]*(?:data:text\/javascript;base64,Y29uc3Qg|ext:deno_node\/vm)[^\n]*/g);
+const UNCAUGHT = steady(/^Uncaught /);
 
 function succeed(value) {
   let json;
@@ -223,14 +229,20 @@ function message(error) {
 function describe(error) {
   try {
     const { message, code } = error ?? {};
-    const shown = typeof error === "string"
-      ? error
-      : code === "ERR_MODULE_NOT_FOUND"
-      ? text(message)
-      : inspect(error, { colors: false });
-    return apply(replace, apply(replace, rename(shown), [OF_OTHER_REALMS, ""]), [NO_FILES, ABSENT]);
+    const plain = typeof error === "string" || code === "ERR_MODULE_NOT_FOUND";
+    const shown = plain ? text(message ?? error) : inspected(error);
+    return apply(replaceAll, apply(replace, rename(shown), [OF_OTHER_REALMS, ""]), [NO_FILES, ABSENT]);
   } catch {
     return "exception that cannot be shown";
+  }
+}
+
+// Where the program has replaced what inspection stands on, the stack has to do.
+function inspected(error) {
+  try {
+    return inspect(error, PLAIN);
+  } catch {
+    return text(error.stack ?? error);
   }
 }
 
@@ -249,6 +261,10 @@ const [reasonOf, promiseOf] = ["reason", "promise"].map(
 const listeners = process.listenerCount.bind(process);
 const emit = process.emit.bind(process);
 let asking;
+announce = (exitCode) => {
+  process._exiting = true;
+  emit("exit", exitCode || process.exitCode || 0);
+};
 
 // Has the program taken care of it?
 function taken(event) {
@@ -279,21 +295,31 @@ function fail(error) {
 
 addEventListener("error", (event) => {
   if (event === asking) return;
+  let error, message;
+  try {
+    error = apply(errorOf, event, []);
+    message = apply(messageOf, event, []);
+  } catch {
+    return; // an event of the program's own, which only has this name
+  }
   apply(stopImmediatePropagation, event, []);
   apply(preventDefault, event, []);
-  const error = apply(errorOf, event, []);
-  const message = apply(messageOf, event, []);
   const again = new ErrorEventType("error", { cancelable: true, error, message });
   if (taken(again)) return;
-  if (error === null || error === undefined) complaint(apply(replace, message, [/^Uncaught /, ""])); // so speak workers
+  if (error === null || error === undefined) complaint(apply(replace, message, [UNCAUGHT, ""])); // so speak workers
   else uncaught(error, "uncaughtException");
 });
 addEventListener("unhandledrejection", (event) => {
   if (event === asking) return;
+  let reason, promise;
+  try {
+    reason = apply(reasonOf, event, []);
+    promise = apply(promiseOf, event, []);
+  } catch {
+    return; // an event of the program's own, which only has this name
+  }
   apply(stopImmediatePropagation, event, []);
   apply(preventDefault, event, []);
-  const reason = apply(reasonOf, event, []);
-  const promise = apply(promiseOf, event, []);
   if (taken(new RejectionEventType("unhandledrejection", { cancelable: true, promise, reason }))) return;
   if (listeners("unhandledRejection") > 0) emit("unhandledRejection", reason, promise);
   else uncaught(reason, "unhandledRejection");
@@ -324,7 +350,7 @@ async function run(source, input) {
       }
       awaits = "Error: nothing is left to run, and the promise was never settled";
       const { made } = result;
-      result = { value: await made(input) };
+      result = { __proto__: null, value: await made(input) };
     }
   } catch (error) {
     fail(error);
@@ -332,6 +358,10 @@ async function run(source, input) {
   }
   if ("value" in result) succeed(result.value);
   settled = true; // a script: it ends when its event loop is empty
+  if (input !== null) {
+    unused = "the module has no default export to be called with the input, and did not read it from stdin";
+    if (result.exported.length > 0) unused += `; it exports ${apply(join, result.exported, [", "])}`;
+  }
 }
 
 // Everything is used once before, so that it is there when it is needed.

@@ -67,10 +67,10 @@ fixed(Deno.env, {
 
 // The host, the user and the processor. What is resident only the kernel could say, in a file; what
 // V8 has is known.
-const usage = process.memoryUsage;
+const usage = Deno.memoryUsage;
 const used = () => {
-  const { heapTotal, heapUsed, external, arrayBuffers } = usage();
-  return { rss: heapTotal + external, heapTotal, heapUsed, external, arrayBuffers };
+  const { heapTotal, heapUsed, external } = usage();
+  return { rss: heapTotal + external, heapTotal, heapUsed, external, arrayBuffers: 0 };
 };
 const memory = () => ({ total: MEMORY_BYTES, free: Math.max(0, MEMORY_BYTES - used().rss) });
 own(process, "memoryUsage", used);

@@ -10,9 +10,13 @@ const { test } = RegExp.prototype;
 const ErrorType = Error;
 const { toString: errorToString } = Error.prototype;
 const { SourceTextModule, SyntheticModule, compileFunction } = vm;
+const { setExport } = SyntheticModule.prototype;
 const { link, evaluate } = Object.getPrototypeOf(SourceTextModule.prototype);
-const { get: namespaceOf } = describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), "namespace");
+const [namespaceOf, statusOf] = ["namespace", "status"].map(
+  (name) => describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), name).get,
+);
 const { stripTypeScriptTypes: strip, isBuiltin, Module } = nodeModule;
+const { isPromise } = util.types;
 const { keys, hasOwn } = Object;
 const { join } = Array.prototype;
 const locate = (source) =>
@@ -32,27 +36,43 @@ function absent(specifier, code) {
   own(error, "code", code);
   return error;
 }
+const prefixed = (id) => (apply(startsWith, id, ["node:"]) ? id : `node:${id}`);
 async function found(specifier, attributes) {
-  if (isBuiltin(specifier)) {
-    return import(apply(startsWith, specifier, ["node:"]) ? specifier : `node:${specifier}`);
-  }
+  if (isBuiltin(specifier)) return builtin(prefixed(specifier));
   if (!apply(test, WITHIN, [specifier])) throw absent(specifier, "ERR_MODULE_NOT_FOUND");
-  return import(specifier, { with: attributes });
+  const namespace = await import(specifier, { with: attributes });
+  return mirror(namespace, (name) => namespace[name]);
 }
-async function linked(specifier, _, extra) {
-  const known = builtins[specifier];
-  if (known) return known;
-  const namespace = await found(specifier, extra?.attributes);
+async function builtin(id) {
+  if (builtins[id]) return builtins[id];
+  const namespace = await import(id);
+  const home = namespace.default;
+  const values = typeof home === "function" || typeof home === "object" ? home : {};
+  // What was replaced in the module is replaced for those who import it by name.
+  const now = (name) => {
+    const property = describeProperty(values, name);
+    return property && hasOwn(property, "value") ? property.value : namespace[name];
+  };
+  return (builtins[id] = mirror(namespace, (name) => (name === "default" ? home : now(name))));
+}
+function mirror(namespace, value) {
   const names = keys(namespace);
   const module = new SyntheticModule(names, () => {
-    for (let at = 0; at < names.length; at++) {
-      module.setExport(names[at], namespace[names[at]]);
-    }
+    for (let at = 0; at < names.length; at++) apply(setExport, module, [names[at], value(names[at])]);
   });
-  if (isBuiltin(specifier)) builtins[specifier] = module;
   return module;
 }
-const dynamic = (specifier, _, attributes) => found(`${specifier}`, attributes);
+const linked = (specifier, _, extra) => found(specifier, extra?.attributes);
+async function dynamic(specifier, _, attributes) {
+  const wanted = `${specifier}`;
+  if (!isBuiltin(wanted) && apply(test, WITHIN, [wanted])) {
+    return import(wanted, { with: attributes });
+  }
+  const module = await found(wanted, attributes);
+  if (apply(statusOf, module, []) === "unlinked") await apply(link, module, [linked]);
+  if (apply(statusOf, module, []) === "linked") await apply(evaluate, module, []);
+  return module;
+}
 
 // `require`, for CommonJS and for bundles that make one.
 function makeRequire(main) {
@@ -272,6 +292,8 @@ function taken(event) {
   asking = event;
   try {
     dispatch(event);
+  } catch {
+    // Deno itself has stumbled over what the program did to its realm
   } finally {
     asking = before;
   }
@@ -331,6 +353,16 @@ addEventListener("beforeunload", () => {
   if (!settled && !ended) complaint(awaits);
 });
 
+// Is there something to wait for? A getter that throws is no promise.
+function waits(value) {
+  if (value === null || (typeof value !== "object" && typeof value !== "function")) return false;
+  try {
+    return isPromise(value) || typeof value.then === "function";
+  } catch {
+    return false;
+  }
+}
+
 // No promise is handed to a function that the program could have replaced.
 async function run(source, input) {
   let result;
@@ -350,7 +382,8 @@ async function run(source, input) {
       }
       awaits = "Error: nothing is left to run, and the promise was never settled";
       const { made } = result;
-      result = { __proto__: null, value: await made(input) };
+      const value = made(input);
+      result = { __proto__: null, value: waits(value) ? await value : value };
     }
   } catch (error) {
     fail(error);
@@ -365,10 +398,10 @@ async function run(source, input) {
 }
 
 // Everything is used once before, so that it is there when it is needed.
-const warm = esModule("import path from 'node:path'; export default path;");
-await (await warm())();
-strip("export default (ready: number) => ready");
-await import(locate("export default (ready: number) => ready"));
+const PLAINLY = "import path from 'node:path'; export default path;";
+const TYPED = "export default (ready: number) => ready;";
+for (const source of [PLAINLY, TYPED]) await (await (parsed(source) ?? stripped(source))())();
+await import(locate(TYPED));
 own(process, "argv", [Deno.execPath(), PATH]);
 const { code, given } = receive();
 run(decoder.decode(code), parse(decoder.decode(given)));

@@ -61,6 +61,9 @@ ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its hea
 class IsolateBackend(Backend):
     """Runs `node` and `wasm` workloads in Deno.
 
+    The code of a `node` workload is an ES module or CommonJS. It is JavaScript where it can be read
+    as that, and TypeScript otherwise.
+
     The code of a `wasm` workload is a WASI command module (preview 1) in base64.
 
     OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
@@ -243,7 +246,7 @@ class _Complaints:
 
 
 def _readable(stderr: str) -> str:
-    """With a name for the program, and one for what calls it, and no advice that nobody can take."""
+    """Name the program and what calls it, and leave out advice that nobody can take."""
     return ADVICE.sub(r"\1", BLOB.sub(NAME, HARNESS.sub("the harness", stderr)))
 
 

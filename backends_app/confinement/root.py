@@ -23,7 +23,7 @@ MOUNT_POINT = "/proc"
 HOSTNAME = b"vulcan"
 PT_INTERP = 3
 MAPS = "/proc/self/maps"
-STACK_SPREAD = 1 << 35  # below the end of all addresses; Linux places main stacks in half of that
+STACK_SPREAD = 5 << 32  # below the end of all addresses; Linux places main stacks in 16 GB of it
 STACK_STEP = 1 << 22  # half of the smallest stack that a process has behind the walls
 
 

@@ -2,11 +2,10 @@
 // three streams, one processor, a host, user and kernel that are the same everywhere. Deno would
 // answer each of these questions with an error, because it gives the program no permission.
 
-import { Console } from "node:console";
-import fs from "node:fs";
-import nodeModule from "node:module";
-import os from "node:os";
-import process from "node:process";
+//
+// Node's modules take tens of milliseconds to load, so only what nearly every program needs is there
+// before: `furnish` changes the others when the program first gets them.
+
 import util from "node:util";
 
 const USER = 1000;
@@ -41,6 +40,14 @@ class Denied extends Error {
 Object.setPrototypeOf(NotCapable, Denied);
 Object.setPrototypeOf(NotCapable.prototype, Error.prototype);
 
+const preparations = { __proto__: null };
+const furnished = { __proto__: null };
+function furnish(id, home) {
+  if (furnished[id]) return;
+  furnished[id] = true;
+  preparations[id]?.(home);
+}
+
 // Variables: there are none, and those that the program sets are its own.
 const text = String;
 const variables = { __proto__: null };
@@ -52,7 +59,6 @@ const environment = new Proxy({}, {
       ? Reflect.defineProperty(target, name, { ...property, value: text(property.value) })
       : Reflect.defineProperty(target, name, property),
 });
-own(process, "env", environment);
 fixed(Deno.env, {
   get: (name) => (Object.hasOwn(environment, name) ? environment[name] : undefined),
   set: (name, value) => {
@@ -73,20 +79,20 @@ const used = () => {
   return { rss: heapTotal + external, heapTotal, heapUsed, external, arrayBuffers: 0 };
 };
 const memory = () => ({ total: MEMORY_BYTES, free: Math.max(0, MEMORY_BYTES - used().rss) });
-own(process, "memoryUsage", used);
 own(used, "rss", () => used().rss);
 own(Deno, "memoryUsage", () => {
   const { rss, heapTotal, heapUsed, external } = used();
   return { rss, heapTotal, heapUsed, external };
 });
-const uptime = process.uptime.bind(process);
+const now = performance.now.bind(performance);
+const uptime = () => now() / 1000;
 const processor = () => ({
   model: "unknown",
   speed: 0,
   times: { user: 0, nice: 0, sys: 0, idle: 0, irq: 0 },
 });
 let priority = 0;
-fixed(os, {
+preparations.os = (os) => fixed(os, {
   availableParallelism: () => 1,
   cpus: () => [processor()],
   freemem: () => memory().free,
@@ -111,17 +117,48 @@ const umask = (wanted) => {
   if (wanted !== undefined) mask = (typeof wanted === "string" ? parseInt(wanted, 8) : wanted) & 0o777;
   return before;
 };
-fixed(process, {
-  availableMemory: () => memory().free,
-  constrainedMemory: () => memory().total,
-  getegid: () => USER,
-  geteuid: () => USER,
-  getgid: () => USER,
-  getgroups: () => [USER],
-  getuid: () => USER,
-  umask,
+let node; // Node's `process`, when the program has got it
+let nodes; // and how it was
+preparations.process = (process) => {
+  node = process;
+  nodes = { emit: process.emit, listenerCount: process.listenerCount };
+  own(process, "env", environment);
+  own(process, "memoryUsage", used);
+  own(process, "argv", ["/deno", `/${NAME}`]);
+  process.title = "node";
+  fixed(process, {
+    availableMemory: () => memory().free,
+    constrainedMemory: () => memory().total,
+    getegid: () => USER,
+    geteuid: () => USER,
+    getgid: () => USER,
+    getgroups: () => [USER],
+    getuid: () => USER,
+    umask,
+  });
+  const { exit: nodesExit, reallyExit, getBuiltinModule } = process;
+  own(process, "exit", (code) => nodesExit(kept(code)));
+  own(process, "reallyExit", (code) => apply(reallyExit, process, [kept(code)]));
+  own(process, "getBuiltinModule", (id) => {
+    const home = getBuiltinModule(id);
+    if (home !== undefined) furnish(bare(id), home);
+    return home;
+  });
+};
+const { startsWith } = String.prototype;
+const bare = (id) => (apply(startsWith, id, ["node:"]) ? apply(slice, id, [5]) : id);
+const { get: denosProcess, set: setProcess } = describeProperty(globalThis, "process");
+const getProcess = () => {
+  const process = apply(denosProcess, globalThis, []);
+  if (node === undefined) furnish("process", process);
+  return process;
+};
+defineProperty(globalThis, "process", {
+  configurable: true,
+  enumerable: false,
+  get: getProcess,
+  set: (value) => own(globalThis, "process", value),
 });
-process.title = "node";
 fixed(Deno, {
   gid: () => USER,
   hostname: () => HOST,
@@ -139,60 +176,61 @@ fixed(Deno, {
 defineProperty(Navigator.prototype, "hardwareConcurrency", { configurable: true, enumerable: true, get: () => 1 });
 
 // Files: there are none, which is an answer and no error; the streams have their names.
-const { existsSync, exists, statSync, lstatSync } = fs;
-own(fs, "existsSync", (path) => {
-  try {
-    return path in STREAMS || existsSync(path);
-  } catch {
-    return false;
-  }
-});
-own(fs, "exists", (path, callback) => {
-  if (typeof callback !== "function") return exists(path, callback); // which says what is wrong
-  process.nextTick(callback, fs.existsSync(path));
-});
-for (const [name, original] of Object.entries({ statSync, lstatSync })) {
-  own(fs, name, (path, options) => {
+const stream = (path) => (typeof path === "string" ? (STREAMS[path] ?? path) : path);
+preparations.fs = (fs) => {
+  const { existsSync, exists, statSync, lstatSync } = fs;
+  own(fs, "existsSync", (path) => {
     try {
-      return original(path, options);
-    } catch (error) {
-      if (options?.throwIfNoEntry === false && error?.code === "ENOENT") return undefined;
-      throw error;
+      return path in STREAMS || existsSync(path);
+    } catch {
+      return false;
     }
   });
-}
-const stream = (path) => (typeof path === "string" ? (STREAMS[path] ?? path) : path);
-for (const [home, names] of [
-  [fs, ["readFile", "readFileSync", "writeFile", "writeFileSync", "appendFile", "appendFileSync"]],
-]) {
-  for (const name of names) {
-    const original = home[name];
-    own(home, name, (path, ...rest) => original(stream(path), ...rest));
-  }
-}
-for (const name of ["createReadStream", "createWriteStream"]) {
-  const original = fs[name];
-  own(fs, name, (path, options) => {
-    const fd = stream(path);
-    if (fd === path) return original(path, options);
-    const given = typeof options === "string" ? { encoding: options } : options;
-    return original(path, { ...given, fd, autoClose: false });
+  own(fs, "exists", (path, callback) => {
+    if (typeof callback !== "function") return exists(path, callback); // which says what is wrong
+    queueMicrotask(() => callback(fs.existsSync(path)));
   });
-}
-const { openSync, open, closeSync, close } = fs;
-own(fs, "openSync", (path, ...rest) => (typeof stream(path) === "number" ? stream(path) : openSync(path, ...rest)));
-own(fs, "open", (path, ...rest) => {
-  const fd = stream(path);
-  if (fd === path || typeof rest.at(-1) !== "function") return open(path, ...rest);
-  process.nextTick(rest.at(-1), null, fd);
-});
-for (const [name, original] of Object.entries({ readTextFileSync: "utf8", readFileSync: undefined })) {
+  for (const [name, original] of Object.entries({ statSync, lstatSync })) {
+    own(fs, name, (path, options) => {
+      try {
+        return original(path, options);
+      } catch (error) {
+        if (options?.throwIfNoEntry === false && error?.code === "ENOENT") return undefined;
+        throw error;
+      }
+    });
+  }
+  for (const name of ["readFile", "writeFile", "appendFile"].flatMap((name) => [name, `${name}Sync`])) {
+    const original = fs[name];
+    own(fs, name, (path, ...rest) => original(stream(path), ...rest));
+  }
+  for (const name of ["createReadStream", "createWriteStream"]) {
+    const original = fs[name];
+    own(fs, name, (path, options) => {
+      const fd = stream(path);
+      if (fd === path) return original(path, options);
+      const given = typeof options === "string" ? { encoding: options } : options;
+      return original(path, { ...given, fd, autoClose: false });
+    });
+  }
+  const { openSync, open } = fs;
+  own(fs, "openSync", (path, ...rest) => (typeof stream(path) === "number" ? stream(path) : openSync(path, ...rest)));
+  own(fs, "open", (path, ...rest) => {
+    const fd = stream(path);
+    if (fd === path || typeof rest.at(-1) !== "function") return open(path, ...rest);
+    queueMicrotask(() => rest.at(-1)(null, fd));
+  });
+};
+const filed = (fd, encoding) => {
+  const read = getProcess().getBuiltinModule("fs").readFileSync(fd, encoding);
+  return typeof read === "string" ? read : new Bytes(read);
+};
+for (const [name, encoding] of Object.entries({ readTextFileSync: "utf8", readFileSync: undefined })) {
   const denos = Deno[name];
   own(Deno, name, (path, ...rest) => {
     const fd = stream(path);
     if (fd === path) return denos(path, ...rest);
-    const read = fs.readFileSync(fd, original);
-    return typeof read === "string" ? read : new Bytes(read);
+    return filed(fd, encoding);
   });
 }
 for (const [name, encoding] of Object.entries({ readTextFile: "utf8", readFile: undefined })) {
@@ -200,8 +238,7 @@ for (const [name, encoding] of Object.entries({ readTextFile: "utf8", readFile: 
   own(Deno, name, async (path, ...rest) => {
     const fd = stream(path);
     if (fd === path) return denos(path, ...rest);
-    const read = fs.readFileSync(fd, encoding);
-    return typeof read === "string" ? read : new Bytes(read);
+    return filed(fd, encoding);
   });
 }
 
@@ -257,16 +294,11 @@ fixed(console, {
   },
 });
 own(console, "groupCollapsed", console.group);
-own(console, "Console", Console);
+const nodesConsole = () => getProcess().getBuiltinModule("console").Console;
 let tables;
 own(console, "table", (...given) => {
-  tables ??= new Console({ stdout: process.stdout, stderr: process.stderr });
+  tables ??= new (nodesConsole())({ stdout: node.stdout, stderr: node.stderr });
   tables.table(...given);
 });
 
 own(Deno, "exit", (code) => exit(kept(code)));
-const { exit: nodesExit, reallyExit } = process;
-own(process, "exit", (code) => nodesExit(kept(code)));
-own(process, "reallyExit", (code) => apply(reallyExit, process, [kept(code)]));
-
-nodeModule.syncBuiltinESMExports();

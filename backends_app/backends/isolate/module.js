@@ -5,7 +5,7 @@
 
 import vm from "node:vm";
 
-const { includes, replaceAll, startsWith } = String.prototype;
+const { includes, replaceAll } = String.prototype;
 const { test } = RegExp.prototype;
 const ErrorType = Error;
 const { toString: errorToString } = Error.prototype;
@@ -15,7 +15,6 @@ const { link, evaluate } = Object.getPrototypeOf(SourceTextModule.prototype);
 const [namespaceOf, statusOf] = ["namespace", "status"].map(
   (name) => describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), name).get,
 );
-const { stripTypeScriptTypes: strip, isBuiltin, Module } = nodeModule;
 const { isPromise } = util.types;
 const { keys, hasOwn } = Object;
 const { join } = Array.prototype;
@@ -36,17 +35,30 @@ function absent(specifier, code) {
   own(error, "code", code);
   return error;
 }
-const prefixed = (id) => (apply(startsWith, id, ["node:"]) ? id : `node:${id}`);
+const BUILTIN = steady(/^(?:node:)?[a-z_][a-z0-9_]*(?:\/[a-z0-9_]+)*$/);
 async function found(specifier, attributes) {
-  if (isBuiltin(specifier)) return builtin(prefixed(specifier));
-  if (!apply(test, WITHIN, [specifier])) throw absent(specifier, "ERR_MODULE_NOT_FOUND");
-  const namespace = await import(specifier, { with: attributes });
-  return mirror(namespace, (name) => namespace[name]);
+  if (apply(test, WITHIN, [specifier])) {
+    const namespace = await within(specifier, attributes);
+    return mirror(namespace, (name) => namespace[name]);
+  }
+  const module = apply(test, BUILTIN, [specifier]) && (await builtin(bare(specifier)));
+  if (module) return module;
+  throw absent(specifier, "ERR_MODULE_NOT_FOUND");
+}
+async function within(specifier, attributes) {
+  for (const id of keys(preparations)) await builtin(id); // which it may import by itself
+  return import(specifier, { with: attributes });
 }
 async function builtin(id) {
   if (builtins[id]) return builtins[id];
-  const namespace = await import(id);
+  let namespace;
+  try {
+    namespace = await import(`node:${id}`);
+  } catch {
+    return undefined;
+  }
   const home = namespace.default;
+  furnish(id, home);
   const values = typeof home === "function" || typeof home === "object" ? home : {};
   // What was replaced in the module is replaced for those who import it by name.
   const now = (name) => {
@@ -65,9 +77,7 @@ function mirror(namespace, value) {
 const linked = (specifier, _, extra) => found(specifier, extra?.attributes);
 async function dynamic(specifier, _, attributes) {
   const wanted = `${specifier}`;
-  if (!isBuiltin(wanted) && apply(test, WITHIN, [wanted])) {
-    return import(wanted, { with: attributes });
-  }
+  if (apply(test, WITHIN, [wanted])) return within(wanted, attributes);
   const module = await found(wanted, attributes);
   if (apply(statusOf, module, []) === "unlinked") await apply(link, module, [linked]);
   if (apply(statusOf, module, []) === "linked") await apply(evaluate, module, []);
@@ -75,9 +85,17 @@ async function dynamic(specifier, _, attributes) {
 }
 
 // `require`, for CommonJS and for bundles that make one.
+let createRequire, isBuiltin, Module, strip;
+preparations.module = (nodeModule) => {
+  ({ createRequire, isBuiltin, Module, stripTypeScriptTypes: strip } = nodeModule);
+  own(nodeModule, "createRequire", (from) => {
+    createRequire(from); // which says what is wrong with it
+    return makeRequire(undefined);
+  });
+};
+const loadModule = () => getProcess().getBuiltinModule("module");
 function makeRequire(main) {
-  const { createRequire } = nodesModule;
-  const nodes = createRequire(URL_OF_FILE);
+  const original = createRequire(URL_OF_FILE);
   const missing = (id) => {
     const error = new ErrorType(`Cannot find module '${id}': ${ABSENT}\nRequire stack:\n- ${PATH}`);
     own(error, "code", "MODULE_NOT_FOUND");
@@ -89,7 +107,9 @@ function makeRequire(main) {
       if (hasOwn(require.cache, id)) return require.cache[id].exports;
       throw missing(id);
     }
-    return nodes(id);
+    const home = original(id);
+    furnish(bare(id), home);
+    return home;
   };
   own(require, "resolve", (id) => {
     if (isBuiltin(id)) return id;
@@ -97,17 +117,10 @@ function makeRequire(main) {
   });
   own(require.resolve, "paths", () => null);
   own(require, "main", main);
-  own(require, "cache", nodes.cache);
-  own(require, "extensions", nodes.extensions);
+  own(require, "cache", original.cache);
+  own(require, "extensions", original.extensions);
   return require;
 }
-const nodesModule = { createRequire: nodeModule.createRequire };
-own(nodeModule, "createRequire", (from) => {
-  nodesModule.createRequire(from); // which says what is wrong with it
-  return makeRequire(undefined);
-});
-nodeModule.syncBuiltinESMExports();
-
 const options = () => ({
   identifier: URL_OF_FILE,
   importModuleDynamically: dynamic,
@@ -115,10 +128,11 @@ const options = () => ({
     meta.dirname = "/";
     meta.filename = PATH;
     meta.main = true;
-    meta.resolve = (specifier) =>
-      isBuiltin(specifier) && !apply(startsWith, specifier, ["node:"])
-        ? `node:${specifier}`
-        : new LocationType(specifier, URL_OF_FILE).href;
+    meta.resolve = (specifier) => {
+      loadModule();
+      if (isBuiltin(specifier)) return `node:${bare(specifier)}`;
+      return new LocationType(specifier, URL_OF_FILE).href;
+    };
     meta.url = URL_OF_FILE;
   },
 });
@@ -164,6 +178,7 @@ function commonJS(source) {
     return undefined;
   }
   return async () => async () => {
+    loadModule();
     const module = new Module(PATH);
     own(module, "filename", PATH);
     own(module, "id", ".");
@@ -171,7 +186,7 @@ function commonJS(source) {
     const require = makeRequire(module);
     own(module, "require", require);
     require.cache[PATH] = module;
-    own(process, "mainModule", module);
+    own(node, "mainModule", module);
     apply(body, module.exports, [module.exports, require, module, PATH, "/"]);
     module.loaded = true;
     const { exports } = module;
@@ -182,26 +197,32 @@ function commonJS(source) {
   };
 }
 
-// What is no JavaScript may be TypeScript. Its types leave blanks, so that lines and columns stay.
+// What is no JavaScript may be TypeScript, which Deno's own loader takes. But a program that needs what
+// only this harness gives it, is taken here, with blanks for its types.
+const OF_HARNESS_ALONE = steady(/\b(?:require|module|exports)\b|["'](?:node:)?(?:fs|os|process|module)["']/);
 function stripped(source) {
-  let blank;
+  if (!apply(test, OF_HARNESS_ALONE, [source])) return undefined;
+  loadModule();
   try {
-    blank = strip(source);
+    return parsed(strip(source));
   } catch {
     return undefined;
   }
-  return parsed(blank);
 }
 
 // Deno's own loader knows all of TypeScript, and says where something is wrong.
 let loaded = "";
 let shift = 0;
 let onFirstLine;
+const RegExpType = RegExp;
 async function load(source) {
   const asks = apply(includes, source, ["import.meta"]) && !apply(startsWith, source, ["#!"]);
   shift = asks ? META.length : 0;
   loaded = locate(shift ? META + source : source);
-  onFirstLine = steady(new RegExp(`${loaded}:1:([0-9]+)`, "g"));
+  for (const id of keys(preparations)) {
+    if (apply(includes, source, [id])) await builtin(id);
+  }
+  onFirstLine = steady(new RegExpType(`${loaded}:1:([0-9]+)`, "g"));
   return of(await import(loaded));
 }
 
@@ -278,12 +299,13 @@ const [errorOf, messageOf] = ["error", "message"].map(
 const [reasonOf, promiseOf] = ["reason", "promise"].map(
   (name) => describeProperty(RejectionEventType.prototype, name).get,
 );
-const listeners = process.listenerCount.bind(process);
-const emit = process.emit.bind(process);
+const listeners = (name) => (node === undefined ? 0 : apply(nodes.listenerCount, node, [name]));
+const emit = (...given) => node !== undefined && apply(nodes.emit, node, given);
 let asking;
 announce = (exitCode) => {
-  process._exiting = true;
-  emit("exit", exitCode || process.exitCode || 0);
+  if (node === undefined) return;
+  node._exiting = true;
+  emit("exit", exitCode || node.exitCode || 0);
 };
 
 // Has the program taken care of it?
@@ -398,10 +420,9 @@ async function run(source, input) {
 }
 
 // Everything is used once before, so that it is there when it is needed.
-const PLAINLY = "import path from 'node:path'; export default path;";
+const PLAINLY = "export default 1;";
 const TYPED = "export default (ready: number) => ready;";
-for (const source of [PLAINLY, TYPED]) await (await (parsed(source) ?? stripped(source))())();
-await import(locate(TYPED));
-own(process, "argv", [Deno.execPath(), PATH]);
+await (await parsed(PLAINLY)())();
+if (parsed(TYPED) === undefined) await import(locate(TYPED));
 const { code, given } = receive();
 run(decoder.decode(code), parse(decoder.decode(given)));

@@ -423,6 +423,7 @@ async function run(source, input) {
 const PLAINLY = "export default 1;";
 const TYPED = "export default (ready: number) => ready;";
 await (await parsed(PLAINLY)())();
-if (parsed(TYPED) === undefined) await import(locate(TYPED));
+if ((parsed(TYPED) ?? stripped(TYPED)) === undefined) await load(TYPED);
+loaded = "";
 const { code, given } = receive();
 run(decoder.decode(code), parse(decoder.decode(given)));

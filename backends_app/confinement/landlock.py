@@ -52,6 +52,11 @@ def ruleset(
     return rules
 
 
+def allow_reading(rules: int, path: str) -> None:
+    """Add a file to those that may be read."""
+    _allow(rules, path, READ_FILE)
+
+
 def restrict(rules: int) -> None:
     """From here on, for this process and all that come of it. Needs `no_new_privs`."""
     if libc.syscall(RESTRICT_SELF, rules, 0) != 0:

@@ -22,6 +22,9 @@ MNT_DETACH = 2
 MOUNT_POINT = "/proc"
 HOSTNAME = b"vulcan"
 PT_INTERP = 3
+MAPS = "/proc/self/maps"
+STACK_SPREAD = 5 << 32  # below the end of all addresses; Linux places main stacks in 16 GB of it
+STACK_STEP = 1 << 22  # half of the smallest stack that a process has behind the walls
 
 
 def unshare(*, users: bool) -> None:
@@ -46,21 +49,49 @@ def move_in(program: str, inside: str, files: Iterable[str], writable: Iterable[
     """Make the root, with `program` at the path `inside`, and the files where they are on the host.
 
     Only what is `writable` can be opened for writing there. Programs ask /proc/self/exe for their
-    own path, so they find that.
+    own path, and the C library asks /proc/self/maps for the bounds of the main stack, so they find
+    those two; the maps are the same for all, see `stack_maps`.
     """
+    with open(MAPS) as lines:
+        maps = stack_maps(_stack_end(lines))
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=1m")
+    _mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=2m")
     for source, target in ((program, inside), *((path, path) for path in files)):
         _show(source, MOUNT_POINT + target, MS_RDONLY)
     for path in writable:
         _show(path, MOUNT_POINT + path, 0)
     os.makedirs(f"{MOUNT_POINT}/proc/self", exist_ok=True)
     os.symlink(inside, f"{MOUNT_POINT}/proc/self/exe")
+    with open(MOUNT_POINT + MAPS, "x") as file:
+        file.write(maps)
     _mount(None, MOUNT_POINT, None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir(MOUNT_POINT)
     check("pivot_root", libc.pivot_root(b".", b"."))
     check("umount2", libc.umount2(b".", MNT_DETACH))
     os.chdir("/")
+
+
+def stack_maps(stack_end: int) -> str:
+    """Return lines like those of /proc/PID/maps, of which one holds the end of any main stack.
+
+    The kernel places each stack at random, and one file serves all processes. The C library knows
+    where its stack ends, looks for the line around that address, and takes for the stack's size the
+    limit (RLIMIT_STACK) less the rest of that line. So lines of 4 MB tell a size that is right or
+    too small by less than that. The highest stand first, because the library takes a line before,
+    which ends below, for the stack's lower neighbour.
+    """
+    top = 1 << stack_end.bit_length()  # of all addresses that a program can have here
+    return "".join(
+        f"{end - STACK_STEP:x}-{end:x} rw-p 00000000 00:00 0\n"
+        for end in range(top, top - STACK_SPREAD, -STACK_STEP)
+    )
+
+
+def _stack_end(maps: Iterable[str]) -> int:
+    """The end of the calling process's own main stack."""
+    return next(
+        int(line.partition("-")[2].split()[0], 16) for line in maps if line.endswith("[stack]\n")
+    )
 
 
 def libraries(program: str) -> tuple[str, list[str]]:

@@ -5,7 +5,8 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from . import landlock, root, seccomp
 from .libc import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP, check, libc, prctl
@@ -21,6 +22,7 @@ NICENESS = 5  # the server, and the launcher that watches, come first
 MOST_FILE_BYTES = 4096  # with less Deno does not start
 FIRST_FILE, ASIDE = 3, 16  # descriptors of a command's files, and where nothing is in their way
 MOST_DESCRIPTORS = 256
+STACK_BYTES = 8 << 20  # of the main thread, as everywhere; `root.stack_maps` counts on it
 MOST_THREADS = 128 + (os.cpu_count() or 1)
 
 MISSING = {
@@ -58,10 +60,13 @@ class Walls:
         self._groups = sorted({os.stat(device).st_gid for device in devices} - {0})
         stands: dict[str, list[str]] = {wall: [] for wall in MISSING}
         self._rules: int | None = None
+        self._rules_of_each: Callable[[], int] | None = None
         self._own_user = os.geteuid() == 0 and _may_change_user()
         self._own_user_namespace = False
         if landlock.abi():
-            self._rules = _aside(landlock.ruleset((program, loader), readable, mapped, devices))
+            make_rules = partial(landlock.ruleset, (program, loader), readable, mapped, devices)
+            self._rules = _aside(make_rules())
+            self._rules_of_each = make_rules  # until there is a root with maps that serve all
             stands["files"].append(f"Landlock {landlock.abi()}")
         try:
             root.unshare(users=not self._own_user)
@@ -76,6 +81,9 @@ class Walls:
                 pass
             else:
                 stands["files"].insert(0, "a root of its own")
+                self._rules_of_each = None
+                if self._rules is not None:
+                    landlock.allow_reading(self._rules, root.MAPS)
         self._filters = seccomp.supported() and _has_seccomp()
         if self._filters:
             stands["syscalls"].append("seccomp")
@@ -121,6 +129,7 @@ class Walls:
             (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
             (resource.RLIMIT_FSIZE, 0 if self._may_map else MOST_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+            (resource.RLIMIT_STACK, STACK_BYTES),
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
         ]
@@ -131,7 +140,11 @@ class Walls:
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self._rules is not None:
+        if self._rules_of_each is not None:
+            rules = self._rules_of_each()
+            landlock.allow_reading(rules, root.MAPS)  # of this very process
+            landlock.restrict(rules)
+        elif self._rules is not None:
             landlock.restrict(self._rules)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have cleared it
         if os.getppid() != parent:

@@ -235,12 +235,19 @@ def test_a_command_modules_exit_code_and_words_are_its_own(run_wasm):
     assert (result.exit_code, result.stderr, result.error) == (3, "boom\n", "")
 
 
+def test_nothing_in_a_module_catches_its_exit(run_wasm):
+    result = run_wasm(wasm.EXITS_IN_TRY)
+    assert (result.status, result.exit_code) == (Status.FAILED, 3)
+
+
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
         (wasm.TRAP, "RuntimeError: unreachable"),
         (wasm.NO_START, "no function _start"),
         (wasm.FOREIGN_IMPORT, 'Import #0 "env"'),
+        (wasm.THREADS, "wants threads"),
+        (wasm.COMPONENT, "is a component"),
         ("", "CompileError"),
         ("AAAA", "CompileError"),
         (wasm.ECHO[:200], "CompileError"),

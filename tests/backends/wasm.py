@@ -48,3 +48,21 @@ NO_START = "AGFzbQEAAAABBAFgAAADAgEABwkBBW90aGVyAAAKBAECAAs="
 
 # (import "env" "x" (func))
 FOREIGN_IMPORT = "AGFzbQEAAAABBAFgAAACCQEDZW52AXgAAAMCAQAHCgEGX3N0YXJ0AAEKBAECAAs="
+
+# (module
+#   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+#   (memory (export "memory") 1)
+#   (func (export "_start") (try (do (call $exit (i32.const 3))) (catch_all))))
+EXITS_IN_TRY = (
+    "AGFzbQEAAAABCAJgAX8AYAAAAiQBFndhc2lfc25hcHNob3RfcHJldmlldzEJcHJvY19leGl0AAADAgEBBQMBAAEH"
+    "EwIGbWVtb3J5AgAGX3N0YXJ0AAEKDAEKAAZAQQMQABkLCw=="
+)
+
+# (import "wasi" "thread-spawn" (func (param i32) (result i32))), and an empty _start
+THREADS = (
+    "AGFzbQEAAAABCQJgAX8Bf2AAAAIVAQR3YXNpDHRocmVhZC1zcGF3bgAAAwIBAQUDAQABBxMCBm1lbW9yeQIABl9z"
+    "dGFydAABCgQBAgAL"
+)
+
+# (component)
+COMPONENT = "AGFzbQ0AAQA="

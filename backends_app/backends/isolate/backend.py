@@ -35,8 +35,8 @@ from ..walls import standing
 from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
-HARNESSES = {"node": "module.js", "wasm": "wasi.js"}
-"""What runs a workload of each runtime inside Deno; `head.js` stands before it."""
+HARNESSES = {"node": ("head.js", "container.js", "module.js"), "wasm": ("head.js", "wasi.js")}
+"""What runs a workload of each runtime inside Deno."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MB = 1024 * 1024
@@ -51,6 +51,8 @@ ENVIRONMENT = {
 }
 BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # what Deno calls the module in its own messages
 HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # and what calls it
+ADVICE = re.compile(r'(Requires \w+ access(?: to "[^"\n]*")?), run again with the --[a-z-]+ flag')
+LOST = "the program closed its stdout, so its result could not be handed over"
 NAME = "workload.ts"
 MOST_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
@@ -58,6 +60,9 @@ ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its hea
 
 class IsolateBackend(Backend):
     """Runs `node` and `wasm` workloads in Deno.
+
+    The code of a `node` workload is an ES module or CommonJS. It is JavaScript where it can be read
+    as that, and TypeScript otherwise.
 
     The code of a `wasm` workload is a WASI command module (preview 1) in base64.
 
@@ -133,7 +138,7 @@ class IsolateBackend(Backend):
         code, given = _code(workload), workload.input_json()
         cap = workload.output_bytes
         stdout = FramedStdout(marker.encode(), cap, workload.listener("stdout"))
-        complaints = _Complaints(workload.listener("stderr"))
+        complaints = _Complaints(marker.encode(), workload.listener("stderr"))
         stderr = Capture(cap, complaints.write)
         resources = workload.resources
         bounds = Bounds(
@@ -159,7 +164,7 @@ class IsolateBackend(Backend):
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise BackendUnavailable(f"Deno could not be run: {reason}") from error
-        return _result(exit, stdout, stderr, workload)
+        return _result(exit, stdout, stderr, marker, workload)
 
     def cleanup(self, workload_id: str) -> None:
         if process := self._running.get(workload_id):
@@ -220,7 +225,8 @@ class IsolateBackend(Backend):
 class _Complaints:
     """Hands stderr on as it comes, line by line, as a person is to see it."""
 
-    def __init__(self, heard: Callable[[bytes], None] | None) -> None:
+    def __init__(self, marker: bytes, heard: Callable[[bytes], None] | None) -> None:
+        self._marker = marker  # the harness's, no line of the program
         self._heard = heard
         self._begun = b""
 
@@ -234,13 +240,14 @@ class _Complaints:
             self._heard(_readable((lines + end).decode(errors="replace")).encode())
 
     def close(self) -> None:
-        if self._heard is not None and self._begun:
-            self._heard(_readable(self._begun.decode(errors="replace")).encode())
+        begun = self._begun.removesuffix(self._marker)
+        if self._heard is not None and begun:
+            self._heard(_readable(begun.decode(errors="replace")).encode())
 
 
 def _readable(stderr: str) -> str:
-    """With a name for the program, and one for what calls it."""
-    return BLOB.sub(NAME, HARNESS.sub("the harness", stderr))
+    """Name the program and what calls it, and leave out advice that nobody can take."""
+    return ADVICE.sub(r"\1", BLOB.sub(NAME, HARNESS.sub("the harness", stderr)))
 
 
 @functools.cache
@@ -255,8 +262,10 @@ def _command(runtime: str, mem_mb: int) -> Command:
             "--no-config",
             "--cached-only",
             "--no-lock",
+            "--unstable-bare-node-builtins",
+            "--unstable-unsafe-proto",  # Object.prototype.__proto__, which Node has
             f"--v8-flags=--max-old-space-size={mem_mb}",
-            _harness(runtime),
+            _harness(runtime, mem_mb),
         ),
         environment=ENVIRONMENT,
         memory_bytes=(mem_mb + MOST_WORKERS * WORKER_MB) * MB,
@@ -273,34 +282,39 @@ def _code(workload: WorkloadSpec) -> bytes:
         raise InvalidRequest("code", "Must be a WebAssembly module in base64.") from error
 
 
-@functools.cache
-def _harness(runtime: str) -> str:
-    """A data: URL: a module that was loaded by one, and what that one imports, may read no local
-    file, not even by `import`.
+def _harness(runtime: str, mem_mb: int) -> str:
+    """Return a data: URL: a module that was loaded by one, and what that one imports, may read no
+    local file, not even by `import`.
     """
     here = Path(__file__).parent
-    source = (here / "head.js").read_bytes() + (here / HARNESSES[runtime]).read_bytes()
+    parts = [(here / name).read_bytes() for name in HARNESSES[runtime]]
+    source = b"".join([f"const MEMORY_BYTES = {mem_mb * MB};\n".encode(), *parts])
     return f"data:text/javascript;base64,{b64encode(source).decode()}"
 
 
 def _result(
-    exit: Exit, stdout: FramedStdout, stderr: Capture, workload: WorkloadSpec
+    exit: Exit, stdout: FramedStdout, stderr: Capture, marker: str, workload: WorkloadSpec
 ) -> WorkloadResult:
     """What the host saw decides; what the program handed over counts only where it ended well."""
     stdout.close()
     printed = stdout.printed.text()
-    complaints = _readable(stderr.text())
+    complaints = stderr.text()
+    lost = complaints.endswith(marker)
+    complaints = _readable(complaints.removesuffix(marker))
     reason, output, error = ExitReason.EXITED, None, ""
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
         reason, error = _signalled(exit, workload)
+    elif note := _note(stdout):
+        output = output_from_stdout(printed, truncated=stdout.printed.truncated)
+        error = note if exit.exit_code == 0 else _denos_word(complaints)
     elif stdout.began:
         reason, output, error = _handed_over(stdout, workload)
         if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
             reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
     elif exit.exit_code != 0:
-        error = _denos_word(complaints)
+        error = LOST if lost else _denos_word(complaints)
     else:
         output = output_from_stdout(printed, truncated=stdout.printed.truncated)
     return WorkloadResult(
@@ -317,6 +331,18 @@ def _result(
         cpu_time_ms=exit.cpu_time_ms,
         memory_bytes=exit.memory_bytes,
     )
+
+
+def _note(stdout: FramedStdout) -> str:
+    """Return what the harness says beside an output that was printed, if anything."""
+    try:
+        frame = strict_json.loads(stdout.frame or b"")
+    except strict_json.JSONRefused:
+        return ""
+    match frame:
+        case {"note": str(note)}:
+            return note
+    return ""
 
 
 def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:

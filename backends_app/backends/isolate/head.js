@@ -2,7 +2,9 @@
 //
 // stdout: one byte when it is ready; then what the program prints; last the frame: the marker (32
 //         characters), the length of a JSON document in bytes (8, hex), and the document with one
-//         key: "output", "invalid" (the return value is no JSON) or "error" (uncaught, exit code 1).
+//         key: "output", "invalid" (the return value is no JSON), "error" (uncaught, exit code 1), or
+//         "note" (what is to be said beside an output that was printed).
+// stderr: what the program prints; last the marker, where stdout could not be written to.
 // stdin:  48 characters of head (marker 32, bytes of code 8, bytes of input 8, all in hex), the
 //         code, the input, and then the input once more, for a program that reads stdin itself.
 //
@@ -24,6 +26,7 @@ const [bufferOf, lengthOf] = ["buffer", "byteLength"].map((name) => {
 const exit = Deno.exit;
 const dispatch = globalThis.dispatchEvent.bind(globalThis);
 const unload = new Event("unload");
+const { stopImmediatePropagation: stopPropagation } = Event.prototype;
 const read = Deno.stdin.readSync.bind(Deno.stdin);
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
@@ -51,11 +54,31 @@ Object.defineProperty(Deno, "mainModule", { value: `file:///${NAME}`, enumerable
 const print = writer(Deno.stdout);
 const complain = writer(Deno.stderr);
 let marker = new Bytes();
+let unused = ""; // what is said where nobody has taken the input
+let announce = () => {}; // tells listeners of Node's kind of the end
 let ended = false;
 
+// Of an exit code the kernel keeps eight bits; what failed must not pass for a success.
+const kept = (code) => (typeof code === "number" && code !== 0 && (code & 255) === 0 ? 1 : code);
+
 addEventListener("unload", (event) => {
-  if (ended && event !== unload) event.stopImmediatePropagation(); // they have had it
+  if (ended && event !== unload) apply(stopPropagation, event, []); // they have had it
+  const code = Deno.exitCode;
+  if (kept(code) !== code) Deno.exitCode = 1;
+  if (!ended && unused && left()) {
+    ended = true;
+    handOver("note", stringify(unused));
+  }
 });
+
+// Is there input that nobody has read from stdin?
+function left() {
+  try {
+    return read(new Bytes(1)) !== null;
+  } catch {
+    return false;
+  }
+}
 
 function readExactly(count) {
   const bytes = new Bytes(count);
@@ -81,19 +104,41 @@ function receive() {
 function end(key, json, exitCode) {
   ended = true;
   try {
+    if (exitCode) Deno.exitCode = exitCode; // what listeners are told
+    announce(exitCode);
     dispatch(unload);
   } catch {
     // it has been reported
   }
+  if (handOver(key, json)) leave(exitCode);
+  complain(marker); // the program has closed its stdout
+  leave(1);
+}
+
+function handOver(key, json) {
   const frame = encode(`{"${key}":${json}}`);
   const length = apply(padStart, apply(digits, lengthOf(frame), [16]), [8, "0"]);
-  leave(print(marker) && print(encode(length)) && print(frame) ? exitCode : 1);
+  return print(marker) && print(encode(length)) && print(frame);
+}
+
+// Makes a regular expression that does its work whatever becomes of its prototype.
+function steady(expression) {
+  const { prototype } = RegExp;
+  for (const [name, value] of [
+    ["exec", prototype.exec],
+    ["flags", expression.flags],
+    [Symbol.match, prototype[Symbol.match]],
+    [Symbol.replace, prototype[Symbol.replace]],
+  ]) {
+    Object.defineProperty(expression, name, { value });
+  }
+  return expression;
 }
 
 // Without a code it is the one that the program has set. Node's own listeners may throw.
 function leave(exitCode) {
   try {
-    exit(exitCode || undefined);
+    exit(exitCode || kept(Deno.exitCode));
   } catch {
     exit(exitCode || 1);
   }

@@ -1,33 +1,250 @@
-// Calls the default export of an ES module, JavaScript or TypeScript, with the input.
+// Runs a program in JavaScript or TypeScript: an ES module, whose default export is called with the
+// input, or CommonJS, whose `module.exports` is. What was sent is what V8 gets: only what is no
+// JavaScript is taken for TypeScript, whose types are replaced by blanks; and what needs more than
+// that (enums, decorators), or is wrong, goes to Deno's own loader.
 
-const { then } = Promise.prototype;
-const { replace, replaceAll } = String.prototype;
+import vm from "node:vm";
+
+const { includes, replaceAll } = String.prototype;
+const { test } = RegExp.prototype;
 const ErrorType = Error;
-const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
 const { toString: errorToString } = Error.prototype;
-const text = String;
-const inspect = Deno.inspect;
+const { SourceTextModule, SyntheticModule, compileFunction } = vm;
+const { setExport } = SyntheticModule.prototype;
+const { link, evaluate } = Object.getPrototypeOf(SourceTextModule.prototype);
+const [namespaceOf, statusOf] = ["namespace", "status"].map(
+  (name) => describeProperty(Object.getPrototypeOf(SourceTextModule.prototype), name).get,
+);
+const { isPromise } = util.types;
+const { keys, hasOwn } = Object;
+const { join } = Array.prototype;
 const locate = (source) =>
   URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
-await import(locate("export default (ready: number) => ready")); // so that loader and compiler are
-const resolved = Promise.resolve.bind(Promise);
-const { code, given } = receive();
-const input = parse(decoder.decode(given));
-const url = locate(code);
-const rename = (string) => apply(replaceAll, string, [url, NAME]);
+const URL_OF_FILE = `file:///${NAME}`;
+const PATH = `/${NAME}`;
+const OF_COMMONJS = steady(/\b(?:require|module|exports|__filename|__dirname)\b/);
+const WITHIN = steady(/^(?:data|blob):/i); // modules that the program itself has brought
+const ABSENT = "a workload is one module, no other is there";
+const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
+const META = `import.meta.url="${URL_OF_FILE}";import.meta.filename="${PATH}";import.meta.dirname="/";import.meta.main=true;`;
 
-// In every stack the module has the name that it has for people, also where the program shows one.
-Object.defineProperty(Error, "prepareStackTrace", {
-  configurable: true,
-  writable: true,
-  value: (error, frames) => {
-    let stack = apply(errorToString, error, []);
-    for (let at = 0; at < frames.length; at++) {
-      if (frames[at].getFileName() !== import.meta.url) stack += `\n    at ${frames[at]}`;
+// Modules that are there: the built-in ones, by both of their names, and those in URLs.
+const builtins = { __proto__: null };
+function absent(specifier, code) {
+  const error = new ErrorType(`Cannot find module '${specifier}': ${ABSENT}`);
+  own(error, "code", code);
+  return error;
+}
+const BUILTIN = steady(/^(?:node:)?[a-z_][a-z0-9_]*(?:\/[a-z0-9_]+)*$/);
+async function found(specifier, attributes) {
+  if (apply(test, WITHIN, [specifier])) {
+    const namespace = await within(specifier, attributes);
+    return mirror(namespace, (name) => namespace[name]);
+  }
+  const module = apply(test, BUILTIN, [specifier]) && (await builtin(bare(specifier)));
+  if (module) return module;
+  throw absent(specifier, "ERR_MODULE_NOT_FOUND");
+}
+async function within(specifier, attributes) {
+  for (const id of keys(preparations)) await builtin(id); // which it may import by itself
+  return import(specifier, { with: attributes });
+}
+async function builtin(id) {
+  if (builtins[id]) return builtins[id];
+  let namespace;
+  try {
+    namespace = await import(`node:${id}`);
+  } catch {
+    return undefined;
+  }
+  const home = namespace.default;
+  furnish(id, home);
+  const values = typeof home === "function" || typeof home === "object" ? home : {};
+  // What was replaced in the module is replaced for those who import it by name.
+  const now = (name) => {
+    const property = describeProperty(values, name);
+    return property && hasOwn(property, "value") ? property.value : namespace[name];
+  };
+  return (builtins[id] = mirror(namespace, (name) => (name === "default" ? home : now(name))));
+}
+function mirror(namespace, value) {
+  const names = keys(namespace);
+  const module = new SyntheticModule(names, () => {
+    for (let at = 0; at < names.length; at++) apply(setExport, module, [names[at], value(names[at])]);
+  });
+  return module;
+}
+const linked = (specifier, _, extra) => found(specifier, extra?.attributes);
+async function dynamic(specifier, _, attributes) {
+  const wanted = `${specifier}`;
+  if (apply(test, WITHIN, [wanted])) return within(wanted, attributes);
+  const module = await found(wanted, attributes);
+  if (apply(statusOf, module, []) === "unlinked") await apply(link, module, [linked]);
+  if (apply(statusOf, module, []) === "linked") await apply(evaluate, module, []);
+  return module;
+}
+
+// `require`, for CommonJS and for bundles that make one.
+let createRequire, isBuiltin, Module, strip;
+preparations.module = (nodeModule) => {
+  ({ createRequire, isBuiltin, Module, stripTypeScriptTypes: strip } = nodeModule);
+  own(nodeModule, "createRequire", (from) => {
+    createRequire(from); // which says what is wrong with it
+    return makeRequire(undefined);
+  });
+};
+const loadModule = () => getProcess().getBuiltinModule("module");
+function makeRequire(main) {
+  const original = createRequire(URL_OF_FILE);
+  const missing = (id) => {
+    const error = new ErrorType(`Cannot find module '${id}': ${ABSENT}\nRequire stack:\n- ${PATH}`);
+    own(error, "code", "MODULE_NOT_FOUND");
+    own(error, "requireStack", [PATH]);
+    return error;
+  };
+  const require = (id) => {
+    if (typeof id === "string" && !isBuiltin(id)) {
+      if (hasOwn(require.cache, id)) return require.cache[id].exports;
+      throw missing(id);
     }
-    return rename(stack);
+    const home = original(id);
+    furnish(bare(id), home);
+    return home;
+  };
+  own(require, "resolve", (id) => {
+    if (isBuiltin(id)) return id;
+    throw missing(id);
+  });
+  own(require.resolve, "paths", () => null);
+  own(require, "main", main);
+  own(require, "cache", original.cache);
+  own(require, "extensions", original.extensions);
+  return require;
+}
+const options = () => ({
+  identifier: URL_OF_FILE,
+  importModuleDynamically: dynamic,
+  initializeImportMeta: (meta) => {
+    meta.dirname = "/";
+    meta.filename = PATH;
+    meta.main = true;
+    meta.resolve = (specifier) => {
+      loadModule();
+      if (isBuiltin(specifier)) return `node:${bare(specifier)}`;
+      return new LocationType(specifier, URL_OF_FILE).href;
+    };
+    meta.url = URL_OF_FILE;
   },
 });
+const LocationType = URL;
+
+// What a module gives; without a prototype, because the program could have made one a promise.
+const of = (namespace) =>
+  "default" in namespace
+    ? { __proto__: null, made: namespace.default }
+    : { __proto__: null, exported: keys(namespace) };
+
+// The text as V8 takes it: an ES module or, where it says so, CommonJS; or nothing.
+function parsed(source) {
+  const mayBeCommonJS = apply(test, OF_COMMONJS, [source]);
+  const found = (mayBeCommonJS && commonJS(source)) || esModule(source);
+  return found ?? (mayBeCommonJS ? undefined : commonJS(source));
+}
+function esModule(source) {
+  try {
+    const module = new SourceTextModule(source, options());
+    return async () => {
+      await apply(link, module, [linked]);
+      return async () => {
+        await apply(evaluate, module, []);
+        return of(apply(namespaceOf, module, []));
+      };
+    };
+  } catch (error) {
+    if (error instanceof SyntaxErrorType) return undefined;
+    throw error;
+  }
+}
+const SyntaxErrorType = SyntaxError;
+function commonJS(source) {
+  let body;
+  try {
+    body = compileFunction(
+      apply(replace, source, [/^#!/, "//"]),
+      ["exports", "require", "module", "__filename", "__dirname"],
+      { filename: URL_OF_FILE, importModuleDynamically: dynamic },
+    );
+  } catch {
+    return undefined;
+  }
+  return async () => async () => {
+    loadModule();
+    const module = new Module(PATH);
+    own(module, "filename", PATH);
+    own(module, "id", ".");
+    own(module, "paths", []);
+    const require = makeRequire(module);
+    own(module, "require", require);
+    require.cache[PATH] = module;
+    own(node, "mainModule", module);
+    apply(body, module.exports, [module.exports, require, module, PATH, "/"]);
+    module.loaded = true;
+    const { exports } = module;
+    if (typeof exports === "function") return { __proto__: null, made: exports };
+    const module_ = typeof exports === "object" && exports !== null ? exports : {};
+    if (hasOwn(module_, "__esModule") && hasOwn(module_, "default")) return of(module_);
+    return { __proto__: null, exported: keys(module_) };
+  };
+}
+
+// What is no JavaScript may be TypeScript, which Deno's own loader takes. But a program that needs what
+// only this harness gives it, is taken here, with blanks for its types.
+const OF_HARNESS_ALONE = steady(/\b(?:require|module|exports)\b|["'](?:node:)?(?:fs|os|process|module)["']/);
+function stripped(source) {
+  if (!apply(test, OF_HARNESS_ALONE, [source])) return undefined;
+  loadModule();
+  try {
+    return parsed(strip(source));
+  } catch {
+    return undefined;
+  }
+}
+
+// Deno's own loader knows all of TypeScript, and says where something is wrong.
+let loaded = "";
+let shift = 0;
+let onFirstLine;
+const RegExpType = RegExp;
+async function load(source) {
+  const asks = apply(includes, source, ["import.meta"]) && !apply(startsWith, source, ["#!"]);
+  shift = asks ? META.length : 0;
+  loaded = locate(shift ? META + source : source);
+  for (const id of keys(preparations)) {
+    if (apply(includes, source, [id])) await builtin(id);
+  }
+  onFirstLine = steady(new RegExpType(`${loaded}:1:([0-9]+)`, "g"));
+  return of(await import(loaded));
+}
+
+function rename(string) {
+  if (loaded === "") return string;
+  const shown = shift === 0 ? string : apply(replace, string, [onFirstLine, (_, column) => `${NAME}:1:${column - shift}`]);
+  return apply(replaceAll, shown, [loaded, NAME]);
+}
+
+// In every stack the module has the name that it has for people, also where the program shows one.
+const OF_HARNESS = { __proto__: null, [import.meta.url]: true, "ext:deno_node/vm.js": true };
+const OF_FILE = steady(new RegExp(`(^|\\()(?:file://)?${PATH}:`));
+own(Error, "prepareStackTrace", (error, frames) => {
+  let stack = apply(errorToString, error, []);
+  for (let at = 0; at < frames.length; at++) {
+    if (OF_HARNESS[frames[at].getFileName()]) continue;
+    stack += `\n    at ${apply(replace, `${frames[at]}`, [OF_FILE, `$1${NAME}:`])}`;
+  }
+  return rename(stack);
+}, false);
+const OF_OTHER_REALMS = steady(/\n +at [^\n]*(?:data:text\/javascript;base64,Y29uc3Qg|ext:deno_node\/vm)[^\n]*/g);
+const UNCAUGHT = steady(/^Uncaught /);
 
 function succeed(value) {
   let json;
@@ -40,10 +257,6 @@ function succeed(value) {
   end("output", json, 0);
 }
 
-function fail(error) {
-  complaint(describe(error));
-}
-
 function message(error) {
   try {
     return apply(slice, text(error.message), [0, MOST_ERROR_CHARS]);
@@ -52,39 +265,165 @@ function message(error) {
   }
 }
 
-// The error with its stack and causes, in the name that the user's file has for people. What could
-// not be loaded has no stack, only a message that says where.
+// What was thrown as Node shows it: with stack, causes and whatever else it carries, in the name
+// that the user's file has for people. What could not be loaded has a message that says where.
 function describe(error) {
   try {
-    const loaded = error instanceof ErrorType && error.code !== "ERR_MODULE_NOT_FOUND";
-    const shown = loaded ? inspect(error, { colors: false }) : text(error?.message ?? error);
-    return apply(replace, rename(shown), [NO_FILES, "a workload is one module, no other is there"]);
+    const { message, code } = error ?? {};
+    const plain = typeof error === "string" || code === "ERR_MODULE_NOT_FOUND";
+    const shown = plain ? text(message ?? error) : inspected(error);
+    return apply(replaceAll, apply(replace, rename(shown), [OF_OTHER_REALMS, ""]), [NO_FILES, ABSENT]);
   } catch {
     return "exception that cannot be shown";
   }
 }
 
-let settled = false;
-
-function start(module) {
-  if (!("default" in module)) {
-    settled = true; // a script: it ends when its event loop is empty
-  } else if (typeof module.default !== "function") {
-    complaint("Error: the default export must be a function; it is called with the input");
-  } else {
-    apply(then, apply(then, resolved(input), [module.default]), [succeed, fail]);
+// Where the program has replaced what inspection stands on, the stack has to do.
+function inspected(error) {
+  try {
+    return inspect(error, PLAIN);
+  } catch {
+    return text(error.stack ?? error);
   }
 }
 
+// Errors that nobody caught are first for those who listen for them, as everywhere; the harness
+// speaks where nobody does. Deno asks all listeners in turn, ours first, so the others are asked by
+// an event of their own.
+const { ErrorEvent: ErrorEventType, PromiseRejectionEvent: RejectionEventType } = globalThis;
+const { preventDefault, stopImmediatePropagation } = Event.prototype;
+const { get: defaultPrevented } = describeProperty(Event.prototype, "defaultPrevented");
+const [errorOf, messageOf] = ["error", "message"].map(
+  (name) => describeProperty(ErrorEventType.prototype, name).get,
+);
+const [reasonOf, promiseOf] = ["reason", "promise"].map(
+  (name) => describeProperty(RejectionEventType.prototype, name).get,
+);
+const listeners = (name) => (node === undefined ? 0 : apply(nodes.listenerCount, node, [name]));
+const emit = (...given) => node !== undefined && apply(nodes.emit, node, given);
+let asking;
+announce = (exitCode) => {
+  if (node === undefined) return;
+  node._exiting = true;
+  emit("exit", exitCode || node.exitCode || 0);
+};
+
+// Has the program taken care of it?
+function taken(event) {
+  const before = asking;
+  asking = event;
+  try {
+    dispatch(event);
+  } catch {
+    // Deno itself has stumbled over what the program did to its realm
+  } finally {
+    asking = before;
+  }
+  return apply(defaultPrevented, event, []);
+}
+
+function uncaught(error, origin) {
+  if (listeners("uncaughtException") > 0) {
+    emit("uncaughtExceptionMonitor", error, origin);
+    emit("uncaughtException", error, origin);
+  } else {
+    complaint(describe(error));
+  }
+}
+
+function fail(error) {
+  settled = true;
+  const event = new ErrorEventType("error", { cancelable: true, error, message: `Uncaught ${describe(error)}` });
+  if (!taken(event)) uncaught(error, "uncaughtException");
+}
+
 addEventListener("error", (event) => {
-  event.preventDefault();
-  fail(event.error ?? apply(replace, event.message, [/^Uncaught /, ""])); // so speak workers
+  if (event === asking) return;
+  let error, message;
+  try {
+    error = apply(errorOf, event, []);
+    message = apply(messageOf, event, []);
+  } catch {
+    return; // an event of the program's own, which only has this name
+  }
+  apply(stopImmediatePropagation, event, []);
+  apply(preventDefault, event, []);
+  const again = new ErrorEventType("error", { cancelable: true, error, message });
+  if (taken(again)) return;
+  if (error === null || error === undefined) complaint(apply(replace, message, [UNCAUGHT, ""])); // so speak workers
+  else uncaught(error, "uncaughtException");
 });
 addEventListener("unhandledrejection", (event) => {
-  event.preventDefault();
-  fail(event.reason);
+  if (event === asking) return;
+  let reason, promise;
+  try {
+    reason = apply(reasonOf, event, []);
+    promise = apply(promiseOf, event, []);
+  } catch {
+    return; // an event of the program's own, which only has this name
+  }
+  apply(stopImmediatePropagation, event, []);
+  apply(preventDefault, event, []);
+  if (taken(new RejectionEventType("unhandledrejection", { cancelable: true, promise, reason }))) return;
+  if (listeners("unhandledRejection") > 0) emit("unhandledRejection", reason, promise);
+  else uncaught(reason, "unhandledRejection");
 });
+
+let settled = false;
+let awaits = "Error: Top-level await promise never resolved";
 addEventListener("beforeunload", () => {
-  if (!settled && !ended) complaint("Error: nothing is left to run, and the promise was never settled");
+  if (!settled && !ended) complaint(awaits);
 });
-import(url).then(start, fail);
+
+// Is there something to wait for? A getter that throws is no promise.
+function waits(value) {
+  if (value === null || (typeof value !== "object" && typeof value !== "function")) return false;
+  try {
+    return isPromise(value) || typeof value.then === "function";
+  } catch {
+    return false;
+  }
+}
+
+// No promise is handed to a function that the program could have replaced.
+async function run(source, input) {
+  let result;
+  try {
+    let evaluated;
+    const prepared = parsed(source) ?? stripped(source);
+    try {
+      evaluated = await prepared?.();
+    } catch (error) {
+      // Types alone can be what is missing: Deno's loader leaves out what is only imported as one.
+      if (!(error instanceof SyntaxErrorType)) throw error;
+    }
+    result = await (evaluated ? evaluated() : load(source));
+    if ("made" in result) {
+      if (typeof result.made !== "function") {
+        complaint("Error: the default export must be a function; it is called with the input");
+      }
+      awaits = "Error: nothing is left to run, and the promise was never settled";
+      const { made } = result;
+      const value = made(input);
+      result = { __proto__: null, value: waits(value) ? await value : value };
+    }
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  if ("value" in result) succeed(result.value);
+  settled = true; // a script: it ends when its event loop is empty
+  if (input !== null) {
+    unused = "the module has no default export to be called with the input, and did not read it from stdin";
+    if (result.exported.length > 0) unused += `; it exports ${apply(join, result.exported, [", "])}`;
+  }
+}
+
+// Everything is used once before, so that it is there when it is needed.
+const PLAINLY = "export default 1;";
+const TYPED = "export default (ready: number) => ready;";
+await (await parsed(PLAINLY)())();
+if ((parsed(TYPED) ?? stripped(TYPED)) === undefined) await load(TYPED);
+loaded = "";
+const { code, given } = receive();
+run(decoder.decode(code), parse(decoder.decode(given)));

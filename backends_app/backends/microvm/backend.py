@@ -29,7 +29,7 @@ from .images import Found, Images, Missing
 from .machine import MB, Size
 from .qemu import Accelerators, NotInstalled, Qemu
 from .results import Streams, result_of
-from .runtimes import ENVIRONMENT, RUNTIMES
+from .runtimes import RUNTIMES
 
 SETUP = "manage.py setup_backend microvm"
 ACCELERATORS = ("kvm", "tcg", "any")
@@ -380,7 +380,7 @@ def _program(workload: WorkloadSpec) -> Program:
     row = RUNTIMES.get(workload.runtime or "")
     if row is None or workload.image is not None:
         raise InvalidRequest("runtime", f"Machines take code and archives of {listing(RUNTIMES)}.")
-    environment = {**ENVIRONMENT, **row.environment}
+    environment = row.surroundings(workload.resources.mem_mb)
     if workload.archive is None:
         if workload.command:
             raise InvalidRequest(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 HARNESS = "/usr/lib/vulcan/returned.cjs"
 GO_CACHE = "/var/cache/go"
+BESIDE_HEAP_MB = 64
 GO = {
     "CGO_ENABLED": "0",
     "GOCACHE": GO_CACHE,
@@ -34,7 +35,8 @@ class Runtime:
     the first that is there; `command` runs it. `manifest` names a JSON file whose `main` comes
     before those. With `returns`, what comes on descriptor 3 is the output. `warm` is a program that
     a machine has run before its snapshot is taken, and that it is probed with; it prints the number
-    that it reads.
+    that it reads. `environment` may name `{heap_mb}`, and with `aborts` the runtime aborts when a
+    heap of that size is full.
     """
 
     packages: Sequence[str]
@@ -45,14 +47,31 @@ class Runtime:
     command: Sequence[str]
     environment: Mapping[str, str]
     returns: bool = False
+    aborts: bool = False
     warm: str
+
+    def surroundings(self, mem_mb: int) -> dict[str, str]:
+        """Return the environment of a program that may use so much memory."""
+        heap = str(heap_mb(mem_mb))
+        own = {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
+        return {**ENVIRONMENT, **own}
+
+
+def heap_mb(mem_mb: int) -> int:
+    """Return what a runtime that collects its garbage may let its heap grow to.
+
+    Something is left for the rest of the process, so that it collects before the kernel ends it.
+    """
+    return max(mem_mb - BESIDE_HEAP_MB, mem_mb // 2)
 
 
 _RETURNED = (Path(__file__).parent / "guest" / "returned.cjs").read_text()
 # What `go build` needs beside a file; a module that an archive has is left as it is.
 _BUILD = (
     "[ -e go.mod ] || printf 'module workload\\n\\ngo 1.19\\n' > go.mod; "
-    "go build -o /tmp/program . >&2 || exit 1; exec /tmp/program"
+    "GOMEMLIMIT=off go build -o /tmp/program . >&2 || exit 1; "
+    "[ -x /tmp/program ] || { echo 'no program: its package is not main' >&2; exit 1; }; "
+    "exec /tmp/program"
 )
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -61,7 +80,10 @@ RUNTIMES: Mapping[str, Runtime] = {
         file="main.py",
         entries=("main.py",),
         command=("/usr/bin/python3", "{entry}"),
-        environment={"PYTHONNOUSERSITE": "1"},  # there is none, and looking for it takes time
+        environment={
+            "PYTHONNOUSERSITE": "1",  # there is none, and looking for it takes time
+            "PYTHONUNBUFFERED": "1",  # what was printed is not lost, however the program ends
+        },
         warm="import json, sys\nprint(json.load(sys.stdin))\n",
     ),
     "node": Runtime(
@@ -74,8 +96,9 @@ RUNTIMES: Mapping[str, Runtime] = {
         entries=("index.js", "index.mjs"),
         manifest="package.json",
         command=("/usr/bin/node", "--require", HARNESS, "{entry}"),
-        environment={"NODE_ENV": "production"},
+        environment={"NODE_ENV": "production", "NODE_OPTIONS": "--max-old-space-size={heap_mb}"},
         returns=True,
+        aborts=True,
         warm="export default (number) => { console.log(number); }\n",
     ),
     "go": Runtime(
@@ -91,7 +114,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         file="main.go",
         entries=("main.go",),
         command=("/bin/sh", "-c", _BUILD),
-        environment=GO,
+        environment={**GO, "GOMEMLIMIT": "{heap_mb}MiB"},
         warm=(
             "package main\n"
             'import ("encoding/json"; "fmt"; "os")\n'

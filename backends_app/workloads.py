@@ -22,7 +22,7 @@ MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 STREAMS = ("stdout", "stderr")
 UTF8, LOSSY = "utf-8", "utf-8-lossy"
-"""How the text of a stream was made of what was printed: as it is, or with U+FFFD for some of it."""
+"""How a stream's text was made of what was printed: as it is, or with U+FFFD for some of it."""
 
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""

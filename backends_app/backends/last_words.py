@@ -1,4 +1,4 @@
-"""What a program said of its own end on stderr: one line for people, and nothing is decided by it."""
+"""The line of stderr in which a program says why it failed; it is shown, and decides nothing."""
 
 import re
 

@@ -83,10 +83,7 @@ def _filled_its_heap(account: Account, workload: WorkloadSpec) -> bool:
     row = RUNTIMES.get(workload.runtime or "")
     full = FULL * heap_mb(workload.resources.mem_mb) * MB
     return (
-        row is not None
-        and row.aborts
-        and -account.code in ABORTS
-        and account.memory_bytes >= full
+        row is not None and row.aborts and -account.code in ABORTS and account.memory_bytes >= full
     )
 
 

@@ -28,8 +28,8 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """`packages` are Debian's. `customize` are lines for the shell of mmdebstrap's hooks, with the
-    root as `$1`, once they are installed.
+    """`packages` are Debian's, and the version of `versioned` is the runtime's. `customize` are
+    lines for the shell of mmdebstrap's hooks, with the root as `$1`, once they are installed.
 
     `file` is what inline code is called, and `entries` what the entry point of an archive may be,
     the first that is there; `command` runs it. `manifest` names a JSON file whose `main` comes
@@ -40,6 +40,7 @@ class Runtime:
     """
 
     packages: Sequence[str]
+    versioned: str
     customize: Sequence[str] = ()
     file: str
     entries: Sequence[str]
@@ -76,7 +77,8 @@ _BUILD = (
 
 RUNTIMES: Mapping[str, Runtime] = {
     "python": Runtime(
-        packages=("python3",),
+        packages=("python3", "python3-distutils", "python3-lib2to3", "python3-venv"),
+        versioned="python3",
         file="main.py",
         entries=("main.py",),
         command=("/usr/bin/python3", "{entry}"),
@@ -88,6 +90,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "node": Runtime(
         packages=("python3", "nodejs"),
+        versioned="nodejs",
         customize=(
             'mkdir -p "$1/usr/lib/vulcan"',
             f"cat > \"$1{HARNESS}\" <<'END'\n{_RETURNED}END",
@@ -103,6 +106,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "go": Runtime(
         packages=("python3", "golang-go"),
+        versioned="golang-go",
         customize=(
             f'mkdir -p "$1{GO_CACHE}"',
             'chroot "$1" env HOME=/tmp '

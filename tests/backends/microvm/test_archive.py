@@ -173,7 +173,9 @@ def test_what_says_that_it_is_large_and_is_not():
     assert "ends too early" in refused(gzip.compress(info.tobuf() + b"x" * 512))
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"\x1f\x8b", gzip.compress(b"", mtime=0), bytes(1024)])
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", b"\x1f\x8b", gzip.compress(b"", mtime=0), bytes(1024)]
+)
 def test_what_is_no_archive(data: bytes):
     assert refused(data)
 

@@ -24,6 +24,7 @@ import socket
 import struct
 import tarfile
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 PORT = "/dev/vport1p1"
@@ -32,6 +33,9 @@ SPACE = "/run/space"  # where everything that is written goes
 FOLDERS = ("/work", "/tmp", "/var/tmp", "/dev/shm")
 USER = 1000
 READ_BYTES = 64 * 1024
+# What a program prints in small pieces, one after the other, is gathered for a moment: to wake up
+# for each would take most of the processor from it.
+SMALL_BYTES, GATHER_S = 4096, 0.003
 CPU_PERIOD_US = 100_000
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # random(4)
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -224,7 +228,9 @@ class Job:
         code = os.waitstatus_to_exitcode(self._serve(port, wakeup, given.line, given.input))
         write(f"{self.group}/cgroup.kill", "1")
         for stream in list(self._outputs):
-            self._read(port, stream)
+            with suppress(BlockingIOError):  # what was killed may have it open for a moment yet
+                while self._read(port, stream):
+                    pass
         starved = refused = denied = full = False
         if code != 0:  # otherwise it has got over what was refused to it
             starved = self._numbers("memory.events")["oom_kill"] > 0
@@ -272,6 +278,7 @@ class Job:
             os.set_blocking(stream, False)
             events.register(stream, select.POLLOUT)
         while True:
+            gathers = False
             for stream, _ in events.poll():
                 if stream == wakeup:
                     os.read(wakeup, READ_BYTES)
@@ -286,8 +293,12 @@ class Job:
                             self._control = -1
                         else:
                             self._stdin = -1
-                elif not self._read(port, stream, once=True):
+                elif (length := self._read(port, stream)) == 0:
                     events.unregister(stream)
+                else:
+                    gathers = length < SMALL_BYTES
+            if gathers:
+                time.sleep(GATHER_S)
 
     @staticmethod
     def _feed(stream: int, rest: memoryview) -> memoryview:
@@ -298,18 +309,12 @@ class Job:
         except BrokenPipeError:  # it need not read all of it
             return rest[:0]
 
-    def _read(self, port: Port, stream: int, once: bool = False) -> bool:
-        """Pass on what is there; False at its end."""
-        while True:
-            try:
-                data = os.read(stream, READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
+    def _read(self, port: Port, stream: int) -> int:
+        """Pass on what is there, and return its length: 0 at its end."""
+        data = os.read(stream, READ_BYTES)
+        if data:
             port.send(self._outputs[stream], data)
-            if once:
-                return True
+        return len(data)
 
     def _text(self, name: str) -> str:
         with open(f"{self.group}/{name}") as file:

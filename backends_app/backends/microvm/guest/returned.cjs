@@ -30,7 +30,7 @@ let thrown = "";
 
 function shown(error) {
   try {
-    const text = inspect(error).replace(/\n[^\n]*\/vulcan\/returned\.cjs[^\n]*/g, "");
+    const text = inspect(error).replace(/\n[^\n]*\/vulcan\/returned\.cjs[^\n)]*\)?/g, "");
     return text.slice(0, MOST_ERROR_CHARS);
   } catch {
     return "an exception that cannot be shown";

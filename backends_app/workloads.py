@@ -21,7 +21,7 @@ SOURCE_FORMATS = ("code", "archive", "image")
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 STREAMS = ("stdout", "stderr")
-UTF8, LOSSY = "utf-8", "utf-8-lossy"
+ENCODINGS = UTF8, LOSSY = "utf-8", "utf-8-lossy"
 """How a stream's text was made of what was printed: as it is, or with U+FFFD for some of it."""
 
 Isolation: TypeAlias = str | Sequence[str]

@@ -16,7 +16,7 @@ from .. import strict_json
 from ..conf import limits
 from ..exceptions import InvalidRequest, listing, quote
 from ..routing import MAX_ISOLATIONS
-from ..workloads import AUTO, LOSSY, UTF8, ExitReason, Status, WorkloadSpec
+from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
 MOST_NAMED_ERRORS = 10
 MAX_IMAGE_CHARS = 512
@@ -345,9 +345,9 @@ class WorkloadSerializer(serializers.Serializer):
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
     stdout_encoding = serializers.ChoiceField(
-        choices=[UTF8, LOSSY], help_text="utf-8-lossy where some of it was no UTF-8."
+        choices=ENCODINGS, help_text="utf-8-lossy where some of it was no UTF-8."
     )
-    stderr_encoding = serializers.ChoiceField(choices=[UTF8, LOSSY])
+    stderr_encoding = serializers.ChoiceField(choices=ENCODINGS)
     exit_code = serializers.IntegerField(allow_null=True)
     signal = EmptyAsNullField(allow_null=True)
     exit_reason = ReasonField()

@@ -216,7 +216,8 @@ class WorkloadRequestSerializer(StrictSerializer):
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
-        help_text="The command line, word by word, instead of the default one.",
+        help_text="The command line, word by word. An image gets it in the place of its CMD, behind"
+        " its ENTRYPOINT.",
     )
     input = AnyJSONField(
         required=False,

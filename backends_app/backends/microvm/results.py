@@ -8,14 +8,12 @@ from ...confinement.client import Exit
 from ...confinement.streams import Capture
 from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from .. import heap
 from ..last_words import last_words
 from .channel import Account, Port
-from .machine import MB
-from .runtimes import RUNTIMES, heap_mb
+from .runtimes import RUNTIMES
 
 MOST_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
-ABORTS = frozenset({signal.SIGABRT, signal.SIGTRAP, signal.SIGILL})
-FULL = 0.9
 NO_JSON, ODD, THROWN = "!", "?", "\n!"
 """What stands before the texts that `returned.cjs` gives."""
 
@@ -79,12 +77,9 @@ def _reason(account: Account, workload: WorkloadSpec) -> ExitReason:
 
 
 def _filled_its_heap(account: Account, workload: WorkloadSpec) -> bool:
-    """Tell whether the runtime gave up because it had as much memory as its heap may have."""
     row = RUNTIMES.get(workload.runtime or "")
-    full = FULL * heap_mb(workload.resources.mem_mb) * MB
-    return (
-        row is not None and row.aborts and -account.code in ABORTS and account.memory_bytes >= full
-    )
+    aborts = row is not None and row.aborts
+    return aborts and heap.was_full(workload.resources.mem_mb, account.memory_bytes, -account.code)
 
 
 def _thrown(returned: Capture | None) -> str:

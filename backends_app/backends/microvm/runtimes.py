@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..heap import heap_mb
+
 HARNESS = "/usr/lib/vulcan/returned.cjs"
 GO_CACHE = "/var/cache/go"
-BESIDE_HEAP_MB = 64
 GO = {
     "CGO_ENABLED": "0",
     "GOCACHE": GO_CACHE,
@@ -56,14 +57,6 @@ class Runtime:
         heap = str(heap_mb(mem_mb))
         own = {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
         return {**ENVIRONMENT, **own}
-
-
-def heap_mb(mem_mb: int) -> int:
-    """Return what a runtime that collects its garbage may let its heap grow to.
-
-    Something is left for the rest of the process, so that it collects before the kernel ends it.
-    """
-    return max(mem_mb - BESIDE_HEAP_MB, mem_mb // 2)
 
 
 _RETURNED = (Path(__file__).parent / "guest" / "returned.cjs").read_text()

@@ -89,6 +89,22 @@ def test_how_a_program_fails_is_shown(run):
     assert run("import sys; sys.exit(7)").exit_code == 7
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").signal == "SIGKILL"
     assert "SyntaxError" in run("def").stderr
+    assert result.error == "ZeroDivisionError: division by zero"
+    assert run("def").error == "SyntaxError: invalid syntax"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('so far', end='')\nwhile True: pass", ExitReason.TIMEOUT),
+        ("import os; print('so far', end=''); os._exit(3)", ExitReason.EXITED),
+        ("import os; print('so far', end=''); os.abort()", ExitReason.SIGNAL),
+    ],
+)
+def test_what_was_printed_is_not_lost(run, code: str, reason: ExitReason):
+    for _ in range(2):  # cold, and from the pool
+        result = run(code, timeout_s=5)
+        assert (result.exit_reason, result.stdout) == (reason, "so far")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is end
 LONGEST_PULL_S = 600.0
 BROKEN_S, MOST_BROKEN = 60.0, 256
 MOST_USERS = 256
+LEAST_MB = 64  # of a container that never runs: engines take none with less than a few
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
     exit_code=126,
@@ -294,7 +295,11 @@ class GVisorBackend(Backend):
         if found := self._users.get(image.id):
             return found
         plan = replace(
-            self._plan, image=image.id, command=("none",), volumes=_volumes(image.volumes)
+            self._plan,
+            image=image.id,
+            command=("none",),
+            mem_mb=LEAST_MB,
+            volumes=_volumes(image.volumes),
         )
         asked: list[Container] = []
 

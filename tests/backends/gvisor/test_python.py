@@ -119,3 +119,11 @@ def test_what_was_printed_is_not_lost(run, code: str, reason: ExitReason):
 )
 def test_what_knows_no_bounds_is_ended(run, code: str, mem_mb: int, reason: ExitReason):
     assert run(code, timeout_s=6, mem_mb=mem_mb).exit_reason is reason
+
+
+def test_one_large_allocation_is_the_limit_of_memory(run):
+    result = run("bytearray(1500 * 1000 * 1000)", mem_mb=256)
+    assert (result.exit_reason, result.error) == (
+        ExitReason.MEMORY_LIMIT,
+        "it needed more than 256 MB",
+    )

@@ -33,7 +33,8 @@ def test_prints_are_heard_of_while_it_runs(backend, run):
     code = "import sys, time\nfor n in range(3): print(n, end=' '); time.sleep(0.5)\nprint(end='.')"
     result = run(code, heard=lambda stream, data: heard.append(data))
     assert result.stdout == "0 1 2 ."
-    assert heard[:1] == [b"0 "]
+    assert len(heard) >= 3
+    assert heard[0] in (b"0", b"0 ")
     assert b"".join(heard) == b"0 1 2 ."
 
 

@@ -327,7 +327,7 @@ def test_a_spare_is_used_once_and_is_a_machine_of_its_own(make):
 
 
 def test_what_runs_is_heard_of_and_ended_by_cleanup(backend):
-    code = "print('begun', flush=True)\nwhile True: pass"
+    code = "import os; os.write(1, b'begun\\n')\nwhile True: pass"
     spec = WorkloadSpec(runtime="python", code=code, resources=Resources(timeout_s=120))
     result = heard_and_ended(backend, spec)
     assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)

@@ -351,6 +351,8 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         "memory_bytes": result.memory_bytes,
         "stdout_truncated": result.stdout_truncated,
         "stderr_truncated": result.stderr_truncated,
+        "stdout_encoding": result.stdout_encoding,
+        "stderr_encoding": result.stderr_encoding,
         "error": result.error,
         "output": result.output,
         "stdout": result.stdout,

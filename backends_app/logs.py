@@ -4,14 +4,17 @@ Lines are numbered from 1 over both streams, in the order in which the host got 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from . import utf8
 from .models import LogBlock, Workload
 from .workloads import STREAMS
 
 MOST_LINES = 10_000
 MOST_LINE_BYTES = 16 * 1024
+SHOWN_AFTER_S = 0.5
 HOST = "host"
 """The stream of what Vulcan itself has to say in a log."""
 FULL = "… the log is full: what follows is not kept …"
@@ -39,12 +42,18 @@ class Line:
 class LogBuffer:
     """Takes bytes as they come and gives blocks of whole lines; at most `most_bytes` in all.
 
-    A line that does not end is broken into several. `first` is the number of the first line. One
-    thread hears and another takes.
+    A line that does not end, or not soon, is broken into several, between characters. Of what a
+    carriage return goes back over, the last is kept, as a terminal would show it. `first` is the
+    number of the first line. One thread hears and another takes.
     """
 
-    def __init__(self, most_bytes: int, first: int = 1) -> None:
+    def __init__(
+        self, most_bytes: int, first: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
+        self._begun_at = dict.fromkeys(STREAMS, 0.0)
+        self._shown: set[str] = set()  # the streams whose last line was shown before it ended
         self._left_bytes = most_bytes
         self._left_lines = MOST_LINES
         self._begun = dict.fromkeys(STREAMS, b"")
@@ -61,10 +70,23 @@ class LogBuffer:
         with self._lock:
             if self._full or stream not in self._begun:
                 return
-            whole, end, rest = (self._begun[stream] + data).rpartition(b"\n")
+            begun = self._begun[stream]
+            said = begun + data
+            if stream in self._shown:
+                rest = said.lstrip(b"\r")
+                if not rest:
+                    self._begun[stream] = b"\r"
+                    return
+                self._shown.discard(stream)
+                said = rest[1:] if rest.startswith(b"\n") else said  # its end is there already
+            whole, end, rest = said.rpartition(b"\n")
+            rest = _overwritten(rest)
             while len(rest) > MOST_LINE_BYTES and len(whole) < self._left_bytes:
-                whole, end = whole + end + rest[:MOST_LINE_BYTES], b"\n"
-                rest = rest[MOST_LINE_BYTES:]
+                cut = utf8.whole_end(rest[:MOST_LINE_BYTES])
+                whole, end = whole + end + rest[:cut], b"\n"
+                rest = rest[cut:]
+            if end or not begun:
+                self._begun_at[stream] = self._clock()
             self._begun[stream] = rest
             if end:
                 self._keep(stream, whole + end)
@@ -73,13 +95,25 @@ class LogBuffer:
         """The program has ended: what was begun is a line."""
         with self._lock:
             for stream, rest in self._begun.items():
-                if rest:
+                if rest.strip(b"\r"):
                     self._keep(stream, rest + b"\n")
                 self._begun[stream] = b""
 
     def ready(self) -> Sequence[Block]:
-        """The blocks that nobody has stored yet."""
+        """The blocks that nobody has stored yet.
+
+        A line that was begun half a second ago is shown as it is: a prompt, a row of dots. What
+        comes after it is a line of its own.
+        """
         with self._lock:
+            shown = self._clock() - SHOWN_AFTER_S
+            for stream, begun in self._begun.items():
+                end = utf8.whole_end(begun)
+                if begun[:end].strip(b"\r") and self._begun_at[stream] <= shown:
+                    self._begun[stream] = begun[end:]
+                    if end == len(begun):
+                        self._shown.add(stream)
+                    self._keep(stream, begun[:end] + b"\n")
             self._sealed = len(self._ready)
             return tuple(self._ready)
 
@@ -97,6 +131,10 @@ class LogBuffer:
         if self._full:
             return
         kept = data[: self._left_bytes]
+        if len(kept) < len(data):
+            kept = kept[: utf8.whole_end(kept)]
+        if b"\r" in kept:
+            kept = b"\n".join(_overwritten(line).rstrip(b"\r") for line in kept.split(b"\n"))
         lines = kept.count(b"\n")
         if lines > self._left_lines:
             kept = b"\n".join(kept.split(b"\n", self._left_lines)[:-1]) + b"\n"
@@ -116,6 +154,11 @@ class LogBuffer:
         else:
             self._ready.append(Block(self._next, stream, text, lines))
         self._next += lines
+
+
+def _overwritten(line: bytes) -> bytes:
+    """What is left of the line when each carriage return has gone back to its start."""
+    return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
 def store(workload_id: str, blocks: Sequence[Block]) -> None:

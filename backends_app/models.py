@@ -17,7 +17,7 @@ from django.db.models import Q
 
 from .fields import AnyJSONField, UTF8Field
 from .routing import MAX_NAME_CHARS
-from .workloads import AUTO, SOURCE_FORMATS, ExitReason, Status
+from .workloads import AUTO, SOURCE_FORMATS, UTF8, ExitReason, Status
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -121,6 +121,8 @@ class Workload(models.Model):
     log_lines = models.PositiveIntegerField(default=0)
     stdout_truncated = models.BooleanField(default=False)
     stderr_truncated = models.BooleanField(default=False)
+    stdout_encoding = models.CharField(max_length=11, default=UTF8, db_default=UTF8)
+    stderr_encoding = models.CharField(max_length=11, default=UTF8, db_default=UTF8)
     error = UTF8Field(default="")
     output = AnyJSONField(default=None)
     stdout = UTF8Field(default="")

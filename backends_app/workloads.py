@@ -21,6 +21,8 @@ SOURCE_FORMATS = ("code", "archive", "image")
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 STREAMS = ("stdout", "stderr")
+ENCODINGS = UTF8, LOSSY = "utf-8", "utf-8-lossy"
+"""How a stream's text was made of what was printed: as it is, or with U+FFFD for some of it."""
 
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""
@@ -138,11 +140,12 @@ class WorkloadSpec:
         return self.command
 
     def input_json(self) -> bytes:
-        """`input` as the program gets it: one JSON document in UTF-8."""
+        """Return `input` as the program gets it: one line with a JSON document in UTF-8."""
         try:
-            return json.dumps(
+            text = json.dumps(
                 self.input, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            ).encode()
+            )
+            return f"{text}\n".encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest("input", f"Must be JSON: {error}.") from error
 
@@ -185,7 +188,7 @@ class Limits:
         sizes = {
             "code": (spec.code_utf8(), self.code_bytes),
             "code_archive": (spec.archive or b"", self.archive_bytes),
-            "input": (spec.input_json(), self.input_bytes),
+            "input": (spec.input_json().rstrip(b"\n"), self.input_bytes),
         }
         for name, (data, most) in sizes.items():
             if len(data) > most:
@@ -201,6 +204,7 @@ class WorkloadResult:
     `exit_reason` is the host's finding; only `output`, `stdout`, `stderr` and the text of `error`
     are the program's own words. `memory_bytes` is the peak resident set, `cpu_time_ms` user plus
     system time. `exit_code` is None when the program was ended by a signal, which is then named.
+    `stdout_encoding` and `stderr_encoding` are `UTF8`, or `LOSSY` where bytes were no UTF-8.
     """
 
     exit_reason: ExitReason
@@ -211,6 +215,8 @@ class WorkloadResult:
     stderr: str = ""
     stdout_truncated: bool = False
     stderr_truncated: bool = False
+    stdout_encoding: str = UTF8
+    stderr_encoding: str = UTF8
     error: str = ""
     duration_ms: int = 0
     cpu_time_ms: int | None = None

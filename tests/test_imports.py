@@ -12,7 +12,7 @@ APP = Path(__file__).parent.parent / "backends_app"
 # A module may import those that stand before it. What stands on one line shares a floor.
 FLOORS = [
     ["exceptions"],
-    ["slots", "signals", "inquiry", "metrics_folder"],
+    ["slots", "signals", "inquiry", "metrics_folder", "utf8"],
     ["strict_json"],
     ["workloads"],
     ["confinement"],

@@ -1,6 +1,8 @@
 """Logs: what is heard becomes numbered lines within bounds, and is read again from anywhere."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends_app import logs
 from backends_app.logs import FULL, MOST_LINE_BYTES, MOST_LINES, Block, Line, LogBuffer
@@ -85,9 +87,92 @@ def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], most_bytes
 
 def test_what_is_no_text_is_shown_as_far_as_it_is():
     assert lines(heard(("stdout", b"a\xff\x00b\r\nc"))) == [
-        (1, "stdout", "a\ufffd\x00b\r"),
+        (1, "stdout", "a\ufffd\x00b"),
         (2, "stdout", "c"),
     ]
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(buffer: LogBuffer) -> list[str]:
+    return [text for _, _, text in lines(list(buffer.ready()))]
+
+
+def test_a_line_that_does_not_end_is_shown_after_half_a_second():
+    clock = Clock()
+    buffer = LogBuffer(MB, clock=clock)
+    buffer.hear("stdout", "Name ä".encode()[:-1])
+    buffer.hear("stderr", b"...")
+    clock.now += 0.4
+    assert shown(buffer) == []
+    clock.now += 0.2
+    assert shown(buffer) == ["Name ", "..."]
+    assert shown(buffer) == ["Name ", "..."]
+    buffer.hear("stdout", "ä".encode()[1:] + b"!\n")
+    buffer.hear("stderr", b"\n\nx")
+    buffer.finish()
+    assert shown(buffer) == ["Name ", "...", "ä!", "", "x"]
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (b"10%\r20%\r100%\n", ["100%"]),
+        (b"10%\r\n20%\r\r\n", ["10%", "20%"]),
+        (b"\r10%\r20%", ["20%"]),
+        (b"20%\r", ["20%"]),
+        (b"a\n\r\nb", ["a", "", "b"]),
+        (b"\r", []),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_carriage_return_goes_back_to_the_start(said: bytes, kept: list[str], size: int):
+    pieces = [said[at : at + size] for at in range(0, len(said), size)]
+    assert [text for _, _, text in lines(heard(*(("stdout", piece) for piece in pieces)))] == kept
+
+
+def test_a_bar_is_shown_as_it_grows_and_takes_no_room():
+    clock = Clock()
+    buffer = LogBuffer(20 * MOST_LINE_BYTES, clock=clock)
+    for percent in range(101):
+        buffer.hear("stdout", f"\r{percent:3}% {'#' * 1000}".encode())
+        clock.now += 0.01
+        buffer.ready()
+    buffer.hear("stdout", b"\r\n")
+    buffer.hear("stdout", b"done\n")
+    seen = [text.split("%")[0].strip() for text in shown(buffer)]
+    assert seen[-2:] == ["100", "done"]
+    assert 2 <= len(seen) <= 5
+
+
+@given(
+    st.text(alphabet="aä€😀\n", max_size=300), st.integers(1, 9), st.integers(8, 40), st.booleans()
+)
+def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slow: bool):
+    """Not by the length of a line, nor where the log is full, nor by what is shown early."""
+    clock = Clock()
+    data = text.encode()
+    for most_bytes in (len(data) + 400, max(1, len(data) // 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logs, "MOST_LINE_BYTES", longest)
+            buffer = LogBuffer(most_bytes, clock=clock)
+            for at in range(0, len(data), size):
+                buffer.hear("stdout", data[at : at + size])
+                clock.now += slow
+                buffer.ready()
+            buffer.finish()
+            kept = [line for line in lines(list(buffer.ready())) if line[1] == "stdout"]
+        assert all("\ufffd" not in line for _, _, line in kept)
+        found = "".join(line for _, _, line in kept)
+        assert text.replace("\n", "").startswith(found)
+        assert most_bytes < len(data) or text.replace("\n", "") == found
 
 
 def test_other_streams_are_none():

@@ -250,6 +250,7 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/v1",
     "PREPROCESSING_HOOKS": ["backends_app.api.schema.canonical_paths_only"],
+    "ENUM_NAME_OVERRIDES": {"EncodingEnum": "backends_app.workloads.ENCODINGS"},
 }
 
 _format, _level = logs.defaults(sys.argv, DEBUG)

@@ -16,7 +16,7 @@ COLUMNS = (
     *("id", "owner", "status", "runtime", "source_format", "isolation", "isolation_used", "rule"),
     *("node", "attempt", "cpus", "mem_mb", "timeout_s", "created_at", "started_at", "finished_at"),
     *("exit_reason", "exit_code", "signal", "error", "duration_ms", "cpu_time_ms", "memory_bytes"),
-    *("log_lines", "stdout_truncated", "stderr_truncated"),
+    *("log_lines", "stdout_truncated", "stderr_truncated", "stdout_encoding", "stderr_encoding"),
 )
 """All but what can be large; that is in the API."""
 

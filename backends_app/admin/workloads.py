@@ -92,7 +92,8 @@ class WorkloadAdmin(ReadOnlyAdmin):
                 "fields": [
                     *("exit_reason", "exit_code", "signal", "error_shown"),
                     *("took", "cpu_time", "memory", "output_shown"),
-                    *("stdout_shown", "stdout_truncated", "stderr_shown", "stderr_truncated"),
+                    *("stdout_shown", "stdout_truncated", "stdout_encoding"),
+                    *("stderr_shown", "stderr_truncated", "stderr_encoding"),
                     "log_shown",
                 ]
             },

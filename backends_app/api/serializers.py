@@ -16,7 +16,7 @@ from .. import strict_json
 from ..conf import limits
 from ..exceptions import InvalidRequest, listing, quote
 from ..routing import MAX_ISOLATIONS
-from ..workloads import AUTO, ExitReason, Status, WorkloadSpec
+from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
 MOST_NAMED_ERRORS = 10
 MAX_IMAGE_CHARS = 512
@@ -216,7 +216,8 @@ class WorkloadRequestSerializer(StrictSerializer):
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
-        help_text="The command line, word by word, instead of the default one.",
+        help_text="The command line, word by word. An image gets it in the place of its CMD, behind"
+        " its ENTRYPOINT.",
     )
     input = AnyJSONField(
         required=False,
@@ -344,6 +345,10 @@ class WorkloadSerializer(serializers.Serializer):
     stderr = serializers.CharField()
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
+    stdout_encoding = serializers.ChoiceField(
+        choices=ENCODINGS, help_text="utf-8-lossy where some of it was no UTF-8."
+    )
+    stderr_encoding = serializers.ChoiceField(choices=ENCODINGS)
     exit_code = serializers.IntegerField(allow_null=True)
     signal = EmptyAsNullField(allow_null=True)
     exit_reason = ReasonField()

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from .. import utf8
+from ..workloads import LOSSY, UTF8
+
 
 class Sink(Protocol):
     """Where a stream's bytes go while they are read; must keep its own size bounded."""
@@ -43,13 +46,28 @@ class Capture:
     def truncated(self) -> bool:
         return self._total > 2 * self._half
 
+    @property
+    def encoding(self) -> str:
+        """`UTF8` where `text` is what was printed, `LOSSY` where some of it is no UTF-8."""
+        try:
+            for part in self._kept():
+                part.decode()
+        except UnicodeDecodeError:
+            return LOSSY
+        return UTF8
+
     def text(self) -> str:
-        """What was kept, with a line in the place of what was cut."""
+        """What was kept, with a line in the place of what was cut, which is whole characters."""
+        head, *rest = self._kept()
+        text = head.decode(errors="replace")
+        for tail in rest:
+            cut = self._total - len(head) - len(tail)
+            text += f"\n… {cut:,} bytes cut …\n{tail.decode(errors='replace')}"
+        return text
+
+    def _kept(self) -> list[bytes]:
+        """All of it, or its head and its tail."""
         head, tail = bytes(self._head), bytes(self._tail[-self._half :])
         if not self.truncated:
-            return (head + tail).decode(errors="replace")
-        cut = self._total - len(head) - len(tail)
-        return (
-            f"{head.decode(errors='replace')}\n… {cut:,} bytes cut …\n"
-            f"{tail.decode(errors='replace')}"
-        )
+            return [head + tail]
+        return [head[: utf8.whole_end(head)], tail[utf8.whole_start(tail) :]]

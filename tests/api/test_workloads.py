@@ -40,6 +40,8 @@ def test_the_result_in_its_shape(client):
         "stderr",
         "stdout_truncated",
         "stderr_truncated",
+        "stdout_encoding",
+        "stderr_encoding",
         "exit_code",
         "signal",
         "exit_reason",

@@ -1,9 +1,13 @@
 """What is kept of a stream that may be of any length."""
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends_app.confinement.streams import Capture
+from backends_app.workloads import LOSSY, UTF8
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(2, 60))
@@ -16,7 +20,47 @@ def test_capture_keeps_head_and_tail_in_bounded_space(chunks, limit):
     if not capture.truncated:
         assert capture.text() == whole.decode(errors="replace")
     else:
-        head, cut, tail = capture.text().partition(f"\n… {len(whole) - 2 * half:,} bytes cut …\n")
-        assert cut
-        assert head == whole[:half].decode(errors="replace")
-        assert tail == whole[-half:].decode(errors="replace")
+        kept = kept_of(capture.text(), len(whole))
+        assert 2 * half - 6 <= kept <= 2 * half
+        assert len(capture.text()) <= 2 * half + 40
+
+
+def kept_of(text: str, length: int) -> int:
+    """How many bytes were kept, as the line says that stands for the others."""
+    found = re.search(r"\n… ([\d,]+) bytes cut …\n", text)
+    assert found
+    return length - int(found[1].replace(",", ""))
+
+
+@given(st.text(alphabet="aä€😀", max_size=200), st.integers(8, 60), st.integers(1, 7))
+def test_characters_are_never_cut_in_two(text, limit, piece):
+    capture = Capture(limit)
+    data = text.encode()
+    for at in range(0, len(data), piece):
+        capture.write(data[at : at + piece])
+    shown = capture.text()
+    assert "\ufffd" not in shown
+    assert capture.encoding == UTF8
+    if capture.truncated:
+        head, _, tail = re.split(r"\n… ([\d,]+) bytes cut …\n", shown)
+        assert text.startswith(head)
+        assert text.endswith(tail)
+        assert len(f"{head}{tail}".encode()) == kept_of(shown, len(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (b"", UTF8),
+        ("ä\ufffd".encode(), UTF8),
+        (b"\xff", LOSSY),
+        (b"a\xc3", LOSSY),
+        (b"\xed\xa0\x80", LOSSY),
+        (b"x" * 50 + b"\xff" + b"x" * 49, LOSSY),
+        (("€" * 90).encode(), UTF8),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_told_of(data, encoding):
+    capture = Capture(100)
+    capture.write(data)
+    assert capture.encoding == encoding

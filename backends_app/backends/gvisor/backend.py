@@ -33,11 +33,12 @@ from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
 from . import configuration, host, images, ownership
 from .configuration import Mapped
-from .container import NOBODY, WRITABLE, Bounds, Container, NotStarted, Plan, shell_line
-from .engine import Engine, EngineMissing, Image, Refused
+from .container import WRITABLE, Bounds, Container, NotStarted, Plan, shell_line
+from .engine import Engine, EngineMissing, Image, Refused, platform_of
 from .pool import SHELL, Pool, waiting
 from .proof import Proof
 from .results import result_of
+from .users import NOBODY, user_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ INSTALL = "install them with: manage.py setup_backend gvisor"
 MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 LONGEST_PULL_S = 600.0
 BROKEN_S, MOST_BROKEN = 60.0, 256
+MOST_USERS = 256
+LEAST_MB = 64  # of a container that never runs: engines take none with less than a few
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
     exit_code=126,
@@ -118,6 +121,7 @@ class GVisorBackend(Backend):
         self._running: dict[str, Container] = {}
         self._left: set[str] = set()  # containers that could not be removed yet
         self._broken: dict[str, float] = {}  # ids of images, and until when
+        self._users: dict[str, str] = {}  # by ids of images
         self._proof = Proof(self._engine, self._plan, self._started, self._remove)
         self._closed = False
         atexit.register(_close, weakref.ref(self))
@@ -149,7 +153,12 @@ class GVisorBackend(Backend):
         try:
             engine = self._proof.require()
             image = self._image(reference)
+            _require_platform(image, reference, engine)
             plan = self._plan_for(image, reference, workload.resources, engine)
+            if code is not None:
+                own = code.surroundings(workload.resources.mem_mb)
+                told = {name: own[name] for name in own if name not in image.variables}
+                plan = replace(plan, environment=tuple(told.items()))
             return self._run(workload, plan, reference, code, image)
         except Refused as refused:
             raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
@@ -274,12 +283,40 @@ class GVisorBackend(Backend):
         return replace(
             self._plan,
             image=image.id,
-            user=(image.user or "0:0") if root else _user(image.user),
+            user=(image.user or "0:0") if root else self._user(image),
             # An engine takes no limit above what its host has.
             cpus=min(resources.cpus, float(engine.get("NCPU") or resources.cpus)),
             mem_mb=resources.mem_mb,
             volumes=_volumes(image.volumes),
         )
+
+    def _user(self, image: Image) -> str:
+        """Return whom the image names, by its own files, which are read without running it."""
+        if found := self._users.get(image.id):
+            return found
+        plan = replace(
+            self._plan,
+            image=image.id,
+            command=("none",),
+            mem_mb=LEAST_MB,
+            volumes=_volumes(image.volumes),
+        )
+        asked: list[Container] = []
+
+        def read(path: str) -> str:
+            if not asked:
+                asked.append(Container(self._engine, plan, 0))
+            return self._engine.text_of(asked[0].id, path)
+
+        try:
+            user = user_of(image.user, read)
+        finally:
+            for container in asked:
+                self._remove(container)
+        self._users[image.id] = user
+        while len(self._users) > MOST_USERS:
+            self._users.pop(next(iter(self._users)), None)
+        return user
 
     # Running it
 
@@ -320,7 +357,7 @@ class GVisorBackend(Backend):
         finally:
             del self._running[workload.id]
             self._remove(container)
-        return result_of(ended, stdout, stderr, workload)
+        return result_of(ended, stdout, stderr, workload, mapped)
 
     def _started(self, plan: Plan, lives_s: float) -> Container:
         container = Container(self._engine, plan, lives_s)
@@ -403,18 +440,14 @@ def _runs_code(mapped: Mapped, length: int) -> str:
     return f"{take} && exec {shell_line(command)}"
 
 
-def _user(configured: str) -> str:
-    """Numbers other than 0 as the image has them; a name could stand for root, and is nobody."""
-    user, _, group = configured.partition(":")
-    nogroup = NOBODY.partition(":")[2]
-    if not _is_id(user):
-        return NOBODY
-    return f"{int(user)}:{int(group) if _is_id(group) else nogroup}"
-
-
-def _is_id(text: str) -> bool:
-    """Is it a number of a user or group that engines take, and not root's?"""
-    return re.fullmatch(r"[0-9]{1,10}", text) is not None and 0 < int(text) < 2**31
+def _require_platform(image: Image, reference: images.Reference, engine: Mapping[str, Any]) -> None:
+    """Refuse an image of another processor or system, before anything of it is started."""
+    here = platform_of(engine)
+    if not image.platform.endswith("/") and not here.endswith("/") and image.platform != here:
+        raise InvalidRequest(
+            "image",
+            f"{quote(str(reference))} is for {image.platform}, and this server runs {here}.",
+        )
 
 
 def _volumes(configured: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...exceptions import InvalidOption, InvalidRequest
 from .. import options
+from ..heap import heap_mb
 from . import images
 
 COMMANDS = {
@@ -12,16 +13,34 @@ COMMANDS = {
     "node": ("node", "{file}"),
     "go": ("go", "run", "{file}"),
 }
+# What a runtime is told by its environment, where its image does not say otherwise: to keep nothing
+# back of what it prints, and how large its heap may grow, `{heap_mb}`.
+ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
+    "python": {"PYTHONUNBUFFERED": "1"},
+    "node": {"NODE_OPTIONS": "--max-old-space-size={heap_mb}"},
+    "go": {},
+}
+ABORTS = frozenset({"node"})  # which of them abort when their heap is full
 FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mapped:
-    """The image that serves a runtime, and how a file is run in it."""
+    """The image that serves a runtime, and how a file is run in it.
+
+    With `aborts`, the runtime aborts when its heap is full.
+    """
 
     image: images.Reference
     command: tuple[str, ...]
     file: str
+    environment: Mapping[str, str]
+    aborts: bool
+
+    def surroundings(self, mem_mb: int) -> dict[str, str]:
+        """Return the environment of a program that may use so much memory."""
+        heap = str(heap_mb(mem_mb))
+        return {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
 
 
 def mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
@@ -46,7 +65,13 @@ def mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
         ):
             raise InvalidOption(option, command, "must be a list of strings, with '{file}' in it")
         image = reference(option, entry["image"])
-        found[runtime] = Mapped(image, tuple(command), FILES[runtime])
+        found[runtime] = Mapped(
+            image=image,
+            command=tuple(command),
+            file=FILES[runtime],
+            environment=ENVIRONMENTS[runtime],
+            aborts=runtime in ABORTS,
+        )
     return found
 
 

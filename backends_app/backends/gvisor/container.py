@@ -19,13 +19,11 @@ from .usage import Meter, Usage
 logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
-SHM_MB = 8
 MARGIN_S = 60.0  # how much longer than it may run a container may be there at the most
 GRACE_S = 10.0  # for the engine to end what it was told to end
 METER_S = 0.02
 KILLED = 137  # what an engine says of SIGKILL
 WRITABLE = "/tmp"  # noqa: S108 - inside the container, and its own
-NOBODY = "65534:65534"
 
 
 class NotStarted(Refused):
@@ -37,7 +35,8 @@ class Plan:
     """What a container is made of and what it may use.
 
     `image` is an id, not a name: what was checked is what runs. `entrypoint` and `command` are None
-    where the image's own are taken. `volumes` are folders that the image wants to be writable.
+    where the image's own are taken. `volumes` are folders that the image wants to be writable,
+    `environment` is what its programs find beside what the image says.
     """
 
     image: str
@@ -51,6 +50,7 @@ class Plan:
     entrypoint: tuple[str, ...] | None = None
     command: tuple[str, ...] | None = None
     volumes: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     def host(self) -> Mapping[str, Any]:
         """The limits as the engine takes them."""
@@ -59,7 +59,7 @@ class Plan:
             "runtime": self.runtime,
             "network_mode": self.network,
             "ipc_mode": "private",
-            "shm_size": SHM_MB * MB,
+            "shm_size": self.disk_mb * MB,
             "read_only": True,
             # The engine's own: runsc cannot take back a sandbox whose first program fails to start.
             "init": True,
@@ -82,7 +82,7 @@ class Plan:
             "user": self.user,
             "hostname": "workload",
             "stdin_open": True,
-            "environment": {"HOME": WRITABLE},
+            "environment": {"HOME": WRITABLE, **dict(self.environment)},
             "healthcheck": {"test": ["NONE"]},  # the image's would be a second program
         }
         if self.entrypoint is not None:

@@ -3,12 +3,14 @@
 Podman's compatible socket answers as well.
 """
 
+import io
 import json
 import os
 import socket
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ TIMEOUT_S = 20  # of one answer
 WAIT_S = 1  # for the end of a container, before somebody looks whether it is time to kill it
 CONNECT_S = 5
 REMOVALS, PAUSE_S = 3, 0.1
+MOST_TEXT_BYTES = 256 * 1024
 
 
 class Refused(Exception):
@@ -47,6 +50,8 @@ class Image:
     volumes: tuple[str, ...]
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
+    variables: frozenset[str]
+    platform: str
 
 
 class Engine:
@@ -81,7 +86,33 @@ class Engine:
                 volumes=tuple(map(str, config.get("Volumes") or ())),
                 entrypoint=tuple(map(str, config.get("Entrypoint") or ())),
                 command=tuple(map(str, config.get("Cmd") or ())),
+                variables=frozenset(str(one).partition("=")[0] for one in config.get("Env") or ()),
+                platform=f"{found.get('Os') or 'linux'}/{found.get('Architecture') or ''}",
             )
+
+    def text_of(self, container: str, path: str) -> str:
+        """Return the start of a file of a container that has never run, as its image has it.
+
+        Nothing where there is no such file, or it is a link.
+        """
+        with self._asked() as client:
+            try:
+                stream, _ = client.get_archive(container, path)
+            except NotFound:
+                return ""
+            packed = b""
+            with closing(stream):
+                for part in stream:
+                    packed += part
+                    if len(packed) >= MOST_TEXT_BYTES:
+                        break
+        try:
+            with tarfile.open(fileobj=io.BytesIO(packed[:MOST_TEXT_BYTES]), mode="r:") as tar:
+                member = tar.next()
+                content = tar.extractfile(member) if member and member.isreg() else None
+                return content.read(MOST_TEXT_BYTES).decode(errors="replace") if content else ""
+        except (tarfile.TarError, OSError):
+            return ""
 
     def import_image(self, layer: bytes, repository: str, tag: str) -> None:
         with self._asked() as client:
@@ -201,6 +232,16 @@ class Engine:
         if client is not made:
             made.close()
         return client
+
+
+# How engines name processors, and how images do.
+PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+def platform_of(info: Mapping[str, Any]) -> str:
+    """Return the platform of an engine that gave this `info`, as images name theirs."""
+    machine = str(info.get("Architecture", ""))
+    return f"linux/{PROCESSORS.get(machine, machine)}"
 
 
 def is_podman(info: Mapping[str, Any]) -> bool:

@@ -5,6 +5,9 @@ import signal
 
 from ...confinement.streams import Capture
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from .. import heap
+from ..last_words import last_words
+from .configuration import Mapped
 from .container import Ended
 
 MOST_SIGNAL = 64
@@ -13,19 +16,28 @@ NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{
 
 
 def result_of(
-    ended: Ended, stdout: Capture, stderr: Capture, workload: WorkloadSpec
+    ended: Ended, stdout: Capture, stderr: Capture, workload: WorkloadSpec, mapped: Mapped | None
 ) -> WorkloadResult:
+    """`mapped` is what has run the workload's code; an image speaks for itself."""
     reason, code, name = ExitReason.EXITED, ended.code, None
     if ended.ended_for is not None:
         reason = ended.ended_for
     elif 128 < code <= 128 + MOST_SIGNAL:
         reason = ExitReason.SIGNAL
+        mem_mb, used = workload.resources.mem_mb, ended.usage.memory_bytes
+        if mapped is not None and mapped.aborts and heap.was_full(mem_mb, used, code - 128):
+            reason = ExitReason.MEMORY_LIMIT
     if 128 < code <= 128 + MOST_SIGNAL:
         number = code - 128
         known = number in {one.value for one in signal.Signals}
         name = signal.Signals(number).name if known else f"SIG{number}"
     printed = stdout.text()
     done = reason is ExitReason.EXITED and code == 0
+    error = _why(reason, name, workload)
+    if reason is ExitReason.EXITED and code in (126, 127):
+        error = _not_executed(stderr)
+    if reason is ExitReason.EXITED and code != 0 and mapped is not None:
+        error = error or last_words(stderr.text())
     return WorkloadResult(
         exit_reason=reason,
         exit_code=code if name is None else None,
@@ -35,7 +47,9 @@ def result_of(
         stderr=stderr.text(),
         stdout_truncated=stdout.truncated,
         stderr_truncated=stderr.truncated,
-        error=_why(reason, name, workload) or (_not_executed(stderr) if code in (126, 127) else ""),
+        stdout_encoding=stdout.encoding,
+        stderr_encoding=stderr.encoding,
+        error=error,
         duration_ms=ended.duration_ms,
         cpu_time_ms=ended.usage.cpu_time_ms,
         memory_bytes=ended.usage.memory_bytes,

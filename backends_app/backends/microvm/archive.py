@@ -1,4 +1,4 @@
-"""Judges an archive before a machine sees it: a tar.gz of plain files and folders, within bounds.
+"""Judges an archive before a machine sees it: a tar.gz of files, folders and links, within bounds.
 
 Nothing is written anywhere, and no more is unpacked than the bounds allow: the first entry that
 breaks a rule ends the reading.
@@ -9,7 +9,7 @@ import io
 import json
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ MOST_STREAM_BYTES = MOST_UNPACKED_BYTES + MOST_ENTRIES * 4096
 TOO_MUCH = f"Unpacks to more than {MOST_UNPACKED_BYTES:,} bytes."
 MOST_MANIFEST_BYTES = 256 * 1024
 SET_ID = 0o6000
+APPLE_DOUBLE = b"\0\5\x16\7"  # how a file begins that holds what macOS keeps beside another
 
 
 @dataclass
@@ -82,12 +83,17 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
                 raise InvalidRequest(FIELD, f"Has more than {MOST_ENTRIES:,} entries.")
             _allowed(entry)
             path = _path(entry.name)
-            _claim(taken, path, entry.is_folder)
-            if entry.is_folder:
-                continue
             unpacked += entry.size
             if unpacked > MOST_UNPACKED_BYTES:
                 raise InvalidRequest(FIELD, TOO_MUCH)
+            if entry.is_file and _beside(path, read):
+                continue
+            _claim(taken, path, entry.is_folder)
+            if entry.is_folder:
+                continue
+            if entry.is_link:
+                _stays_inside(path, entry.target)
+                continue
             found.files.add(path)
             if path == manifest and entry.size <= MOST_MANIFEST_BYTES:
                 found.manifest = _json(read(entry.size))
@@ -102,14 +108,37 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
 
 def _allowed(entry: tar.Entry) -> None:
     name = quote(entry.name)
-    if not (entry.is_folder or entry.is_file):
+    if not (entry.is_folder or entry.is_file or entry.is_link):
         raise InvalidRequest(
-            FIELD, f"{name} is neither a file nor a folder: links and devices are not taken."
+            FIELD,
+            f"{name} is neither a file nor a folder, nor a symbolic link: hard links and devices"
+            " are not taken.",
         )
     if entry.mode & SET_ID:
         raise InvalidRequest(FIELD, f"{name} is setuid or setgid.")
-    if entry.is_folder and entry.size:
+    if entry.size and not entry.is_file:
         raise InvalidRequest(FIELD, f"{name} has an impossible size.")
+
+
+def _beside(path: str, read: Callable[[int], bytes]) -> bool:
+    """Tell whether a file is what the tar of macOS puts beside another; it is not unpacked."""
+    return path.rpartition("/")[2].startswith("._") and read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
+
+
+def _stays_inside(path: str, target: str) -> None:
+    """Refuse a link that leads out of the archive, or could by way of another one.
+
+    What goes up does that first, from a folder that is none of the archive's links.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    if not target:
+        raise InvalidRequest(FIELD, f"The link {quote(path)} leads nowhere.")
+    if target.startswith("/") or ".." in parts[up:] or up > path.count("/"):
+        raise InvalidRequest(
+            FIELD, f"The link {quote(path)} leads out of the archive, to {quote(target)}."
+        )
+    _path("/".join(parts[up:]))
 
 
 def _path(name: str) -> str:

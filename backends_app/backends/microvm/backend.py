@@ -6,6 +6,7 @@ snapshot that fits. QEMU itself runs behind the walls of `confinement`.
 
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from .images import Found, Images, Missing
 from .machine import MB, Size
 from .qemu import Accelerators, NotInstalled, Qemu
 from .results import Streams, result_of
-from .runtimes import ENVIRONMENT, RUNTIMES
+from .runtimes import RUNTIMES
 
 SETUP = "manage.py setup_backend microvm"
 ACCELERATORS = ("kvm", "tcg", "any")
@@ -40,6 +41,7 @@ BOOT_S = {"kvm": 20.0, "tcg": 90.0}
 RESTORE_S = 15.0
 LATE_CPU_S = 5.0
 PROCESSES = 256
+UPSTREAM = re.compile(r"(?:\d+:)?(\d[\d.]*)")
 STATE = 3  # the descriptor of the first file of a command
 PORT = "stdio,id=agent,signal=off"
 NO_BOUNDARY = "no security boundary by itself: QEMU promises one with KVM only"
@@ -201,6 +203,7 @@ class MicroVMBackend(Backend):
                 self._smoke(runtime, start)
                 _proven.add(start.identity)
             there.append(runtime)
+            attributes[f"{runtime}_version"] = self._version(runtime)
             attributes[f"start_{runtime}"] = start.why_cold or f"snapshot of {self._size.mem_mb} MB"
         if not there:
             raise BackendUnavailable(f"no image has been built; build them with: {SETUP}")
@@ -210,6 +213,12 @@ class MicroVMBackend(Backend):
         if missing:
             description += f"; no image of {listing(missing)}, build it with: {SETUP}"
         return Health.ok(description, attributes)
+
+    def _version(self, runtime: str) -> str:
+        """Return the version of what runs programs, without what Debian adds to it."""
+        versions = self._images.verified(parts.root(runtime)).versions
+        found = UPSTREAM.match(versions.get(RUNTIMES[runtime].versioned, ""))
+        return found[1] if found else "unknown"
 
     def _smoke(self, runtime: str, start: Start) -> None:
         number = secrets.randbelow(2**31)
@@ -380,7 +389,7 @@ def _program(workload: WorkloadSpec) -> Program:
     row = RUNTIMES.get(workload.runtime or "")
     if row is None or workload.image is not None:
         raise InvalidRequest("runtime", f"Machines take code and archives of {listing(RUNTIMES)}.")
-    environment = {**ENVIRONMENT, **row.environment}
+    environment = row.surroundings(workload.resources.mem_mb)
     if workload.archive is None:
         if workload.command:
             raise InvalidRequest(

@@ -19,7 +19,7 @@ from .channel import Program, Share
 from .images import Images, Part, describe
 from .machine import Size
 from .qemu import Accelerators, Qemu
-from .runtimes import ENVIRONMENT, RUNTIMES
+from .runtimes import RUNTIMES
 
 PACKAGES = ("qemu-system-x86", "mmdebstrap", "squashfs-tools", "debian-archive-keyring")
 # What mmdebstrap says when it goes on, by the words that each of its lines begins with.
@@ -214,7 +214,7 @@ class Builder:
             source=row.warm.encode(),
             file=row.file,
             argv=[word.replace("{entry}", row.file) for word in row.command],
-            environment={**ENVIRONMENT, **row.environment},
+            environment=row.surroundings(self.size.mem_mb),
         )
         runs = [(program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)]
         files = {

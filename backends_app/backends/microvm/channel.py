@@ -41,14 +41,16 @@ class Share:
 class Account:
     """How the program ended, as the machine's kernel saw it: `code` is minus a signal's number.
 
-    `starved` says that something was ended for want of memory, `refused` that a process or thread
-    was not made, `full` that no room was left for files.
+    `starved` says that something was ended for want of memory, `denied` that memory was asked for
+    and not given, `refused` that a process or thread was not made, `full` that no room was left for
+    files.
     """
 
     code: int
     cpu_us: int
     memory_bytes: int
     starved: bool
+    denied: bool
     refused: bool
     full: bool
 
@@ -125,6 +127,7 @@ def _account(body: bytes) -> Account | None:
             "cpu_us": int(cpu_us),
             "memory_bytes": int(memory_bytes),
             "starved": bool(starved),
+            "denied": bool(denied),
             "refused": bool(refused),
             "full": bool(full),
         } if -MOST_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
@@ -133,6 +136,7 @@ def _account(body: bytes) -> Account | None:
                 cpu_us=int(cpu_us),
                 memory_bytes=int(memory_bytes),
                 starved=starved,
+                denied=denied,
                 refused=refused,
                 full=full,
             )

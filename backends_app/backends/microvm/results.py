@@ -8,9 +8,14 @@ from ...confinement.client import Exit
 from ...confinement.streams import Capture
 from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from .. import heap
+from ..last_words import last_words
 from .channel import Account, Port
+from .runtimes import RUNTIMES
 
-MOST_ERROR_CHARS = 200
+MOST_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
+NO_JSON, ODD, THROWN = "!", "?", "\n!"
+"""What stands before the texts that `returned.cjs` gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +36,13 @@ def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> 
     else:
         code = account.code if account.code >= 0 else None
         name = None if account.code >= 0 else _signal_name(-account.code)
-        reason = _reason(account)
+        reason = _reason(account, workload)
         error = f"ended by {name}" if reason is ExitReason.SIGNAL else _why(reason, workload)
-        if reason is ExitReason.EXITED and code == 0:
-            reason, output, error = _output(said, workload)
+        if reason is ExitReason.EXITED:
+            if code == 0:
+                reason, output, error = _output(said, workload)
+            else:
+                error = _thrown(said.returned) or last_words(said.stderr.text())
     return WorkloadResult(
         exit_reason=reason,
         exit_code=code,
@@ -44,6 +52,8 @@ def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> 
         stderr=said.stderr.text(),
         stdout_truncated=said.stdout.truncated,
         stderr_truncated=said.stderr.truncated,
+        stdout_encoding=said.stdout.encoding,
+        stderr_encoding=said.stderr.encoding,
         error=error,
         duration_ms=exit.duration_ms,
         cpu_time_ms=exit.cpu_time_ms if account is None else account.cpu_us // 1000,
@@ -51,7 +61,7 @@ def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> 
     )
 
 
-def _reason(account: Account) -> ExitReason:
+def _reason(account: Account, workload: WorkloadSpec) -> ExitReason:
     """A program that ended well has got over what was refused to it."""
     if account.code == 0:
         return ExitReason.EXITED
@@ -59,9 +69,24 @@ def _reason(account: Account) -> ExitReason:
         return ExitReason.MEMORY_LIMIT
     if account.refused:
         return ExitReason.PROCESS_LIMIT
+    if account.denied or _filled_its_heap(account, workload):
+        return ExitReason.MEMORY_LIMIT
     if account.full:
         return ExitReason.DISK_LIMIT
     return ExitReason.EXITED if account.code > 0 else ExitReason.SIGNAL
+
+
+def _filled_its_heap(account: Account, workload: WorkloadSpec) -> bool:
+    row = RUNTIMES.get(workload.runtime or "")
+    aborts = row is not None and row.aborts
+    return aborts and heap.was_full(workload.resources.mem_mb, account.memory_bytes, -account.code)
+
+
+def _thrown(returned: Capture | None) -> str:
+    """What the harness has seen that nobody caught."""
+    if returned is None or returned.empty:
+        return ""
+    return returned.text().partition(THROWN)[2][:MOST_ERROR_CHARS]
 
 
 def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
@@ -73,9 +98,12 @@ def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, st
     if returned.truncated:
         error = f"the output is larger than {workload.output_bytes:,} bytes"
         return ExitReason.OUTPUT_LIMIT, None, error
-    text = returned.text()
-    if text.startswith("!"):  # the harness says why there is none
+    text = returned.text().partition(THROWN)[0]  # it went on, and ended well
+    if text.startswith(NO_JSON):
         return ExitReason.INVALID_OUTPUT, None, text[1:MOST_ERROR_CHARS]
+    if text.startswith(ODD) or not text:
+        printed = output_from_stdout(said.stdout.text(), truncated=said.stdout.truncated)
+        return ExitReason.EXITED, printed, text[1:MOST_ERROR_CHARS]
     try:
         return ExitReason.EXITED, strict_json.loads(text), ""
     except strict_json.JSONRefused as refused:

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 BLOCK = 512
-MOST_EXTENSION_BYTES = 8192
+MOST_EXTENSION_BYTES = 8192  # of what is kept of a header
+MOST_RECORDS, MOST_DIGITS, MOST_KEY_BYTES = 100, 10, 512
 MOST_EXTENSIONS = 4  # in a row, before the entry that they belong to
 READ_BYTES = 64 * 1024
 FOLDER = b"5"
-LONG_NAME, RECORDS, GLOBAL_RECORDS = b"L", b"x", b"g"
+LINK = b"2"
+LONG_NAME, LONG_TARGET, RECORDS, GLOBAL_RECORDS = b"L", b"K", b"x", b"g"
+MEANT = frozenset({"path", "size", "linkpath"})
 # What pax may say of an entry that makes no difference here; what is not listed is refused.
 HARMLESS = frozenset({"comment", "mtime", "atime", "ctime", "uid", "gid", "uname", "gname"})
 HARMLESS_FAMILIES = ("SCHILY.", "LIBARCHIVE.")
@@ -24,9 +27,13 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file or a folder, as its headers have it; `kind` is any other's type."""
+    """A file, a folder or a link, as its headers have it; `kind` is any other's type.
+
+    `target` is what a link leads to.
+    """
 
     name: str
+    target: str
     size: int
     mode: int
     kind: bytes
@@ -34,6 +41,10 @@ class Entry:
     @property
     def is_folder(self) -> bool:
         return self.kind == FOLDER
+
+    @property
+    def is_link(self) -> bool:
+        return self.kind == LINK
 
     @property
     def is_file(self) -> bool:
@@ -47,32 +58,41 @@ def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int
     for what comes behind the end of the archive and is not zeros.
     """
     name: str | None = None
+    target: str | None = None
     size: int | None = None
     extensions = 0
     while any(block := _exactly(read, BLOCK)):
         kind, length = _kind(block), _number(block[124:136])
-        if kind in (LONG_NAME, RECORDS, GLOBAL_RECORDS):
+        if kind in (LONG_NAME, LONG_TARGET, RECORDS, GLOBAL_RECORDS):
             extensions += 1
-            if extensions > MOST_EXTENSIONS or length > MOST_EXTENSION_BYTES:
+            long = kind in (LONG_NAME, LONG_TARGET)
+            if extensions > MOST_EXTENSIONS or (long and length > MOST_EXTENSION_BYTES):
                 raise Malformed("has headers that are too large")
-            body = _exactly(read, length + -length % BLOCK)[:length]
-            if kind == LONG_NAME:
-                name = _text(body.rstrip(b"\0"))
+            if long:
+                text = _text(_exactly(read, length + -length % BLOCK)[:length].rstrip(b"\0"))
+                name, target = (text, target) if kind == LONG_NAME else (name, text)
                 continue
-            records = _records(body)
-            if kind == GLOBAL_RECORDS and records.keys() & {"path", "size"}:
+            records = _records(read, length)
+            if kind == GLOBAL_RECORDS and records:
                 raise Malformed("has a path or a size for all of its entries")
             name = records.get("path", name)
+            target = records.get("linkpath", target)
             size = _decimal(records["size"]) if "size" in records else size
             continue
         content = _Content(read, length if size is None else size)
         mode = _number(block[100:108])
-        yield (
-            Entry(name=name or _name(block), size=content.size, mode=mode, kind=kind),
-            content.read,
+        if target is not None and kind != LINK:
+            raise Malformed("has a link's target for what is no link")
+        entry = Entry(
+            name=name or _name(block),
+            target=target or _text(block[157:257].partition(b"\0")[0]) if kind == LINK else "",
+            size=content.size,
+            mode=mode,
+            kind=kind,
         )
+        yield entry, content.read
         content.skip()
-        name, size, extensions = None, None, 0
+        name, target, size, extensions = None, None, None, 0
     if extensions:
         raise Malformed("ends with a header that belongs to nothing")
     while rest := read(READ_BYTES):
@@ -84,17 +104,16 @@ class _Content:
     """What is left of an entry's content, up to the next header."""
 
     def __init__(self, read: Callable[[int], bytes], size: int) -> None:
-        self.size = size
+        self.size = self.left = size
         self._stream = read
-        self._left = size
 
     def read(self, size: int) -> bytes:
-        data = _exactly(self._stream, min(size, self._left))
-        self._left -= len(data)
+        data = _exactly(self._stream, min(size, self.left))
+        self.left -= len(data)
         return data
 
     def skip(self) -> None:
-        while self._left:
+        while self.left:
             self.read(READ_BYTES)
         _exactly(self._stream, -self.size % BLOCK)
 
@@ -142,20 +161,49 @@ def _text(data: bytes) -> str:
         raise Malformed("has a path that is not UTF-8") from None
 
 
-def _records(body: bytes) -> dict[str, str]:
-    """Lines of `length key=value`; see `pax Extended Header` in POSIX."""
+def _records(read: Callable[[int], bytes], length: int) -> dict[str, str]:
+    """Read lines of `length key=value`; see `pax Extended Header` in POSIX.
+
+    What makes no difference may be long, as what macOS keeps beside a file is: it is passed over
+    while it is read, and never held.
+    """
     found: dict[str, str] = {}
-    while body:
-        digits, _, _ = body[:8].partition(b" ")
-        if not digits.isdigit() or not len(digits) + 3 <= int(digits) <= len(body):
+    body = _Content(read, length)
+    for _ in range(MOST_RECORDS):
+        if not body.left:
+            body.skip()
+            return found
+        digits = _until(body, b" ", MOST_DIGITS)
+        if not digits.isdigit():
             raise Malformed("has a header that is damaged")
-        line, body = body[len(digits) + 1 : int(digits)], body[int(digits) :]
-        key, equals, value = line.removesuffix(b"\n").partition(b"=")
+        left = int(digits) - len(digits) - 1
+        if not 3 <= left <= body.left:
+            raise Malformed("has a header that is damaged")
+        key = _until(body, b"=", min(left, MOST_KEY_BYTES))
+        left -= len(key) + 1
         name = _text(key)
-        if not equals or not line.endswith(b"\n"):
-            raise Malformed("has a header that is damaged")
-        if name in ("path", "size"):
-            found[name] = _text(value)
-        elif name not in HARMLESS and not name.startswith(HARMLESS_FAMILIES):
+        harmless = name in HARMLESS or name.startswith(HARMLESS_FAMILIES)
+        if name not in MEANT and not harmless:
             raise Malformed(f"has a header for {name[:40]!r}, which is not taken")
-    return found
+        if name in MEANT and left > MOST_EXTENSION_BYTES:
+            raise Malformed("has headers that are too large")
+        last = b""
+        while left:
+            part = body.read(min(left, READ_BYTES))
+            left -= len(part)
+            last = part
+        if not last.endswith(b"\n"):
+            raise Malformed("has a header that is damaged")
+        if name in MEANT:
+            found[name] = _text(last[:-1])
+    raise Malformed("has headers that are too large")
+
+
+def _until(body: "_Content", end: bytes, most: int) -> bytes:
+    """Read up to `end`, which has to come before more than so many bytes."""
+    found = bytearray()
+    while (one := body.read(1)) != end:
+        found += one
+        if not one or len(found) >= most:
+            raise Malformed("has a header that is damaged")
+    return bytes(found)

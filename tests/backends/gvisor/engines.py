@@ -1,5 +1,6 @@
 """A real Docker Engine of the tests' own, in a folder of its own, and images made from busybox."""
 
+import hashlib
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -113,9 +114,14 @@ class TestEngine:
         os.kill(self.pid, signal.SIGHUP)
         at_the_latest = time.monotonic() + START_S
         with closing(self.client()) as client:
-            while {*self.runtimes} != {*client.info()["Runtimes"]} - BUILT_IN:
+            while self._runtimes_of(client) != {n: r["path"] for n, r in self.runtimes.items()}:
                 assert time.monotonic() < at_the_latest
                 time.sleep(0.05)
+
+    def _runtimes_of(self, client: docker.APIClient) -> dict[str, str]:
+        """The paths of the runtimes that it has now, beside those that are built in."""
+        runtimes = client.info()["Runtimes"]
+        return {name: runtimes[name]["path"] for name in {*runtimes} - BUILT_IN}
 
     def runs(self) -> bool:
         """A zombie does not: perhaps nobody reaps orphans here."""
@@ -141,13 +147,19 @@ class TestEngine:
             assert time.monotonic() < at_the_latest
             time.sleep(0.02)
 
-    def image(self, reference: str, changes: Sequence[str] = (), *, shell: bool = True) -> None:
+    def image(
+        self,
+        reference: str,
+        changes: Sequence[str] = (),
+        *,
+        shell: bool = True,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
         """Make an image; with Debian's busybox in it, or with nothing that runs but `cat`."""
         repository, _, tag = reference.rpartition(":")
         with closing(self.client()) as client:
-            said = client.import_image_from_data(
-                layer(APPLETS if shell else ["cat"]), changes=list(changes)
-            )
+            made = layer(APPLETS if shell else ["cat"], files or {})
+            said = client.import_image_from_data(made, changes=list(changes))
             client.tag(json.loads(said)["status"], repository, tag)  # Podman's import does not
 
 
@@ -193,7 +205,30 @@ SERVICES = ("dockerd", "containerd ", "podman ")
 BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 
 
-def layer(applets: Sequence[str]) -> bytes:
+def of_another_processor(reference: str) -> bytes:
+    """An image for arm64, as `docker save` writes one, for `docker load`."""
+    root = layer(APPLETS)
+    config = {
+        "architecture": "arm64",
+        "os": "linux",
+        "config": {"Cmd": ["true"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(root).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in (
+            ("layer.tar", root),
+            ("config.json", json.dumps(config).encode()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def layer(applets: Sequence[str], files: Mapping[str, str] | None = None) -> bytes:
     busybox = find("busybox")
     assert busybox is not None
     packed = io.BytesIO()
@@ -210,4 +245,8 @@ def layer(applets: Sequence[str]) -> bytes:
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, applets[0]
             tar.addfile(entry)
+        for name, text in (files or {}).items():
+            entry = tarfile.TarInfo(name)
+            entry.mode, entry.size = 0o644, len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
     return packed.getvalue()

@@ -11,7 +11,7 @@ from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
-from tests.backends.gvisor.engines import TestEngine
+from tests.backends.gvisor.engines import TestEngine, of_another_processor
 from tests.contract import BackendContract, Programs, heard_and_ended
 
 SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
@@ -217,6 +217,103 @@ def test_a_user_that_is_not_root(engine: TestEngine, make):
         "group": "uid=1234 gid=65534",
         "alone": "uid=1234 gid=65534",
     }
+
+
+def test_a_user_by_name_is_the_images_own(engine: TestEngine, make):
+    files = {
+        "etc/passwd": "root:x:0:0::/:\nadmin:x:0:5::/:\napp:x:1001:1002::/:\nlow:x:1003:0::/:\n"
+        "bad\nwide:x:99999999999:7::/:\napp:x:1:1::/:\n",
+        "etc/group": "root:x:0:\nstaff:x:50:app\napp:x:1002:\n",
+    }
+    users = {
+        "app": "uid=1001 gid=1002",
+        "app:staff": "uid=1001 gid=50",
+        "app:77": "uid=1001 gid=77",
+        "app:root": "uid=1001 gid=65534",
+        "app:none": "uid=1001 gid=65534",
+        "1001": "uid=1001 gid=1002",
+        "1234": "uid=1234 gid=65534",
+        "low": "uid=1003 gid=65534",
+        "root": "uid=65534 gid=65534",
+        "admin": "uid=65534 gid=65534",
+        "0": "uid=65534 gid=65534",
+        "wide": "uid=65534 gid=65534",
+        "bad": "uid=65534 gid=65534",
+        "none": "uid=65534 gid=65534",
+    }
+    backend = make()
+    for number, (user, expected) in enumerate(users.items()):
+        engine.image(f"named:{number}", [f"USER {user}", 'VOLUME ["/data"]'], files=files)
+        spec = WorkloadSpec(runtime="oci", image=f"named:{number}", command=("id",))
+        found = re.sub(r"\(.*?\)| groups=.*", "", backend.execute(spec).stdout.strip())
+        assert found == expected, user
+    assert engine.containers() == []  # nor is one left that was only looked into
+    client = engine.client()
+    assert not client.volumes()["Volumes"]
+    client.close()
+
+
+def test_an_image_of_another_processor_is_refused_before_it_runs(
+    engine: TestEngine, backend: GVisorBackend
+):
+    client = engine.client()
+    list(client.load_image(of_another_processor("other:1")))
+    client.close()
+    with pytest.raises(InvalidRequest, match=r"is for linux/arm64, and this server runs linux/amd"):
+        backend.execute(WorkloadSpec(runtime="oci", image="other:1"))
+
+
+def test_shared_memory_serves(run):
+    result = run("dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null; wc -c </dev/shm/x")
+    assert result.stdout == f"{48 * 2**20}\n"
+
+
+def test_a_shell_reads_the_input_as_a_line(run):
+    assert run("while read line; do echo got $line; done", input=[1]).stdout == "got [1]\n"
+
+
+def test_bytes_that_are_no_text_are_told_of(run):
+    result = run("printf 'a\\377'; echo ä >&2")
+    assert (result.stdout, result.stdout_encoding) == ("a\ufffd", "utf-8-lossy")
+    assert (result.stderr, result.stderr_encoding) == ("ä\n", "utf-8")
+
+
+def test_the_error_of_code_is_its_own_word_and_an_image_speaks_for_itself(make):
+    backend = make(runtimes=SHELL_AS_PYTHON)
+    fails = "echo first >&2; echo 'ValueError: boom' >&2; exit 3"
+    assert backend.execute(WorkloadSpec(runtime="python", code=fails)).error == "ValueError: boom"
+    spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("sh", "-c", fails))
+    assert backend.execute(spec).error == ""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "own", "expected"),
+    [
+        ("python", (), "PYTHONUNBUFFERED=1"),
+        ("node", (), "NODE_OPTIONS=--max-old-space-size=192"),
+        ("node", ("ENV NODE_OPTIONS=--title=x",), "NODE_OPTIONS=--title=x"),
+    ],
+)
+def test_a_runtime_is_told_what_it_has(engine: TestEngine, make, runtime, own, expected):
+    engine.image("told:1", own)
+    backend = make(runtimes={runtime: {"image": "told:1", "command": ["sh", "{file}"]}})
+    result = backend.execute(WorkloadSpec(runtime=runtime, code="env"))
+    assert expected in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [("node", ExitReason.MEMORY_LIMIT), ("python", ExitReason.SIGNAL)],
+)
+def test_an_abort_with_a_full_heap_is_the_limit_of_memory(make, runtime, reason):
+    backend = make(runtimes={runtime: {"image": IMAGE, "command": ["sh", "{file}"]}}, disk_mb=220)
+    fill = "dd if=/dev/zero of=/tmp/x bs=1M count=190 2>/dev/null; "
+    assert (
+        backend.execute(WorkloadSpec(runtime=runtime, code=f"{fill} kill -ABRT $$")).exit_reason
+        is reason
+    )
+    result = backend.execute(WorkloadSpec(runtime=runtime, code="kill -ABRT $$"))
+    assert (result.exit_reason, result.signal) == (ExitReason.SIGNAL, "SIGABRT")
 
 
 def test_folders_that_an_image_wants_to_be_writable_are_bounded(engine: TestEngine, make):

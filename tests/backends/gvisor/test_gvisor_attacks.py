@@ -131,7 +131,7 @@ def test_ten_at_once_all_end_well(make):
 
 def test_a_slow_reader_of_stdin_and_a_large_input(run):
     text = "x" * 900_000
-    assert run("sleep 0.3; wc -c", input=text).stdout == f"{len(text) + 2}\n"
+    assert run("sleep 0.3; wc -c", input=text).stdout == f"{len(text) + 3}\n"
     assert run("exit 0", input=text).exit_code == 0
 
 

@@ -89,6 +89,22 @@ def test_how_a_program_fails_is_shown(run):
     assert run("import sys; sys.exit(7)").exit_code == 7
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").signal == "SIGKILL"
     assert "SyntaxError" in run("def").stderr
+    assert result.error == "ZeroDivisionError: division by zero"
+    assert run("def").error == "SyntaxError: invalid syntax"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('so far', end='')\nwhile True: pass", ExitReason.TIMEOUT),
+        ("import os; print('so far', end=''); os._exit(3)", ExitReason.EXITED),
+        ("import os; print('so far', end=''); os.abort()", ExitReason.SIGNAL),
+    ],
+)
+def test_what_was_printed_is_not_lost(run, code: str, reason: ExitReason):
+    for _ in range(2):  # cold, and from the pool
+        result = run(code, timeout_s=5)
+        assert (result.exit_reason, result.stdout) == (reason, "so far")
 
 
 @pytest.mark.parametrize(
@@ -103,3 +119,11 @@ def test_how_a_program_fails_is_shown(run):
 )
 def test_what_knows_no_bounds_is_ended(run, code: str, mem_mb: int, reason: ExitReason):
     assert run(code, timeout_s=6, mem_mb=mem_mb).exit_reason is reason
+
+
+def test_one_large_allocation_is_the_limit_of_memory(run):
+    result = run("bytearray(1500 * 1000 * 1000)", mem_mb=256)
+    assert (result.exit_reason, result.error) == (
+        ExitReason.MEMORY_LIMIT,
+        "it needed more than 256 MB",
+    )

@@ -80,7 +80,6 @@ def test_a_path_that_is_no_utf8_is_refused():
 @pytest.mark.parametrize(
     "kind",
     [
-        tarfile.SYMTYPE,
         tarfile.LNKTYPE,
         tarfile.CHRTYPE,
         tarfile.BLKTYPE,
@@ -95,10 +94,95 @@ def test_only_files_and_folders_are_taken(kind: bytes):
     )
 
 
+def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    return entry(name, kind=tarfile.SYMTYPE, linkname=target)
+
+
 def test_writing_through_a_link_is_refused():
-    assert "neither a file nor a folder" in refused(
-        tar_gz(entry("a", kind=tarfile.SYMTYPE, linkname="/tmp"), entry("a/x", "x"))
+    for target in ("/tmp", "../tmp", "b"):
+        for entries in (
+            [link("a", target), entry("a/x", "x")],
+            [entry("a/x", "x"), link("a", target)],
+            [link("a", target), link("a/x", "../b")],
+        ):
+            assert refused(tar_gz(entry("b/y", "y"), *entries))
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("node_modules/.bin/tool", "../tool/cli.js"),
+        ("node_modules/.bin/tool", "./nothing/that/is/there"),
+        ("a", "b/c"),
+        ("a", "."),
+        ("a/b/c", "../.."),
+        ("x" * 90, "y" * 200),
+    ],
+)
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_that_stay_inside_are_taken(name: str, target: str, form: int):
+    if form == tarfile.USTAR_FORMAT and len(target) > 100:
+        return
+    made = tar(entry("main.py", "x"), link(name, target), form=form)
+    assert judged(gzip.compress(made)).files == {"main.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a", "/etc/passwd"),
+        ("a", ".."),
+        ("a", "../x"),
+        ("a/b", "../../x"),
+        ("a/b", "c/../../../x"),
+        ("a/b/c", "d/../x"),  # where d is a link itself, this is elsewhere
+        ("a", "b\nc"),
+        ("a", "b\\c"),
+        ("a", "x/" * 400),
+        ("a", ""),
+    ],
+)
+def test_links_that_do_not_are_refused(name: str, target: str):
+    assert refused(tar_gz(entry("main.py", "x"), link(name, target)))
+
+
+def test_a_link_is_no_entry_point():
+    found = judged(tar_gz(entry("x.py", "x"), link("main.py", "x.py")))
+    with pytest.raises(InvalidRequest, match=r"Has no main\.py"):
+        found.entry(("main.py",))
+
+
+def test_what_macos_keeps_beside_files_is_passed_over():
+    beside = b"\0\5\x16\7" + bytes(200)
+    found = judged(
+        tar_gz(
+            entry("._main.py", beside),
+            entry("main.py", "x"),
+            entry("lib/._a.py", beside),
+            entry("lib/._own", "mine"),
+            entry("lib/._", "x"),
+        )
     )
+    assert found.files == {"main.py", "lib/._own", "lib/._"}
+
+
+@pytest.mark.parametrize("size", [10_000, 1_000_000, 30_000_000])
+def test_resources_of_any_size_are_passed_over_and_not_held(size: int):
+    long = record("LIBARCHIVE.xattr.com.apple.ResourceFork", "A" * size)
+    data = gzip.compress(header(b"x", record("path", "main.py") + long) + LAST, compresslevel=1)
+    tracemalloc.start()
+    try:
+        assert judged(data).files == {"main.py"}
+        assert tracemalloc.get_traced_memory()[1] < 2 * MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_resources_count_as_what_is_unpacked():
+    long = header(b"x", record("SCHILY.xattr.x", "A" * 40_000_000))
+    entries = [tar(entry(f"{n}.py", "x"))[:1024] for n in range(3)]
+    data = b"".join(long + one for one in entries) + bytes(1024)
+    assert "Unpacks to more than" in refused(gzip.compress(data, compresslevel=1))
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6755])
@@ -237,6 +321,13 @@ LAST = tar(entry("main.py", "x"))
         header(b"x", record("size", "-1")),
         header(b"x", record("size", "9" * 30)),
         header(b"x", record("path", "../x")),
+        header(b"x", record("path", "x" * 9000)),
+        header(b"x", record("comment", "") * 200),
+        header(b"x", record("c" * 600, "")),
+        header(b"x", record("linkpath", "x")),
+        header(b"g", record("linkpath", "x")),
+        header(b"x", b"20 comment=x\n"),
+        header(b"x", b"12 comment=xy"),
         header(b"x", b"9 path=\xff\n"),
         header(b"g", record("path", "x")),
         header(b"g", record("size", "1")),

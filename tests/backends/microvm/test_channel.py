@@ -17,6 +17,7 @@ ENDED = {
     "cpu_us": 5000,
     "memory_bytes": 4096,
     "starved": False,
+    "denied": False,
     "refused": False,
     "full": False,
 }
@@ -59,7 +60,8 @@ class Heard:
             stderr=self.stderr,
             returned=self.returned if self.returns else None,
         )
-        return result_of(exit, self.port, said, WorkloadSpec(runtime="python", code=""))
+        runtime = "node" if self.returns else "python"
+        return result_of(exit, self.port, said, WorkloadSpec(runtime=runtime, code=""))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
@@ -103,6 +105,7 @@ def test_nothing_is_heard_after_the_end():
         account(memory_bytes=2**60),
         account(memory_bytes=1.5),
         account(starved="no"),
+        account(denied=1),
     ],
     ids=lambda said: said[:20],
 )
@@ -133,8 +136,15 @@ def test_any_bytes_give_a_result_and_keep_little():
         ({"code": -35}, ExitReason.SIGNAL, None, "SIG35"),
         ({"code": -9, "starved": True}, ExitReason.MEMORY_LIMIT, None, "SIGKILL"),
         ({"code": 1, "refused": True}, ExitReason.PROCESS_LIMIT, 1, None),
+        ({"code": 1, "denied": True}, ExitReason.MEMORY_LIMIT, 1, None),
+        ({"code": -6, "denied": True, "full": True}, ExitReason.MEMORY_LIMIT, None, "SIGABRT"),
         ({"code": 1, "full": True}, ExitReason.DISK_LIMIT, 1, None),
-        ({"code": 0, "refused": True, "full": True}, ExitReason.EXITED, 0, None),
+        (
+            {"code": 0, "refused": True, "denied": True, "full": True},
+            ExitReason.EXITED,
+            0,
+            None,
+        ),
     ],
 )
 def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal):
@@ -175,6 +185,8 @@ def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
         (b"NaN", ExitReason.INVALID_OUTPUT, None),
         (b"!a cycle", ExitReason.INVALID_OUTPUT, None),
         (b'"' + b"x" * 200 + b'"', ExitReason.OUTPUT_LIMIT, None),
+        (b"1\n!Error: caught at last", ExitReason.EXITED, 1),
+        (b"\n!Error: caught at last", ExitReason.EXITED, None),
     ],
 )
 def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
@@ -182,6 +194,52 @@ def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
     heard.port.write(frame(b"r", returned) + account())
     result = heard.result()
     assert (result.exit_reason, result.output) == (reason, output)
+
+
+@pytest.mark.parametrize(
+    ("returned", "code", "error"),
+    [
+        (b"?there is no default export", 0, "there is no default export"),
+        (b"\n!Error: a\n    at b\n!c", 1, "Error: a\n    at b\n!c"),
+        (b"1\n!Error: late", 1, "Error: late"),
+        (b"!a cycle", 0, "a cycle"),
+        (b"", 1, "the last of stderr"),
+        (b"?odd", 1, "the last of stderr"),
+        (b"\n!" + b"x" * 9000, 1, None),
+    ],
+)
+def test_what_was_thrown_is_the_error(returned, code, error):
+    heard = Heard(returns=True)
+    heard.port.write(frame(b"e", b"the last of stderr\n") + frame(b"r", returned))
+    heard.port.write(account(code=code))
+    result = heard.result()
+    assert result.error == error or (error is None and 0 < len(result.error) <= 4000)
+
+
+@pytest.mark.parametrize(
+    ("code", "memory_mb", "reason"),
+    [
+        (-6, 192, ExitReason.MEMORY_LIMIT),
+        (-5, 192, ExitReason.MEMORY_LIMIT),
+        (-6, 90, ExitReason.SIGNAL),
+        (-11, 192, ExitReason.SIGNAL),
+        (1, 192, ExitReason.EXITED),
+    ],
+)
+def test_an_abort_with_a_full_heap_is_the_limit_of_memory(code, memory_mb, reason):
+    for returns in (True, False):  # only what has a heap of a given size
+        heard = Heard(returns=returns)
+        heard.port.write(account(code=code, memory_bytes=memory_mb * 1024 * 1024))
+        python = ExitReason.SIGNAL if code < 0 else ExitReason.EXITED
+        assert heard.result().exit_reason is (reason if returns else python)
+
+
+def test_bytes_that_are_no_text_are_told_of():
+    heard = Heard()
+    heard.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + account())
+    result = heard.result()
+    assert (result.stdout, result.stdout_encoding) == ("\ufffd", "utf-8-lossy")
+    assert (result.stderr, result.stderr_encoding) == ("ä", "utf-8")
 
 
 def test_no_two_requests_carry_the_same_entropy_or_id():

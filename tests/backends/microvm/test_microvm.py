@@ -71,6 +71,7 @@ def test_an_error_of_the_compiler_is_the_programs_own(run):
     result = run("package main\nfunc main() { x }", runtime="go")
     assert (result.status, result.exit_reason, result.exit_code) == ("failed", "exited", 1)
     assert "./main.go:2:15: undefined: x" in result.stderr
+    assert result.error == "./main.go:2:15: undefined: x"
     assert "/root" not in result.stderr
 
 
@@ -115,7 +116,7 @@ def test_an_archive_runs_its_entry_point(run, runtime, files, output):
 def test_an_archive_runs_a_command(run):
     archive = packed({"tool.sh": '#!/bin/sh\necho "$# $2"; cat; exit 4\n', "a/b": "x"})
     result = run(archive=archive, command=("./tool.sh", "a", "b 'c' $d"), input=[1])
-    assert (result.exit_code, result.stdout) == (4, "2 b 'c' $d\n[1]")
+    assert (result.exit_code, result.stdout) == (4, "2 b 'c' $d\n[1]\n")
     result = run(archive=archive, command=("python3", "-c", "import os; print(os.listdir('a'))"))
     assert result.stdout == "['b']\n"
 
@@ -124,6 +125,7 @@ def test_a_command_that_is_not_there(run):
     result = run(archive=packed({"x": ""}), command=("./nothing",))
     assert (result.status, result.exit_code) == (Status.FAILED, 126)
     assert "not started: there is no './nothing'" in result.stderr
+    assert result.error == result.stderr.strip()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,8 @@ def test_it_is_a_machine_with_a_kernel_of_its_own(backend, run):
     assert ("accelerator_note" in found.attributes) == (found.attributes["accelerator"] == "tcg")
     assert found.attributes["start_python"] == "snapshot of 512 MB"
     assert "QEMU" in found.attributes["confinement"]
+    for runtime in ("python", "node", "go"):
+        assert re.fullmatch(r"\d+(\.\d+)+", found.attributes[f"{runtime}_version"])
     assert {"wall_files", "wall_network", "wall_syscalls"} <= set(found.attributes)
 
 
@@ -210,7 +214,7 @@ sys.stderr.write("e" * 50_000 + "END")
 
 
 def test_input_of_any_size_arrives(run):
-    assert run("import sys; print(len(sys.stdin.read()))", input="x" * 900_000).output == 900_002
+    assert run("import sys; print(len(sys.stdin.read()))", input="x" * 900_000).output == 900_003
     assert run("print(1)", input="x" * 900_000).output == 1  # who does not read it
 
 
@@ -272,7 +276,7 @@ def test_a_large_machine_meets_its_bound_too(run):
 def test_streams_can_be_opened_by_their_names(run):
     script = "cat </dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr; ls /dev/fd >&2"
     result = run(archive=packed({"x": script}), command=("sh", "x"), input=1)
-    assert (result.exit_code, result.stdout) == (0, "1out\n")
+    assert (result.exit_code, result.stdout) == (0, "1\nout\n")
     assert result.stderr.startswith("err\n0\n1\n2\n")
 
 
@@ -323,7 +327,7 @@ def test_a_spare_is_used_once_and_is_a_machine_of_its_own(make):
 
 
 def test_what_runs_is_heard_of_and_ended_by_cleanup(backend):
-    code = "print('begun', flush=True)\nwhile True: pass"
+    code = "import os; os.write(1, b'begun\\n')\nwhile True: pass"
     spec = WorkloadSpec(runtime="python", code=code, resources=Resources(timeout_s=120))
     result = heard_and_ended(backend, spec)
     assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)

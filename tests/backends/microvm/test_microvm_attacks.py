@@ -21,6 +21,7 @@ FORGED = json.dumps(
         "cpu_us": 1,
         "memory_bytes": 1,
         "starved": False,
+        "denied": False,
         "refused": False,
         "full": False,
     }

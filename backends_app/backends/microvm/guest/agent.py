@@ -24,6 +24,7 @@ import socket
 import struct
 import tarfile
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 PORT = "/dev/vport1p1"
@@ -32,11 +33,20 @@ SPACE = "/run/space"  # where everything that is written goes
 FOLDERS = ("/work", "/tmp", "/var/tmp", "/dev/shm")
 USER = 1000
 READ_BYTES = 64 * 1024
+# What a program prints in small pieces, one after the other, is gathered for a moment: to wake up
+# for each would take most of the processor from it.
+SMALL_BYTES, GATHER_S = 4096, 0.003
 CPU_PERIOD_US = 100_000
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207  # random(4)
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 NOT_STARTED = 126
-MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 2, 4, 32, 4096
+APPLE_DOUBLE = b"\0\5\x16\7"  # how a file begins that holds what macOS keeps beside another
+TRACING = "/sys/kernel/tracing"
+# The calls by which a program asks for memory, and what they return where there is none (ENOMEM).
+ASKS = ("mmap", "mremap", "mprotect")
+REFUSED = -12
+TRACE_KB = 16
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 2, 4, 8, 32, 4096
 
 Head = dict[str, Any]
 
@@ -65,12 +75,34 @@ def prepare() -> None:
     os.mkdir(f"{SPACE}/shm")
     os.chmod(f"{SPACE}/shm", 0o1777)
     mount(f"{SPACE}/shm", "/dev/shm", MS_BIND)
+    os.mkdir("/dev/pts")
+    mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,mode=620,ptmxmode=666")
+    if os.path.lexists("/dev/ptmx"):
+        os.unlink("/dev/ptmx")
+    os.symlink("pts/ptmx", "/dev/ptmx")
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{target}", f"/dev/{name}")
     write("/proc/sys/user/max_user_namespaces", "0")  # where a user would be root, of much kernel
     socket.sethostname("workload")
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    watch_memory()
+
+
+def watch_memory() -> None:
+    """Have the kernel note each time that it refuses memory, which no counter of its own does."""
+    mount("tracefs", TRACING, MS_NOSUID | MS_NODEV)
+    write(f"{TRACING}/buffer_size_kb", str(TRACE_KB))
+    events = [f"r:vulcan/{ask} __x64_sys_{ask} returned=$retval:s64\n" for ask in ASKS]
+    write(f"{TRACING}/kprobe_events", "".join(events))
+    for ask in ASKS:
+        write(f"{TRACING}/events/vulcan/{ask}/filter", f"returned == {REFUSED}")
+        write(f"{TRACING}/events/vulcan/{ask}/enable", "1")
+
+
+def memory_was_denied() -> bool:
+    with open(f"{TRACING}/trace") as trace:
+        return any(not line.startswith("#") for line in trace)
 
 
 class Share(NamedTuple):
@@ -188,7 +220,7 @@ class Job:
         try:
             os.execvpe(request["argv"][0], request["argv"], request["environment"])
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no {request['argv'][0]!r}") from None
+            raise FileNotFoundError(why_not_found(request["argv"][0])) from None
 
     def run(self, port: Port, wakeup: int, given: Request) -> None:
         """Feed and read the program until it has ended, and nothing is left of it."""
@@ -196,11 +228,14 @@ class Job:
         code = os.waitstatus_to_exitcode(self._serve(port, wakeup, given.line, given.input))
         write(f"{self.group}/cgroup.kill", "1")
         for stream in list(self._outputs):
-            self._read(port, stream)
-        starved = refused = full = False
+            with suppress(BlockingIOError):  # what was killed may have it open for a moment yet
+                while self._read(port, stream):
+                    pass
+        starved = refused = denied = full = False
         if code != 0:  # otherwise it has got over what was refused to it
             starved = self._numbers("memory.events")["oom_kill"] > 0
             refused = self._numbers("pids.events")["max"] > 0
+            denied = memory_was_denied()
             space = os.statvfs(SPACE)
             full = space.f_bavail == 0 or space.f_favail == 0
         account = {
@@ -209,6 +244,7 @@ class Job:
             "memory_bytes": int(self._text("memory.peak")),
             "starved": starved,
             "refused": refused,
+            "denied": denied,
             "full": full,
         }
         port.send(b"x", json.dumps(account).encode())
@@ -242,6 +278,7 @@ class Job:
             os.set_blocking(stream, False)
             events.register(stream, select.POLLOUT)
         while True:
+            gathers = False
             for stream, _ in events.poll():
                 if stream == wakeup:
                     os.read(wakeup, READ_BYTES)
@@ -256,8 +293,12 @@ class Job:
                             self._control = -1
                         else:
                             self._stdin = -1
-                elif not self._read(port, stream, once=True):
+                elif (length := self._read(port, stream)) == 0:
                     events.unregister(stream)
+                else:
+                    gathers = length < SMALL_BYTES
+            if gathers:
+                time.sleep(GATHER_S)
 
     @staticmethod
     def _feed(stream: int, rest: memoryview) -> memoryview:
@@ -268,18 +309,12 @@ class Job:
         except BrokenPipeError:  # it need not read all of it
             return rest[:0]
 
-    def _read(self, port: Port, stream: int, once: bool = False) -> bool:
-        """Pass on what is there; False at its end."""
-        while True:
-            try:
-                data = os.read(stream, READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
+    def _read(self, port: Port, stream: int) -> int:
+        """Pass on what is there, and return its length: 0 at its end."""
+        data = os.read(stream, READ_BYTES)
+        if data:
             port.send(self._outputs[stream], data)
-            if once:
-                return True
+        return len(data)
 
     def _text(self, name: str) -> str:
         with open(f"{self.group}/{name}") as file:
@@ -303,13 +338,34 @@ def reap() -> dict[int, int]:
         ended[pid] = status
 
 
+def why_not_found(program: str) -> str:
+    """A script that is there lacks its interpreter, for which Linux has no error of its own."""
+    try:
+        with open(program, "rb") as file:
+            line = file.read(256).partition(b"\n")[0]
+    except OSError:
+        return f"there is no {program!r}"
+    interpreter = line[2:].decode(errors="replace")
+    if not line.startswith(b"#!"):
+        return f"what {program!r} is linked with is not there"
+    if line.endswith(b"\r"):
+        return f"the first line of {program!r} ends with CR LF: there is no {interpreter!r}"
+    return f"{program!r} asks for {interpreter!r}, which is not there"
+
+
 def unpack(archive: bytes) -> None:
-    """The files and folders of a tar.gz; the host has judged it, and here it is nobody's danger."""
+    """Unpack a tar.gz that the host has judged; here it is nobody's danger.
+
+    A link may name what comes later, so links are made last.
+    """
+    links = []
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for member in tar:
             if member.isdir():
                 os.makedirs(member.name, exist_ok=True)
-            elif member.isreg():
+            elif member.issym():
+                links.append((member.linkname, member.name))
+            elif member.isreg() and not beside(tar, member):
                 if folder := os.path.dirname(member.name):
                     os.makedirs(folder, exist_ok=True)
                 with open(member.name, "wb") as file:
@@ -317,6 +373,20 @@ def unpack(archive: bytes) -> None:
                     assert content is not None
                     shutil.copyfileobj(content, file)
                 os.chmod(member.name, 0o755 if member.mode & 0o111 else 0o644)
+    for target, name in links:
+        if folder := os.path.dirname(name):
+            os.makedirs(folder, exist_ok=True)
+        os.symlink(target, name)
+
+
+def beside(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    """Tell whether a file is what the tar of macOS puts beside another: its resources."""
+    content = tar.extractfile(member)
+    return (
+        os.path.basename(member.name).startswith("._")
+        and content is not None
+        and content.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
+    )
 
 
 class Self:
@@ -337,6 +407,7 @@ class Self:
 
 def clear() -> None:
     """For the program after this one, which only a snapshot has."""
+    write(f"{TRACING}/trace", "")
     for folder in FOLDERS:
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):

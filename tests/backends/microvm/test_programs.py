@@ -1,0 +1,246 @@
+"""Programs as others write them: what they print, how they end, and what is said of it."""
+
+import tarfile
+
+import pytest
+
+from backends_app.workloads import ExitReason, Status
+from tests.backends.microvm.archives import entry, packed, tar_gz
+
+HOG = "const all = []; for (;;) all.push(new Array(1000).fill(Math.random()));"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('so far')\nwhile True: pass", ExitReason.TIMEOUT),
+        ("print('so far', end='')\nwhile True: pass", ExitReason.TIMEOUT),
+        ("import os; print('so far'); os._exit(3)", ExitReason.EXITED),
+        ("import os; print('so far'); os.abort()", ExitReason.SIGNAL),
+        (
+            "print('so far')\nx = []\nwhile True: x.append(bytearray(10**6))",
+            ExitReason.MEMORY_LIMIT,
+        ),
+    ],
+)
+def test_what_was_printed_is_not_lost(run, code, reason):
+    result = run(code, timeout_s=4 if reason is ExitReason.TIMEOUT else 60)
+    assert (result.exit_reason, result.stdout.strip()) == (reason, "so far")
+
+
+def test_prints_are_heard_of_while_it_runs(backend, run):
+    heard: list[bytes] = []
+    code = "import sys, time\nfor n in range(3): print(n, end=' '); time.sleep(0.5)\nprint(end='.')"
+    result = run(code, heard=lambda stream, data: heard.append(data))
+    assert result.stdout == "0 1 2 ."
+    assert len(heard) >= 3
+    assert heard[0] in (b"0", b"0 ")
+    assert b"".join(heard) == b"0 1 2 ."
+
+
+def test_a_shell_reads_the_input_as_a_line(run):
+    script = "while read line; do echo got $line; done"
+    result = run(archive=packed({"x": script}), command=("sh", "x"), input={"a": [1]})
+    assert result.stdout == 'got {"a":[1]}\n'
+
+
+@pytest.mark.parametrize(
+    ("runtime", "code"),
+    [
+        ("python", "bytearray(1500 * 1000 * 1000)"),
+        ("python", "'x' * 10 ** 10"),
+        ("python", "import mmap; mmap.mmap(-1, 10 ** 10)"),
+        ("python", "a = []\nwhile True: a.append(bytearray(b'x' * 10 ** 6))"),
+        ("node", "new Float64Array(2 ** 30)"),
+        ("node", "const all = []; for (;;) all.push(Buffer.alloc(1e6, 1));"),
+        ("node", HOG),
+        ("go", "package main\nfunc main() { x := make([]byte, 1500 << 20); x[0] = 1 }"),
+    ],
+)
+def test_out_of_memory_is_the_limit_of_memory(run, runtime, code):
+    result = run(code, runtime=runtime, timeout_s=120)
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
+    assert result.error == "it needed more than 256 MB"
+
+
+def test_the_heap_of_node_is_as_large_as_the_memory_allows(run):
+    result = run(HOG, runtime="node", mem_mb=512, timeout_s=200)
+    assert result.exit_reason is ExitReason.MEMORY_LIMIT
+    assert result.memory_bytes > 400 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("runtime", "code", "reason"),
+    [
+        ("python", "print('MemoryError'); raise MemoryError", ExitReason.EXITED),
+        (
+            "python",
+            "import sys; sys.stderr.write('runtime: out of memory'); sys.exit(2)",
+            ExitReason.EXITED,
+        ),
+        (
+            "node",
+            "console.error('FATAL ERROR: Reached heap limit'); process.abort()",
+            ExitReason.SIGNAL,
+        ),
+        ("python", "try: bytearray(10**10)\nexcept MemoryError: pass", ExitReason.EXITED),
+    ],
+)
+def test_memory_is_not_out_because_a_program_says_so(run, runtime, code, reason):
+    assert run(code, runtime=runtime).exit_reason is reason
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "output"),
+    [
+        ("export default () => { console.log(5); process.exit(0) }", 0, 5),
+        ("export default async () => { await 1; process.exit(3) }", 3, None),
+        ("process.exitCode = 256; export default () => 1", 1, None),
+        ("process.exitCode = 256", 1, None),
+        ("export default () => process.exit(512)", 1, None),
+        ("process.on('exit', () => { process.exitCode = 256 }); export default () => 1", 1, None),
+        ("process.exitCode = 257; export default () => 1", 1, None),
+        ("export default () => new Promise(() => {})", 13, None),
+    ],
+)
+def test_how_node_exits(run, code, exit_code, output):
+    result = run(code, runtime="node")
+    assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, exit_code)
+    assert result.output == output
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("export default () => { throw new Error('boom') }", "caught boom\n"),
+        ("throw new Error('boom')", "caught boom\n"),
+        (
+            "setTimeout(() => { throw new Error('boom') }, 9); export default () => 1",
+            "caught boom\n",
+        ),
+        ("export default () => { throw { message: 'object' } }", "caught object\n"),
+        ("export default () => 1", ""),
+    ],
+)
+def test_a_handler_of_node_gets_what_nobody_caught(run, code, printed):
+    handled = "process.on('uncaughtException', (error) => console.log('caught', error.message));"
+    result = run(handled + code, runtime="node")
+    assert (result.exit_code, result.stdout, result.error) == (0, printed, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("export const handler = (x) => x", "exports handler"),
+        ("export const run = (x) => x", "no default export, and has not read its input"),
+        ("console.log(1)", "no default export, and has not read its input"),
+    ],
+)
+def test_a_module_that_nobody_could_call_says_so(run, code, error):
+    result = run(code, runtime="node", input={"a": 1})
+    assert result.status is Status.COMPLETED
+    assert error in result.error
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fs from 'fs'; console.log(JSON.parse(fs.readFileSync(0)).a)",
+        "process.stdin.on('data', (data) => console.log(JSON.parse(data).a))",
+        "export default ({ a }) => a",
+    ],
+)
+def test_a_module_that_has_its_input_has_nothing_to_say(run, code):
+    result = run(code, runtime="node", input={"a": 1})
+    assert (result.output, result.error) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "code", "error"),
+    [
+        ("python", "raise ValueError('boom')", "ValueError: boom"),
+        ("python", "def", "SyntaxError: invalid syntax"),
+        ("python", "import sys; sys.exit('not today')", "not today"),
+        ("python", "import sys; sys.exit(3)", ""),
+        ("node", "throw new TypeError('boom')", "TypeError: boom"),
+        ("node", "export default () => { throw { a: [1] } }", "{ a: [ 1 ] }"),
+        ("node", "export default async () => { throw 'text' }", "'text'"),
+        ("node", "let let", "SyntaxError: Unexpected strict mode reserved word"),
+        ("go", 'package main\nfunc main() { panic("boom") }', "panic: boom"),
+        ("go", "package other\nfunc main() {}", "no program: its package is not main"),
+    ],
+)
+def test_the_error_is_the_programs_own_word(run, runtime, code, error):
+    result = run(code, runtime=runtime)
+    assert (result.exit_reason, result.status) == (ExitReason.EXITED, Status.FAILED)
+    assert result.error.partition("\n")[0] == error
+
+
+def test_what_node_threw_is_shown_with_its_cause_and_without_what_called_it(run):
+    code = "export default () => { throw new Error('a', { cause: new Error('b') }) }"
+    error = run(code, runtime="node").error
+    assert error.startswith("Error: a\n    at default (file:///work/main.mjs:1:")
+    assert "[cause]: Error: b" in error
+    assert "/usr/lib" not in error
+    result = run("export default () => { throw new Error('x'.repeat(9000)) }", runtime="node")
+    assert 3000 < len(result.error) <= 4000
+
+
+def test_bytes_that_are_no_text_are_told_of(run):
+    result = run("import sys; sys.stdout.buffer.write(b'a\\xff'); print('ä', file=sys.stderr)")
+    assert (result.stdout, result.stdout_encoding) == ("a\ufffd", "utf-8-lossy")
+    assert (result.stderr, result.stderr_encoding) == ("ä\n", "utf-8")
+
+
+def test_there_is_a_terminal(run):
+    code = "import os, pty\nmaster, slave = os.openpty()\npty.spawn(['sh', '-c', 'tty; stty size'])"
+    result = run(code)
+    assert (result.status, result.stderr) == (Status.COMPLETED, "")
+    assert result.stdout.endswith("/dev/pts/1\r\n0 0\r\n")
+
+
+def test_the_standard_library_is_whole(run):
+    code = """
+import importlib, sys
+sys.stderr = open("/dev/null", "w")
+for name in sorted(sys.stdlib_module_names):
+    if name.startswith("_") or name in ("antigravity", "this", "idlelib"):
+        continue
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, end=" ")
+"""
+    not_linux = {"msilib", "msvcrt", "nt", "ntpath", "winreg", "winsound"}
+    assert {*run(code).stdout.split()} - not_linux == {"tkinter", "turtle", "turtledemo"}
+
+
+def links(*given: tuple[str, str]) -> list[tuple[tarfile.TarInfo, bytes]]:
+    return [entry(name, kind=tarfile.SYMTYPE, linkname=target) for name, target in given]
+
+
+def test_links_that_stay_inside_are_kept(run):
+    archive = tar_gz(
+        *links(("node_modules/.bin/say", "../say/cli.sh"), ("current", "node_modules/say")),
+        entry("node_modules/say/cli.sh", "#!/bin/sh\necho said $(cat)\n", mode=0o755),
+        entry("node_modules/say/._cli.sh", b"\0\5\x16\7resources"),
+        entry("._plain", "x"),
+    )
+    result = run(archive=archive, command=("node_modules/.bin/say",), input=1)
+    assert (result.stdout, result.error) == ("said 1\n", "")
+    shown = run(archive=archive, command=("ls", "-A", ".", "current/"))
+    assert shown.stdout.split() == [
+        *(".:", "._plain", "current", "node_modules"),
+        *("current/:", "cli.sh"),
+    ]
+
+
+def test_a_script_that_has_no_interpreter_names_it(run):
+    archive = packed({"a.sh": "#!/bin/sh\r\necho 1\r\n", "b.sh": "#!/opt/sh -x\n"})
+    for script, error in (
+        ("./a.sh", "'./a.sh' ends with CR LF: there is no '/bin/sh\\r'"),
+        ("./b.sh", "'./b.sh' asks for '/opt/sh -x', which is not there"),
+    ):
+        result = run(archive=archive, command=(script,))
+        assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 126)
+        assert error in result.error

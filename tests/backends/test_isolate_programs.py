@@ -480,3 +480,9 @@ function run(at) {{ return [require_m4999().at, require_m7().os] }}
 
 def test_a_program_gets_no_message_of_the_hosts(run):
     assert os.uname().nodename not in json.dumps(run("export default () => Deno.hostname()").output)
+
+
+def test_bytes_that_are_no_text_are_said(run):
+    code = "Deno.stdout.writeSync(new Uint8Array([65, 255, 10])); console.error('text')"
+    result = run(code)
+    assert (result.stdout_encoding, result.stderr_encoding) == ("utf-8-lossy", "utf-8")

@@ -326,6 +326,8 @@ def _result(
         stderr=complaints,
         stdout_truncated=stdout.printed.truncated,
         stderr_truncated=stderr.truncated,
+        stdout_encoding=stdout.printed.encoding,
+        stderr_encoding=stderr.encoding,
         error=error,
         duration_ms=exit.duration_ms,
         cpu_time_ms=exit.cpu_time_ms,

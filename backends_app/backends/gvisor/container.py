@@ -156,8 +156,9 @@ class Container:
             meter.read()
             self._hold_to(bounds, started)
         ended_for = None
-        # Podman does not see who killed it.
-        if code == KILLED and (self._engine.ran_out_of_memory(self.id) or meter.usage.starved):
+        # Podman does not see who killed it. When the kernel ends gVisor's, `runsc` of 2022 says
+        # that it was killed, and that of 2024 exits with 1.
+        if code and (meter.usage.starved or self._engine.ran_out_of_memory(self.id)):
             ended_for = ExitReason.MEMORY_LIMIT
         elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
             ended_for = ExitReason.PROCESS_LIMIT

@@ -26,9 +26,11 @@ from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
     ],
 )
 def test_what_knows_no_bounds_is_ended(run, script: str, reasons: set[ExitReason]):
-    result = run(script, timeout_s=4)
+    # The `runsc` of 2024 takes 7 s to make as many processes as it may have.
+    timeout_s = 4 if reasons == {ExitReason.TIMEOUT} else 30
+    result = run(script, timeout_s=timeout_s)
     assert (result.status, result.exit_reason in reasons) == (Status.FAILED, True), result
-    assert result.duration_ms < 6000
+    assert result.duration_ms < (timeout_s + 2) * 1000
     assert len(result.stdout) < 2 * OUTPUT_BYTES
     assert result.output is None
 

@@ -262,7 +262,7 @@ def test_stdin_is_a_file_too(run):
         "Deno.readTextFileSync('/dev/stdin')",
     ):
         assert run(f"console.log(JSON.stringify([{read}, module.id]))", {"a": 1}).output == [
-            '{"a":1}',
+            '{"a":1}\n',
             ".",
         ]
 

@@ -32,7 +32,7 @@ PACKAGES: Mapping[str, Sequence[str]] = {
 }
 # What `setup_backend` installs.
 BACKEND_PACKAGES: Mapping[str, Sequence[str]] = {
-    "docker.io": ("containerd", "dockerd"),
+    "docker.io": ("containerd", "dockerd", "runc"),
     "qemu-system-x86": ("qemu-system-x86_64",),
     "runsc": ("runsc",),
 }

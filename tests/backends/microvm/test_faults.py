@@ -23,7 +23,7 @@ from tests.confinement.programs import children, gone
 from tests.confinement.test_launcher import eventually
 from tests.programs import PATIENCE_S, ROOT, environment
 
-ENDLESS = "print('begun', flush=True)\nwhile True: pass"
+ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one piece
 
 
 def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:

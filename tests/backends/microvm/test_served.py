@@ -15,7 +15,7 @@ from backends_app.backends.gvisor import GVisorBackend
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.health import probed
 from backends_app.registry import Registry
-from backends_app.workloads import WorkloadSpec
+from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends import wasm
 from tests.backends.gvisor.engines import require, started
 from tests.backends.microvm.archives import packed
@@ -143,6 +143,9 @@ def test_auto_leads_all_five_runtimes_to_three_healthy_backends(backend):
             ("go", "microvm", {"code": go}),
             ("oci", "gvisor", cat),
         ):
-            spec = WorkloadSpec(runtime=runtime, input={"to": target}, **source)
+            resources = Resources(timeout_s=60)
+            spec = WorkloadSpec(
+                runtime=runtime, input={"to": target}, resources=resources, **source
+            )
             report = services.run(spec, registry=registry)
             assert (report.isolation_used, report.result.output) == (target, {"to": target})

@@ -157,7 +157,7 @@ class LogBuffer:
 
 
 def _overwritten(line: bytes) -> bytes:
-    """What is left of the line when each carriage return has gone back to its start."""
+    """Return what a terminal would show of a line with carriage returns."""
     return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 

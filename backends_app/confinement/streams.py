@@ -57,7 +57,7 @@ class Capture:
         return UTF8
 
     def text(self) -> str:
-        """What was kept, with a line in the place of what was cut, which is whole characters."""
+        """Return what was kept; a line stands for what was cut, between characters."""
         head, *rest = self._kept()
         text = head.decode(errors="replace")
         for tail in rest:

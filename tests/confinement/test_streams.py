@@ -26,7 +26,7 @@ def test_capture_keeps_head_and_tail_in_bounded_space(chunks, limit):
 
 
 def kept_of(text: str, length: int) -> int:
-    """How many bytes were kept, as the line says that stands for the others."""
+    """Return how many bytes were kept, by the line that stands for the rest."""
     found = re.search(r"\n… ([\d,]+) bytes cut …\n", text)
     assert found
     return length - int(found[1].replace(",", ""))

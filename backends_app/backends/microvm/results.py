@@ -83,7 +83,7 @@ def _filled_its_heap(account: Account, workload: WorkloadSpec) -> bool:
 
 
 def _thrown(returned: Capture | None) -> str:
-    """What the harness has seen that nobody caught."""
+    """Return what the harness saw that nobody caught."""
     if returned is None or returned.empty:
         return ""
     return returned.text().partition(THROWN)[2][:MOST_ERROR_CHARS]

@@ -39,7 +39,7 @@ BACKEND_PACKAGES: Mapping[str, Sequence[str]] = {
 # Essential packages: every Debian has them.
 ESSENTIAL: Mapping[str, Sequence[str]] = {
     "bash": ("bash",),
-    "coreutils": ("cp",),
+    "coreutils": ("cp", "sleep"),
     "dash": ("sh",),
     "dpkg": ("dpkg-query",),
     "hostname": ("hostname",),

@@ -46,7 +46,7 @@ ESSENTIAL: Mapping[str, Sequence[str]] = {
     "libc-bin": ("ldd",),
     "mount": ("mount", "umount"),
     "tar": ("tar",),
-    "util-linux": ("runuser", "setsid", "unshare"),
+    "util-linux": ("runuser", "setpriv", "setsid", "unshare"),
 }
 # Debian keeps these off the PATH, in a folder for each version.
 POSTGRESQL = "/usr/lib/postgresql"

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.needs import need, without
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
+LOOK_S = 0.02
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
@@ -52,6 +55,15 @@ def manage(
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
+    """Return what `condition` returns as soon as that is true; fail after PATIENCE_S."""
+    at_the_latest = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < at_the_latest, what
+        time.sleep(LOOK_S)
+    return found
 
 
 def tracked_files() -> list[str]:

@@ -19,10 +19,10 @@ from backends_app.models import Workload
 from backends_app.readiness import Readiness
 from backends_app.registry import Registry
 from tests.confinement.programs import children, gone
-from tests.programs import manage, running
+from tests.programs import manage, running, wait_until
 from tests.scrapes import Scrape
 from tests.servers import postgresql, redis
-from tests.test_metrics_processes import READY, until
+from tests.test_metrics_processes import READY
 from tests.test_server import GUNICORN
 
 WELL = {"status": "ready", "database": "ok", "executor": "ok", "backends": {}}
@@ -192,7 +192,7 @@ def stopped(program: str, started: set[int]) -> Iterator[None]:
     for pid in everybody:
         if program in of(pid, "comm"):
             send(pid, signal.SIGSTOP)
-    until(lambda: all("State:\tT" in of(pid, "status") for pid in everybody if not gone(pid)))
+    wait_until(lambda: all("State:\tT" in of(pid, "status") for pid in everybody if not gone(pid)))
     try:
         yield
     finally:
@@ -226,7 +226,7 @@ def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path:
         done = manage("migrate", "--verbosity", "0", folder=tmp_path, DATABASE_URL=url)
         assert done.returncode == 0, done.stderr
         with serving(tmp_path, DATABASE_URL=url) as server:
-            until(lambda: server.ready() == (200, WELL))
+            wait_until(lambda: server.ready() == (200, WELL))
             with stopped("postgres", database):
                 for _ in range(20):
                     status, found = server.ready()
@@ -237,8 +237,10 @@ def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path:
                 assert seen("vulcan_database_up") == 0
                 assert seen.has("vulcan_backend_health", backend="isolate")
                 assert not seen.has("vulcan_workloads_pending")
-            until(lambda: server.ready() == (200, WELL))
-            until(lambda: Scrape(server.ask("/metrics")[1].decode())("vulcan_database_up") == 1)
+            wait_until(lambda: server.ready() == (200, WELL))
+            wait_until(
+                lambda: Scrape(server.ask("/metrics")[1].decode())("vulcan_database_up") == 1
+            )
 
 
 def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
@@ -247,28 +249,28 @@ def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
         started = children(os.getpid()) - before
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
         with serving(migrated, **site) as server:
-            until(lambda: server.ready() == (200, WELL))
+            wait_until(lambda: server.ready() == (200, WELL))
             with stopped("redis", started):
                 assert server.ready()[0] == 503
                 assert server.ask("/healthz")[0] == 200
-            until(lambda: server.ready() == (200, WELL))
+            wait_until(lambda: server.ready() == (200, WELL))
             broker.stop()
             wanted = {**WELL, "status": "not ready", "executor": "Redis does not answer"}
-            until(lambda: server.ready() == (503, wanted))
+            wait_until(lambda: server.ready() == (503, wanted))
             broker.start()
-            until(lambda: server.ready() == (200, WELL))
+            wait_until(lambda: server.ready() == (200, WELL))
 
 
 def test_a_server_waits_for_the_backends_that_are_required(migrated: Path):
     engine = f"unix://{migrated}/nowhere"
     with serving(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
-        until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
-        until(lambda: server.ask("/readyz", "HEAD") == (200, b""))  # each process finds it out
+        wait_until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
+        wait_until(lambda: server.ask("/readyz", "HEAD") == (200, b""))  # each process finds it out
     with serving(migrated, REQUIRED_BACKENDS="isolate,gvisor", GVISOR_ENGINE=engine) as server:
         backends = {"isolate": "healthy", "gvisor": "undetected"}
         found = (503, {**WELL, "status": "not ready", "backends": backends})
-        until(lambda: server.ready() == found)
-        until(lambda: server.ask("/readyz", "HEAD") == (503, b""))
+        wait_until(lambda: server.ready() == found)
+        wait_until(lambda: server.ask("/readyz", "HEAD") == (503, b""))
 
 
 def test_what_cannot_be_the_name_of_a_backend_stops_the_start(tmp_path: Path):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pytest
 
 from backends_app import metrics_folder
 from tests.confinement.programs import children, gone
-from tests.programs import PATIENCE_S, manage, running
+from tests.programs import PATIENCE_S, manage, running, wait_until
 from tests.scrapes import Scrape, scrape
 from tests.servers import redis
 from tests.test_server import GUNICORN, TOKEN
@@ -70,15 +69,8 @@ def serving(folder: Path, **extra: str) -> Iterator[Server]:
     with running(GUNICORN, READY, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
         [master] = children(os.getpid()) - before
         server = Server(port, master, folder)
-        until(lambda: len(server.workers) == 2)
+        wait_until(lambda: len(server.workers) == 2)
         yield server
-
-
-def until(found) -> None:
-    at_the_latest = time.monotonic() + PATIENCE_S
-    while not found():
-        assert time.monotonic() < at_the_latest
-        time.sleep(0.02)
 
 
 def _serves(pid: int) -> bool:
@@ -100,12 +92,12 @@ def test_whichever_worker_is_scraped_says_the_sum_of_all_and_of_those_that_died(
         assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
         before = server.workers
         doomed = min(before)
-        until(lambda: list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
+        wait_until(lambda: list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
         os.kill(doomed, signal.SIGKILL)
-        until(lambda: len(server.workers) == 2 and server.workers != before)
+        wait_until(lambda: len(server.workers) == 2 and server.workers != before)
         assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
         # What only it knew, such as its spares, is gone with it.
-        until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
+        wait_until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
         assert read + server.read_by_both() == server.scrape()(READS, operation="list")
 
 
@@ -126,7 +118,7 @@ def test_a_server_that_was_killed_leaves_nothing_that_the_next_would_count(migra
             assert left in beside.folders
             assert len(beside.folders) == 2
         os.kill(first.master, signal.SIGKILL)
-        until(lambda: all(map(gone, everybody)))
+        wait_until(lambda: all(map(gone, everybody)))
         assert first.folders == [left]
     with serving(migrated) as second:
         assert left not in second.folders
@@ -139,7 +131,7 @@ def test_a_reload_keeps_the_folder(migrated: Path):
     with serving(migrated) as server:
         read, before = server.read_by_both(), server.workers
         os.kill(server.master, signal.SIGHUP)
-        until(lambda: len(server.workers) == 2 and not server.workers & before)
+        wait_until(lambda: len(server.workers) == 2 and not server.workers & before)
         assert server.scrape()(READS) == read
         assert len(server.folders) == 1
 
@@ -190,7 +182,7 @@ def test_workers_count_what_they_run_and_say_it_on_a_port_of_their_own(migrated:
         ready = r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)"
         with serving(migrated, **site) as server, running(worker, ready, migrated, **site) as found:
             address = found[0]
-            until(lambda: _post(server.port, token, SUM) == (201, 2))
+            wait_until(lambda: _post(server.port, token, SUM) == (201, 2))
             seen = scrape(address, "hush")
             assert seen("vulcan_workloads_total", backend="isolate", exit_reason="exited") == 1
             assert seen("vulcan_workload_duration_seconds_count", backend="isolate") == 1
@@ -200,8 +192,8 @@ def test_workers_count_what_they_run_and_say_it_on_a_port_of_their_own(migrated:
             assert not seen.has("vulcan_workloads_total")
             assert not seen.has("vulcan_slots_limit")  # or the slots would be counted twice
             healthy = {"backend": "isolate", "state": "healthy"}  # each worker hears of it itself
-            until(lambda: server.scrape("hush")("vulcan_backend_health", **healthy) == 1)
-            until(lambda: server.scrape("hush")("vulcan_nodes_alive") == 1)
+            wait_until(lambda: server.scrape("hush")("vulcan_backend_health", **healthy) == 1)
+            wait_until(lambda: server.scrape("hush")("vulcan_nodes_alive") == 1)
             for path, status in (("/metrics", 401), ("/healthz", 200), ("/v1/backends", 404)):
                 assert _status(address.replace("/metrics", path)) == status
     assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))

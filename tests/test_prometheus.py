@@ -15,10 +15,10 @@ import yaml
 from django.test import Client
 
 from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, manage
+from tests.programs import PATIENCE_S, ROOT, manage, wait_until
 from tests.scrapes import Scrape
 from tests.servers import free_port
-from tests.test_metrics_processes import READS, SUM, Server, _post, serving, until
+from tests.test_metrics_processes import READS, SUM, Server, _post, serving
 from tests.test_server import TOKEN
 
 OPS = ROOT / "ops"
@@ -221,7 +221,7 @@ def prometheus(site: Server, tmp_path: Path) -> Iterator[Prometheus]:
     )
     try:
         found = Prometheus(port)
-        until(found.ready)
+        wait_until(found.ready)
         yield found
     finally:
         process.terminate()
@@ -230,19 +230,19 @@ def prometheus(site: Server, tmp_path: Path) -> Iterator[Prometheus]:
 
 def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: Prometheus):
     token = manage("shell", "--no-imports", "-c", TOKEN, folder=site.folder).stdout.strip()
-    until(lambda: 1.0 in prometheus.query('up{job="vulcan"}').values())
+    wait_until(lambda: 1.0 in prometheus.query('up{job="vulcan"}').values())
     read = site.read_by_both()
     for _ in range(4):
         assert _post(site.port, token, SUM) == (201, 2)
     ran = 'vulcan_workloads_total{backend="isolate",runtime="node",exit_reason="exited"}'
-    until(lambda: list(prometheus.query(ran).values()) == [4])
-    until(lambda: [*prometheus.query(f'{READS}{{operation="list"}}').values()] == [read])
+    wait_until(lambda: list(prometheus.query(ran).values()) == [4])
+    wait_until(lambda: [*prometheus.query(f'{READS}{{operation="list"}}').values()] == [read])
     assert len(prometheus.query(ran)) == 1  # one series, whichever worker was scraped
 
     groups = prometheus.ask("rules")["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
     assert set(rules) == {rule["alert"] for rule in ALERTS}
-    until(lambda: all(one["health"] == "ok" for one in _rules(prometheus)))
+    wait_until(lambda: all(one["health"] == "ok" for one in _rules(prometheus)))
     for name, text in EXPRESSIONS.items():  # Prometheus can make something of each
         assert prometheus.query(text) is not None, name
 
@@ -250,9 +250,9 @@ def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: P
         return bool(prometheus.query(QUERIES[name]))
 
     for name in ("Throughput A", "Duration B", "Start-up A", "Queue A", "Slots in use A"):
-        until(lambda name=name: drawn(name))
+        wait_until(lambda name=name: drawn(name))
     for name in ("Backends A", "Probes A", "Latency A", "Registry reads A", "Responses A"):
-        until(lambda name=name: drawn(name))
+        wait_until(lambda name=name: drawn(name))
 
 
 def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
@@ -261,6 +261,6 @@ def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 def test_without_the_token_prometheus_gets_nothing(site: Server, prometheus: Prometheus, tmp_path):
     (tmp_path / "prometheus" / "token").write_text("wrong")  # it is read with each scrape
-    until(lambda: 0.0 in prometheus.query('up{job="vulcan"}').values())
+    wait_until(lambda: 0.0 in prometheus.query('up{job="vulcan"}').values())
     [target] = prometheus.ask("targets")["activeTargets"]
     assert "401" in target["lastError"]

@@ -6,17 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.programs import PATIENCE_S, ROOT, environment, manage
+from tests.programs import PATIENCE_S, ROOT, environment, manage, wait_until
 from tests.servers import free_port
 
-LOOK_S = 0.05
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.faults.settings"}
 USERS = """
 from django.contrib.auth.models import User
@@ -27,15 +25,6 @@ RETURNS = "export default (x) => x"
 SLEEPS = (
     "export default async (s) => { await new Promise((r) => setTimeout(r, s * 1000)); return s }"
 )
-
-
-def eventually(found: Callable[[], Any], what: str) -> Any:
-    """Ask until the answer is true; what it was."""
-    at_the_latest = time.monotonic() + PATIENCE_S
-    while not (answer := found()):
-        assert time.monotonic() < at_the_latest, what
-        time.sleep(LOOK_S)
-    return answer
 
 
 class Program:
@@ -69,7 +58,7 @@ class Program:
             assert match or self._process.poll() is None, self.printed
             return match
 
-        return eventually(found, f"{pattern} was not printed:\n{self.printed}")
+        return wait_until(found, f"{pattern} was not printed:\n{self.printed}")
 
     def children(self) -> list[int]:
         file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
@@ -122,7 +111,7 @@ class Site:
         gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
         options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", f"--threads={threads}"]
         program = self.program([*gunicorn, *options, "vulcan_site.wsgi"], machine, **env)
-        eventually(self._answers, "the server does not answer")
+        wait_until(self._answers, "the server does not answer")
         return program
 
     def work(self, machine: str, inside: Sequence[str] = (), **env: str) -> Program:
@@ -159,7 +148,7 @@ class Site:
 
     def healthy(self) -> bool:
         """Waits until the API says that isolates work."""
-        return eventually(
+        return wait_until(
             lambda: self.ask("GET", "backends/isolate")[1]["healthy"], "isolate is not healthy"
         )
 
@@ -179,7 +168,7 @@ class Site:
             workload = self.workload(workload_id)
             return workload if workload["status"] in statuses else None
 
-        return eventually(found, f"{workload_id} is never {statuses}: {self.workload(workload_id)}")
+        return wait_until(found, f"{workload_id} is never {statuses}: {self.workload(workload_id)}")
 
     def ended(self, workload_id: str) -> dict[str, Any]:
         return self.until(workload_id, "completed", "failed", "killed")

@@ -16,7 +16,8 @@ from backends_app.executors.celery import TASK, CeleryExecutor, queue
 from backends_app.registry import Registry
 from tests.confinement.programs import gone
 from tests.faults.backends import POISON
-from tests.faults.site import RETURNS, SLEEPS, Site, eventually
+from tests.faults.site import RETURNS, SLEEPS, Site
+from tests.programs import wait_until
 from tests.servers import Redis, postgresql
 
 PRINTS = "console.log('ran'); " + SLEEPS
@@ -74,7 +75,7 @@ def test_a_worker_serves_who_waits_and_who_comes_back(site: Site):
     [node] = site.ask("GET", "nodes")[1]
     assert [(one["name"], one["healthy"]) for one in node["backends"]] == [("isolate", True)]
     assert machine.terminate() == 0
-    assert eventually(lambda: site.ask("GET", "nodes")[1] == [], "it took no leave")
+    assert wait_until(lambda: site.ask("GET", "nodes")[1] == [], "it took no leave")
     assert site.ask("POST", "workloads", body)[0] == 503
 
 
@@ -84,7 +85,7 @@ def test_a_worker_process_that_is_killed(site: Site):
     lost, again = site.submit(SLEEPS, 60), site.submit(PRINTS, 3, rerun_if_lost=True)
     for one in (lost, again):
         site.until(one, "running")
-    eventually(lambda: times_run(site, again), "it prints nothing")
+    wait_until(lambda: times_run(site, again), "it prints nothing")
     os.kill(worker_of(machine), signal.SIGKILL)
     workload = site.ended(lost)
     assert (workload["status"], workload["exit_reason"]) == ("failed", "worker_lost")
@@ -102,14 +103,14 @@ def test_a_machine_that_is_killed_is_forgotten_and_another_goes_on(site: Site):
     machine.kill()
     assert site.ended(lost)["exit_reason"] == "worker_lost"
     assert site.ended(site.submit(RETURNS, 1))["output"] == 1
-    eventually(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
+    wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
 
 
 def test_workers_end_with_the_command_that_started_them(site: Site):
     machine = site.work("one")
     worker = worker_of(machine)
     machine.kill_alone()
-    eventually(lambda: gone(worker), "the worker outlives its parent")
+    wait_until(lambda: gone(worker), "the worker outlives its parent")
 
 
 def test_the_server_is_killed_and_the_work_goes_on(celery: Site):
@@ -185,7 +186,7 @@ def test_a_poison_workload_has_its_end_and_the_others_theirs(site: Site):
             assert status in (202, 503)
             return workload["id"] if status == 202 else None
 
-        return eventually(accepted, "no worker comes back")
+        return wait_until(accepted, "no worker comes back")
 
     poison = [submitted(POISON), submitted(POISON, rerun_if_lost=True)]
     assert [site.ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
@@ -259,8 +260,8 @@ def test_a_pickle_is_not_opened(site: Site, broker: Redis, outside, tmp_path: Pa
                 )
     for garbage in ("no JSON", "{}", "7"):  # it ends a worker, which is started again
         broker.say("LPUSH", queue("isolate"), garbage)
-        eventually(lambda: broker.say("LLEN", queue("isolate")) == b":0\r\n", "it is not taken")
-        status, workload = eventually(run_or_wait, "nobody works")
+        wait_until(lambda: broker.say("LLEN", queue("isolate")) == b":0\r\n", "it is not taken")
+        status, workload = wait_until(run_or_wait, "nobody works")
         assert (status, workload["output"]) == (201, 1)
     assert not bait.exists()
 
@@ -276,7 +277,7 @@ def test_a_machine_whose_backend_breaks_takes_no_more_work(site: Site, tmp_path:
     failed = site.ended(site.submit(RETURNS, 1))
     assert (failed["status"], failed["exit_reason"]) == ("failed", "backend_error")
     machine.prints("Canceling queue")
-    eventually(lambda: site.ask("GET", "backends")[1][0]["healthy"] is False, "it seems well")
+    wait_until(lambda: site.ask("GET", "backends")[1][0]["healthy"] is False, "it seems well")
     assert site.ask("POST", "workloads", {"runtime": "node", "code": RETURNS})[0] == 503
     (tmp_path / "away").rename(program)
     site.healthy()
@@ -308,7 +309,7 @@ def test_a_thousand_over_two_machines(
     code = "console.log('ran'); export default (x) => x"
     with ThreadPoolExecutor(8) as threads:
         accepted = list(threads.map(lambda number: site.submit(code, number), range(1000)))
-    eventually(
+    wait_until(
         lambda: (
             not any(
                 site.ask("GET", f"workloads?status={one}&page_size=1")[1]["results"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.confinement.programs import gone
-from tests.faults.site import RETURNS, SLEEPS, Site, eventually
+from tests.faults.site import RETURNS, SLEEPS, Site
 from tests.needs import need
-from tests.programs import DATABASE
+from tests.programs import DATABASE, wait_until
 
 
 def test_a_server_that_is_killed_settles_what_ran_and_runs_what_waited(local: Site):
@@ -30,7 +30,7 @@ def test_a_server_that_is_killed_settles_what_ran_and_runs_what_waited(local: Si
     children = server.children()
     server.kill()
     for child in children:
-        eventually(lambda child=child: gone(child), "something outlives its server")
+        wait_until(lambda child=child: gone(child), "something outlives its server")
     local.serve()
     for one in running:
         lost = local.ended(one)
@@ -85,7 +85,7 @@ def test_killing_really_ends_the_process(local: Site):
     def log() -> list:
         return local.ask("GET", f"workloads/{endless}/logs/history")[1]["lines"]
 
-    assert eventually(log, "it prints nothing")[0]["line"] == "begun"
+    assert wait_until(log, "it prints nothing")[0]["line"] == "begun"
     status, workload = local.ask("DELETE", f"workloads/{endless}")
     assert (status, workload["status"], workload["stdout"]) == (200, "killed", "begun\n")
     assert workload["exit_reason"] == "killed"

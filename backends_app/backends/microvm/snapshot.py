@@ -57,8 +57,9 @@ def take(
             *machine.parent(accelerator, size, files, port, clock.needed_khz(accelerator)),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
         )
+        # The kernel kills the machine when this process ends in whatever way.
         process = subprocess.Popen(  # noqa: S603
-            [qemu.path, *arguments],
+            ["/usr/bin/setpriv", "--pdeathsig", "KILL", qemu.path, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

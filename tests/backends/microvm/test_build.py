@@ -25,7 +25,7 @@ from backends_app.backends.microvm.qemu import Accelerators
 from backends_app.backends.setup import SetupError
 from tests.confinement.programs import gone
 from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, manage
+from tests.programs import ROOT, manage, wait_until
 
 PART = Part(name="thing", files=("a",), made_from={"of": "nothing"})
 
@@ -185,20 +185,42 @@ def test_what_a_killed_build_left_is_swept_by_the_next(tmp_path, debian):
     images, pid = tmp_path / "images", tmp_path / "pid"
     debian(f'echo $$ > {pid}.new; mv {pid}.new {pid}; for tar; do :; done; touch "$tar"; sleep 99')
     with subprocess.Popen([sys.executable, "-c", KILLED, str(images)], cwd=ROOT) as killed:
-        end = time.monotonic() + PATIENCE_S
-        while not pid.exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(pid.exists)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     os.kill(int(pid.read_text()), signal.SIGKILL)
-    while not gone(int(pid.read_text())):
-        time.sleep(0.01)
+    wait_until(lambda: gone(int(pid.read_text())))
     assert any(name.startswith(build.MAKING) for name in listed(images))
     debian("exit 1")
     with pytest.raises(SetupError):
         step(images, "root of python").take()
     assert listed(images) == []
+
+
+KILLED_SNAPSHOT = """
+import sys, django
+from pathlib import Path
+django.setup()
+from backends_app.backends.microvm import snapshot
+from backends_app.backends.microvm.channel import Share
+from backends_app.backends.microvm.machine import Size
+from backends_app.backends.microvm.qemu import Qemu
+qemu = Qemu(path=sys.argv[1], version="0", data_folders=())
+files = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram", "state")}
+share = Share(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
+snapshot.take(qemu, "tcg", Size(mem_mb=1, cpus=1), files, share, (), lambda *_: None)
+"""
+
+
+def test_a_machine_ends_with_the_set_up_that_was_killed(tmp_path):
+    machine, pid = tmp_path / "qemu", tmp_path / "pid"
+    machine.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 99\n")
+    machine.chmod(0o700)
+    with subprocess.Popen([sys.executable, "-c", KILLED_SNAPSHOT, machine], cwd=ROOT) as killed:
+        wait_until(pid.exists)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    wait_until(lambda: gone(int(pid.read_text())))
 
 
 def test_of_two_at_once_one_builds_and_the_other_finds_it(tmp_path):

@@ -347,6 +347,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         "exit_code": result.exit_code,
         "signal": result.signal or "",
         "duration_ms": result.duration_ms,
+        "compile_ms": result.compile_ms,
         "cpu_time_ms": result.cpu_time_ms,
         "memory_bytes": result.memory_bytes,
         "stdout_truncated": result.stdout_truncated,

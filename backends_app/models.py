@@ -116,6 +116,7 @@ class Workload(models.Model):
     exit_code = models.IntegerField(null=True, default=None)
     signal = models.CharField(max_length=16, default="")
     duration_ms = models.BigIntegerField(null=True, default=None)
+    compile_ms = models.BigIntegerField(null=True, default=None)
     cpu_time_ms = models.BigIntegerField(null=True, default=None)
     memory_bytes = models.BigIntegerField(null=True, default=None)
     log_lines = models.PositiveIntegerField(default=0)

@@ -202,9 +202,11 @@ class WorkloadResult:
     """What the host saw of one execution.
 
     `exit_reason` is the host's finding; only `output`, `stdout`, `stderr` and the text of `error`
-    are the program's own words. `memory_bytes` is the peak resident set, `cpu_time_ms` user plus
-    system time. `exit_code` is None when the program was ended by a signal, which is then named.
-    `stdout_encoding` and `stderr_encoding` are `UTF8`, or `LOSSY` where bytes were no UTF-8.
+    are the program's own words. `exit_code` is None when the program was ended by a signal, which
+    is then named. `duration_ms` is the program's; to compile it before took `compile_ms`, None
+    where nothing was compiled. `cpu_time_ms` is user plus system time, `memory_bytes` the peak
+    resident set. `stdout_encoding` and `stderr_encoding` are `UTF8`, or `LOSSY` where bytes were
+    no UTF-8.
     """
 
     exit_reason: ExitReason
@@ -219,6 +221,7 @@ class WorkloadResult:
     stderr_encoding: str = UTF8
     error: str = ""
     duration_ms: int = 0
+    compile_ms: int | None = None
     cpu_time_ms: int | None = None
     memory_bytes: int | None = None
 

@@ -15,7 +15,8 @@ from ..models import LARGE, Workload
 COLUMNS = (
     *("id", "owner", "status", "runtime", "source_format", "isolation", "isolation_used", "rule"),
     *("node", "attempt", "cpus", "mem_mb", "timeout_s", "created_at", "started_at", "finished_at"),
-    *("exit_reason", "exit_code", "signal", "error", "duration_ms", "cpu_time_ms", "memory_bytes"),
+    *("exit_reason", "exit_code", "signal", "error", "duration_ms", "compile_ms"),
+    *("cpu_time_ms", "memory_bytes"),
     *("log_lines", "stdout_truncated", "stderr_truncated", "stdout_encoding", "stderr_encoding"),
 )
 """All but what can be large; that is in the API."""

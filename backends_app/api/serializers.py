@@ -354,6 +354,10 @@ class WorkloadSerializer(serializers.Serializer):
     exit_reason = ReasonField()
     error = serializers.CharField()
     duration_ms = serializers.IntegerField(allow_null=True)
+    compile_ms = serializers.IntegerField(
+        allow_null=True,
+        help_text="What it took to compile the program; no part of its duration and time limit.",
+    )
     cpu_time_ms = serializers.IntegerField(allow_null=True)
     memory_bytes = serializers.IntegerField(allow_null=True)
     created_at = serializers.DateTimeField()

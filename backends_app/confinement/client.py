@@ -60,10 +60,13 @@ class Command:
 class Bounds:
     """What one process may use, counted from when it was handed over; `memory_bytes` resident.
 
-    `cpu_s` is for all of its threads together, by the kernel's limit.
+    `cpu_s` is for all of its threads together, by the kernel's limit, from the hand-over on.
+    `prepare_s` is how long it may take until `ConfinedProcess.prepared` is called; only then
+    `timeout_s` begins. 0 is for what has nothing to prepare.
     """
 
     timeout_s: float
+    prepare_s: float = 0.0
     memory_bytes: int
     threads: int
     output_bytes: int
@@ -75,7 +78,8 @@ class Exit:
     """How the process ended, by the kernel's account.
 
     `ended_for` is set when the host ended it. Exactly one of `exit_code` and `signal` is set.
-    `duration_ms` and `cpu_time_ms` count from when it was handed over; `memory_bytes` is its
+    `duration_ms` and `cpu_time_ms` count from when it was handed over, or from when it was
+    prepared, which took `prepare_ms`; that is None where it never was. `memory_bytes` is its
     largest resident set, `data_bytes` the most that it was seen to have mapped for data, of
     `most_data_bytes` that it could.
     """
@@ -84,6 +88,7 @@ class Exit:
     exit_code: int | None
     signal: str | None
     duration_ms: int
+    prepare_ms: int | None
     cpu_time_ms: int
     memory_bytes: int
     data_bytes: int
@@ -137,6 +142,7 @@ class Launcher:
         )
         wanted = {
             "timeout_s": bounds.timeout_s,
+            "prepare_s": bounds.prepare_s,
             "memory_bytes": bounds.memory_bytes,
             "threads": bounds.threads,
             "cpu_s": bounds.cpu_s,
@@ -316,6 +322,7 @@ class ConfinedProcess:
         self._ended_for: ExitReason | None = None
         self._stdin = self._stdout = self._stderr = -1
         self._unsent = memoryview(b"")
+        self._at_the_latest = 0.0
         self._received = 0
         self._small_reads = 0
         _running.add(self)
@@ -328,6 +335,14 @@ class ConfinedProcess:
         """End the process because nothing more is wanted of it; that is nobody's reason."""
         self._hang_up()
 
+    def prepared(self) -> None:
+        """Begin the time of a process whose bounds have `prepare_s`; a sink of `run` calls it."""
+        self._at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
+        with self._lock:
+            if self._line is not None:
+                with suppress(OSError):  # the launcher has gone
+                    self._line.send(b"prepared")
+
     def run(self, stdin: bytes, stdout: Sink, stderr: Sink, *, hold_stdin: bool = False) -> Exit:
         """Feed and read the process until it has ended, by itself or by a bound.
 
@@ -339,7 +354,9 @@ class ConfinedProcess:
             server, line = self._start()
         except (_Gone, _Lost):  # somebody killed something; nothing has begun yet
             server, line = self._start()
-        at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
+        self._at_the_latest = (
+            time.monotonic() + (self._bounds.prepare_s or self._bounds.timeout_s) + GRACE_S
+        )
         self._unsent = memoryview(stdin)
         self._hold_stdin = hold_stdin
         try:
@@ -352,7 +369,7 @@ class ConfinedProcess:
                     os.set_blocking(stream, False)
                     events.register(stream, wanted, sink)
                 events.register(line, selectors.EVENT_READ)
-                self._attend(events, line, at_the_latest)
+                self._attend(events, line)
                 account, _ = _receive(line)
                 events.unregister(line)
                 self._drain(events, time.monotonic() + DRAIN_S)
@@ -369,6 +386,7 @@ class ConfinedProcess:
             exit_code=code if code >= 0 else None,
             signal=_signal_name(-code) if code < 0 else None,
             duration_ms=account["duration_ms"],
+            prepare_ms=account["prepare_ms"],
             cpu_time_ms=account["cpu_time_ms"],
             memory_bytes=account["memory_bytes"],
             data_bytes=account["data_bytes"],
@@ -419,12 +437,10 @@ class ConfinedProcess:
         self._lock = threading.Lock()
         self._close()
 
-    def _attend(
-        self, events: selectors.BaseSelector, line: socket.socket, at_the_latest: float
-    ) -> None:
+    def _attend(self, events: selectors.BaseSelector, line: socket.socket) -> None:
         """Until there is something to hear on the line."""
         while True:
-            left = at_the_latest - time.monotonic()
+            left = self._at_the_latest - time.monotonic()
             if left <= 0:
                 raise _Silent
             for key, _ in events.select(left):

@@ -84,7 +84,8 @@ class Process:
         self.bounds: Message = {}
         self.ended_for: str | None = None
         self.cpu_before_s = 0.0
-        self.started = 0.0  # when it was handed over
+        self.started = 0.0  # when it was handed over, or when what it prepared was there
+        self.prepare_ms: int | None = None  # how long that took
         self.data_bytes = 0  # the most that was seen
         self.most_data_bytes = 0
 
@@ -283,21 +284,33 @@ class Launcher:
         process.line = line
         process.bounds = request["bounds"]
         process.cpu_before_s = _cpu_s(process.pid)
+        prepare_s = process.bounds["prepare_s"]
         if (cpu_s := process.bounds["cpu_s"]) is not None:
             with suppress(OSError):  # its time is bounded in any case
                 most = math.ceil(process.cpu_before_s + cpu_s)
                 self._walls.limit(process.pid, resource.RLIMIT_CPU, most)
         process.started = time.monotonic()
-        process.deadline = process.started + process.bounds["timeout_s"]
-        self._events.register(line, selectors.EVENT_READ, lambda: self._hang_up(process))
+        process.deadline = process.started + (prepare_s or process.bounds["timeout_s"])
+        self._events.register(line, selectors.EVENT_READ, lambda: self._listen(process))
         _send(line, {"pid": process.pid}, process.streams)
         process.close_streams()
 
-    def _hang_up(self, process: Process) -> None:
-        """The server wants no more of it, or has gone."""
-        if process in self._processes and process.line is not None:
+    def _listen(self, process: Process) -> None:
+        """Begin the process's time anew, or end it where the server has hung up."""
+        if process not in self._processes or process.line is None:
+            return
+        try:
+            message = process.line.recv(MOST_MESSAGE_BYTES)
+        except OSError:
+            message = b""
+        if not message:
             self._forget(process.line.fileno())
             process.kill()
+        elif process.prepare_ms is None and process.bounds["prepare_s"] and not process.ended_for:
+            now = time.monotonic()
+            process.prepare_ms = round((now - process.started) * 1000)
+            process.started, process.deadline = now, now + process.bounds["timeout_s"]
+            process.cpu_before_s = _cpu_s(process.pid)
 
     def _bury(self, process: Process) -> None:
         """It has ended: collect its account, and hand it in."""
@@ -316,6 +329,7 @@ class Launcher:
                 "code": code,
                 "ended_for": process.ended_for if code == -signal.SIGKILL else None,
                 "duration_ms": round((time.monotonic() - process.started) * 1000),
+                "prepare_ms": process.prepare_ms,
                 "cpu_time_ms": max(0, round(cpu_s * 1000)),
                 "memory_bytes": usage.ru_maxrss * 1024,
                 "data_bytes": process.data_bytes,

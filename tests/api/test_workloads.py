@@ -47,6 +47,7 @@ def test_the_result_in_its_shape(client):
         "exit_reason",
         "error",
         "duration_ms",
+        "compile_ms",
         "cpu_time_ms",
         "memory_bytes",
         "created_at",

@@ -11,27 +11,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from backends_app.confinement.client import PROGRAM, SOURCES, Launcher, LaunchError, Server
+from backends_app.confinement.client import (
+    PROGRAM,
+    SOURCES,
+    ConfinedProcess,
+    Launcher,
+    LaunchError,
+    Server,
+)
 from backends_app.confinement.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.confinement.programs import children, command, gone, process, run
-from tests.programs import PATIENCE_S, ROOT
-
-
-def eventually(holds: Callable[[], object]) -> bool:
-    """Whether it comes true in any time that a machine under load may take."""
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
+from tests.programs import PATIENCE_S, ROOT, wait_until
 
 
 def launched(parent: int | None = None) -> set[int]:
@@ -74,6 +70,42 @@ def test_time_is_bounded_from_when_it_is_ready(launcher):
     exit = process(launcher, slow, timeout_s=0.1).run(b"", Capture(9), Capture(9))
     assert (exit.ended_for, exit.signal) == (ExitReason.TIMEOUT, "SIGKILL")
     assert exit.duration_ms >= 100
+
+
+class Preparing:
+    """A sink that says that the process is prepared as soon as it prints something."""
+
+    process: ConfinedProcess
+
+    def write(self, data: bytes) -> None:
+        self.process.prepared()
+
+
+@pytest.mark.parametrize(
+    ("code", "ended_for", "prepares"),
+    [
+        ("time.sleep(0.6); print('prepared', flush=True)", None, True),
+        ("print('prepared', flush=True); time.sleep(1000)", ExitReason.TIMEOUT, True),
+        ("time.sleep(1000)", ExitReason.TIMEOUT, False),
+    ],
+)
+def test_what_is_prepared_has_its_own_time(launcher, code, ended_for, prepares):
+    stdout = Preparing()
+    bounds = {"prepare_s": 60 if prepares else 0.3, "timeout_s": 0.5 if ended_for else 60}
+    stdout.process = process(launcher, command(f"import time\n{code}"), **bounds)
+    exit = stdout.process.run(b"", stdout, Capture(9))
+    assert exit.ended_for is ended_for
+    assert (exit.prepare_ms is not None) == prepares
+    if prepares and not ended_for:
+        assert exit.prepare_ms >= 600
+
+
+def test_its_time_begins_once(launcher):
+    """However often it says so."""
+    stdout = Preparing()
+    often = command("import time\nwhile True: print('prepared', flush=True); time.sleep(0.05)")
+    stdout.process = process(launcher, often, prepare_s=60, timeout_s=1)
+    assert stdout.process.run(b"", stdout, Capture(9)).ended_for is ExitReason.TIMEOUT
 
 
 def test_memory_is_bounded(launcher):
@@ -162,7 +194,7 @@ def test_a_process_that_ends_before_it_is_ready_says_why(launcher):
     broken = command("", before="import sys; sys.exit('no harness')")
     with pytest.raises(LaunchError, match=r"it ended at once, with exit code 1: no harness"):
         process(launcher, broken, spares=3).run(b"", Capture(9), Capture(9))
-    assert eventually(lambda: not launched())  # nor are spares of it tried for ever
+    wait_until(lambda: not launched())  # nor are spares of it tried for ever
     assert run(launcher, "print(1)")[1] == "1\n"
 
 
@@ -172,7 +204,7 @@ def test_a_process_that_ends_before_it_is_ready_says_why(launcher):
 def idle(launcher: Launcher, code: str, spares: int) -> set[int]:
     """Run it once, and wait until its spares are ready."""
     run(launcher, code, spares=spares)
-    assert eventually(lambda: len(launched()) == spares and all(map(is_ready, launched())))
+    wait_until(lambda: len(launched()) == spares and all(map(is_ready, launched())))
     return launched()
 
 
@@ -202,9 +234,9 @@ def test_spares_are_counted_without_starting_anything(launcher):
     assert launcher.spares_ready() == 0
     assert children(os.getpid()) == started
     idle(launcher, PID, 2)
-    assert eventually(lambda: launcher.spares_ready() == 2)
+    wait_until(lambda: launcher.spares_ready() == 2)
     run(launcher, PID, spares=0)
-    assert eventually(lambda: launcher.spares_ready() == 0)
+    wait_until(lambda: launcher.spares_ready() == 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
@@ -215,7 +247,7 @@ def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
     exit, stdout, _ = run(launcher, PID, spares=2)
     assert exit.exit_code == 0
     assert int(stdout)
-    assert eventually(lambda: len(launched()) == 2)
+    wait_until(lambda: len(launched()) == 2)
 
 
 def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
@@ -224,7 +256,7 @@ def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
     waiting = process(launcher, slow, spares=3)
     thread = threading.Thread(target=waiting.run, args=[b"", outputs, Capture(9)])
     thread.start()
-    assert eventually(lambda: len(launched()) == 4)
+    wait_until(lambda: len(launched()) == 4)
     for pid in sorted(launched())[1:]:
         os.kill(pid, signal.SIGKILL)
     thread.join()
@@ -236,7 +268,7 @@ def test_spares_follow_what_is_asked_for(launcher):
     other = f"{PID}; print('other')"
     run(launcher, other, spares=2)
     run(launcher, other, spares=2)
-    assert eventually(lambda: len(launched()) == 2 and not launched() & first)
+    wait_until(lambda: len(launched()) == 2 and not launched() & first)
     ready = launched()
     assert int(run(launcher, other, spares=2)[1].split()[0]) in ready
 
@@ -244,7 +276,7 @@ def test_spares_follow_what_is_asked_for(launcher):
 def test_without_spares_nothing_waits(launcher):
     idle(launcher, PID, 2)
     run(launcher, PID, spares=0)
-    assert eventually(lambda: not launched())
+    wait_until(lambda: not launched())
 
 
 # Whose it is
@@ -274,7 +306,7 @@ def test_closing_ends_what_runs(launcher):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert eventually(launched)
+    wait_until(launched)
     launcher.close()
     thread.join()
     assert launched() == set()
@@ -290,7 +322,7 @@ def test_a_launcher_that_does_not_work_is_replaced_and_takes_its_processes_along
         stuck.run(b"", Capture(9), Capture(9))
     assert run(launcher, "print(1)")[1] == "1\n"
     assert children(os.getpid()) != {own}
-    assert eventually(lambda: all(gone(pid) for pid in {own, *ready}))
+    wait_until(lambda: all(gone(pid) for pid in {own, *ready}))
 
 
 def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
@@ -368,7 +400,7 @@ def test_a_fork_keeps_no_stream_of_what_runs(launcher):
     slow = process(launcher, command(code), timeout_s=30)
     thread = threading.Thread(target=slow.run, args=[b"x" * 300_000, stdout, Capture(9)])
     thread.start()
-    assert eventually(lambda: launched() and all(map(is_ready, launched())))
+    wait_until(lambda: launched() and all(map(is_ready, launched())))
     time.sleep(0.1)
     child = os.fork()
     if child == 0:
@@ -450,7 +482,7 @@ def test_nothing_outlives_its_server(end: str):
         server.kill()
     server.wait()
     server.stdout.close()
-    assert eventually(lambda: all(gone(pid) for pid in pids))
+    wait_until(lambda: all(gone(pid) for pid in pids))
 
 
 def test_descriptors_and_memory_do_not_grow(launcher):
@@ -465,10 +497,10 @@ def test_descriptors_and_memory_do_not_grow(launcher):
 
     for _ in range(10):
         run(launcher, PID, spares=1)
-    assert eventually(lambda: len(launched()) == 1)
+    wait_until(lambda: len(launched()) == 1)
     time.sleep(0.1)  # what it has just handed in it has closed
     held, size = descriptors(), pages()
     for _ in range(30):
         run(launcher, PID, spares=1)
-    assert eventually(lambda: descriptors() == held)
+    wait_until(lambda: descriptors() == held)
     assert pages() < size + 100

@@ -334,12 +334,14 @@ class MicroVMBackend(Backend):
         share = self._share(resources)
         processors = math.ceil(resources.cpus)
         largest = Size(mem_mb=max(resources.mem_mb, self._size.mem_mb), cpus=processors)
+        prepare_s = program.prepare_s
         bounds = Bounds(
             timeout_s=resources.timeout_s,
             memory_bytes=(largest.ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
             threads=MOST_THREADS,
             output_bytes=MOST_OUTPUT_FACTOR * cap,
-            cpu_s=resources.timeout_s * processors + LATE_CPU_S,
+            prepare_s=prepare_s,
+            cpu_s=(prepare_s + resources.timeout_s) * processors + LATE_CPU_S,
         )
         said = Streams(
             stdout=Capture(cap, workload.listener("stdout")),
@@ -350,7 +352,7 @@ class MicroVMBackend(Backend):
         complaints = Capture(2000)
         try:
             process = start.launcher.process(start.command, bounds, self._pool_size)
-            port = Port(streams, process.end)
+            port = Port(streams, process.end, process.prepared if program.prepares else None)
             self._running[workload.id] = process
             try:
                 request = channel.request(program, share, workload.input_json())
@@ -362,7 +364,7 @@ class MicroVMBackend(Backend):
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise BackendUnavailable(f"QEMU could not be run: {reason}") from error
-        return result_of(exit, port, said, workload)
+        return result_of(exit, port, said, workload, program)
 
     def _share(self, resources: Resources) -> Share:
         return Share(
@@ -402,5 +404,11 @@ def _program(workload: WorkloadSpec) -> Program:
         if workload.command:
             return Program(source=source, file=None, argv=workload.argv(), environment=environment)
         entry = found.entry(row.entries)
-    argv = [word.replace("{entry}", entry) for word in row.command]
-    return Program(source=source, file=file, argv=argv, environment=environment)
+    return Program(
+        source=source,
+        file=file,
+        compile=row.compile,
+        argv=[word.replace("{entry}", entry) for word in row.command],
+        environment=environment,
+        marks=row.returns,
+    )

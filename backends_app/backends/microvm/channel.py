@@ -12,6 +12,8 @@ from ...confinement.streams import Sink
 
 SEED_BYTES = 64
 HEAD = struct.Struct(">cI")
+# How long a program may be compiled, and how long the harness of its runtime may take to start.
+COMPILE_S, START_S = 120.0, 60.0
 MOST_FRAME_BYTES = 64 * 1024  # as the agent reads
 MOST_ACCOUNT_BYTES = 4096
 MOST_SIGNAL = 64
@@ -19,12 +21,28 @@ MOST_SIGNAL = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What the agent is to run: `source` goes to `file`, or is an archive where that is None."""
+    """What the agent is to run: `source` goes to `file`, or is an archive where that is None.
+
+    `compile` is run before it, where it is not empty. A program that `marks` writes a byte to
+    descriptor 3 when its harness is about to load it.
+    """
 
     source: bytes
     file: str | None
+    compile: Sequence[str] = ()
     argv: Sequence[str]
     environment: Mapping[str, str]
+    marks: bool = False
+
+    @property
+    def prepares(self) -> bool:
+        """Tell whether the agent says when its time begins."""
+        return self.prepare_s > 0
+
+    @property
+    def prepare_s(self) -> float:
+        """Return how long that may take."""
+        return COMPILE_S if self.compile else START_S if self.marks else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +84,9 @@ def request(program: Program, share: Share, given: bytes) -> bytes:
         "disk_bytes": share.disk_bytes,
         "processes": share.processes,
         "file": program.file,
+        "compile": list(program.compile),
         "argv": list(program.argv),
+        "marks": program.marks,
         "environment": dict(program.environment),
         "source_bytes": len(program.source),
         "input_bytes": len(given),
@@ -77,7 +97,8 @@ def request(program: Program, share: Share, given: bytes) -> bytes:
 
 @dataclass
 class Port:
-    """A sink: takes the agent's frames apart. `on_account` is called when the last one is there.
+    """A sink: takes the agent's frames apart. `on_account` is called when the last one is there,
+    `on_begun` when the program has been prepared and its time begins.
 
     Nothing after that is read. What no agent says makes it `broken`, which is as final: then there
     is no account. A workload cannot open the port; if it has broken its machine, it can say here
@@ -86,6 +107,7 @@ class Port:
 
     streams: Mapping[bytes, Sink]
     on_account: Callable[[], None]
+    on_begun: Callable[[], None] | None = None
     account: Account | None = None
     broken: bool = False
     _data: bytearray = field(default_factory=bytearray)
@@ -106,6 +128,9 @@ class Port:
     def _frame(self, kind: bytes, body: bytes) -> None:
         if kind in self.streams:
             self.streams[kind].write(body)
+        elif kind == b"b" and not body and self.on_begun is not None:
+            begun, self.on_begun = self.on_begun, None
+            begun()
         else:
             self._end(_account(body) if kind == b"x" else None)
 

@@ -56,6 +56,7 @@ def root(runtime: str) -> Part:
             "format": FORMAT,
             "suite": SUITE,
             "packages": row.packages,
+            "wheel": asdict(row.wheel) if row.wheel else {},
             "customize": [*CUSTOMIZE, *row.customize],
         },
     )
@@ -75,7 +76,8 @@ def snapshot(runtime: str, qemu_version: str, accelerator: str, size: Size) -> P
             "machine": machine.parent(accelerator, size, nowhere, "agent", None),
             "size": asdict(size),
             "processor": _processor() if accelerator == "kvm" else {},
-            "warm": [row.warm, row.command, dict(row.environment), ENVIRONMENT, WARM_RUNS],
+            "warm": [row.warm, row.compile, row.command, WARM_RUNS],
+            "environment": {**ENVIRONMENT, **row.environment},
         },
     )
 

@@ -10,7 +10,7 @@ from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import heap
 from ..last_words import last_words
-from .channel import Account, Port
+from .channel import COMPILE_S, START_S, Account, Port, Program
 from .runtimes import RUNTIMES
 
 MOST_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
@@ -27,17 +27,24 @@ class Streams:
     returned: Capture | None
 
 
-def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> WorkloadResult:
+def result_of(
+    exit: Exit, port: Port, said: Streams, workload: WorkloadSpec, program: Program
+) -> WorkloadResult:
     account = port.account
+    compiles = bool(program.compile)
+    uncompiled = compiles and exit.prepare_ms is None
     output, code, name, error = None, None, None, ""
     if account is None:
         reason = exit.ended_for or ExitReason.BACKEND_ERROR
-        error = _why(reason, workload) or _machine_ended(exit, port)
+        late = reason is ExitReason.TIMEOUT and program.prepares and exit.prepare_ms is None
+        error = _late(program) if late else _why(reason, workload) or _machine_ended(exit, port)
     else:
         code = account.code if account.code >= 0 else None
         name = None if account.code >= 0 else _signal_name(-account.code)
         reason = _reason(account, workload)
         error = f"ended by {name}" if reason is ExitReason.SIGNAL else _why(reason, workload)
+        if uncompiled and reason is not ExitReason.EXITED:
+            error = f"the compiler met a bound of its machine: {reason}"
         if reason is ExitReason.EXITED:
             if code == 0:
                 reason, output, error = _output(said, workload)
@@ -55,10 +62,17 @@ def result_of(exit: Exit, port: Port, said: Streams, workload: WorkloadSpec) -> 
         stdout_encoding=said.stdout.encoding,
         stderr_encoding=said.stderr.encoding,
         error=error,
-        duration_ms=exit.duration_ms,
+        duration_ms=0 if uncompiled else exit.duration_ms,
+        compile_ms=exit.duration_ms if uncompiled else exit.prepare_ms if compiles else None,
         cpu_time_ms=exit.cpu_time_ms if account is None else account.cpu_us // 1000,
         memory_bytes=None if account is None else account.memory_bytes,
     )
+
+
+def _late(program: Program) -> str:
+    if program.compile:
+        return f"it took longer than {COMPILE_S:g} s to compile"
+    return f"its runtime took longer than {START_S:g} s to start"
 
 
 def _reason(account: Account, workload: WorkloadSpec) -> ExitReason:

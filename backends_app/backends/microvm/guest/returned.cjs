@@ -1,18 +1,24 @@
 // Stands before a program of Node.js: calls its default export with the input, and returns what
 // comes of it on descriptor 3. A program without one is left to itself.
 //
+// Inline code is JavaScript where it parses as that, and TypeScript otherwise. One byte is written
+// to the descriptor before the program is loaded, since Node.js takes a while to start.
 // What it returns there is JSON, or a letter and a text: `?` and what is odd about a program that
 // has no default export, `!` and why the value is no JSON; after a line's end, `!` and what was
 // thrown. All of it is the program's own word, which may write there, too.
 "use strict";
-const { readFileSync, readSync, writeSync } = require("node:fs");
+const { readFileSync, readSync, writeFileSync, writeSync } = require("node:fs");
+const { stripTypeScriptTypes } = require("node:module");
 const { pathToFileURL } = require("node:url");
 const { inspect } = require("node:util");
 const { isNativeError } = require("node:util/types");
+const { compileFunction, SourceTextModule } = require("node:vm");
 const { isMainThread } = require("node:worker_threads");
 const { parse, stringify } = JSON;
 const { reallyExit } = process;
 const MOST_ERROR_CHARS = 4000;
+const INLINE = "/work/main.js";
+const OF_COMMONJS = ["exports", "require", "module", "__filename", "__dirname"];
 const AGENT = 1; // the process that has started the program, and nothing that the program starts
 
 function give(text) {
@@ -20,6 +26,35 @@ function give(text) {
     for (let rest = Buffer.from(text); rest.length > 0; ) rest = rest.subarray(writeSync(3, rest));
   } catch {
     // the program has closed it
+  }
+}
+
+function isJavaScript(source) {
+  const parsers = [
+    () => compileFunction(source.replace(/^#!.*/, ""), OF_COMMONJS),
+    () => new SourceTextModule(source),
+  ];
+  return parsers.some((parse) => {
+    try {
+      return parse() !== undefined;
+    } catch {
+      return false;
+    }
+  });
+}
+
+// Types become blanks, so that every line stays where it is; what needs code, as an enum does, gets
+// it, and a source map. What is neither is left for Node.js to say what is wrong with it.
+function strip() {
+  const source = readFileSync(INLINE, "utf8");
+  if (isJavaScript(source)) return;
+  for (const options of [{ mode: "strip" }, { mode: "transform", sourceMap: true }]) {
+    try {
+      writeFileSync(INLINE, stripTypeScriptTypes(source, options));
+      return;
+    } catch {
+      // the next one knows more
+    }
   }
 }
 
@@ -107,6 +142,8 @@ async function call() {
 }
 
 if (isMainThread && process.ppid === AGENT) {
+  if (process.argv[1] === INLINE) strip();
+  give(".");
   process.reallyExit = (code) => reallyExit.call(process, kept(code));
   process.on("exit", ended);
   process.on("beforeExit", () => {

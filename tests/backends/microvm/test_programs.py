@@ -1,4 +1,7 @@
-"""Programs as others write them: what they print, how they end, and what is said of it."""
+"""Programs as others write them: what they print, how they end, and what is said of it.
+
+What holds on other backends, too, is in tests/backends/test_parity.py.
+"""
 
 import tarfile
 
@@ -13,9 +16,7 @@ HOG = "const all = []; for (;;) all.push(new Array(1000).fill(Math.random()));"
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("print('so far')\nwhile True: pass", ExitReason.TIMEOUT),
         ("print('so far', end='')\nwhile True: pass", ExitReason.TIMEOUT),
-        ("import os; print('so far'); os._exit(3)", ExitReason.EXITED),
         ("import os; print('so far'); os.abort()", ExitReason.SIGNAL),
         (
             "print('so far')\nx = []\nwhile True: x.append(bytearray(10**6))",
@@ -47,7 +48,6 @@ def test_a_shell_reads_the_input_as_a_line(run):
 @pytest.mark.parametrize(
     ("runtime", "code"),
     [
-        ("python", "bytearray(1500 * 1000 * 1000)"),
         ("python", "'x' * 10 ** 10"),
         ("python", "import mmap; mmap.mmap(-1, 10 ** 10)"),
         ("python", "a = []\nwhile True: a.append(bytearray(b'x' * 10 ** 6))"),
@@ -96,7 +96,6 @@ def test_memory_is_not_out_because_a_program_says_so(run, runtime, code, reason)
         ("export default () => { console.log(5); process.exit(0) }", 0, 5),
         ("export default async () => { await 1; process.exit(3) }", 3, None),
         ("process.exitCode = 256; export default () => 1", 1, None),
-        ("process.exitCode = 256", 1, None),
         ("export default () => process.exit(512)", 1, None),
         ("process.on('exit', () => { process.exitCode = 256 }); export default () => 1", 1, None),
         ("process.exitCode = 257; export default () => 1", 1, None),
@@ -114,10 +113,6 @@ def test_how_node_exits(run, code, exit_code, output):
     [
         ("export default () => { throw new Error('boom') }", "caught boom\n"),
         ("throw new Error('boom')", "caught boom\n"),
-        (
-            "setTimeout(() => { throw new Error('boom') }, 9); export default () => 1",
-            "caught boom\n",
-        ),
         ("export default () => { throw { message: 'object' } }", "caught object\n"),
         ("export default () => 1", ""),
     ],
@@ -143,30 +138,11 @@ def test_a_module_that_nobody_could_call_says_so(run, code, error):
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "import fs from 'fs'; console.log(JSON.parse(fs.readFileSync(0)).a)",
-        "process.stdin.on('data', (data) => console.log(JSON.parse(data).a))",
-        "export default ({ a }) => a",
-    ],
-)
-def test_a_module_that_has_its_input_has_nothing_to_say(run, code):
-    result = run(code, runtime="node", input={"a": 1})
-    assert (result.output, result.error) == (1, "")
-
-
-@pytest.mark.parametrize(
     ("runtime", "code", "error"),
     [
-        ("python", "raise ValueError('boom')", "ValueError: boom"),
-        ("python", "def", "SyntaxError: invalid syntax"),
-        ("python", "import sys; sys.exit('not today')", "not today"),
         ("python", "import sys; sys.exit(3)", ""),
-        ("node", "throw new TypeError('boom')", "TypeError: boom"),
-        ("node", "export default () => { throw { a: [1] } }", "{ a: [ 1 ] }"),
         ("node", "export default async () => { throw 'text' }", "'text'"),
-        ("node", "let let", "SyntaxError: Unexpected strict mode reserved word"),
-        ("go", 'package main\nfunc main() { panic("boom") }', "panic: boom"),
+        ("node", "let let", "SyntaxError: let is disallowed as a lexically bound name"),
         ("go", "package other\nfunc main() {}", "no program: its package is not main"),
     ],
 )
@@ -179,11 +155,59 @@ def test_the_error_is_the_programs_own_word(run, runtime, code, error):
 def test_what_node_threw_is_shown_with_its_cause_and_without_what_called_it(run):
     code = "export default () => { throw new Error('a', { cause: new Error('b') }) }"
     error = run(code, runtime="node").error
-    assert error.startswith("Error: a\n    at default (file:///work/main.mjs:1:")
+    assert error.startswith("Error: a\n    at default (file:///work/main.js:1:")
     assert "[cause]: Error: b" in error
     assert "/usr/lib" not in error
     result = run("export default () => { throw new Error('x'.repeat(9000)) }", runtime="node")
     assert 3000 < len(result.error) <= 4000
+
+
+GO_BUSY = """package main
+import ("fmt"; "time")
+func main() { for began := time.Now(); time.Since(began) < time.Second; {}; fmt.Println(1) }
+"""
+NODE_BUSY = "const end = Date.now() + 1000; while (Date.now() < end); console.log(1)"
+
+
+@pytest.mark.parametrize(("runtime", "code"), [("go", GO_BUSY), ("node", NODE_BUSY)])
+def test_a_start_takes_nothing_of_what_a_program_may_use(run, runtime, code):
+    """To compile it, or to start Node.js, takes more than so much time with so few processors."""
+    result = run(code, runtime=runtime, cpus=0.1, timeout_s=20)
+    assert (result.exit_reason, result.output) == (ExitReason.EXITED, 1)
+    assert 1000 <= result.duration_ms < 20_000
+    assert result.cpu_time_ms < result.duration_ms if runtime == "go" else result.cpu_time_ms
+    assert (result.compile_ms is not None) == (runtime == "go")
+
+
+def test_the_memory_of_a_compiler_is_not_the_programs(run):
+    result = run('package main\nfunc main() { println("ok") }', runtime="go", mem_mb=32)
+    assert (result.exit_reason, result.stderr) == (ExitReason.EXITED, "ok\n")
+    assert result.memory_bytes < 32 * 1024 * 1024
+
+
+def test_go_tests_itself_by_a_command(run):
+    archive = packed(
+        {
+            "go.mod": "module example.org/sum\n\ngo 1.27\n",
+            "sum.go": "package sum\n\nfunc Sum(a, b int) int { return a + b }\n",
+            "sum_test.go": 'package sum\n\nimport "testing"\n\n'
+            "func TestSum(t *testing.T) { if Sum(1, 2) != 3 { t.Fail() } }\n",
+        }
+    )
+    result = run(archive=archive, runtime="go", command=("go", "test", "./..."), timeout_s=250)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("ok  \texample.org/sum")
+
+
+def test_node_takes_the_types_of_a_file_in_an_archive(run):
+    archive = packed(
+        {
+            "index.ts": "import { Kind } from './kind.ts'\n"
+            "export default (x: number): Kind => x as Kind",
+            "kind.ts": "export enum Kind { A = 1 }",
+        }
+    )
+    assert run(archive=archive, runtime="node", input=1).output == 1
 
 
 def test_bytes_that_are_no_text_are_told_of(run):

@@ -19,6 +19,7 @@ const { reallyExit } = process;
 const MOST_ERROR_CHARS = 4000;
 const INLINE = "/work/main.js";
 const OF_COMMONJS = ["exports", "require", "module", "__filename", "__dirname"];
+const WHERE = /^[^\n]+:\d+\n[^\n]*\n *\^+\n+/; // what Node.js puts before an error of the parser
 const AGENT = 1; // the process that has started the program, and nothing that the program starts
 
 function give(text) {
@@ -65,7 +66,9 @@ let thrown = "";
 
 function shown(error) {
   try {
-    const text = inspect(error).replace(/\n[^\n]*\/vulcan\/returned\.cjs[^\n)]*\)?/g, "");
+    const text = inspect(error)
+      .replace(/\n[^\n]*\/vulcan\/returned\.cjs[^\n)]*\)?/g, "")
+      .replace(WHERE, "");
     return text.slice(0, MOST_ERROR_CHARS);
   } catch {
     return "an exception that cannot be shown";

@@ -57,6 +57,8 @@ LOST = "the program closed its stdout, so its result could not be handed over"
 NAME = "workload.ts"
 MODULE_NAME = "workload.wasm"  # as its first argument, which a shell makes of the file's name
 MOST_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
+STACK_OVERFLOW = "fatal runtime error: stack overflow"  # as Rust says it, and ends the process
+TOO_DEEP = "Deno's stack overflowed, as it does when it reads source that is nested too deeply"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
 
@@ -315,7 +317,7 @@ def _result(
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
-        reason, error = _signalled(exit, workload)
+        reason, error = _signalled(exit, complaints, workload)
     elif note := _note(stdout):
         output = output_from_stdout(printed, truncated=stdout.printed.truncated)
         error = note if exit.exit_code == 0 else _denos_word(complaints)
@@ -378,7 +380,7 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
     return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
 
 
-def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
+def _signalled(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     """Why a signal ended it that the host did not send."""
     mem_mb = workload.resources.mem_mb
     full = exit.memory_bytes >= mem_mb * MB * 0.9
@@ -386,6 +388,8 @@ def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     if exit.signal in ABORTS and (full or crowded):
         error = f"V8 gave up: {mem_mb} MB and {MOST_WORKERS} workers are what there is room for"
         return ExitReason.MEMORY_LIMIT, error
+    if exit.signal == "SIGABRT" and STACK_OVERFLOW in stderr:
+        return ExitReason.SIGNAL, f"{TOO_DEEP}, and was ended by {exit.signal}"
     return ExitReason.SIGNAL, f"ended by {exit.signal}"
 
 

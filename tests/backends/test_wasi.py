@@ -1,4 +1,4 @@
-"""What a WASI module finds on the isolate backend; wherever wasmtime says it too, the same."""
+"""Compare what a WASI module finds on the isolate backend with what it finds on wasmtime."""
 
 import json
 import struct
@@ -94,7 +94,7 @@ def without_descriptors() -> list[str]:
 
 @pytest.mark.parametrize("fd", DESCRIPTORS)
 def test_each_function_of_descriptors_answers_alike(answers, fd):
-    """There are three streams; no file, no folder and no socket can be made of them."""
+    """Three streams are open, and no file, folder or socket can be opened."""
     calls = []
     for name, signature in SIGNATURES.items():
         if name in without_descriptors() or name in ("fd_close", "fd_renumber"):
@@ -275,8 +275,8 @@ def test_what_is_not_in_its_memory_ends_it(execute, call):
     assert result.error.startswith(f"RangeError: {call[0]}: ")
 
 
-def test_no_module_catches_that(execute):
-    """Nor goes on: an exception that the host throws is one that it could catch."""
+def test_no_module_catches_that_end(execute):
+    """The program ends at once, because a module can catch an exception that the host throws."""
     write = "(drop (call $fd_write (i32.const {}) (i32.const {}) (i32.const 1) (i32.const 8)))"
     body = f"""(block $caught (try_table (catch_all $caught) {write.format(1, OUTSIDE)}))
       (i32.store (i32.const 4) (i32.const 1)) {write.format(1, 0)}"""
@@ -285,7 +285,7 @@ def test_no_module_catches_that(execute):
     assert "fd_write" in result.error
 
 
-def test_nor_by_asking_for_more_than_there_is_room_for(execute):
+def test_a_list_of_events_is_bounded_by_its_memory(execute):
     body = """(drop (call $poll_oneoff
       (i32.const 0) (i32.const 0) (i32.const 4000000) (i32.const 8)))"""
     code = module(body, {"poll_oneoff"}, memory='(memory (export "memory") 3000)')
@@ -329,6 +329,6 @@ def test_its_exit_code_is_its_own(both, code):
 @pytest.mark.parametrize(
     ("code", "kept"), [(126, 126), (255, 255), (256, 1), (1000, 232), (-1, 255)]
 )
-def test_of_an_exit_code_eight_bits_are_kept_and_never_none(execute, code, kept):
-    """As of any program; wasmtime refuses them."""
+def test_an_exit_code_keeps_eight_bits_and_stays_a_failure(execute, code, kept):
+    """Each program is treated so; wasmtime refuses such codes."""
     assert execute(program([("proc_exit", code)]))[1].exit_code == kept

@@ -1,4 +1,4 @@
-"""WebAssembly programs that call WASI, and what becomes of them on wasmtime, the reference.
+"""Make WebAssembly programs that call WASI, and run them on wasmtime, the reference.
 
 A program makes its calls one after another. It then writes what each of them answered to a stream,
 and after it a part of its memory.
@@ -15,6 +15,7 @@ from typing import Any, cast
 import wasmtime
 
 WORDS = {"i": "i32", "l": "i64"}
+# Every function of `wasi_snapshot_preview1`; each but `proc_exit` returns an error number.
 SIGNATURES = {
     "args_get": "ii",
     "args_sizes_get": "ii",
@@ -63,20 +64,18 @@ SIGNATURES = {
     "sock_send": "iiiii",
     "sock_shutdown": "ii",
 }
-"""Every function of `wasi_snapshot_preview1`; each but `proc_exit` returns an error number."""
 
 NAME = "workload.wasm"
 ANSWERS = 0x8000  # where a program keeps what its calls have answered
 VECTOR = 0xF000
 FAILED = 134  # an exit code that wasmtime takes from no program
 
-Call = tuple[Any, ...]
-"""A function's name and its arguments, which are numbers."""
+Call = tuple[Any, ...]  # a function's name and its arguments, which are numbers
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a program has left."""
+    """Hold what a program has left."""
 
     exit_code: int | None
     stdout: bytes

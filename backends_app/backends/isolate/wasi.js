@@ -2,7 +2,7 @@
 // three streams, the time and randomness; no variable, no file, no folder, no socket.
 //
 // The functions answer as wasmtime's do. Deno's own `node:wasi` is not used: it answers differently
-// (docs/wasi.md), and most of it is about files, which there are none of.
+// (docs/wasi.md), and most of it is about files, of which there are none.
 
 const SUCCESS = 0;
 const BADF = 8;

@@ -6,6 +6,7 @@ Sizes are bytes unless a name says otherwise, times are seconds or milliseconds 
 
 import json
 import uuid
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -18,6 +19,7 @@ from .strict_json import JSON
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
+WASM = "wasm"  # the runtime whose `code` is no text but a module in base64
 MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 STREAMS = ("stdout", "stderr")
@@ -127,6 +129,15 @@ class WorkloadSpec:
                 "code", "Holds half a surrogate pair, which no UTF-8 has."
             ) from None
 
+    def module(self) -> bytes | None:
+        """Return the WebAssembly module that `code` holds in base64; None when it holds none."""
+        if self.runtime != WASM:
+            return None
+        try:
+            return b64decode("".join((self.code or "").split()), validate=True)
+        except ValueError:
+            return None
+
     def argv(self) -> tuple[str, ...]:
         """`command` as a kernel takes it."""
         try:
@@ -185,15 +196,17 @@ class Limits:
                     f"resources.{part.name}",
                     f"Must be between {bound.min:g} and {bound.max:g}; got {quote(value)}.",
                 )
+        module = spec.module()
         sizes = {
-            "code": (spec.code_utf8(), self.code_bytes),
+            "code": (spec.code_utf8() if module is None else module, self.code_bytes),
             "code_archive": (spec.archive or b"", self.archive_bytes),
             "input": (spec.input_json().rstrip(b"\n"), self.input_bytes),
         }
         for name, (data, most) in sizes.items():
             if len(data) > most:
+                unit = "bytes" if data is not module else "bytes of the module"
                 raise InvalidRequest(
-                    name, f"Must be at most {most:,} bytes; this is {len(data):,}."
+                    name, f"Must be at most {most:,} {unit}; this is {len(data):,}."
                 )
 
 

@@ -1,6 +1,7 @@
 """The values: one source, bounds that hold, a status that follows from the reason."""
 
 import math
+from base64 import b64encode
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_the_largest_of_everything_passes():
     code, given = "x" * (1024 * 1024), "x" * (1024 * 1024 - 2)
     most = Resources(timeout_s=300, mem_mb=2048, cpus=4)
     Limits().check(WorkloadSpec(code=code, input=given, resources=most))
+
+
+def test_a_module_is_measured_in_its_own_bytes_not_in_those_of_its_base64():
+    largest = b64encode(bytes(1024 * 1024)).decode()
+    Limits().check(WorkloadSpec(runtime="wasm", code=largest))
+    with pytest.raises(InvalidRequest) as raised:
+        Limits().check(
+            WorkloadSpec(runtime="wasm", code=b64encode(bytes(1024 * 1024 + 1)).decode())
+        )
+    assert raised.value.field == "code"
+    assert "at most 1,048,576 bytes of the module; this is 1,048,577" in str(raised.value)
+    with pytest.raises(InvalidRequest):  # of another runtime it is the text that counts
+        Limits().check(WorkloadSpec(runtime="node", code=largest))
 
 
 def test_defaults_fill_what_was_not_asked_for():

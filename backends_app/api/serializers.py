@@ -204,7 +204,7 @@ class WorkloadRequestSerializer(StrictSerializer):
         trim_whitespace=False,
         initial="export default (input) => input",
         style={"base_template": "textarea.html", "rows": 10},
-        help_text="The program's source.",
+        help_text="The program's source; of the runtime wasm a module in base64.",
     )
     code_archive = Base64Field(
         required=False, help_text="A tar.gz with the program, in base64.", style={"rows": 3}
@@ -217,7 +217,7 @@ class WorkloadRequestSerializer(StrictSerializer):
         required=False,
         max_length=MAX_COMMAND_WORDS,
         help_text="The command line, word by word. An image gets it in the place of its CMD, behind"
-        " its ENTRYPOINT.",
+        " its ENTRYPOINT; a WebAssembly module gets it as its arguments, behind its own name.",
     )
     input = AnyJSONField(
         required=False,

@@ -79,6 +79,18 @@ def test_every_part_of_the_request_reaches_the_backend(client, fakes):
     assert (used.cpus, used.mem_mb, used.timeout_s) == (0.5, 100, 3.0)
 
 
+def test_a_module_reaches_the_backend_up_to_its_bound_in_its_own_bytes(client, fakes):
+    def module(size: int) -> dict:
+        return {"runtime": "wasm", "code": base64.encodebytes(bytes(size)).decode()}
+
+    request = {**module(1024 * 1024), "command": ["one", ""]}
+    assert post(client, request).status_code == 201
+    [spec] = fakes["isolate"].workloads
+    assert (spec.code, spec.command) == (request["code"], ("one", ""))
+    [error] = post(client, module(1024 * 1024 + 1)).json()["errors"]
+    assert (error["attr"], "bytes of the module" in error["detail"]) == ("code", True)
+
+
 def test_an_image_needs_no_runtime(client, fakes):
     assert post(client, {"image": "busybox:1"}).json()["runtime"] == "oci"
     assert fakes["gvisor"].workloads[0].image == "busybox:1"

@@ -230,6 +230,15 @@ def test_output_that_is_no_json_is_invalid(run, value):
     assert result.error
 
 
+@pytest.mark.parametrize("nested", ["[]", "()"])
+def test_source_that_is_nested_too_deeply_is_the_callers_failure(run, nested):
+    """Deno reads TypeScript on the stack of a thread, and is ended when that is full."""
+    opening, closing = nested
+    result = run(f"const x: any = {opening * 100_000}1{closing * 100_000}; export default () => x")
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.SIGNAL)
+    assert "nested too deeply" in result.error
+
+
 def test_a_command_modules_exit_code_and_words_are_its_own(run_wasm):
     result = run_wasm(wasm.FAILS)
     assert (result.exit_code, result.stderr, result.error) == (3, "boom\n", "")

@@ -15,6 +15,7 @@ from backends_app.models import Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status
 from tests.backends import wasm
+from tests.backends.wasi import program
 from tests.programs import manage
 
 SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
@@ -104,6 +105,13 @@ def test_run_workload_takes_a_wasm_file(migrated: Path):
     done = manage("run_workload", str(file), "--input", '{"a": 1}', folder=migrated)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": 1})
     assert "runtime wasm → isolate" in done.stderr
+
+
+def test_run_workload_gives_a_module_its_arguments(migrated: Path):
+    file = migrated / "program.wasm"
+    file.write_bytes(program([("args_get", 0, 64)], shown=128))
+    done = manage("run_workload", str(file), "--", "one", "--two", folder=migrated)
+    assert "workload.wasm\0one\0--two\0" in done.stdout
 
 
 def test_run_workload_reads_stdin(migrated: Path):

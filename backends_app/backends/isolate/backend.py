@@ -5,11 +5,12 @@ one, behind the walls of `confinement`, and ends.
 """
 
 import functools
+import json
 import os
 import re
 import secrets
 import shutil
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,14 +29,14 @@ from ...confinement.client import (
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidRequest
 from ...strict_json import JSON
-from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from ...workloads import WASM, ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..walls import standing
 from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
-HARNESSES = {"node": ("head.js", "container.js", "module.js"), "wasm": ("head.js", "wasi.js")}
+HARNESSES = {"node": ("head.js", "container.js", "module.js"), WASM: ("head.js", "wasi.js")}
 """What runs a workload of each runtime inside Deno."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
@@ -54,7 +55,10 @@ HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # an
 ADVICE = re.compile(r'(Requires \w+ access(?: to "[^"\n]*")?), run again with the --[a-z-]+ flag')
 LOST = "the program closed its stdout, so its result could not be handed over"
 NAME = "workload.ts"
+MODULE_NAME = "workload.wasm"  # as its first argument, which a shell makes of the file's name
 MOST_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
+STACK_OVERFLOW = "fatal runtime error: stack overflow"  # as Rust says it, and ends the process
+TOO_DEEP = "Deno's stack overflowed, as it does when it reads source that is nested too deeply"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
 
 
@@ -64,7 +68,8 @@ class IsolateBackend(Backend):
     The code of a `node` workload is an ES module or CommonJS. It is JavaScript where it can be read
     as that, and TypeScript otherwise.
 
-    The code of a `wasm` workload is a WASI command module (preview 1) in base64.
+    The code of a `wasm` workload is a WASI command module (preview 1) in base64. Its `command` are
+    the module's arguments.
 
     OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
     many workloads may run at once (default: 4); `pool_size`, how many processes of Deno wait for
@@ -123,10 +128,11 @@ class IsolateBackend(Backend):
         )
 
     def validate(self, workload: WorkloadSpec) -> None:
-        if workload.command:
+        if workload.command and workload.runtime != WASM:
             raise InvalidRequest(
                 "command", "A module is called, not run by a command: leave it out."
             )
+        workload.argv()
         _code(workload)
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
@@ -135,7 +141,8 @@ class IsolateBackend(Backend):
         self.validate(workload)
         assert workload.runtime is not None
         marker = secrets.token_hex(16)
-        code, given = _code(workload), workload.input_json()
+        code, stdin = _code(workload), workload.input_json()
+        given = _arguments(workload) if workload.runtime == WASM else stdin
         cap = workload.output_bytes
         stdout = FramedStdout(marker.encode(), cap, workload.listener("stdout"))
         complaints = _Complaints(marker.encode(), workload.listener("stderr"))
@@ -155,7 +162,7 @@ class IsolateBackend(Backend):
             process = self._launch().process(command, bounds, self._pool_size)
             self._running[workload.id] = process
             try:
-                exit = process.run(head + code + given * 2, stdout, stderr)
+                exit = process.run(head + code + given + stdin, stdout, stderr)
                 complaints.close()
             finally:
                 del self._running[workload.id]
@@ -273,13 +280,18 @@ def _command(runtime: str, mem_mb: int) -> Command:
 
 
 def _code(workload: WorkloadSpec) -> bytes:
-    """The source as the harness takes it: text, or the bytes of a WebAssembly module."""
-    if workload.runtime != "wasm":
+    """Return the source as the harness takes it: text, or the bytes of a WebAssembly module."""
+    if workload.runtime != WASM:
         return workload.code_utf8()
-    try:
-        return b64decode("".join((workload.code or "").split()), validate=True)
-    except ValueError as error:
-        raise InvalidRequest("code", "Must be a WebAssembly module in base64.") from error
+    module = workload.module()
+    if module is None:
+        raise InvalidRequest("code", "Must be a WebAssembly module in base64.")
+    return module
+
+
+def _arguments(workload: WorkloadSpec) -> bytes:
+    """Return the arguments of a WASI command as JSON, with the program's name before them."""
+    return json.dumps([MODULE_NAME, *workload.argv()]).encode()
 
 
 def _harness(runtime: str, mem_mb: int) -> str:
@@ -305,7 +317,7 @@ def _result(
     if exit.ended_for is not None:
         reason, error = exit.ended_for, _why(exit.ended_for, workload)
     elif exit.signal is not None:
-        reason, error = _signalled(exit, workload)
+        reason, error = _signalled(exit, complaints, workload)
     elif note := _note(stdout):
         output = output_from_stdout(printed, truncated=stdout.printed.truncated)
         error = note if exit.exit_code == 0 else _denos_word(complaints)
@@ -368,7 +380,7 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
     return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
 
 
-def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
+def _signalled(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     """Why a signal ended it that the host did not send."""
     mem_mb = workload.resources.mem_mb
     full = exit.memory_bytes >= mem_mb * MB * 0.9
@@ -376,6 +388,8 @@ def _signalled(exit: Exit, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     if exit.signal in ABORTS and (full or crowded):
         error = f"V8 gave up: {mem_mb} MB and {MOST_WORKERS} workers are what there is room for"
         return ExitReason.MEMORY_LIMIT, error
+    if exit.signal == "SIGABRT" and STACK_OVERFLOW in stderr:
+        return ExitReason.SIGNAL, f"{TOO_DEEP}, and was ended by {exit.signal}"
     return ExitReason.SIGNAL, f"ended by {exit.signal}"
 
 

@@ -5,8 +5,9 @@
 //         key: "output", "invalid" (the return value is no JSON), "error" (uncaught, exit code 1), or
 //         "note" (what is to be said beside an output that was printed).
 // stderr: what the program prints; last the marker, where stdout could not be written to.
-// stdin:  48 characters of head (marker 32, bytes of code 8, bytes of input 8, all in hex), the
-//         code, the input, and then the input once more, for a program that reads stdin itself.
+// stdin:  48 characters of head (marker 32, bytes of code 8, bytes of the given 8, all in hex), the
+//         code, what is given to it (JSON: the input of a function, the arguments of a command),
+//         and then the input, for a program that reads stdin itself.
 //
 // User code shares this realm, and may patch all of it. What is used after it was loaded is taken
 // here, before; the marker is in no object that a patched function could be handed, and in no string

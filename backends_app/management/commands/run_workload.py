@@ -52,7 +52,9 @@ class Command(BaseCommand):
             help="The program's file, an archive (.tar.gz, .tgz), or - for stdin.",
         )
         parser.add_argument(
-            "command", nargs="*", help="The command to run in an image or an archive, after --."
+            "command",
+            nargs="*",
+            help="The command to run in an image or an archive, or a module's arguments, after --.",
         )
         parser.add_argument("--code", help="The program itself, instead of a file.")
         parser.add_argument("--image", help="An OCI image instead of a program.")

@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint bench host fresh lock clean
+.PHONY: run test lint bench host fresh conformance lock clean
 
 run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 	@$(PY) manage.py migrate --verbosity 0
@@ -35,6 +35,9 @@ host: $(INSTALLED) .env  ## Install what the backends need on this host, and wha
 
 fresh: $(INSTALLED)  ## What a newcomer does, in new roots of Debian 12 and 13; as root
 	$(PY) -m tests.fresh
+
+conformance: $(INSTALLED)  ## Suites of others beside plain runtimes; as root, writes docs/conformance.md
+	$(PY) -m tests.conformance
 
 lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
 	$(VENV)/bin/pip install --quiet uv

@@ -1,0 +1,64 @@
+"""What a suite gives for each of its tests, and the folder for what is fetched."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan" / "conformance"
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A test, and what became of it on a backend and without one; `why` explains a difference."""
+
+    backend: str
+    name: str
+    ours: str
+    plain: str
+    why: str = ""
+
+    @property
+    def same(self) -> bool:
+        return self.ours == self.plain
+
+
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    """Run a program of the host to its end and return what it printed; raise when it fails."""
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def plainly(command: Sequence[str | Path], cwd: Path, input: str = "") -> str:
+    """Run a program without a backend, in an empty environment, and return its outcome."""
+    try:
+        done = subprocess.run(
+            [*map(str, command)],
+            cwd=cwd,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "LANG": "C.UTF-8"},
+            input=input,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return outcome(None, "")
+    return outcome(done.returncode, done.stdout)
+
+
+def outcome(exit_code: int | None, stdout: str) -> str:
+    return f"exit code {exit_code}\n{stdout}"

@@ -1,0 +1,72 @@
+"""The parser tests of test262 on `isolate`, beside Deno: does the source parse?
+
+The whole of test262 is in no package of a registry; these tests are.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from deno import find_deno_bin
+
+from backends_app.backends.base import Backend
+from backends_app.workloads import Resources, WorkloadSpec
+from tests.conformance import tools
+from tests.conformance.cases import Case
+
+FOLDERS = ("pass", "pass-explicit", "fail", "early")
+TYPESCRIPT = "valid TypeScript, as which it is taken where it is no JavaScript"
+
+
+def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
+    """Run each source as a module, and tell only whether that began."""
+    tests = _folder()
+    backend = backends["isolate"]
+    with tempfile.TemporaryDirectory() as empty:
+        for name in names:
+            source = (tests / name).read_text()
+            result = backend.execute(
+                WorkloadSpec(runtime="node", code=source, resources=Resources(timeout_s=5))
+            )
+            ours = _parsed(result.error + result.stderr)
+            plain = _deno(Path(empty, "main.mjs"), source)
+            why = ""
+            if ours != plain and ours == _deno(Path(empty, "main.mts"), source):
+                why = TYPESCRIPT
+            yield Case(backend="isolate", name=name, ours=ours, plain=plain, why=why)
+
+
+def names() -> list[str]:
+    tests = _folder()
+    return [
+        f"{folder}/{file.name}" for folder in FOLDERS for file in sorted((tests / folder).iterdir())
+    ]
+
+
+def _folder() -> Path:
+    return tools.npm("test262", [tools.PARSER_TESTS]) / "node_modules" / "test262-parser-tests"
+
+
+def _deno(file: Path, source: str) -> str:
+    file.write_text(source)
+    options = ("--no-config", "--no-lock", "--no-remote", "--no-prompt", "--no-check")
+    try:
+        done = subprocess.run(
+            [find_deno_bin(), "run", *options, file],
+            cwd=file.parent,
+            env={"NO_COLOR": "1", "DENO_DIR": str(file.parent)},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=5,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "parses"
+    return _parsed(done.stderr)
+
+
+def _parsed(words: str) -> str:
+    wrong = "SyntaxError" in words or "could not be parsed" in words or "Expected" in words
+    return "does not parse" if wrong else "parses"

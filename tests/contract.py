@@ -81,8 +81,8 @@ class BackendContract:
 
     @pytest.mark.parametrize(
         "value",
-        [None, True, 0, -1.5, "", "grüße 😀 \u2028", [], {"a": [1, {"b": None}]}, "x" * 100_000],
-        ids=repr,
+        [None, 0, "", [True, -1.5, "grüße 😀 \u2028", [], {"a": [1, {"b": None}]}, "x" * 100_000]],
+        ids=["null", "0", "empty", "nested"],
     )
     def test_input_comes_back_as_output(self, run, programs: Programs, value):
         result = run(programs.echo, input=value)

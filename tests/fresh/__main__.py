@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.fresh import kernel
 from tests.fresh.roots import FOLDER, Root, new_root
 from tests.needs import PACKAGES, WITHOUT
 
@@ -22,7 +23,11 @@ RELEASES = ("bookworm", "trixie")
 ENGINES = ("busybox-static", "catatonit", "crun", "docker-registry", "podman")
 LEFT_OUT = ("docker.io", "runsc", "qemu-system-x86", *ENGINES)
 REPORT = ".report.xml"
-START_S, ALL_S = 240, 5400  # a newcomer waits for packages; all of them, and machines, under TCG
+START_S, KERNEL_S, ALL_S = (
+    240,
+    1800,
+    5400,
+)  # a newcomer waits for packages; all of them, and machines, under TCG
 
 
 def main() -> None:
@@ -34,11 +39,22 @@ def main() -> None:
         action="store_true",
         help="`make run`, and the tests that need neither engines nor machines",
     )
+    parser.add_argument(
+        "--kernel",
+        action="store_true",
+        help="what stands on features of the kernel, on the release's own in a machine",
+    )
     options = parser.parse_args()
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         sys.exit("New roots are made by root, with mmdebstrap: run `make host` first.")
     for release in options.releases:
         with new_root(release) as root:
+            if options.kernel:
+                with step(release, "the tests of the kernel's features, on its own kernel"):
+                    install(root, "linux-image-cloud-amd64", "iproute2", "gcc", "libc6-dev", "zstd")
+                    root.run("make", ".venv/.installed", timeout_s=START_S)
+                    kernel.run_tests(root, KERNEL_S)
+                continue
             with step(release, "make run, until the pasted command answers"):
                 start(root)
             if options.start:

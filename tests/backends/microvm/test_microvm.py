@@ -5,10 +5,12 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from backends_app.backends.microvm import MicroVMBackend
+from backends_app.backends.microvm.runtimes import RUNTIMES
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.microvm.archives import packed
@@ -145,6 +147,14 @@ def test_what_cannot_be_run_is_refused_before_anything_is_started(backend, given
         execute(backend, **given)
     assert caught.value.field == field
     assert machines() == set()
+
+
+def test_one_probe_after_the_other_runs_a_program_in_each_image(backend, monkeypatch):
+    fails = replace(RUNTIMES["node"], warm="throw new Error('boom')")
+    monkeypatch.setitem(RUNTIMES, "node", fails)
+    found = [backend.probe() for _ in RUNTIMES]
+    assert [one.description for one in found if one.state == "unhealthy"] != []
+    assert backend.probe().description.startswith("the smoke workload of node ended with exited")
 
 
 def test_it_is_a_machine_with_a_kernel_of_its_own(backend, run):

@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint bench host fresh conformance lock clean
+.PHONY: run test check lint bench host fresh conformance lock clean
 
 run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 	@$(PY) manage.py migrate --verbosity 0
@@ -16,6 +16,10 @@ run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 
 test: $(INSTALLED)  ## Run the tests
 	$(PY) manage.py test --parallel 2
+
+check: lint  ## What one runs while thinking: lint, and the tests without servers, engines, machines
+	$(PY) manage.py test --parallel 2 --exclude-tag machine --exclude-tag engine \
+		--exclude-tag server --exclude-tag browser
 
 lint: $(INSTALLED)  ## Style, types, migrations and the API's own schema
 	$(VENV)/bin/ruff check .

@@ -24,8 +24,9 @@ from backends_app.dashboard.urls import dashboard_urlpatterns
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
+from tests.lanes import lanes_of
 from tests.needs import unlisted
-from tests.programs import DATABASE, manage
+from tests.programs import DATABASE, ROOT, manage
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
@@ -40,6 +41,12 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(_note_unlisted_program)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for lane in lanes_of(str(item.path.relative_to(ROOT))):
+            item.add_marker(lane)
 
 
 def _note_unlisted_program(event: str, arguments: tuple) -> None:

@@ -91,7 +91,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
             {
                 "fields": [
                     *("exit_reason", "exit_code", "signal", "error_shown"),
-                    *("took", "cpu_time", "memory", "output_shown"),
+                    *("took", "compile_time", "cpu_time", "memory", "output_shown"),
                     *("stdout_shown", "stdout_truncated", "stdout_encoding"),
                     *("stderr_shown", "stderr_truncated", "stderr_encoding"),
                     "log_shown",
@@ -147,6 +147,10 @@ class WorkloadAdmin(ReadOnlyAdmin):
     @admin.display(description="duration")
     def took(self, workload: Workload) -> str:
         return duration(workload.duration_ms)
+
+    @admin.display(description="compiled in")
+    def compile_time(self, workload: Workload) -> str:
+        return duration(workload.compile_ms)
 
     @admin.display(description="processor time")
     def cpu_time(self, workload: Workload) -> str:

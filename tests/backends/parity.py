@@ -241,10 +241,7 @@ PYTHON: Mapping[str, Program] = {
         stdout="so far\n",
         error=None,
     ),
-    "no network": fails(
-        "import socket; socket.create_connection(('192.0.2.1', 80), 2)",
-        "OSError: [Errno 101] Network is unreachable",
-    ),
+    "no network": fails("import socket; socket.create_connection(('192.0.2.1', 80), 2)", None),
 }
 
 _GO = "package main\nimport ({imports})\nfunc main() {{ {body} }}\n"

@@ -431,13 +431,13 @@ def _argv(image: Image, command: tuple[str, ...]) -> list[str]:
 
 
 def _runs_code(mapped: Mapped, length: int) -> str:
-    """A shell's line that takes `length` bytes of its stdin as the program, and runs it."""
+    """A shell's line that takes `length` bytes of its stdin as the program, and runs it there."""
     file = f"{WRITABLE}/{mapped.file}"
     take = (
         f"dd bs={length} count=1 iflag=fullblock of={file} 2>/dev/null" if length else f": >{file}"
     )
     command = [part.replace("{file}", file) for part in mapped.command]
-    return f"{take} && exec {shell_line(command)}"
+    return f"{take} && cd {WRITABLE} && exec {shell_line(command)}"
 
 
 def _require_platform(image: Image, reference: images.Reference, engine: Mapping[str, Any]) -> None:

@@ -28,10 +28,13 @@ def python_layer() -> bytes:
     """Busybox's, with the interpreter where it is here, its libraries and its modules."""
     program = Path(sys.executable).resolve()
     standard = Path(sysconfig.get_paths()["stdlib"])
-    needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    modules = (standard / "lib-dynload").glob("_sqlite3*.so")
+    ldd = ["ldd", program, *modules]
+    needed = subprocess.run(ldd, capture_output=True, text=True, check=True).stdout
     packed = io.BytesIO(layer(APPLETS))
     with tarfile.open(fileobj=packed, mode="a", dereference=True) as tar:
-        for file in (program, *map(Path, re.findall(r"/\S+", needed))):
+        libraries = dict.fromkeys(re.findall(r"=> (/\S+)|^\s+(/\S+) \(", needed, re.MULTILINE))
+        for file in (program, *(Path(found or loader) for found, loader in libraries)):
             tar.add(file, str(file))
         tar.add(standard, str(standard), filter=lambda one: _kept(one))
         link = tarfile.TarInfo("bin/python3")

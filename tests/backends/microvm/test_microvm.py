@@ -307,7 +307,8 @@ def test_what_the_snapshot_has_no_room_for_boots(run):
 
 def test_a_part_of_a_processor_is_a_part_of_its_time(run):
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
-    assert run(code, cpus=0.25).cpu_time_ms < 1500
+    result = run(code, cpus=0.25)
+    assert result.cpu_time_ms < 0.4 * result.duration_ms
 
 
 def test_machines_at_the_same_time_are_bounded_by_nothing_but_slots(backend):

@@ -1,0 +1,20 @@
+"""The lanes of the tests: markers for what a test needs beside Python, by where it lies."""
+
+from collections.abc import Mapping, Sequence
+
+LANES: Mapping[str, Sequence[str]] = {
+    "machine": ("tests/backends/microvm/",),
+    "engine": ("tests/backends/gvisor/", "tests/ops/test_container.py"),
+    "server": (
+        *("tests/faults/", "tests/ops/", "tests/site/test_served.py", "tests/management/"),
+        *("tests/test_healthz.py", "tests/test_metrics_processes.py", "tests/test_postgresql.py"),
+        *("tests/test_prometheus.py", "tests/test_server.py", "tests/test_readme.py"),
+        *("tests/benchmarks/test_real.py", "tests/api/test_schema.py"),
+    ),
+    "browser": ("tests/browser/", "tests/site/test_browser.py"),
+}
+
+
+def lanes_of(path: str) -> list[str]:
+    """Return the lanes of the tests in a file of the project; those without one are fast."""
+    return [lane for lane, places in LANES.items() if path.startswith(tuple(places))]

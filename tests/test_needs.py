@@ -79,14 +79,14 @@ def test_make_host_installs_what_the_list_says():
 
 
 def test_a_program_that_no_package_brings_is_found(tmp_path: Path):
-    assert needs.unlisted("nsenter")  # of util-linux; no test uses it
-    assert needs.unlisted("/usr/bin/nsenter")
-    own = tmp_path / "nsenter"
+    assert needs.unlisted("nproc")  # of coreutils; no test uses it
+    assert needs.unlisted("/usr/bin/nproc")
+    own = tmp_path / "nproc"
     own.touch()
     for known in (sys.executable, "bash", "/bin/sh", str(own), "there-is-no-such-program"):
         assert not needs.unlisted(known)
-    with pytest.raises(LookupError, match="nsenter"):
-        needs.need("nsenter")
+    with pytest.raises(LookupError, match="nproc"):
+        needs.need("nproc")
 
 
 def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester):
@@ -99,12 +99,12 @@ def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester)
             subprocess.run(["sh", "-c", "exit"], check=True)
 
         def test_unlisted():
-            subprocess.run(["nsenter", "--version"], check=True)
+            subprocess.run(["nproc", "--version"], check=True)
         """
     )
     result = pytester.runpytest_subprocess(*PYTEST)
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*nsenter*"])
+    result.stdout.fnmatch_lines(["*nproc*"])
 
 
 def test_a_child_gets_sigint_even_when_the_run_ignores_it(pytester: pytest.Pytester):

@@ -186,10 +186,6 @@ class Executor:
             running.wait_until_idle(ENDING_S)
         self._drained.set()
         self._keeper.join(ENDING_S)
-        try:
-            nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
-        except (DatabaseError, InterfaceError, OSError) as error:
-            logger.warning("this node could not take its leave: %s", error)
 
     def take_up_no_more(self) -> None:
         """The process is being drained."""
@@ -229,6 +225,11 @@ class Executor:
                 logger.exception("the keeper failed; it goes on")
             self._first_round.set()
             self._drained.wait(KEEP_S)
+        try:
+            with visited():
+                nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
+        except (DatabaseError, InterfaceError, OSError) as error:
+            logger.warning("this node could not take its leave: %s", error)
 
     def keep(self) -> None:
         """One round: say that this node lives, hear of others, settle what was lost."""

@@ -16,7 +16,11 @@ from tests.conformance import tools
 from tests.conformance.cases import Case
 
 FOLDERS = ("pass", "pass-explicit", "fail", "early")
-TYPESCRIPT = "valid TypeScript, as which it is taken where it is no JavaScript"
+# How else the source may be taken, by the name of a file for Deno, and why that is meant.
+OTHERWISE = {
+    "main.cjs": "a script in sloppy mode, which is taken for CommonJS as by Node.js",
+    "main.mts": "valid TypeScript, for which it is taken where it is no JavaScript",
+}
 
 
 def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
@@ -24,17 +28,18 @@ def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
     tests = _folder()
     backend = backends["isolate"]
     with tempfile.TemporaryDirectory() as empty:
-        for name in names:
-            source = (tests / name).read_text()
+        for test in names:
+            source = (tests / test).read_text()
             result = backend.execute(
                 WorkloadSpec(runtime="node", code=source, resources=Resources(timeout_s=5))
             )
             ours = _parsed(result.error + result.stderr)
             plain = _deno(Path(empty, "main.mjs"), source)
-            why = ""
-            if ours != plain and ours == _deno(Path(empty, "main.mts"), source):
-                why = TYPESCRIPT
-            yield Case(backend="isolate", name=name, ours=ours, plain=plain, why=why)
+            others = (
+                why for name, why in OTHERWISE.items() if _deno(Path(empty, name), source) == ours
+            )
+            why = next(others, "") if ours != plain else ""
+            yield Case(backend="isolate", name=test, ours=ours, plain=plain, why=why)
 
 
 def names() -> list[str]:

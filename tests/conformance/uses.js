@@ -131,8 +131,7 @@ console.log(marked.parse('# a\n\n*b*'))
 
 //: mathjs
 import { evaluate } from 'mathjs';
-console.log(evaluate('sqrt(3^2 + 4^2)'), evaluate('det([1, 2;
-3, 4])'))
+console.log(evaluate('sqrt(3^2 + 4^2)'), evaluate('det([1, 2; 3, 4])'))
 
 //: minimatch
 import { minimatch } from 'minimatch';

@@ -79,10 +79,23 @@ def main() -> None:
                     shown = ", ".join(affected[:8]) + (", …" if len(affected) > 8 else "")
                     notes.append(f"- {suite} on `{backend}`, {len(affected)}: {why} ({shown})")
                 print(rows[-1], flush=True)
-    if not options.suites and not options.sample:
-        differences = "\nThe differences that are explained:\n\n" + "\n".join(notes) + "\n"
-        PAGE.write_text(HEAD + "\n".join(rows) + "\n" + (differences if notes else ""))
+    if not options.sample:
+        _write_page(rows, notes, {*(options.suites or SUITES)})
     sys.exit(f"{other} tests differ without a reason" if other else 0)
+
+
+def _write_page(rows: list[str], notes: list[str], suites: set[str]) -> None:
+    """Write what these suites found, and keep what the page says of the others."""
+    kept = PAGE.read_text().splitlines() if PAGE.exists() else []
+    for suite in {*SUITES} - suites:
+        rows += [line for line in kept if line.startswith(f"| {suite} |")]
+        notes += [line for line in kept if line.startswith(f"- {suite} on ")]
+    order = [*SUITES]
+    rows.sort(key=lambda row: order.index(row.split(" | ")[0].removeprefix("| ")))
+    text = HEAD + "\n".join(rows) + "\n"
+    if notes:
+        text += "\nThe differences that are explained:\n\n" + "\n".join(sorted(notes)) + "\n"
+    PAGE.write_text(text)
 
 
 if __name__ == "__main__":

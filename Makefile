@@ -14,7 +14,8 @@ run: $(INSTALLED) .env  ## Serve on 127.0.0.1:8000 with a development user
 	@$(PY) manage.py migrate --verbosity 0
 	@$(PY) manage.py develop 127.0.0.1:8000
 
-test: $(INSTALLED)  ## Run the tests, which wait about half of the time
+# Three processes on two processors, since tests wait about half of the time.
+test: $(INSTALLED)  ## Run the tests
 	$(PY) manage.py test --parallel 3
 
 check: lint  ## What one runs while thinking: lint, and the tests without servers, engines, machines

@@ -15,6 +15,7 @@ from typing import Any
 from tests.needs import need, without
 
 ROOT = Path(__file__).parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan"
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
 LOOK_S = 0.02

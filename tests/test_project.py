@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lanes import LANES
 from tests.needs import find, need
 from tests.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
@@ -206,3 +207,8 @@ def test_the_shell_scripts_are_sound():
     for script in (ROOT / ".ci" / "run",):
         assert os.access(script, os.X_OK)
         subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_lanes_name_places_that_are_there():
+    places = [place for lane in LANES.values() for place in lane]
+    assert [place for place in places if not (ROOT / place).exists()] == []

@@ -48,7 +48,7 @@ def is_ended(code: str, reason: ExitReason, stdout: str = "") -> Program:
 
 
 NODE: Mapping[str, Program] = {
-    # What is called
+    # Functions that are called
     "function": returns("export default (x) => x.a + 1", 42, {"a": 41}),
     "async function": returns("export default async (x) => [x, await 2]", [1, 2], 1),
     "nothing returned": returns("export default () => {}", None),
@@ -87,7 +87,7 @@ NODE: Mapping[str, Program] = {
     "source as it was sent": returns(
         "export default function f ( a ) { return `${f}` }", "function f ( a ) { return `${f}` }"
     ),
-    # What is printed
+    # Programs that print
     "prints": prints("console.log('a', 1, { b: [2] })", "a 1 { b: [ 2 ] }\n"),
     "prints JSON": prints("console.log(JSON.stringify({ a: 1 }))", '{"a":1}\n', output={"a": 1}),
     "writes without a line's end": prints("process.stdout.write('no end')", "no end"),
@@ -129,7 +129,7 @@ NODE: Mapping[str, Program] = {
         " console.log(main, process.argv.length, process.argv[1] === filename)",
         "true 2 true\n",
     ),
-    # How it ends
+    # Ways to end
     "process.exit(0)": prints("console.log(1); process.exit(0); console.log(2)", "1\n", output=1),
     "process.exit in the function": Program(
         code="export default () => { console.log(1); process.exit(3) }",

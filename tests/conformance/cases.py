@@ -1,19 +1,20 @@
 """What a suite gives for each of its tests, and the folder for what is fetched."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan" / "conformance"
+from tests import programs
+
+CACHE = programs.CACHE / "conformance"
 LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A test, and what became of it on a backend and without one; `why` explains a difference."""
+    """Hold how a test ended on a backend and without one; `why` explains a difference."""
 
     backend: str
     name: str
@@ -26,12 +27,11 @@ class Case:
         return self.ours == self.plain
 
 
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """Run a program of the host to its end and return what it printed; raise when it fails."""
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Run a program of the host to its end and return what it printed; exit when it fails."""
     done = subprocess.run(
         [*map(str, command)],
         cwd=cwd,
-        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -41,14 +41,14 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
     return done.stdout
 
 
-def plainly(command: Sequence[str | Path], cwd: Path, input: str = "") -> str:
+def plainly(command: Sequence[str | Path], cwd: Path) -> str:
     """Run a program without a backend, in an empty environment, and return its outcome."""
     try:
         done = subprocess.run(
             [*map(str, command)],
             cwd=cwd,
             env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "LANG": "C.UTF-8"},
-            input=input,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",

@@ -13,7 +13,7 @@ from tests.backends.microvm.archives import packed
 from tests.backends.microvm.conftest import images
 from tests.conformance import tools
 from tests.conformance.cases import LIMIT_S, Case
-from tests.conformance.guest import guest_root
+from tests.conformance.guest import GuestRoot, guest_root
 
 MEM_MB = 512
 MODULES = (
@@ -56,7 +56,15 @@ def go(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
             yield _compare(backends["microvm"], root, "go", name, archive, command)
 
 
-def _compare(backend: Backend, root, runtime, name, archive, command) -> Case:
+def _compare(
+    backend: Backend,
+    root: GuestRoot,
+    runtime: str,
+    name: str,
+    archive: bytes,
+    command: tuple[str, ...],
+) -> Case:
+    """Run a command with an archive in a machine, and in the root without one."""
     resources = Resources(timeout_s=LIMIT_S, mem_mb=MEM_MB)
     result = backend.execute(
         WorkloadSpec(runtime=runtime, archive=archive, command=command, resources=resources)

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import programs
 from tests.programs import ROOT
 
 # What the README asks for, and what `pip` and a mirror with TLS need.
 PACKAGES = ("ca-certificates", "make", "python3-venv")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan" / "fresh"
+CACHE = programs.CACHE / "fresh"
 # What the package clients of this host are told: mirrors, proxies, certificates.
 CLIENT_VARIABLES = (
     *("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),

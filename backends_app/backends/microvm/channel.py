@@ -21,7 +21,7 @@ MOST_SIGNAL = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What the agent is to run: `source` goes to `file`, or is an archive where that is None.
+    """Tell the agent what to run. `source` goes to `file`, or is an archive where that is None.
 
     `compile` is run before it, where it is not empty. A program that `marks` writes a byte to
     descriptor 3 when its harness is about to load it.

@@ -31,19 +31,19 @@ def result_of(
     exit: Exit, port: Port, said: Streams, workload: WorkloadSpec, program: Program
 ) -> WorkloadResult:
     account = port.account
-    compiles = bool(program.compile)
-    uncompiled = compiles and exit.prepare_ms is None
+    begun = exit.prepare_ms is not None or not program.prepares
+    duration_ms, compile_ms = _times(exit, program, begun)
     output, code, name, error = None, None, None, ""
     if account is None:
         reason = exit.ended_for or ExitReason.BACKEND_ERROR
-        late = reason is ExitReason.TIMEOUT and program.prepares and exit.prepare_ms is None
+        late = reason is ExitReason.TIMEOUT and not begun
         error = _late(program) if late else _why(reason, workload) or _machine_ended(exit, port)
     else:
         code = account.code if account.code >= 0 else None
         name = None if account.code >= 0 else _signal_name(-account.code)
         reason = _reason(account, workload)
         error = f"ended by {name}" if reason is ExitReason.SIGNAL else _why(reason, workload)
-        if uncompiled and reason is not ExitReason.EXITED:
+        if program.compile and not begun and reason is not ExitReason.EXITED:
             error = f"the compiler met a bound of its machine: {reason}"
         if reason is ExitReason.EXITED:
             if code == 0:
@@ -62,14 +62,22 @@ def result_of(
         stdout_encoding=said.stdout.encoding,
         stderr_encoding=said.stderr.encoding,
         error=error,
-        duration_ms=0 if uncompiled else exit.duration_ms,
-        compile_ms=exit.duration_ms if uncompiled else exit.prepare_ms if compiles else None,
+        duration_ms=duration_ms,
+        compile_ms=compile_ms,
         cpu_time_ms=exit.cpu_time_ms if account is None else account.cpu_us // 1000,
         memory_bytes=None if account is None else account.memory_bytes,
     )
 
 
+def _times(exit: Exit, program: Program, begun: bool) -> tuple[int, int | None]:
+    """Return how long the program ran and how long it was compiled, in milliseconds."""
+    if not program.compile:
+        return exit.duration_ms, None
+    return (exit.duration_ms, exit.prepare_ms) if begun else (0, exit.duration_ms)
+
+
 def _late(program: Program) -> str:
+    """Return why a program did not begin in time."""
     if program.compile:
         return f"it took longer than {COMPILE_S:g} s to compile"
     return f"its runtime took longer than {START_S:g} s to start"

@@ -157,7 +157,7 @@ RUNTIMES: Mapping[str, Runtime] = {
             *(f'ln -s "{GO_ROOT}/bin/{name}" "$1/usr/bin/{name}"' for name in ("go", "gofmt")),
             f'mkdir -p "$1{GO_CACHE}"',
             _in_go("go build std"),
-            # What `go test` makes of the standard library is not made again in each machine.
+            # Compile once, here, what `go test` needs in each machine.
             _in_go(f"mkdir /tmp/warm && cd /tmp/warm && {_GO_TEST} && go test"),
             f'chroot "$1" chown -R 1000:1000 {GO_CACHE}',
             'rm -rf "$1"/tmp/go "$1"/tmp/warm',

@@ -174,9 +174,10 @@ def test_a_start_takes_nothing_of_what_a_program_may_use(run, runtime, code):
     """To compile it, or to start Node.js, takes more than so much time with so few processors."""
     result = run(code, runtime=runtime, cpus=0.1, timeout_s=20)
     assert (result.exit_reason, result.output) == (ExitReason.EXITED, 1)
-    assert 1000 <= result.duration_ms < 20_000
-    assert result.cpu_time_ms < result.duration_ms if runtime == "go" else result.cpu_time_ms
+    assert result.duration_ms >= 1000
     assert (result.compile_ms is not None) == (runtime == "go")
+    if runtime == "go":  # Node.js starts within the account of its program
+        assert result.cpu_time_ms < result.duration_ms
 
 
 def test_the_memory_of_a_compiler_is_not_the_programs(run):

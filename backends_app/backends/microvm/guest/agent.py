@@ -114,7 +114,7 @@ def memory_was_denied() -> bool:
 
 
 class Share(NamedTuple):
-    """What a program may use; 0 is for no bound but the machine."""
+    """Bound what a program may use; 0 leaves it all of the machine."""
 
     cpus: float
     memory_bytes: int
@@ -122,7 +122,7 @@ class Share(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is to be run; `head` is as `channel.request` makes it."""
+    """Hold what the host asks for; `head` is as `channel.request` makes it."""
 
     head: Head
     source: bytes

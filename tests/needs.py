@@ -91,8 +91,10 @@ def unlisted(program: str) -> bool:
     What the tests made themselves, this Python and what is installed in its environment need none.
     """
     path = Path(program if "/" in program else shutil.which(program) or "/nowhere")
-    own = (sys.prefix, sys.base_prefix, tempfile.gettempdir(), str(POSTGRESQL))
+    own = (sys.prefix, tempfile.gettempdir(), POSTGRESQL)
     if not path.exists() or str(path).startswith(own):
+        return False
+    if path.resolve() == Path(sys.executable).resolve():
         return False
     return all(path.name not in programs for _, programs in _rows())
 

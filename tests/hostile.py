@@ -2,7 +2,6 @@
 
 import base64
 import io
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,12 +224,23 @@ def routes(resolver: URLResolver | None = None, prefix: str = "/") -> dict[str, 
 
 
 def requests(path: str, share: int, of: int) -> Iterator[Request]:
-    """Yield a request for each hostile value of each position, or for a share of them.
+    """Yield a request for each hostile value of each position, or a share of them.
 
     Of each position one value in `of` is taken; the shares from 0 to `of - 1` have all of them.
     """
-    for requests_ in _by_position(path):
-        yield from itertools.islice(requests_, share % of, None, of)
+    for position in _by_position(path):
+        yield from list(position)[share % of :: of]
+
+
+def few_requests(path: str, share: int, of: int) -> Iterator[Request]:
+    """Yield a request for one position in `of`, with one of its hostile values.
+
+    The shares from 0 to `of - 1` have all positions, those that follow have other values.
+    """
+    for number, position in enumerate(_by_position(path)):
+        if (number + share) % of == 0:
+            values = list(position)
+            yield values[(number + share) // of % len(values)]
 
 
 def _by_position(path: str) -> Iterator[Iterator[Request]]:
@@ -240,9 +250,9 @@ def _by_position(path: str) -> Iterator[Iterator[Request]]:
         yield (Request(path, "POST", body=b"a=1", meta={name: one}) for one in HEADERS[name])
     for name, values in QUERIES.items():
         yield (Request(path, query=f"{name}={one}" if name else one) for one in values)
-    for accept in ("", "text/html"):
+    for accept, bodies in (("", BODIES), ("text/html", BODIES[::4])):
         yield (
             Request(path, "POST", body=body, meta={"CONTENT_TYPE": kind, "HTTP_ACCEPT": accept})
-            for kind, body in BODIES
+            for kind, body in bodies
         )
     yield (Request(path, method) for method in METHODS)

@@ -50,7 +50,7 @@ from .pagination import WorkloadPagination
 from .parsers import refuse_oversized, refuse_type
 from .renderers import EventStreamRenderer
 from .representation import backend_list
-from .schema import MEANINGS, errors
+from .schema import MEANINGS, OnceGenerator, errors
 from .serializers import (
     BackendDetailSerializer,
     BackendInfoSerializer,
@@ -600,6 +600,8 @@ class _JSONErrors(APIView):
 
 class SchemaView(_JSONErrors, SpectacularAPIView):
     """The OpenAPI document."""
+
+    generator_class = OnceGenerator
 
 
 class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):

@@ -3,6 +3,7 @@
 import encodings
 import encodings.aliases
 import pkgutil
+from itertools import cycle
 
 import pytest
 from django.core.handlers.asgi import ASGIRequest
@@ -10,6 +11,8 @@ from django.core.handlers.asgi import ASGIRequest
 from tests.hostile import Request
 from vulcan_site.asgi import application as asgi
 from vulcan_site.utf8_requests import UTF8ASGIRequest, parse_content_type
+
+pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
 
 CODECS = sorted(
     {module.name for module in pkgutil.iter_modules(encodings.__path__)}
@@ -25,16 +28,15 @@ def send(path: str, method: str, header: str, body: bytes = b""):
     return Request(path, method, query="a=%41", body=body).send(CONTENT_TYPE=header)
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_a_charset_that_is_not_utf_8_is_415_in_the_envelope(name: str):
-    if name in UTF8:
-        return
-    for path, kind in zip(PATHS, KINDS * 2, strict=False):
-        for method, body in (("GET", b""), ("POST", b"a=1")):
-            answer = send(path, method, f"{kind}; charset={name}", body)
-            assert answer.status == 415, (path, kind)
-            assert answer.headers["content-type"] == "application/json"
-            assert b"Send UTF-8" in answer.body
+@pytest.mark.parametrize("path", PATHS)
+def test_a_charset_that_is_not_utf_8_is_415_in_the_envelope(path: str):
+    for name, kind in zip(CODECS, cycle(KINDS), strict=False):
+        if name not in UTF8:
+            for method, body in (("GET", b""), ("POST", b"a=1")):
+                answer = send(path, method, f"{kind}; charset={name}", body)
+                assert (name, answer.status) == (name, 415)
+                assert answer.headers["content-type"] == "application/json"
+                assert b"Send UTF-8" in answer.body
 
 
 @pytest.mark.parametrize("name", ["utf-8", "UTF-8", '"utf-8"', "utf8"])

@@ -15,6 +15,8 @@ from backends_app.api.handler import EnvelopeExceptionHandler
 from backends_app.api.negotiation import StrictNegotiation
 from tests.hostile import Request
 
+pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+
 SECRET = "a word of the bug's"
 ENVELOPE = {
     "type": "server_error",

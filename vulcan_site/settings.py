@@ -208,7 +208,6 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "backends_app.api.negotiation.StrictNegotiation",
     "DEFAULT_PARSER_CLASSES": [
         "backends_app.api.parsers.StrictJSONParser",
         "rest_framework.parsers.FormParser",  # the HTML form of the browsable API

@@ -9,10 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings as site
+from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.core.cache import cache
 from django.middleware.csrf import get_token
+from django.db.models import DateTimeField
 from django.test import Client, RequestFactory
+from django.urls import reverse
 from knox.models import get_token_model
 
 from backends_app.backends.base import Health
@@ -20,7 +23,17 @@ from backends_app.models import LogBlock, NodeBackend
 from backends_app.operations import OperationsMiddleware
 from backends_app.registry import registry
 from backends_app.workloads import Status
-from tests.hostile import PARAMETERS, Answer, Request, few_requests, requests, routes
+from tests.hostile import (
+    DATES,
+    NUMBERS,
+    PARAMETERS,
+    TEXTS,
+    Answer,
+    Request,
+    few_requests,
+    requests,
+    routes,
+)
 from tests.workloads import recorded
 
 FAKE = "backends_app.backends.fake.FakeBackend"
@@ -160,6 +173,18 @@ def test_no_value_of_any_part_of_a_request_is_a_5xx(known, who: str):
 
     identity = identify(who)
     assert send_all(asked(), identity) > 2_500
+
+
+def test_no_value_in_a_list_of_the_admin_is_a_5xx(known):
+    """Each column of each list can be asked for, by whoever may see the list."""
+    asked = [
+        Request(reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"), query=query)
+        for meta in (model._meta for model in admin.site._registry)
+        for field in meta.fields
+        for value in (DATES if isinstance(field, DateTimeField) else (*NUMBERS[::2], TEXTS[1]))
+        for query in [f"{field.name}__gte={value}"]
+    ]
+    assert send_all(asked, identify("staff")) > 250
 
 
 @pytest.mark.parametrize("who", WHO)

@@ -12,8 +12,8 @@ from django.conf import settings as site
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.core.cache import cache
-from django.middleware.csrf import get_token
 from django.db.models import DateTimeField
+from django.middleware.csrf import get_token
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from knox.models import get_token_model

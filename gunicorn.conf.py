@@ -44,11 +44,36 @@ threads = 32
 timeout = 60  # of a worker that does not answer its parent; threads that wait do not count
 graceful_timeout = 30  # more than `grace_s` of the executor
 bind = "127.0.0.1:8000"
+forwarder_headers = ""  # by default SCRIPT_NAME and PATH_INFO, which a client could send
 
 
 _default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")  # as in backends_app.conf
 _folder = metrics_folder.fresh(Path(_given.get("RUNTIME_DIR") or _default))
 os.environ[metrics_folder.VARIABLE] = str(_folder)
+
+
+class _ExpectedBody:
+    """Reads a body, and asks the client for it when it is read for the first time."""
+
+    def __init__(self, reader: Any, connection: Any) -> None:
+        self._reader, self._connection, self._asked = reader, connection, False
+
+    def read(self, size: int) -> bytes:
+        if not self._asked:
+            self._asked = True
+            self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return bytes(self._reader.read(size))
+
+
+def pre_request(worker: object, req: Any) -> None:
+    """Let the site judge a request before its body is asked for; gunicorn would ask at once.
+
+    A client that was not asked keeps its body, so nothing else can follow on the connection.
+    """
+    if req._expected_100_continue:
+        req._expected_100_continue = False
+        req.force_close()
+        req.body.reader = _ExpectedBody(req.body.reader, req.unreader.sock)
 
 
 def child_exit(server: object, worker: Any) -> None:

@@ -240,7 +240,7 @@ def probed(backend: Backend) -> Health:
 def _spares_ready(backend: Backend) -> int | None:
     try:
         return backend.spares_ready()
-    except Exception as error:  # noqa: BLE001 - a backend is anybody's code
+    except BaseException as error:  # noqa: BLE001 - as in `probed`
         logger.warning("the spares of %s cannot be counted: %s", type(backend).__name__, error)
         return None
 

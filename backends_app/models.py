@@ -17,7 +17,7 @@ from django.db.models import Q
 
 from .fields import AnyJSONField, UTF8Field
 from .routing import MAX_NAME_CHARS
-from .workloads import AUTO, SOURCE_FORMATS, UTF8, ExitReason, Status
+from .workloads import AUTO, MAX_SIGNAL_CHARS, SOURCE_FORMATS, UTF8, ExitReason, Status
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -114,7 +114,7 @@ class Workload(models.Model):
         max_length=16, default="", choices=[(str(one), str(one)) for one in ExitReason]
     )
     exit_code = models.IntegerField(null=True, default=None)
-    signal = models.CharField(max_length=16, default="")
+    signal = models.CharField(max_length=MAX_SIGNAL_CHARS, default="")
     duration_ms = models.BigIntegerField(null=True, default=None)
     compile_ms = models.BigIntegerField(null=True, default=None)
     cpu_time_ms = models.BigIntegerField(null=True, default=None)

@@ -14,6 +14,7 @@ from .backends.base import Backend
 from .database import visited
 from .logs import LogBuffer
 from .models import Workload
+from .services import end_workload
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Running:
     def end_all(self) -> None:
         """End what runs, though nobody has asked for that."""
         for execution in self.all():
-            execution.backend.cleanup(execution.workload_id)
+            end_workload(execution.backend, execution.workload_id)
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -110,7 +111,7 @@ class Running:
             if execution.workload_id in killed:
                 execution.killed = True
                 # Each time, until it has ended: perhaps it has not even begun yet.
-                execution.backend.cleanup(execution.workload_id)
+                end_workload(execution.backend, execution.workload_id)
 
 
 running = Running()

@@ -1,19 +1,32 @@
 """Run a workload: prepare (bounds, resolve) → admit → execute → say what happened."""
 
 import json
+import logging
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from . import signals
 from .backends.base import Backend, Health
 from .conf import limits, runtime_dir
-from .exceptions import BackendUnavailable
+from .exceptions import BackendUnavailable, VulcanError
 from .registry import Registry, registry
 from .routing import Resolution
 from .slots import slot
-from .workloads import UNSAID, ExitReason, Isolation, WorkloadResult, WorkloadSpec
+from .workloads import (
+    UNSAID,
+    ExitReason,
+    Isolation,
+    WorkloadResult,
+    WorkloadSpec,
+    result_problem,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +77,8 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
     assert resolution.name is not None
     assert resolution.backend is not None
     asked = replace(asked, runtime=resolution.runtime)
-    resolution.backend.validate(asked)
+    with _broken_as_unavailable(resolution.name, "validate"):
+        resolution.backend.validate(asked)
     return Prepared(
         spec=asked,
         resolution=resolution,
@@ -80,11 +94,12 @@ def execute(
     """Run a prepared workload in a slot that the caller holds, and leave nothing behind.
 
     A backend whose infrastructure breaks under it is unhealthy from then on, until a probe says
-    otherwise; that is a `BackendUnavailable`.
+    otherwise; that is a `BackendUnavailable`. A backend with a bug gives a result with
+    `backend_error`: one workload may be what brings it out, and the others are not to suffer.
     """
     started = time.monotonic()
     try:
-        result = _checked(backend.execute(spec))
+        result = _executed(spec, name, backend)
         signals.execution_ended.send_robust(
             None,
             name=name,
@@ -101,7 +116,7 @@ def execute(
         others = tuple(one.name for one in asked.candidates if one.eligible and one.name != name)
         raise BackendUnavailable(fault.reason, name=name, eligible=others) from fault
     finally:
-        backend.cleanup(spec.id)
+        end_workload(backend, spec.id)
 
 
 def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
@@ -130,8 +145,62 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     )
 
 
-def _checked(result: WorkloadResult) -> WorkloadResult:
-    """A backend may be anybody's: an output that no answer could hold is none."""
+def end_workload(backend: Backend, workload_id: str) -> None:
+    """Call the backend's `cleanup`; a bug in it is logged, and keeps nobody from going on."""
+    try:
+        backend.cleanup(workload_id)
+    except BaseException as bug:
+        if is_interrupt(bug):
+            raise
+        logger.exception("%s failed to clean up a workload", type(backend).__name__)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether somebody at a terminal has pressed Ctrl-C: that reaches the main thread alone.
+
+    What else derives from `BaseException` has been raised by the code that was called.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and in_main_thread
+
+
+@contextmanager
+def _broken_as_unavailable(name: str, method: str) -> Iterator[None]:
+    """Turn a bug in a backend's method into `BackendUnavailable`, which names both."""
+    try:
+        yield
+    except VulcanError:
+        raise
+    except BaseException as bug:
+        if is_interrupt(bug):
+            raise
+        logger.exception("backend %s has a bug in %s()", name, method)
+        reason = f"its {method}() raised {type(bug).__name__}"
+        raise BackendUnavailable(reason, name=name) from bug
+
+
+def _executed(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult:
+    """Return the backend's result, or `backend_error` where it has none that could be recorded."""
+    try:
+        result = backend.execute(spec)
+        problem = result_problem(result)
+        if problem:
+            logger.error("backend %s returned an invalid result: %s", name, problem)
+            problem = f"backend {name!r} returned an invalid result: {problem}"
+    except VulcanError:
+        raise
+    except BaseException as bug:
+        if is_interrupt(bug):
+            raise
+        logger.exception("backend %s has a bug in execute()", name)
+        problem = f"backend {name!r} has a bug: its execute() raised {type(bug).__name__}"
+    if problem:
+        return WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=problem)
+    return _with_json_output(result)
+
+
+def _with_json_output(result: WorkloadResult) -> WorkloadResult:
+    """Replace an output that no answer could hold by `invalid_output`."""
     try:
         json.dumps(result.output, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from .exceptions import BackendAtCapacity, BackendUnavailable
 
+RUNNING = ".running"
+
 
 @contextmanager
 def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
@@ -62,6 +64,24 @@ def marked(workload_id: str, folder: Path) -> bool:
     return False
 
 
+def sweep(folder: Path) -> int:
+    """Remove the marks whose holders were killed before they could; how many there were.
+
+    Whoever takes a mark at the same moment finds its file gone and makes another; see `_locked`.
+    """
+    swept = 0
+    for file in folder.glob(f"*{RUNNING}"):
+        try:
+            held = _locked(file, make=False)
+        except OSError:  # gone meanwhile, or none of ours
+            continue
+        if held is not None:
+            file.unlink(missing_ok=True)
+            _free(held)
+            swept += 1
+    return swept
+
+
 def taken(name: str, limit: int, folder: Path) -> int:
     """How many of the `limit` slots of the backend `name` are taken now on this host.
 
@@ -81,7 +101,7 @@ def _slots(name: str, limit: int, folder: Path) -> Iterator[Path]:
 
 
 def _mark(workload_id: str, folder: Path) -> Path:
-    return folder / f"{workload_id}.running"
+    return folder / f"{workload_id}{RUNNING}"
 
 
 def _take(name: str, limit: int, folder: Path) -> int | None:
@@ -91,18 +111,31 @@ def _take(name: str, limit: int, folder: Path) -> int | None:
 
 
 def _locked(file: Path, *, make: bool = True) -> int | None:
-    """The descriptor of the file, which is locked now, or None when it was before."""
+    """The descriptor of the file, which is locked now, or None when it was before.
+
+    A file that was removed between opening and locking it is no lock: nobody else would find it.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
-    descriptor = os.open(file, flags, 0o600)
+    while True:
+        descriptor = os.open(file, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(file, descriptor):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        _free(descriptor)
+
+
+def _is_there(file: Path, descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        return os.path.samestat(file.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _free(held: int) -> None:

@@ -7,14 +7,14 @@ Sizes are bytes unless a name says otherwise, times are seconds or milliseconds 
 import json
 import uuid
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from . import strict_json
-from .exceptions import InvalidRequest, quote
+from .exceptions import InvalidRequest, listing, quote
 from .strict_json import JSON
 
 AUTO = "auto"
@@ -246,6 +246,80 @@ class WorkloadResult:
         if self.exit_reason is ExitReason.KILLED:
             return Status.KILLED
         return Status.FAILED
+
+
+MAX_SIGNAL_CHARS = 16
+
+
+def result_problem(result: object) -> str:
+    """Return what no record or answer could hold of a result, with its field; empty if nothing.
+
+    Backends are anybody's code, and a dataclass does not check its fields. `output` is the
+    program's own and is checked apart.
+    """
+    if not isinstance(result, WorkloadResult):
+        return f"a {type(result).__name__} instead of a WorkloadResult"
+    for name, check in _CHECKS.items():
+        if problem := check(getattr(result, name)):
+            return f"{name} {problem}"
+    return ""
+
+
+def _check_text(value: object, max_chars: int | None = None) -> str:
+    if not isinstance(value, str):
+        return f"must be text, not {type(value).__name__}"
+    if max_chars is not None and (len(value) > max_chars or not value.isprintable()):
+        return f"must be at most {max_chars} printable characters"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "holds half a surrogate pair"
+    return ""
+
+
+def _check_integer(value: object, least: int, most: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"must be an integer, not {type(value).__name__}"
+    return "" if least <= value <= most else f"must be between {least} and {most}"
+
+
+def _check_member(value: object, members: Collection[str]) -> str:
+    known = isinstance(value, str) and value in members
+    return "" if known else f"must be one of {listing(members)}"
+
+
+def _optional(check: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "" if value is None else check(value)
+
+
+def _check_reason(value: object) -> str:
+    if isinstance(value, ExitReason):
+        return ""
+    return f"must be an ExitReason, not {type(value).__name__}"
+
+
+def _check_flag(value: object) -> str:
+    return "" if isinstance(value, bool) else f"must be a boolean, not {type(value).__name__}"
+
+
+_figure = partial(_check_integer, least=0, most=2**63 - 1)  # as a column takes it
+_encoding = partial(_check_member, members=ENCODINGS)
+_CHECKS: Mapping[str, Callable[[Any], str]] = {
+    "exit_reason": _check_reason,
+    "exit_code": _optional(partial(_check_integer, least=-(2**31), most=2**31 - 1)),
+    "signal": _optional(partial(_check_text, max_chars=MAX_SIGNAL_CHARS)),
+    "stdout": _check_text,
+    "stderr": _check_text,
+    "error": _check_text,
+    "stdout_truncated": _check_flag,
+    "stderr_truncated": _check_flag,
+    "stdout_encoding": _encoding,
+    "stderr_encoding": _encoding,
+    "duration_ms": _figure,
+    "compile_ms": _optional(_figure),
+    "cpu_time_ms": _optional(_figure),
+    "memory_bytes": _optional(_figure),
+}
 
 
 def output_from_stdout(stdout: str, *, truncated: bool) -> JSON:

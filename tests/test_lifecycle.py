@@ -132,15 +132,32 @@ def test_what_a_backend_refuses_while_it_runs_leaves_no_record(filled: Registry,
     assert not Workload.objects.exists()
 
 
-def test_a_bug_in_a_backend_ends_the_workload_too(filled: Registry):
+@pytest.mark.parametrize("bug", [ZeroDivisionError, SystemExit])
+def test_a_bug_in_a_backend_ends_the_workload(filled: Registry, bug: type[BaseException]):
     class Buggy(FakeBackend):
         def execute(self, workload: WorkloadSpec):
-            raise ZeroDivisionError
+            raise bug
 
     filled.register("isolate", Buggy(), replace=True)
-    with pytest.raises(ZeroDivisionError):
-        run_here(order(), filled)
-    assert Workload.objects.get().exit_reason == "backend_error"
+    workload = run_here(order(), filled)
+    kept = Workload.objects.get()
+    assert (kept.status, kept.exit_reason, kept.error) == (
+        "failed",
+        "backend_error",
+        f"backend 'isolate' has a bug: its execute() raised {bug.__name__}",
+    )
+    assert workload.error == kept.error
+
+
+def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes):
+    fakes["isolate"].program = lambda workload: WorkloadResult(
+        exit_reason=ExitReason.EXITED, exit_code=0, stdout="half \ud800"
+    )
+    run_here(order(), filled)
+    kept = Workload.objects.get()
+    assert kept.exit_reason == "backend_error"
+    assert "stdout holds half a surrogate pair" in kept.error
+    assert kept.stdout == ""
 
 
 def test_what_it_prints_is_its_log(filled: Registry, fakes):

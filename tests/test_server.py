@@ -99,6 +99,50 @@ def test_a_path_that_is_no_text_is_404(port: int):
         assert connection.recv(100).startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
 
 
+def say(port: int, text: str) -> bytes:
+    """Send this and nothing else; everything that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(text.replace("\n", "\r\n").encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("header", ["SCRIPT_NAME: /evil", "PATH_INFO: /v1/nope"])
+def test_where_the_site_is_is_not_for_a_client_to_say(port: int, header: str):
+    head = f"Host: localhost\n{header}\nConnection: close\n\n"
+    answer = say(port, f"GET /v1/routes HTTP/1.1\n{head}")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"evil" not in answer
+    assert say(port, f"GET /evil/healthz HTTP/1.1\n{head}").startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize(
+    ("status", "given"),
+    [
+        (401, "Content-Length: 2\nContent-Type: application/json\n"),
+        (413, "Content-Length: 40000000\nContent-Type: application/json\n"),
+        (415, "Content-Length: 2\nContent-Type: application/json; charset=hex\n"),
+        (415, "Content-Length: 2\nContent-Type: text/csv\n"),
+    ],
+)
+def test_a_body_is_not_asked_for_when_its_request_is_refused(port: int, status: int, given: str):
+    head = f"POST /v1/workloads HTTP/1.1\nHost: localhost\n{given}Expect: 100-continue\n\n"
+    assert say(port, head).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_body_is_asked_for_when_it_is_wanted(port: int, token: str):
+    body = b'{"runtime": "nope", "code": "1"}'
+    head = (
+        "POST /v1/workloads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Token {token}\r\nContent-Length: {len(body)}\r\n"
+        "Expect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
 def test_clients_that_go_away_leave_their_slots(port: int, token: str, ask):
     """More clients than all workers have slots, each gone before its workload has ended."""
     body = json.dumps(

@@ -1,6 +1,9 @@
 """Running a workload: the bounds, the slots, and what a broken backend leaves behind."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from backends_app.exceptions import (
     InvalidRequest,
 )
 from backends_app.registry import Registry
-from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
+from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
 
 
 def node(**given) -> WorkloadSpec:
@@ -45,6 +48,12 @@ def test_what_the_caller_does_not_name_is_the_operators(filled: Registry, fakes,
     unsaid, said = fakes["isolate"].workloads
     assert (unsaid.resources.mem_mb, said.resources.mem_mb) == (100, 256)
     assert (unsaid.output_bytes, said.output_bytes) == (7, 7)
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    """Return what the call returns in a thread as servers have them; a signal reaches none."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result()
 
 
 @pytest.mark.parametrize("output", [{1, 2}, float("nan"), "\ud800", bytearray()], ids=ascii)
@@ -115,15 +124,78 @@ def test_slots_are_counted_and_freed_whatever_happens(registry: Registry):
         assert services.run(node(), registry=registry).result.exit_reason is ExitReason.EXITED
 
 
-def test_a_slot_is_freed_when_the_backend_has_a_bug(registry: Registry):
+@pytest.mark.parametrize(
+    "bug", [ZeroDivisionError(), SystemExit(0), KeyboardInterrupt(), GeneratorExit()], ids=repr
+)
+def test_a_bug_in_a_backend_is_a_result_that_names_it(registry: Registry, bug: BaseException):
     class Buggy(FakeBackend):
         def execute(self, workload: WorkloadSpec):
-            raise ZeroDivisionError
+            raise bug
+
+        def cleanup(self, workload_id: str) -> None:
+            raise SystemExit
 
     registry.register("isolate", Buggy(max_concurrency=1))
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            services.run(node(), registry=registry)
+    for _ in range(2):  # the slot is free again
+        result = in_a_thread(lambda: services.run(node(), registry=registry).result)
+        assert result.exit_reason is ExitReason.BACKEND_ERROR
+        assert "'isolate'" in result.error
+        assert type(bug).__name__ in result.error
+
+
+def test_who_presses_ctrl_c_is_heard(registry: Registry):
+    def program(workload: WorkloadSpec) -> None:
+        raise KeyboardInterrupt
+
+    registry.register("isolate", FakeBackend(program=program))
+    with pytest.raises(KeyboardInterrupt):
+        services.run(node(), registry=registry)
+
+
+def test_a_bug_in_what_is_asked_before_is_unavailable(registry: Registry):
+    class Buggy(FakeBackend):
+        def validate(self, workload: WorkloadSpec) -> None:
+            raise SystemExit(1)
+
+    registry.register("isolate", Buggy())
+    with pytest.raises(BackendUnavailable, match=r"its validate\(\) raised SystemExit") as raised:
+        services.run(node(), registry=registry)
+    assert raised.value.name == "isolate"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("stdout", value) for value in (b"bytes", None, 1, "\ud800")),
+        *(("stderr", ["a"]), ("error", "\udfff"), ("error", None)),
+        *(("exit_code", value) for value in ("0", 1.5, True, 2**31)),
+        *(("signal", value) for value in (9, "x" * 17, "SIG\0")),
+        *(("duration_ms", value) for value in (-1, "1", None, float("nan"), 2**63)),
+        *(("compile_ms", -1), ("cpu_time_ms", -0.5), ("memory_bytes", "1 MB")),
+        *(("stdout_truncated", 0), ("stderr_truncated", None)),
+        *(("stdout_encoding", "rot13"), ("stderr_encoding", None), ("exit_reason", "exited")),
+    ],
+)
+def test_a_result_that_no_record_holds_names_the_backend_and_the_field(
+    registry: Registry, field: str, value: object
+):
+    given = {"exit_reason": ExitReason.EXITED, "exit_code": 0, field: value}
+    registry.register("isolate", FakeBackend(program=lambda workload: WorkloadResult(**given)))
+    result = services.run(node(), registry=registry).result
+    assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
+    assert f"backend 'isolate' returned an invalid result: {field} " in result.error
+
+
+def test_what_is_no_result_names_the_backend(registry: Registry):
+    class Silent(FakeBackend):
+        def execute(self, workload: WorkloadSpec):
+            return None
+
+    registry.register("isolate", Silent())
+    result = services.run(node(), registry=registry).result
+    assert result.exit_reason is ExitReason.BACKEND_ERROR
+    assert "'isolate'" in result.error
+    assert "NoneType" in result.error
 
 
 def test_cleanup_follows_every_execution(registry: Registry):

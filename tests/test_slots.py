@@ -1,5 +1,6 @@
 """Slots hold for the host, and are free again whatever becomes of their holder."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
-from backends_app.slots import slot, taken
+from backends_app.slots import mark, marked, slot, sweep, taken
 from tests.programs import ROOT
 
 HOLDER = """
@@ -17,6 +18,15 @@ import sys, time
 from pathlib import Path
 from backends_app.slots import slot, taken
 with slot("isolate", 1, Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+MARKER = """
+import sys, time
+from pathlib import Path
+from backends_app.slots import mark
+with mark("killed", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
 """
@@ -120,3 +130,62 @@ def test_taken_slots_are_counted_without_taking_any(runtime_dir: Path):
     with slot("one", 3, runtime_dir), slot("one", 3, runtime_dir), slot("other", 3, runtime_dir):
         assert taken("one", 3, runtime_dir) == 2
     assert taken("one", 3, runtime_dir) == 0
+
+
+def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir: Path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", MARKER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with mark("mine", runtime_dir), slot("isolate", 1, runtime_dir):
+        assert sweep(runtime_dir) == 0
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+        assert sweep(runtime_dir) == 1
+        assert {file.name for file in runtime_dir.iterdir()} == {"mine.running", "isolate.0.slot"}
+        assert marked("mine", runtime_dir)
+    assert sweep(runtime_dir) == 0
+
+
+def test_a_mark_whose_file_was_removed_meanwhile_is_made_anew(runtime_dir: Path, monkeypatch):
+    """Another process sweeps between opening the file and locking it."""
+    lock, swept = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.append(True)
+            assert sweep(runtime_dir) == 1
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with mark("mine", runtime_dir) as mine:
+        assert mine
+        assert marked("mine", runtime_dir)
+        assert (runtime_dir / "mine.running").exists()
+
+
+def test_a_sweep_takes_a_mark_from_nobody(runtime_dir: Path, busy_interpreter):
+    """Whoever holds a mark is seen to hold it, however much is swept meanwhile."""
+    done, lost = threading.Event(), []
+
+    def work(number: int) -> None:
+        for _ in range(100):
+            with mark(f"{number}", runtime_dir) as mine:
+                if mine and not marked(f"{number}", runtime_dir):
+                    lost.append(number)
+
+    def clean() -> None:
+        while not done.is_set():
+            sweep(runtime_dir)
+
+    sweeper = threading.Thread(target=clean)
+    sweeper.start()
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    sweeper.join()
+    assert not lost

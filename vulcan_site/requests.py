@@ -1,39 +1,32 @@
-"""Every request has an id, which is on all that is logged meanwhile, and one access line."""
+"""Every request has one access line, and its address is on all that is logged meanwhile."""
 
 import logging
-import re
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 from rest_framework.throttling import BaseThrottle
-from structlog.contextvars import bind_contextvars, clear_contextvars
+from structlog.contextvars import bind_contextvars
+
+from .last_resort import goes_on
 
 logger = logging.getLogger(__name__)
 
-HEADER = "X-Request-ID"
-GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MOST_PATH_CHARS = 200
 
 
 class RequestMiddleware:
-    """Stands before all others, so that it sees what any of them answers."""
+    """Stands before all that look at the request, so that it sees what any of them answers."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get(HEADER, "")
-        request_id = given if GIVEN.fullmatch(given) else uuid.uuid4().hex
-        clear_contextvars()  # what a stream before may have left there, in this thread
-        bind_contextvars(request_id=request_id, address=client_address(request))
+        bind_contextvars(address=client_address(request))
         begun = time.monotonic()
         response = self._get_response(request)
-        response.headers[HEADER] = request_id
-        goes_on = response.streaming and "Content-Length" not in response.headers
         logger.info(
             "request",
             extra={
@@ -42,11 +35,9 @@ class RequestMiddleware:
                 "status": response.status_code,
                 "duration_ms": round(1000 * (time.monotonic() - begun), 1),
                 "user_id": _user_id(request),
-                **({"streaming": True} if goes_on else {}),
+                **({"streaming": True} if goes_on(response) else {}),
             },
         )
-        if not goes_on:
-            clear_contextvars()
         return response
 
     def process_view(

@@ -96,10 +96,12 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "backends_app.operations.OperationsMiddleware",  # first: it answers before anything else
+    "vulcan_site.last_resort.LastResortMiddleware",  # what fails behind it has an answer
+    "backends_app.operations.OperationsMiddleware",  # it answers before anything else looks
     "vulcan_site.requests.RequestMiddleware",  # its line says what all that follow did
     "backends_app.request_metrics.RequestMetricsMiddleware",
     "vulcan_site.policy.ContentPolicyMiddleware",
+    "vulcan_site.content_types.ContentTypeMiddleware",  # before a query or a body is decoded
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     *(["corsheaders.middleware.CorsMiddleware"] if CORS_ORIGINS else []),
@@ -109,6 +111,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "vulcan_site.admin_lookups.IncorrectLookupMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 

@@ -3,12 +3,15 @@
 from contextlib import suppress
 
 from django.http import HttpRequest, UnreadablePostError
-from rest_framework.exceptions import ParseError
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.utils.mediatypes import media_type_matches
 
 from .. import strict_json
 from ..conf import limits
+from ..exceptions import quote
 from .errors import LengthRequired, PayloadTooLarge
 
 MOST_DROPPED_BYTES = 64 * 1024 * 1024
@@ -52,8 +55,20 @@ def refuse_oversized(request: HttpRequest) -> None:
         raise ParseError("Content-Length is no number.") from None
     most = most_body_bytes()
     if announced > most:
-        if announced <= MOST_DROPPED_BYTES:
+        waits = "HTTP_EXPECT" in request.META  # to be asked for it, which reading does
+        if announced <= MOST_DROPPED_BYTES and not waits:
             with suppress(UnreadablePostError):
                 while request.read(DROPPED_AT_ONCE_BYTES):
                     pass
         raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")
+
+
+def refuse_type(request: Request) -> None:
+    """Judge a body by its announced type, as DRF would when it reads it; none at all is no body."""
+    if request.META.get("CONTENT_LENGTH") in (None, "", "0"):
+        return
+    if not any(
+        media_type_matches(parser.media_type, request.content_type)
+        for parser in request.parsers or ()
+    ):
+        raise UnsupportedMediaType(quote(request.content_type)[1:-1])

@@ -1,8 +1,11 @@
 """What the OpenAPI document says beyond what the views say themselves."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from django.conf import settings
+from django.urls import get_urlconf
 from drf_spectacular.contrib.knox_auth_token import KnoxTokenScheme
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import OpenApiResponse
 
 from .serializers import EnvelopeSerializer
@@ -36,3 +39,21 @@ class TokenScheme(KnoxTokenScheme):
     """knox's scheme, for the class that stands in for knox's."""
 
     target_class = "backends_app.api.authentication.TokenAuthentication"
+
+
+class OnceGenerator(SchemaGenerator):
+    """Makes the document once in each process.
+
+    It takes as long as a hundred requests, everybody may ask for it, and where it is the same for
+    all it depends on code and settings alone.
+    """
+
+    _made: ClassVar[dict[Any, Any]] = {}
+
+    def get_schema(self, request: Any = None, public: bool = False) -> Any:
+        if not public:
+            return super().get_schema(request, public)
+        key = (get_urlconf() or settings.ROOT_URLCONF, self.api_version)
+        if key not in self._made:
+            self._made[key] = super().get_schema(request, public)
+        return self._made[key]

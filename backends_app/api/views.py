@@ -47,10 +47,10 @@ from ..routing import RUNTIMES, Finding, Route, describe, examine
 from ..tails import events, tails
 from ..workloads import AUTO, SOURCE_FORMATS, Status
 from .pagination import WorkloadPagination
-from .parsers import refuse_oversized
+from .parsers import refuse_oversized, refuse_type
 from .renderers import EventStreamRenderer
 from .representation import backend_list
-from .schema import MEANINGS, errors
+from .schema import MEANINGS, OnceGenerator, errors
 from .serializers import (
     BackendDetailSerializer,
     BackendInfoSerializer,
@@ -97,10 +97,19 @@ TYPESCRIPT = OpenApiExample(
 
 
 class BoundedView(APIView):
-    """Judges the size of a body before anything reads it."""
+    """Refuses what is cheap to refuse first, and before anything reads the body.
+
+    Size and content type come before authentication and throttles, which DRF's `initial` has. A
+    charset has been refused by a middleware before.
+    """
+
+    reads_body: ClassVar[bool] = False
+    """Does a POST bring a body in one of the types of `parser_classes`?"""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         refuse_oversized(request._request)
+        if self.reads_body and request.method == "POST":
+            refuse_type(request)
         super().initial(request, *args, **kwargs)
 
     def perform_authentication(self, request: Request) -> None:
@@ -344,6 +353,7 @@ class SubmittingView(OwnedView, GenericAPIView):
 
     serializer_class = WorkloadRequestSerializer
     throttle_classes = [UserThrottle, AddressThrottle]
+    reads_body = True
     REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
 
     def order(self, request: Request) -> Order:
@@ -590,6 +600,8 @@ class _JSONErrors(APIView):
 
 class SchemaView(_JSONErrors, SpectacularAPIView):
     """The OpenAPI document."""
+
+    generator_class = OnceGenerator
 
 
 class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):

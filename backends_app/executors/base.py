@@ -27,12 +27,13 @@ from ..models import Workload
 from ..nodes import Node
 from ..registry import BackendInfo, Registry
 from ..running import running
-from ..slots import marked
-from ..workloads import Status
+from ..slots import marked, sweep
+from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)
 
 KEEP_S = 1.0
+SWEEP_S = 60.0
 ENDING = "its server is being ended"
 MOST_RESENT = 500  # for each backend in one round
 ENDING_S = 5.0
@@ -44,8 +45,9 @@ class Executor:
 
     OPTIONS: `queue_size`, how many workloads may wait for one backend (default: 1000);
     `heartbeat_s`, how often a node says that it lives (default: 2); `lost_after_s`, how long it may
-    be silent before what it ran is given up (default: 30); and `grace_s`, for how long a server
-    that is told to end lets its workloads go on (default: 20).
+    be silent before what it ran is given up (default: 30); `unserved_after_s`, how long workloads
+    wait for a backend that works on no node before they fail (default: 3600); and `grace_s`, for
+    how long a server that is told to end lets its workloads go on (default: 20).
 
     Nothing starts before `ensure_started`, which each process that serves calls for itself.
     """
@@ -63,12 +65,14 @@ class Executor:
         queue_size: int = 1000,
         heartbeat_s: float = 2.0,
         lost_after_s: float = 30.0,
+        unserved_after_s: float = 3600.0,
         grace_s: float = 20.0,
     ) -> None:
         self.registry = registry
         self._queue_size = options.whole_number("queue_size", queue_size)
         self._heartbeat_s = _seconds("heartbeat_s", heartbeat_s)
         self._lost_after_s = _seconds("lost_after_s", lost_after_s)
+        self._unserved_after_s = _seconds("unserved_after_s", unserved_after_s)
         self._grace_s = _seconds("grace_s", grace_s)
         if self._lost_after_s < 2 * self._heartbeat_s:
             raise InvalidOption("lost_after_s", lost_after_s, "must be at least twice heartbeat_s")
@@ -85,6 +89,9 @@ class Executor:
         self._watch = nodes.Watch(self._lost_after_s)
         self._waiting: dict[str, float] = {}  # since when this process sees them wait
         self._beaten = -self._heartbeat_s
+        self._swept = -SWEEP_S
+        self._announced: frozenset[str] = frozenset()
+        self._unserved: dict[str, float] = {}  # since when no node serves what is waited for
 
     # Orders
 
@@ -237,9 +244,17 @@ class Executor:
         served = self.serves()
         if self.draining:  # it lives, and takes up nothing more
             served = [replace(info, healthy=False, health_description=ENDING) for info in served]
+        names = frozenset(info.name for info in served)
+        if gone := self._announced - names:
+            nodes.leave(mine, gone)
+        self._announced = names
         if served and now - self._beaten >= self._heartbeat_s:
             self._beaten = now
             nodes.beat(mine, served, self._started_at)
+        if now - self._swept >= SWEEP_S:
+            self._swept = now
+            if count := sweep(runtime_dir()):
+                logger.info("%d lock files of processes that were killed were removed", count)
         self._watch.look()
         self.heard(self._watch)
         begun = Workload.objects.filter(status=Status.RUNNING).summaries()
@@ -249,6 +264,8 @@ class Executor:
                 if workload.status == Status.PENDING:
                     self.send(workload.pk, workload.isolation_used)
         self._send_again(now)
+        if not self.draining:
+            self._fail_unserved(now)
 
     def _lost(self, workload: Workload, mine: str) -> bool:
         """Is there nobody left who could say what becomes of it?"""
@@ -275,6 +292,30 @@ class Executor:
                     self.send(pk, name)
                     since[pk] = now
         self._waiting = since
+
+    def _fail_unserved(self, now: float) -> None:
+        """Fail what waits for a backend that is gone, or that has worked on no node for too long.
+
+        Another node may serve what is not registered here: one with newer settings. So a backend is
+        gone when no node that lives has it either, and has not had it for two heartbeats.
+        """
+        pending = Workload.objects.filter(status=Status.PENDING)
+        alive = self._watch.alive
+        registered = {*self.registry, *(row.name for row in alive)}
+        working = {row.name for row in alive if row.healthy is not False}
+        wanted = set(pending.order_by().values_list("isolation_used", flat=True).distinct())
+        self._unserved = {name: self._unserved.get(name, now) for name in wanted - working}
+        for name, since in self._unserved.items():
+            if name in registered:
+                patience_s = self._unserved_after_s
+                error = f"backend {name!r} has worked on no node for {patience_s:,g} s"
+            else:
+                patience_s = 2 * self._heartbeat_s
+                error = f"backend {name!r} is not registered any more"
+            if now - since >= patience_s:
+                result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error)
+                for workload in pending.filter(isolation_used=name).summaries()[:MOST_RESENT]:
+                    lifecycle.end(workload, result)
 
 
 def _seconds(name: str, value: object) -> float:

@@ -348,3 +348,23 @@ def _change(client: Client, workload: Workload) -> str:
     answer = client.get(f"{PAGE}{workload.pk}/change/")
     assert answer.status_code == 200
     return answer.content.decode()
+
+
+@pytest.mark.parametrize("list_", ["backends_app/workload", "auth/user", "knox/authtoken"])
+@pytest.mark.parametrize("end", ["gte", "lt", "exact"])
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01 00:00-0:01"]
+)
+def test_a_date_outside_the_calendar_is_an_incorrect_lookup(operator, list_, end, moment):
+    field = {"auth": "date_joined", "knox": "created"}.get(list_.split("/")[0], "created_at")
+    url = f"/admin/{list_}/"
+    answer = operator.get(url, {f"{field}__{end}": moment})
+    assert answer.status_code in (200, 302, 400)  # the last for a lookup that is not offered
+    if answer.status_code == 302:
+        assert answer["Location"] == f"{url}?e=1"
+        assert operator.get(answer["Location"]).status_code == 200
+
+
+def test_a_time_zone_that_leaves_the_calendar_is_an_incorrect_lookup(operator):
+    answer = operator.get(f"{PAGE}?created_at__gte=0001-01-01T00:00:00%2B23:59")
+    assert (answer.status_code, answer["Location"]) == (302, f"{PAGE}?e=1")

@@ -1,6 +1,7 @@
 """Workloads over HTTP: submitted, listed, looked at, followed, killed; and whose they are."""
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,11 @@ from django.db import connections
 from rest_framework.test import APIClient
 
 from backends_app import logs
+from backends_app.api.renderers import MAX_PREVIEW_CHARS
 from backends_app.exceptions import BackendUnavailable
 from backends_app.models import Workload
 from backends_app.workloads import ExitReason, Status, WorkloadResult
+from tests.hostile import CURSORS
 from tests.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
@@ -240,6 +243,7 @@ def test_the_list_can_be_narrowed(client, mine):
         "page_size=x",
         "cursor=%00",
         "cursor=nonsense",
+        *(f"cursor={cursor}" for cursor in CURSORS),
         "runtime=%00",
         "runtime=" + "x" * 64,
     ],
@@ -427,3 +431,54 @@ def test_one_killed_while_its_caller_waits(client, fakes, filled, token):
 
 def test_nodes_are_those_that_live(client):
     assert client.get("/v1/nodes").json() == []
+
+
+# As a page
+
+
+ADDRESS = "http://evil.example/x"
+
+
+def page_of(client, workload: Workload, path: str = "") -> str:
+    url = f"/v1/workloads/{workload.pk}{path}"
+    return client.get(url, headers={"accept": "text/html"}).content.decode()
+
+
+def test_a_page_makes_no_link_of_what_a_program_printed(client, mine):
+    printed = f"{ADDRESS} www.evil.example someone@evil.example <b> &quot;http://testserver/v1/"
+    page = page_of(client, mine(Status.COMPLETED, stdout=printed, output=[ADDRESS]))
+    assert ADDRESS in page
+    assert "<b> &quot;" not in page
+    assert not re.findall(r'href="[^"]*(?:evil|mailto)', page)
+
+
+def test_a_page_of_much_is_small_and_leads_to_the_whole(client, mine):
+    stdout = f"{ADDRESS}\n" * 40_000
+    small = mine(Status.COMPLETED, stdout="")
+    workload = mine(Status.COMPLETED, stdout=stdout, stderr=stdout, output=["x"] * 100_000)
+    page, plain = page_of(client, workload), page_of(client, small)
+    assert len(page) - len(plain) < 6 * MAX_PREVIEW_CHARS  # with the markup of what it escapes
+    assert page.count("<a ") <= plain.count("<a ") + 1
+    assert "exit_reason" in page  # what follows what is cut
+    [whole] = re.findall(r'href="([^"]+)">the whole answer', page)
+    assert whole == f"http://testserver/v1/workloads/{workload.pk}?format=json"
+    assert client.get(whole).json()["stdout"] == stdout
+    assert "the whole answer" not in plain
+
+
+def test_a_page_of_the_whole_of_a_new_workload_is_where_it_is(client, user, fakes):
+    fakes["isolate"].program = lambda workload: "x" * 100_000
+    client.credentials()
+    client.force_login(user)
+    form = {"runtime": "node", "code": "1"}
+    page = client.post("/v1/workloads", form, headers={"accept": "text/html"}).content.decode()
+    [whole] = re.findall(r'href="([^"]+)">the whole answer', page)
+    assert len(client.get(whole).json()["output"]) == 100_000
+
+
+def test_the_api_own_addresses_are_links_in_a_page(client, mine):
+    workload = mine(Status.COMPLETED)
+    page = client.get("/v1/workloads?page_size=1", headers={"accept": "text/html"})
+    assert f'<a href="http://testserver/v1/workloads/{workload.pk}">' in page.content.decode()
+    root = client.get("/v1/", headers={"accept": "text/html"}).content.decode()
+    assert '<a href="http://testserver/v1/resolve?runtime=node">' in root

@@ -5,6 +5,7 @@ from io import StringIO
 import pytest
 import schemathesis
 from django.core.management import call_command
+from drf_spectacular.generators import SchemaGenerator
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -36,6 +37,15 @@ def test_it_has_the_canonical_paths_and_nothing_else(client):
         ("/v1/tokens", "delete", "get", "post"),
         ("/v1/tokens/{key}", "delete"),
     }
+
+
+def test_it_is_made_once_however_often_it_is_asked_for(client, monkeypatch):
+    made = []
+    parse = SchemaGenerator.parse
+    monkeypatch.setattr(SchemaGenerator, "parse", lambda *given: made.append(True) or parse(*given))
+    documents = [client.get(f"/v1/schema?format=json&x={number}").json() for number in range(3)]
+    assert documents[0] == documents[1] == documents[2]
+    assert len(made) == 1
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -17,8 +18,8 @@ from backends_app.conf import load_executor
 from backends_app.exceptions import AlreadyEnded, QueueFull
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
-from backends_app.models import NodeBackend, Workload
-from backends_app.nodes import node_id
+from backends_app.models import NodeBackend, Source, Workload
+from backends_app.nodes import beat, node_id
 from backends_app.registry import Registry
 from backends_app.slots import mark
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
@@ -206,6 +207,10 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
         ({"OPTIONS": {}}, "ISOLATION_EXECUTOR['BACKEND']"),
         ({"OPTIONS": {"queue_size": 0}}, "ISOLATION_EXECUTOR['OPTIONS']['queue_size']"),
         ({"OPTIONS": {"heartbeat_s": "2"}}, "ISOLATION_EXECUTOR['OPTIONS']['heartbeat_s']"),
+        (
+            {"OPTIONS": {"unserved_after_s": 0}},
+            "ISOLATION_EXECUTOR['OPTIONS']['unserved_after_s']",
+        ),
         ({"OPTIONS": {"lost_after_s": 3}}, "ISOLATION_EXECUTOR['OPTIONS']['lost_after_s']"),
         ({"OPTIONS": {"nonsense": 1}}, "ISOLATION_EXECUTOR['OPTIONS']"),
     ],
@@ -260,3 +265,60 @@ def test_a_node_lives_while_it_is_drained_and_takes_nothing_more(filled: Registr
     leave.set()
     drain.join()
     assert not NodeBackend.objects.exists()
+
+
+def test_what_waits_for_a_backend_that_was_unregistered_fails_and_says_so(filled: Registry):
+    executor = LocalExecutor(filled, heartbeat_s=0.01)
+    executor.ensure_started(wait_s=0)
+    filled.unregister("isolate")
+    workload = ended(recorded())
+    assert (workload.status, workload.exit_reason) == ("failed", "backend_error")
+    assert workload.error == "backend 'isolate' is not registered any more"
+    assert not Source.objects.exists()
+    executor.drain()
+
+
+def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: Registry):
+    """Servers with newer settings may run beside one with older ones."""
+    beat("1" * 32, filled.list(), datetime.now(UTC))
+    filled.unregister("isolate")
+    executor = LocalExecutor(filled, heartbeat_s=0.001)
+    workload = recorded()
+    for _ in range(5):
+        time.sleep(0.003)
+        executor.keep()
+    workload.refresh_from_db()
+    assert workload.status == "pending"
+
+
+def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled: Registry, fakes):
+    filled.publish("isolate", fakes["isolate"], Health.unhealthy("broken"))
+    patient, workload = LocalExecutor(filled), recorded()
+    for _ in range(3):
+        patient.keep()
+    workload.refresh_from_db()
+    assert workload.status == "pending"
+    impatient = LocalExecutor(filled, unserved_after_s=1e-9)
+    impatient.keep()
+    impatient.keep()
+    workload.refresh_from_db()
+    assert workload.exit_reason == "backend_error"
+    assert workload.error.startswith("backend 'isolate' has worked on no node for ")
+
+
+def test_locks_that_a_killed_server_left_are_swept_at_the_start(filled: Registry, runtime_dir):
+    left = runtime_dir / f"{'a' * 32}.running"
+    left.touch()
+    with mark("b" * 32, runtime_dir):
+        LocalExecutor(filled).keep()
+        assert [file.name[0] for file in runtime_dir.glob("*.running")] == ["b"]
+    assert not left.exists()
+
+
+def test_locks_are_swept_again_and_again(filled: Registry, runtime_dir, monkeypatch):
+    monkeypatch.setattr("backends_app.executors.base.SWEEP_S", 0)
+    executor = LocalExecutor(filled)
+    executor.keep()
+    (runtime_dir / "later.running").touch()
+    executor.keep()
+    assert not list(runtime_dir.glob("*.running"))

@@ -1,0 +1,93 @@
+"""A charset is not for a client to choose: what is not UTF-8 is refused."""
+
+import encodings
+import encodings.aliases
+import pkgutil
+from itertools import cycle
+
+import pytest
+from django.core.handlers.asgi import ASGIRequest
+
+from tests.hostile import Request
+from vulcan_site.asgi import application as asgi
+from vulcan_site.utf8_requests import UTF8ASGIRequest, parse_content_type
+
+pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+
+CODECS = sorted(
+    {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    | {*encodings.aliases.aliases}
+    | {"rot13", "hex", "utf-16", "quopri"}
+)
+UTF8 = {"utf_8", "utf8"}
+KINDS = ("application/json", "application/x-www-form-urlencoded", "text/plain", "x")
+PATHS = ("/v1/backends", "/v1/workloads", "/v1/nope", "/", "/admin/", "/admin/login/", "/nope")
+
+
+def send(path: str, method: str, header: str, body: bytes = b""):
+    return Request(path, method, query="a=%41", body=body).send(CONTENT_TYPE=header)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_charset_that_is_not_utf_8_is_415_in_the_envelope(path: str):
+    for name, kind in zip(CODECS, cycle(KINDS), strict=False):
+        if name not in UTF8:
+            for method, body in (("GET", b""), ("POST", b"a=1")):
+                answer = send(path, method, f"{kind}; charset={name}", body)
+                assert (name, answer.status) == (name, 415)
+                assert answer.headers["content-type"] == "application/json"
+                assert b"Send UTF-8" in answer.body
+
+
+@pytest.mark.parametrize("name", ["utf-8", "UTF-8", '"utf-8"', "utf8"])
+def test_utf_8_is_taken_by_its_names(filled, serve, name: str):
+    serve(filled)
+    for method in ("GET", "POST"):
+        answer = send("/v1/backends", method, f"application/json; charset={name}")
+        assert answer.status in (200, 405)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "application/json; charset*=rot13''%41",
+        "application/json; charset*0=he; charset*1=x",
+        "application/json; charset=utf-8; charset=hex",
+        "a/b; x*=nope''%41",
+        "a/b; x*=undefined''%41",
+        "a/b; x*=''%41",
+    ],
+)
+def test_no_parameter_has_an_encoding_of_its_own(header: str):
+    assert send("/v1/routes", "GET", header).status == 415
+
+
+def test_python_looks_up_no_name_that_a_client_made_up():
+    """It would keep each of them as long as the process lives."""
+    before = len(encodings._cache)
+    for number in range(100):
+        header = f"text/plain; charset=made-up-{number}"
+        assert send("/v1/routes", "GET", header).status == 415
+        assert send("/v1/routes", "GET", f"text/plain; x*=made-up-{number}''%41").status == 415
+    assert len(encodings._cache) == before
+
+
+def test_a_long_name_is_quoted_in_part():
+    with pytest.raises(ValueError, match="charset") as raised:
+        parse_content_type("text/plain; charset=" + "x" * 8000)
+    assert len(str(raised.value)) < 200
+
+
+def test_asgi_makes_such_requests_too():
+    assert asgi.request_class is UTF8ASGIRequest
+    scope = {
+        "type": "http",
+        "path": "/",
+        "method": "GET",
+        "headers": [(b"content-type", b"text/plain; x*=nope''%41; charset=rot13")],
+        "query_string": b"a=%41",
+    }
+    with pytest.raises(ValueError, match="nope"):
+        ASGIRequest(scope, None)
+    request = UTF8ASGIRequest(scope, None)
+    assert request.GET["a"] == "A"

@@ -1,0 +1,194 @@
+"""No request is a 5xx: each URL, each part of a request, hostile values, whoever sends it.
+
+URLs come from the URL configuration, so a new one is in by itself.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.conf import settings as site
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.core.cache import cache
+from django.db.models import DateTimeField
+from django.middleware.csrf import get_token
+from django.test import Client, RequestFactory
+from django.urls import reverse
+from knox.models import get_token_model
+
+from backends_app.backends.base import Health
+from backends_app.models import LogBlock, NodeBackend
+from backends_app.operations import OperationsMiddleware
+from backends_app.registry import registry
+from backends_app.workloads import Status
+from tests.hostile import (
+    DATES,
+    NUMBERS,
+    PARAMETERS,
+    TEXTS,
+    Answer,
+    Request,
+    few_requests,
+    requests,
+    routes,
+)
+from tests.workloads import recorded
+
+FAKE = "backends_app.backends.fake.FakeBackend"
+WHO = ("nobody", "user", "staff")
+SLOW = ("/v1/schema", "/v1/docs", "/v1/redoc")
+MOST_SHOWN = 20
+PAGES = ("/v1/docs", "/v1/redoc")  # which are for people, unless they refuse
+BESIDE = ("/static/backends_app/admin.css", "/static/../x", "/nope", "/v1/nope", "/v1", "//v1/", "")
+
+
+@pytest.fixture(autouse=True)
+def _site(settings, transactional_db, runtime_dir) -> None:
+    """The process's registry with a fake, and an executor that starts nothing."""
+    settings.ISOLATION_BACKENDS = {"isolate": {"BACKEND": FAKE, "OPTIONS": {}}}
+    settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Resting"}
+    settings.SIGN_IN_RATE = None
+    registry.publish("isolate", registry.get("isolate").backend, Health.ok())
+    cache.clear()
+    logging.getLogger("vulcan_site.requests").setLevel(logging.ERROR)
+    yield
+    logging.getLogger("vulcan_site.requests").setLevel(logging.NOTSET)
+    cache.clear()
+
+
+@pytest.fixture
+def known() -> dict[str, str]:
+    """Values of parameters that lead to something, by what stands before them in the URL."""
+    User.objects.create_superuser("staff")
+    user = User.objects.create_user("user")
+    workload = recorded(Status.COMPLETED, owner=user, stdout="out", log_lines=1)
+    LogBlock.objects.create(workload=workload, first=1, lines=1, stream="stdout", text="out\n")
+    now = datetime.now(UTC)
+    node = NodeBackend.objects.create(
+        node_id="1" * 32,
+        node="n",
+        name="isolate",
+        max_concurrency=1,
+        health_description="",
+        started_at=now,
+        seen_at=now,
+    )
+    token, _ = get_token_model().objects.create(user=user, expiry=timedelta(days=1))
+    return {
+        "/admin/auth/group/": str(Group.objects.create(name="group").pk),
+        "/admin/auth/user/": str(user.pk),
+        "/admin/backends_app/workload/": workload.pk,
+        "/admin/backends_app/nodebackend/": str(node.pk),
+        "/admin/backends_app/backend/": "isolate",
+        "/admin/knox/authtoken/": token.pk,
+        "/admin/r/": "1",
+        "/admin/": "auth",
+        "/v1/backends/": "isolate",
+        "/v1/workloads/": workload.pk,
+        "/v1/tokens/": token.token_key,
+    }
+
+
+def identify(who: str) -> dict[str, str]:
+    """Return the headers of a client that is signed in."""
+    if who == "nobody":
+        return {}
+    user = User.objects.get(username=who)
+    if who == "user":
+        return {"HTTP_AUTHORIZATION": f"Token {get_token_model().objects.create(user=user)[1]}"}
+    client = Client()
+    client.force_login(user)
+    request = RequestFactory().get("/")
+    csrf = get_token(request)
+    cookies = {
+        site.SESSION_COOKIE_NAME: client.cookies[site.SESSION_COOKIE_NAME].value,
+        site.CSRF_COOKIE_NAME: request.META["CSRF_COOKIE"],
+    }
+    text = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return {"HTTP_COOKIE": text, "HTTP_X_CSRFTOKEN": csrf}
+
+
+def plain_paths(known: dict[str, str]) -> Iterator[str]:
+    """Yield one path for each route; the alias with a slash at its end is the same view."""
+    paths = {
+        template % dict.fromkeys(names, value(template, known))
+        for template, names in routes().items()
+    }
+    yield from sorted(path for path in paths if path.removesuffix("/") not in paths - {path})
+    yield from BESIDE
+    yield from OperationsMiddleware(lambda request: None)._answers
+
+
+def hostile_paths(known: dict[str, str]) -> Iterator[str]:
+    """Yield a path for each hostile value of each parameter of a route."""
+    for template, names in sorted(routes().items()):
+        for name in names:
+            plain = dict.fromkeys(names, value(template, known))
+            yield from (template % {**plain, name: hostile} for hostile in PARAMETERS)
+
+
+def value(template: str, known: dict[str, str]) -> str:
+    before = [prefix for prefix in known if template.startswith(prefix)]
+    return known[max(before, key=len)] if before else "1"
+
+
+def is_right(request: Request, answer: Answer) -> bool:
+    """Tell whether it is no 5xx, and under /v1/ no page for a client that wants none."""
+    if answer.status >= 500 and (request.path, answer.status) != ("/readyz", 503):
+        return False
+    accept = request.meta.get("HTTP_ACCEPT", "")
+    for_people = accept.startswith(("text/html", "text/*")) or "format=api" in request.query
+    if not request.path.startswith("/v1/") or for_people:
+        return True
+    if answer.status >= 400 and request.method != "HEAD":
+        return b'"type":' in answer.body[:20]
+    page = request.path.removesuffix("/") in PAGES
+    return page or "html" not in answer.headers.get("content-type", "")
+
+
+def send_all(asked: Iterable[Request], identity: dict[str, str]) -> int:
+    """Send the requests and return how many there were; fail with those that are not right."""
+    count, wrong = 0, []
+    for request in asked:
+        count += 1
+        answer = request.send(**identity)
+        if not is_right(request, answer):
+            wrong.append(f"{request!r:.300}\n  {answer!r:.200}")
+    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:MOST_SHOWN])
+    return count
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_no_value_of_any_part_of_a_request_is_a_5xx(known, who: str):
+    def asked() -> Iterator[Request]:
+        for number, path in enumerate(plain_paths(known)):
+            identity.update(identify(who))  # anew: one of the requests may have signed it out
+            # Each URL of the API gets all values of all positions, from one or another. Pages are
+            # many, alike and slow: each gets all positions, and other values than those before.
+            slow = not path.startswith("/v1/") or path.startswith(SLOW)
+            some = few_requests if slow else requests
+            yield from some(path, number + WHO.index(who), len(WHO))
+
+    identity = identify(who)
+    assert send_all(asked(), identity) > 2_500
+
+
+def test_no_value_in_a_list_of_the_admin_is_a_5xx(known):
+    """Each column of each list can be asked for, by whoever may see the list."""
+    asked = [
+        Request(reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"), query=query)
+        for meta in (model._meta for model in admin.site._registry)
+        for field in meta.fields
+        for value in (DATES if isinstance(field, DateTimeField) else (*NUMBERS[::2], TEXTS[1]))
+        for query in [f"{field.name}__gte={value}"]
+    ]
+    assert send_all(asked, identify("staff")) > 250
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_no_path_is_a_5xx(known, who: str):
+    paths = list(hostile_paths(known))
+    asked = (Request(path, method) for path in paths for method in ("GET", "DELETE", "POST"))
+    assert send_all(asked, identify(who)) > 500

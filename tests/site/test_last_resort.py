@@ -1,0 +1,119 @@
+"""A bug anywhere is one line in the log with the request's id, and the envelope's 500."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings as site
+from django.utils.module_loading import import_string
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import JSONRenderer
+from structlog.contextvars import get_contextvars
+
+from backends_app.api import errors, views
+from backends_app.api.handler import EnvelopeExceptionHandler
+from tests.hostile import Request
+
+pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+
+SECRET = "a word of the bug's"
+ENVELOPE = {
+    "type": "server_error",
+    "errors": [{"code": "error", "detail": "Server Error (500)", "attr": None}],
+}
+LAST_RESORT = "vulcan_site.last_resort.LastResortMiddleware"
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError(SECRET)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[tuple[logging.LogRecord, object]]]:
+    """What is logged as an error, each with the id of the request that it is written with."""
+    seen: list[tuple[logging.LogRecord, object]] = []
+
+    class Seen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((record, get_contextvars().get("request_id")))
+
+    handler = Seen(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    yield seen
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture
+def fails(serve, filled, lines):
+    """Ask for a path, and see that it is answered as a bug is."""
+    serve(filled)
+
+    def ask(path: str, **meta: str) -> None:
+        answer = Request(path).send(HTTP_X_REQUEST_ID="the-id", **meta)
+        assert answer.status == 500
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-request-id"] == "the-id"
+        assert json.loads(answer.body) == ENVELOPE
+        assert SECRET.encode() not in answer.body
+        [(record, request_id)] = lines
+        assert request_id == "the-id"
+        assert record.exc_info
+
+    return ask
+
+
+def test_a_bug_in_a_view(fails):
+    fails("/broken")
+
+
+def test_a_bug_in_a_view_of_the_api(fails, monkeypatch):
+    monkeypatch.setattr(views, "backend_list", broken)
+    fails("/v1/backends")
+
+
+def test_a_bug_before_a_view_of_the_api_begins(fails, monkeypatch):
+    monkeypatch.setattr(DefaultContentNegotiation, "select_renderer", broken)
+    fails("/v1/backends")
+
+
+@pytest.mark.parametrize("name", [name for name in site.MIDDLEWARE if name != LAST_RESORT])
+def test_a_bug_in_a_middleware(fails, monkeypatch, name: str):
+    monkeypatch.setattr(import_string(name), "__call__", broken)
+    fails("/v1/routes")
+
+
+def test_a_bug_in_a_renderer(fails, monkeypatch):
+    monkeypatch.setattr(JSONRenderer, "render", broken)
+    fails("/v1/routes")
+
+
+def test_a_bug_in_a_page(fails, monkeypatch):
+    monkeypatch.setattr("backends_app.api.renderers.escape", broken)
+    fails("/v1/routes", HTTP_ACCEPT="text/html")
+
+
+@pytest.mark.parametrize("path", ["/v1/nope", "/v1/nodes", "/v1/resolve?"])
+def test_a_bug_in_the_handler_of_errors(fails, monkeypatch, path: str):
+    monkeypatch.setattr(EnvelopeExceptionHandler, "run", broken)
+    fails(path)
+
+
+def test_a_bug_in_a_page_for_an_error(fails, monkeypatch):
+    monkeypatch.setattr(errors, "not_found", broken)
+    fails("/nope")
+
+
+@pytest.mark.parametrize("path", ["/broken", "/v1/routes", "/healthz"])
+def test_a_bug_in_what_answers_bugs(fails, monkeypatch, path: str):
+    monkeypatch.setattr(errors, "server_error", broken)
+    monkeypatch.setattr(JSONRenderer, "render", broken)
+    monkeypatch.setattr("backends_app.operations.alive", broken)
+    if path == "/healthz":
+        monkeypatch.setattr("backends_app.operations.answered", broken)
+    fails(path)
+
+
+def test_a_bug_in_the_urls(fails, settings):
+    settings.ROOT_URLCONF = "nowhere.at.all"
+    fails("/v1/routes")

@@ -4,7 +4,6 @@ Every run is made by a thread of its own, while the caller's waits: so an interr
 caller at once, who ends what runs and lets nothing begin.
 """
 
-import logging
 import os
 import secrets
 import threading
@@ -26,8 +25,6 @@ from ..slots import slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
 from .results import Figures, LeftOut, Measured, Results, Sample, said
-
-logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
 PROBE_S = 60.0
@@ -223,9 +220,6 @@ class Bench:
             own_ms, failure = result.duration_ms, _failure(result, given)
         except VulcanError as error:
             failure = said(str(error))
-        except Exception as bug:
-            logger.exception("the benchmark met a bug in %s", target.name)
-            failure = f"the backend raised {type(bug).__name__}"
         finally:
             del self._running[spec.id]
         return Sample(started=started, ended=ended, own_ms=own_ms, waited=waited, failure=failure)

@@ -150,7 +150,8 @@ def test_a_bug_of_a_backend_is_a_failure_too():
             raise KeyError("a bug")
 
     found = bench(registered(one=Buggy(max_concurrency=1)), another=lambda *_: None).run()
-    assert found.measured[0].modes["warm"].failure == "the backend raised KeyError"
+    failure = found.measured[0].modes["warm"].failure
+    assert failure == "backend_error: backend 'one' has a bug: its execute() raised KeyError"
     assert not found.succeeded
 
 

@@ -87,8 +87,10 @@ def on_exit(server: object) -> None:
     metrics_folder.remove(_folder)
 
 
-def post_worker_init(worker: object) -> None:
+def post_worker_init(worker: Any) -> None:
     """Take up what waits, and settle what a server before this one left, without a request."""
     from backends_app.executors import executor
+    from backends_app.thread_shares import thread_shares
 
+    thread_shares.set_threads(worker.cfg.threads)
     executor().ensure_started(wait_s=0)

@@ -20,8 +20,8 @@
     │   ├── SourceFormatNotSupported     name, source_format, supported, supported_by
     │   └── BackendUnavailable           name, reason; raised by execute() too
     ├── BackendAtCapacity                name, limit
-    ├── QueueFull                        name, limit
-    ├── TooManyReaders                   limit
+    ├── QueueFull                        name, limit, own
+    ├── TooManyWaiting                   limit
     ├── KeyReused                        key
     └── AlreadyEnded                     status
 """
@@ -200,20 +200,22 @@ class BackendAtCapacity(VulcanError):
 
 
 class QueueFull(VulcanError):
-    """As many workloads wait for the backend as may wait."""
+    """As many workloads wait for the backend as may wait: of everybody, or `own`, of this user."""
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, *, own: bool = False) -> None:
         self.name = name
         self.limit = limit
-        super().__init__(f"{limit:,} workloads wait for backend {name!r} already; no more may.")
+        self.own = own
+        whose = "of your workloads" if own else "workloads"
+        super().__init__(f"{limit:,} {whose} wait for backend {name!r} already. Try again later.")
 
 
-class TooManyReaders(VulcanError):
-    """As many follow logs in this process as may."""
+class TooManyWaiting(VulcanError):
+    """As many requests wait, or follow logs, in this process as may."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        super().__init__(f"{limit:,} readers follow logs already; no more may.")
+        super().__init__(f"{limit:,} requests wait or follow logs already. Try again soon.")
 
 
 class KeyReused(VulcanError):

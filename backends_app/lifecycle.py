@@ -10,12 +10,14 @@ import logging
 import random
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections
+from django.db.models import Count
 from django.db.transaction import atomic
 from structlog.contextvars import bound_contextvars
 
@@ -36,7 +38,7 @@ from .nodes import node_id, node_name
 from .registry import Registry
 from .running import Execution, running
 from .services import Prepared
-from .slots import mark, slot
+from .slots import awaited_slot, mark, slot
 from .workloads import (
     STREAMS,
     UNSAID,
@@ -179,14 +181,18 @@ def record(order: Order, prepared: Prepared, status: Status) -> Workload:
     return workload
 
 
-def run_here(order: Order, registry: Registry) -> Workload:
+def run_here(order: Order, registry: Registry, running_per_user: int | None = None) -> Workload:
     """Record and run the workload in the caller's thread.
 
     Raises what `services.run` raises, and then there is no record, but for a backend that broke
-    under the workload.
+    under the workload; and `BackendAtCapacity` when `running_per_user` of this user run there.
     """
     prepared = services.prepare(order.spec, registry=registry)
     name, backend, spec = prepared.name, prepared.backend, prepared.spec
+    if running_per_user is not None:
+        mine = Workload.objects.filter(owner_id=order.owner_id, isolation_used=name)
+        if mine.filter(status=Status.RUNNING).count() >= running_per_user:
+            raise BackendAtCapacity(name, running_per_user)
     with ExitStack() as held:
         held.enter_context(mark(spec.id, runtime_dir()))
         wanted = slot(name, backend.capabilities.max_concurrency, runtime_dir())
@@ -211,47 +217,80 @@ def run_here(order: Order, registry: Registry) -> Workload:
 # Running what has been recorded
 
 
-def carry_out(workload_id: str, registry: Registry, give_up: Callable[[], bool]) -> None:
-    """Run a workload that waits, unless somebody else does, or it cannot be run here now.
+def run_next(
+    name: str,
+    registry: Registry,
+    give_up: Callable[[], bool],
+    running_per_user: int | None = None,
+) -> bool:
+    """Run the next of the workloads that wait for a backend; False when none is to be run here now.
 
-    Waits for a slot until `give_up` says that it is of no use. Whatever happens, the row tells.
+    Waits for a slot, and chooses when it has one, unless `give_up` tells that this process is to
+    begin nothing more. Whatever happens, the row tells.
     """
-    with mark(workload_id, runtime_dir()) as mine:
-        waiting = Workload.objects.filter(pk=workload_id, status=Status.PENDING)
-        workload = waiting.select_related("source").first()
-        if not mine or workload is None:
-            return
-        entry = registry.snapshot.entries.get(workload.isolation_used)
-        if entry is None or not entry.health.eligible:
-            return
-        with ExitStack() as held:
-            limit = entry.capabilities.max_concurrency
-            pause = LOOK_S[0]
-            while True:
-                try:
-                    held.enter_context(slot(entry.name, limit, runtime_dir()))
-                    break
-                except BackendAtCapacity:
-                    if give_up():
-                        return
-                    let_go()
-                    time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-                    pause = min(2 * pause, LOOK_S[1])
-            if not _claim(workload):
-                return
-            try:
-                spec = _spec(workload)
-            except Source.DoesNotExist:
-                reason = ExitReason.BACKEND_ERROR
-                end(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
-                return
-            try:
-                _run(workload, spec, entry.backend, registry)
-            except (BackendUnavailable, InvalidRequest):
-                pass  # the row tells
-            except Exception:
-                with about(workload):
-                    logger.exception("workload met a bug")
+    entry = registry.snapshot.entries.get(name)
+    waiting = Workload.objects.filter(status=Status.PENDING, isolation_used=name)
+    if entry is None or not entry.health.eligible or not waiting.exists():
+        return False
+    let_go()
+    passed: list[str] = []
+    limit = entry.capabilities.max_concurrency
+    with awaited_slot(name, limit, runtime_dir(), give_up) as has_slot:
+        while has_slot and not give_up():
+            workload = _next_waiting(name, passed, running_per_user)
+            if workload is None:
+                break
+            with mark(workload.pk, runtime_dir()) as mine:
+                if mine and _claim(workload):
+                    _run_claimed(workload, entry.backend, registry)
+                    return True
+            passed.append(workload.pk)  # it is somebody else's by now
+    return False
+
+
+def _next_waiting(
+    name: str, passed: Sequence[str], running_per_user: int | None
+) -> Workload | None:
+    """Choose a user of whom the fewest workloads run on a backend, and of that user the oldest.
+
+    Among equals chance decides. So who submits thousands keeps nobody waiting for more than a few.
+    """
+    active = Workload.objects.filter(isolation_used=name)
+    waiting = active.filter(status=Status.PENDING).exclude(pk__in=passed)
+    running_of: Counter[int | None] = Counter(
+        dict(
+            active.filter(status=Status.RUNNING)
+            .order_by()
+            .values_list("owner_id")
+            .annotate(Count("pk"))
+        )
+    )
+    users = [
+        user
+        for user in waiting.order_by().values_list("owner_id", flat=True).distinct()
+        if running_per_user is None or running_of[user] < running_per_user
+    ]
+    if not users:
+        return None
+    chosen = min(users, key=lambda user: (running_of[user], random.random()))  # noqa: S311
+    own = waiting.filter(owner_id=chosen).select_related("source").order_by("created_at")
+    return own.first() or _next_waiting(name, passed, running_per_user)
+
+
+def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> None:
+    try:
+        spec = _spec(workload)
+    except Source.DoesNotExist:
+        reason = ExitReason.BACKEND_ERROR
+        end(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
+        return
+    try:
+        _run(workload, spec, backend, registry)
+    except (BackendUnavailable, InvalidRequest):
+        pass  # the row tells
+    except Exception:
+        with about(workload):
+            logger.exception("workload met a bug")
 
 
 def _claim(workload: Workload) -> bool:

@@ -85,6 +85,20 @@ READS = Counter(
     "What requests and workloads asked the registry.",
     ["operation"],
 )
+THREADS_HELD = Gauge(
+    "vulcan_threads_held",
+    "Threads that requests hold while they wait or stream, in all processes.",
+    multiprocess_mode="livesum",
+)
+THREADS_LIMIT = Gauge(
+    "vulcan_threads_held_limit",
+    "How many threads may be held, in all processes that had to ask.",
+    multiprocess_mode="livesum",
+)
+THREADS_REFUSED = Counter(
+    "vulcan_threads_refused_total",
+    "Requests that were not to wait or stream, since too many did.",
+)
 SPARES = Gauge(
     "vulcan_spares_ready",
     "What waits prepared for the next workloads, in all processes; as old as the last probe.",
@@ -103,6 +117,7 @@ def subscribe() -> None:
         (signals.execution_ended, _execution_ended),
         (signals.probe_ended, _probe_ended),
         (signals.registry_read, _registry_read),
+        (signals.threads_held, _threads_held),
     ):
         signal.connect(receiver, dispatch_uid=f"{__name__}.{receiver.__name__}")
 
@@ -132,6 +147,13 @@ def _probe_ended(name: str, seconds: float, spares: int | None, **_: Any) -> Non
 
 def _registry_read(operation: str, **_: Any) -> None:
     _reads(operation).inc()
+
+
+def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
+    THREADS_HELD.set(held)
+    THREADS_LIMIT.set(limit)
+    if refused:
+        THREADS_REFUSED.inc()
 
 
 _reads = functools.cache(READS.labels)  # there are few, and this is counted often

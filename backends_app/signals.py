@@ -20,5 +20,11 @@ probe_ended = Signal()
 ready in this process just before, or None.
 """
 
+threads_held = Signal()
+"""A request begins or ceases to hold a thread of this process while it waits, or may not.
+
+`held`, how many do so now; `limit`, how many may; `refused`, whether this one may not.
+"""
+
 registry_read = Signal()
 """A request or a workload has asked the registry. `operation`: what for, one word."""

@@ -7,35 +7,70 @@ Nothing is counted and nothing has to be repaired.
 
 import fcntl
 import os
+import random
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .exceptions import BackendAtCapacity, BackendUnavailable
 
 RUNNING = ".running"
+LOOK_S = (0.005, 0.05)  # how often one who waits for a slot looks: at first, and at the least
 
 
 @contextmanager
 def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     """Hold one of the `limit` slots of the backend `name`.
 
-    Raises `BackendAtCapacity` at once when all are taken, and `BackendUnavailable` when `folder`
-    cannot be used or could be tampered with by another user.
+    Raises `BackendAtCapacity` at once when all are taken or somebody waits for one, and
+    `BackendUnavailable` when `folder` cannot be used or could be tampered with by another user.
     """
-    try:
-        _own(folder)
-        held = _take(name, limit, folder)
-    except OSError as error:
-        reason = f"the folder of its slots cannot be used: {error.strerror}"
-        raise BackendUnavailable(reason, name=name) from error
+    with _usable(name, folder):
+        turn = _locked(_turn(name, folder), shared=True)
+        held = None
+        if turn is not None:
+            try:
+                held = _take(name, limit, folder)
+            finally:
+                _free(turn)
     if held is None:
         raise BackendAtCapacity(name, limit)
     try:
         yield
     finally:
         _free(held)
+
+
+@contextmanager
+def awaited_slot(
+    name: str, limit: int, folder: Path, give_up: Callable[[], bool]
+) -> Iterator[bool]:
+    """Hold a slot as `slot` does, and wait for it; False when `give_up` said to wait no more.
+
+    Of those that wait, one holds the turn and takes the next slot. Nobody passes it.
+    """
+    turn = held = None
+    pause, longest = LOOK_S
+    try:
+        with _usable(name, folder):
+            while held is None:
+                turn = _locked(_turn(name, folder)) if turn is None else turn
+                held = _take(name, limit, folder) if turn is not None else None
+                if held is None:
+                    if give_up():
+                        break
+                    time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                    pause = min(2 * pause, longest)
+            if turn is not None:
+                _free(turn)
+                turn = None
+        yield held is not None
+    finally:
+        for descriptor in (turn, held):
+            if descriptor is not None:
+                _free(descriptor)
 
 
 @contextmanager
@@ -100,6 +135,21 @@ def _slots(name: str, limit: int, folder: Path) -> Iterator[Path]:
     return (folder / f"{name}.{number}.slot" for number in range(limit))
 
 
+def _turn(name: str, folder: Path) -> Path:
+    return folder / f"{name}.turn"
+
+
+@contextmanager
+def _usable(name: str, folder: Path) -> Iterator[None]:
+    """Raise `BackendUnavailable` when the folder of the slots cannot be used."""
+    try:
+        _own(folder)
+        yield
+    except OSError as error:
+        reason = f"the folder of its slots cannot be used: {error.strerror}"
+        raise BackendUnavailable(reason, name=name) from error
+
+
 def _mark(workload_id: str, folder: Path) -> Path:
     return folder / f"{workload_id}{RUNNING}"
 
@@ -110,7 +160,7 @@ def _take(name: str, limit: int, folder: Path) -> int | None:
     return next((held for held in every if held is not None), None)
 
 
-def _locked(file: Path, *, make: bool = True) -> int | None:
+def _locked(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
     """The descriptor of the file, which is locked now, or None when it was before.
 
     A file that was removed between opening and locking it is no lock: nobody else would find it.
@@ -119,7 +169,7 @@ def _locked(file: Path, *, make: bool = True) -> int | None:
     while True:
         descriptor = os.open(file, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if _is_there(file, descriptor):
                 return descriptor
         except BlockingIOError:

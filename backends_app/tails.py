@@ -13,7 +13,6 @@ from django.db import DatabaseError, InterfaceError
 
 from . import logs
 from .database import visited
-from .exceptions import TooManyReaders
 from .logs import Block, Line
 from .models import ENDED, Workload
 
@@ -22,7 +21,6 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.25
 KEEP_ALIVE_S = 10.0  # a reader that has gone away is noticed when something is sent to it
 LONGEST_S = 300.0  # then the reader comes back, if it is still there
-MOST_READERS = 200
 
 
 @dataclass(eq=False)
@@ -67,15 +65,11 @@ class Tails:
         self._tails: dict[str, Tail] = {}
         self._some = threading.Event()
         self._started = False
-        self._readers = 0
 
     @contextmanager
     def following(self, workload_id: str) -> Iterator[Tail]:
-        """Raises `TooManyReaders`."""
+        """Follow a log, together with those in this process that follow it already."""
         with self._lock:
-            if self._readers >= MOST_READERS:
-                raise TooManyReaders(MOST_READERS)
-            self._readers += 1
             tail = self._tails.setdefault(workload_id, Tail(workload_id))
             tail.readers += 1
             first = tail.readers == 1
@@ -89,7 +83,6 @@ class Tails:
             yield tail
         finally:
             with self._lock:
-                self._readers -= 1
                 tail.readers -= 1
                 if not tail.readers:
                     del self._tails[workload_id]

@@ -24,7 +24,7 @@ FLOORS = [
     ["fields", "database"],
     ["models"],
     ["logs", "nodes"],
-    ["running", "tails"],
+    ["running", "tails", "thread_shares"],
     ["lifecycle"],
     ["executors"],
     ["benchmarks"],

@@ -17,7 +17,7 @@ from backends_app.exceptions import (
     InvalidRequest,
     KeyReused,
 )
-from backends_app.lifecycle import Replayed, carry_out, end, kill, run_here, settle_lost
+from backends_app.lifecycle import Replayed, end, kill, run_here, run_next, settle_lost
 from backends_app.models import ENDED, SOURCES, LogBlock, Source, Workload
 from backends_app.registry import Registry
 from backends_app.running import running
@@ -182,7 +182,7 @@ def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
 
 def test_a_workload_that_waits_is_carried_out(filled: Registry, fakes):
     workload = recorded()
-    carry_out(workload.pk, filled, never)
+    run_next("isolate", filled, never)
     workload.refresh_from_db()
     assert (workload.status, workload.attempt) == ("completed", 1)
     [spec] = fakes["isolate"].workloads
@@ -192,9 +192,9 @@ def test_a_workload_that_waits_is_carried_out(filled: Registry, fakes):
 
 @pytest.mark.parametrize("status", [Status.RUNNING, *ENDED])
 def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: Status):
-    workload = recorded(status)
-    carry_out(workload.pk, filled, never)
-    carry_out("nobody", filled, never)
+    recorded(status)
+    run_next("isolate", filled, never)
+    run_next("nobody", filled, never)
     assert not fakes["isolate"].workloads
     assert Workload.objects.get().status == status
 
@@ -202,20 +202,20 @@ def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: S
 def test_one_that_another_process_works_on_is_left_alone(filled: Registry, fakes, runtime_dir):
     workload = recorded()
     with mark(workload.pk, runtime_dir):
-        carry_out(workload.pk, filled, never)
+        run_next("isolate", filled, never)
     assert not fakes["isolate"].workloads
 
 
 def test_one_whose_backend_is_not_well_here_goes_on_waiting(filled: Registry, fakes):
-    workload = recorded()
+    recorded()
     filled.unregister("isolate")
-    carry_out(workload.pk, filled, never)
+    run_next("isolate", filled, never)
     assert Workload.objects.get().status == "pending"
 
 
 def test_one_without_its_source_has_failed(filled: Registry):
     workload = recorded(source=False)
-    carry_out(workload.pk, filled, never)
+    run_next("isolate", filled, never)
     workload.refresh_from_db()
     assert (workload.status, workload.exit_reason) == ("failed", "backend_error")
 
@@ -226,15 +226,15 @@ def test_a_fault_under_one_that_waited_is_in_its_row(filled: Registry, fakes):
 
     fakes["isolate"].program = broken
     workload = recorded()
-    carry_out(workload.pk, filled, never)
+    run_next("isolate", filled, never)
     workload.refresh_from_db()
     assert (workload.status, workload.error) == ("failed", "the disk is full")
 
 
 def test_the_same_hint_twice_runs_it_once(filled: Registry, fakes):
-    workload = recorded()
+    recorded()
     for _ in range(2):
-        carry_out(workload.pk, filled, never)
+        run_next("isolate", filled, never)
     assert len(fakes["isolate"].workloads) == 1
 
 
@@ -316,7 +316,7 @@ def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, f
     settle_lost(workload)
     assert (workload.status, workload.node, workload.started_at) == ("pending", "", None)
     fakes["isolate"].program = lambda spec: DONE
-    carry_out(workload.pk, filled, never)
+    run_next("isolate", filled, never)
     workload.refresh_from_db()
     assert (workload.status, workload.attempt) == ("completed", 2)
     assert [block.first for block in LogBlock.objects.all()] == [4]

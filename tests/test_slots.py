@@ -143,7 +143,9 @@ def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir:
         holder.wait()
         holder.stdout.close()
         assert sweep(runtime_dir) == 1
-        assert {file.name for file in runtime_dir.iterdir()} == {"mine.running", "isolate.0.slot"}
+        assert {file.name for file in runtime_dir.iterdir()} == {
+            *("mine.running", "isolate.0.slot", "isolate.turn")
+        }
         assert marked("mine", runtime_dir)
     assert sweep(runtime_dir) == 0
 

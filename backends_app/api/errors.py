@@ -17,7 +17,7 @@ from ..exceptions import (
     QueueFull,
     RuntimeNotSupported,
     SourceFormatNotSupported,
-    TooManyReaders,
+    TooManyWaiting,
     VulcanError,
 )
 
@@ -56,9 +56,9 @@ class QueueFullNow(APIException):
     wait = RETRY_QUEUE_S
 
 
-class TooManyReadersNow(APIException):
+class TooManyWaitingNow(APIException):
     status_code = status.HTTP_429_TOO_MANY_REQUESTS
-    default_code = "too_many_readers"
+    default_code = "too_many_waiting"
     wait = RETRY_QUEUE_S
 
 
@@ -91,8 +91,8 @@ def to_api_exception(error: VulcanError) -> APIException:
             return BackendAtCapacityNow(str(error))
         case QueueFull():
             return QueueFullNow(str(error))
-        case TooManyReaders():
-            return TooManyReadersNow(str(error))
+        case TooManyWaiting():
+            return TooManyWaitingNow(str(error))
         case KeyReused():
             return Conflict(str(error), code="idempotency_key_reused")
         case AlreadyEnded():

@@ -5,7 +5,7 @@ its own.
 """
 
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any, ClassVar
@@ -32,12 +32,19 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
+from rest_framework.status import HTTP_202_ACCEPTED
 from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from .. import lifecycle, logs, signals
 from ..database import let_go
-from ..exceptions import BackendNotRegistered, InvalidRequest, listing, quote
+from ..exceptions import (
+    BackendNotRegistered,
+    InvalidRequest,
+    TooManyWaiting,
+    listing,
+    quote,
+)
 from ..executors import executor
 from ..executors.base import Executor
 from ..lifecycle import Order
@@ -45,7 +52,9 @@ from ..models import Workload, WorkloadQuerySet, is_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Finding, Route, describe, examine
 from ..tails import events, tails
+from ..thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
+from .errors import RETRY_CAPACITY_S
 from .pagination import WorkloadPagination
 from .parsers import refuse_oversized, refuse_type
 from .renderers import EventStreamRenderer
@@ -72,6 +81,7 @@ from .serializers import (
 from .throttles import AddressThrottle, UserThrottle
 
 Link = dict[str, str]
+LARGE_BODY_BYTES = 64 * 1024  # what a proxy or the kernel holds ready arrives at once
 FILTERS = {
     "status": "status",
     "runtime": "runtime",
@@ -357,7 +367,10 @@ class SubmittingView(OwnedView, GenericAPIView):
     REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
 
     def order(self, request: Request) -> Order:
-        serializer = self.get_serializer(data=request.data)
+        size = int(request.META.get("CONTENT_LENGTH") or 0)
+        with thread_shares.hold(request.user.pk) if size > LARGE_BODY_BYTES else nullcontext():
+            data = request.data  # a client may take its time to send it
+        serializer = self.get_serializer(data=data)
         serializer.is_valid(raise_exception=True)
         return Order(
             spec=workload_spec(serializer.validated_data),
@@ -369,7 +382,10 @@ class SubmittingView(OwnedView, GenericAPIView):
     def answer_with(self, workload: Workload, status: int) -> Response:
         where = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)
         data = self.REPORT.to_representation(workload)
-        return Response(data, status=status, headers={"Location": where})
+        headers = {"Location": where}
+        if status == HTTP_202_ACCEPTED:
+            headers["Retry-After"] = str(RETRY_CAPACITY_S)
+        return Response(data, status=status, headers=headers)
 
 
 class WorkloadsView(SubmittingView):
@@ -412,8 +428,13 @@ class WorkloadsView(SubmittingView):
         examples=[TYPESCRIPT],
     )
     def post(self, request: Request) -> Response:
-        workload = self.executor.run(self.order(request))
-        return self.answer_with(workload, 201 if workload.ended else 202)
+        order = self.order(request)
+        try:
+            with thread_shares.hold(request.user.pk):
+                workload = self.executor.run(order)
+        except TooManyWaiting:
+            workload = self.executor.submit(order)
+        return self.answer_with(workload, 201 if workload.ended else HTTP_202_ACCEPTED)
 
     def links(self) -> list[Link]:
         return [
@@ -440,7 +461,7 @@ class AsyncWorkloadsView(SubmittingView):
         examples=[TYPESCRIPT],
     )
     def post(self, request: Request) -> Response:
-        return self.answer_with(self.executor.submit(self.order(request)), 202)
+        return self.answer_with(self.executor.submit(self.order(request)), HTTP_202_ACCEPTED)
 
     def links(self) -> list[Link]:
         return [self.link("your workloads", "workloads")]
@@ -468,7 +489,11 @@ class WorkloadView(OwnedView):
     )
     def delete(self, request: Request, workload_id: str) -> Response:
         workload = self.workload(workload_id)
-        lifecycle.kill(workload)
+        try:
+            with thread_shares.hold(request.user.pk):
+                lifecycle.kill(workload)
+        except TooManyWaiting:
+            lifecycle.kill(workload, wait_s=0)
         status = 200 if workload.ended else 202
         return Response(self.REPORT.to_representation(workload), status=status)
 
@@ -539,7 +564,7 @@ class LogsView(OwnedView):
         if not re.fullmatch(r"[0-9]{1,9}", after):
             raise InvalidRequest("Last-Event-ID", "Must be the number of a line.")
         workload = self.workload(workload_id)
-        return EventStream(workload.pk, int(after))
+        return EventStream(workload.pk, int(after), request.user.pk)
 
     def finalize_response(
         self, request: Request, response: Any, *args: Any, **kwargs: Any
@@ -551,11 +576,13 @@ class LogsView(OwnedView):
 
 
 class EventStream(StreamingHttpResponse):
-    """Follows a log until its end, or until the reader has gone."""
+    """Follows a log until its end, or until the reader has gone; raises `TooManyWaiting`."""
 
-    def __init__(self, workload_id: str, after: int) -> None:
-        self._held = ExitStack()
-        tail = self._held.enter_context(tails.following(workload_id))
+    def __init__(self, workload_id: str, after: int, user_id: int | None) -> None:
+        with ExitStack() as held:
+            held.enter_context(thread_shares.hold(user_id))
+            tail = held.enter_context(tails.following(workload_id))
+            self._held = held.pop_all()
         let_go()
         super().__init__(
             events(tail, after),

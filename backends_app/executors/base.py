@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from django.db import DatabaseError, InterfaceError
+from django.db.models import Count, Q
 
 from .. import lifecycle, nodes, services
 from ..backends import options
@@ -44,6 +45,9 @@ class Executor:
     """Base of all executors.
 
     OPTIONS: `queue_size`, how many workloads may wait for one backend (default: 1000);
+    `queue_size_per_user`, how many of one user's (default: half of `queue_size`);
+    `running_per_user`, how many of one user's may run on one backend at the same time (default: as
+    many as it has slots);
     `heartbeat_s`, how often a node says that it lives (default: 2); `lost_after_s`, how long it may
     be silent before what it ran is given up (default: 30); `unserved_after_s`, how long workloads
     wait for a backend that works on no node before they fail (default: 3600); and `grace_s`, for
@@ -63,6 +67,8 @@ class Executor:
         registry: Registry,
         *,
         queue_size: int = 1000,
+        queue_size_per_user: int | None = None,
+        running_per_user: int | None = None,
         heartbeat_s: float = 2.0,
         lost_after_s: float = 30.0,
         unserved_after_s: float = 3600.0,
@@ -70,6 +76,12 @@ class Executor:
     ) -> None:
         self.registry = registry
         self._queue_size = options.whole_number("queue_size", queue_size)
+        if queue_size_per_user is None:
+            queue_size_per_user = max(1, self._queue_size // 2)
+        self._queue_size_per_user = options.whole_number("queue_size_per_user", queue_size_per_user)
+        if running_per_user is not None:
+            options.whole_number("running_per_user", running_per_user)
+        self._running_per_user = running_per_user
         self._heartbeat_s = _seconds("heartbeat_s", heartbeat_s)
         self._lost_after_s = _seconds("lost_after_s", lost_after_s)
         self._unserved_after_s = _seconds("unserved_after_s", unserved_after_s)
@@ -103,36 +115,51 @@ class Executor:
         try:
             lifecycle.find_replayed(order)
             prepared = services.prepare(order.spec, registry=self.registry)
-            waiting = Workload.objects.filter(isolation_used=prepared.name, status=Status.PENDING)
-            if waiting.count() >= self._queue_size:
-                raise QueueFull(prepared.name, self._queue_size)
+            self._check_queue(prepared.name, order.owner_id)
             workload = lifecycle.record(order, prepared, Status.PENDING)
         except Replayed as replayed:
             return replayed.workload
         self.send(workload.pk, prepared.name)
         return workload
 
+    def _check_queue(self, name: str, owner_id: int | None) -> None:
+        """Raise `QueueFull` when no more workloads, or no more of this user, may wait."""
+        waiting = Workload.objects.filter(isolation_used=name, status=Status.PENDING)
+        own = Count("pk", filter=Q(owner_id=owner_id))
+        found = waiting.aggregate(total=Count("pk"), own=own)
+        if found["total"] >= self._queue_size:
+            raise QueueFull(name, self._queue_size)
+        if found["own"] >= self._queue_size_per_user:
+            raise QueueFull(name, self._queue_size_per_user, own=True)
+
     def run(self, order: Order) -> Workload:
-        """Take the order and wait for its end.
+        """Run the workload in this thread, or in its turn where it has to wait; return at its end.
 
         The workload that comes back may still run when that takes longer than any should. Raises
         what `submit` and `services.run` raise.
         """
-        if self.remote:
-            workload = self.submit(order)
-        else:
+        wait_s = limits().timeout_s.max + WAIT_MARGIN_S
+        if not self.remote:
             try:
                 lifecycle.find_replayed(order)
-                return lifecycle.run_here(order, self.registry)
+                return lifecycle.run_here(order, self.registry, self._running_per_user)
+            except BackendAtCapacity:
+                if not self.serving:  # nobody would take up what waits
+                    raise
             except Replayed as replayed:
-                workload = replayed.workload
-        if lifecycle.wait(workload, limits().timeout_s.max + WAIT_MARGIN_S) or self.remote:
-            return workload
-        if Workload.objects.filter(pk=workload.pk).exists():
-            return workload
-        # Who had the key found no slot, and took the record back.
-        entry = self.registry.get(workload.isolation_used)
-        raise BackendAtCapacity(entry.name, entry.capabilities.max_concurrency)
+                lifecycle.wait(replayed.workload, wait_s)
+                if Workload.objects.filter(pk=replayed.workload.pk).exists():
+                    return replayed.workload
+                return self.run(order)  # who had the key found no slot and took the record back
+        workload = self.submit(order)
+        lifecycle.wait(workload, wait_s)
+        return workload
+
+    def run_next(self, name: str) -> bool:
+        """Run the next of the workloads that wait for a backend; False when there is none."""
+        return lifecycle.run_next(
+            name, self.registry, lambda: self.draining, self._running_per_user
+        )
 
     def send(self, workload_id: str, name: str) -> None:
         """Say that a workload waits for the backend `name`; no error if nobody can be told now."""

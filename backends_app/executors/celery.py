@@ -1,7 +1,7 @@
 """Celery on Redis: workers on this machine and others run what was submitted.
 
-One queue for each backend. A message holds the id of a workload and nothing else, so there is
-nothing in it to believe: what a worker runs stands in the row, and only one can claim that.
+One queue for each backend. A message says that something waits, and holds the id of a workload for
+who reads a queue. There is nothing in it to believe: a worker runs what is next by the rows.
 """
 
 import functools
@@ -20,7 +20,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from kombu.exceptions import ChannelError, OperationalError
 
-from .. import lifecycle, nodes
+from .. import nodes
 from ..backends import options
 from ..health import monitor
 from ..models import is_id
@@ -46,12 +46,12 @@ class CeleryExecutor(Executor):
     resend_s = 5.0
 
     def __init__(
-        self, registry: Registry, *, broker: str = "redis://127.0.0.1:6379/0", **given: float
+        self, registry: Registry, *, broker: str = "redis://127.0.0.1:6379/0", **given: Any
     ) -> None:
         self._broker = options.text("broker", broker, "the URL of Redis")
         self._app: Celery | None = None
         self._served: str | None = None
-        super().__init__(registry, **given)  # type: ignore[arg-type]
+        super().__init__(registry, **given)
 
     @property
     def app(self) -> Celery:
@@ -191,8 +191,8 @@ class CeleryExecutor(Executor):
         raise SystemExit(0)
 
     def _carry_out(self, workload_id: object) -> None:
-        if isinstance(workload_id, str) and is_id(workload_id):
-            lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
+        if isinstance(workload_id, str) and is_id(workload_id) and self._served is not None:
+            self.run_next(self._served)
 
 
 class Consumer(celery.worker.consumer.Consumer):  # type: ignore[misc]

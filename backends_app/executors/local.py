@@ -2,13 +2,11 @@
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Sequence, Set
+from typing import Any
 
 from django.db import close_old_connections, connections
-from structlog.contextvars import bound_contextvars
 
-from .. import lifecycle
 from ..database import let_go
 from ..health import monitor
 from ..registry import BackendInfo, Registry
@@ -19,57 +17,52 @@ logger = logging.getLogger(__name__)
 IDLE_S = 10.0  # how long a thread waits for more before it ends
 
 
-class Lane:
-    """What waits for one backend in this process, and the threads that run it in order."""
+class BackendThreads:
+    """The threads of this process that run what waits for one backend."""
 
     def __init__(self, executor: "LocalExecutor", name: str) -> None:
         self._executor = executor
         self._name = name
         self._changed = threading.Condition()
-        self._waiting: deque[str] = deque()
-        self._threads = self._resting = 0
+        self._notices = self._threads = self._resting = 0
 
-    def put(self, workload_id: str, most_threads: int) -> None:
+    def notify(self, most_threads: int) -> None:
+        """Let one thread more, of at most this many, see what waits."""
         with self._changed:
-            if workload_id in self._waiting:
-                return
-            self._waiting.append(workload_id)
-            if self._resting:
-                self._changed.notify()
-            elif self._threads < most_threads:
+            self._notices = min(self._notices + 1, most_threads)
+            if self._notices > self._resting and self._threads < most_threads:
                 self._threads += 1
                 name = f"vulcan-{self._name}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._changed.notify()
 
     def wake(self) -> None:
         """Let the threads see that the executor is being drained."""
         with self._changed:
             self._changed.notify_all()
 
-    def waiting(self) -> Set[str]:
-        with self._changed:
-            return frozenset(self._waiting)
-
     def _work(self) -> None:
-        while (workload_id := self._next()) is not None:
+        while self._is_noticed():
             try:
                 close_old_connections()
-                self._executor.carry_out(workload_id)
-            except Exception:  # the row is as it was; the keeper sends it again
-                with bound_contextvars(workload_id=workload_id):
-                    logger.exception("workload could not be taken up")
+                while self._executor.run_next(self._name):
+                    close_old_connections()
+            except Exception:  # the rows are as they were; the keeper gives notice again
+                logger.exception("what waits for %s could not be taken up", self._name)
             let_go()
         connections.close_all()
 
-    def _next(self) -> str | None:
+    def _is_noticed(self) -> bool:
+        """Wait for a notice; False when there has been none for long, and the thread ends."""
         with self._changed:
             self._resting += 1
-            found = self._changed.wait_for(lambda: self._waiting or self._executor.draining, IDLE_S)
+            found = self._changed.wait_for(lambda: self._notices or self._executor.draining, IDLE_S)
             self._resting -= 1
             if not found or self._executor.draining:
                 self._threads -= 1
-                return None
-            return self._waiting.popleft()
+                return False
+            self._notices -= 1
+            return True
 
 
 class LocalExecutor(Executor):
@@ -81,33 +74,28 @@ class LocalExecutor(Executor):
 
     resend_s = 1.0
 
-    def __init__(self, registry: Registry, **given: float) -> None:
-        super().__init__(registry, **given)  # type: ignore[arg-type]
+    def __init__(self, registry: Registry, **given: Any) -> None:
+        super().__init__(registry, **given)
 
     def _begin(self) -> None:
         super()._begin()
-        self._lanes: dict[str, Lane] = {}
+        self._threads: dict[str, BackendThreads] = {}
 
     def send(self, workload_id: str, name: str) -> None:
         if self.serving and not self.draining:
             entry = self.registry.snapshot.entries.get(name)
             if entry is not None:
-                lane = self._lanes.setdefault(name, Lane(self, name))
-                lane.put(workload_id, entry.capabilities.max_concurrency)
+                threads = self._threads.setdefault(name, BackendThreads(self, name))
+                threads.notify(entry.capabilities.max_concurrency)
 
     def sent(self, name: str) -> Set[str] | None:
+        """Threads that are busy look by themselves; to notify them again does no harm."""
         entry = self.registry.snapshot.entries.get(name)
-        if entry is None or not entry.health.eligible:
-            return None
-        lane = self._lanes.get(name)
-        return lane.waiting() if lane is not None else frozenset()
-
-    def carry_out(self, workload_id: str) -> None:
-        lifecycle.carry_out(workload_id, self.registry, lambda: self.draining)
+        return frozenset() if entry is not None and entry.health.eligible else None
 
     def take_up_no_more(self) -> None:
-        for lane in list(self._lanes.values()):
-            lane.wake()
+        for threads in list(self._threads.values()):
+            threads.wake()
 
     def serves(self) -> Sequence[BackendInfo]:
         return self.registry.list()

@@ -5,7 +5,7 @@ from backends_app.executors.local import LocalExecutor
 
 
 class Resting(LocalExecutor):
-    """Takes orders; `carry_out` runs one of them where the test stands."""
+    """Takes orders; `run_next` runs one of them where the test stands."""
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
         pass

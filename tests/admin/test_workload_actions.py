@@ -95,7 +95,7 @@ def test_rerun_submits_it_again_as_the_operators_own(operator, root, audit):
         ("root", before.pk, f"Run again as {again.pk}."),
         ("root", again.pk, f"Submitted as {before.pk} once more."),
     ]
-    executor().carry_out(again.pk)
+    assert executor().run_next("isolate")
     again.refresh_from_db()
     assert (again.status, again.output) == ("completed", {"a": [1, "\0"]})
 

@@ -1,4 +1,4 @@
-"""The local executor in this process: lanes, the keeper, and the race between an end and a kill."""
+"""The local executor in this process: its threads, the keeper, a race between an end and a kill."""
 
 import random
 import threading
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
@@ -15,15 +16,16 @@ from backends_app import lifecycle
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.conf import load_executor
-from backends_app.exceptions import AlreadyEnded, QueueFull
+from backends_app.exceptions import AlreadyEnded, BackendAtCapacity, QueueFull
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
+from backends_app.lifecycle import Order
 from backends_app.models import NodeBackend, Source, Workload
 from backends_app.nodes import beat, node_id
 from backends_app.registry import Registry
 from backends_app.slots import mark
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S
+from tests.programs import PATIENCE_S, wait_until
 from tests.workloads import order, recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
@@ -83,12 +85,90 @@ def test_a_slow_backend_keeps_nobody_elses_work_waiting(executor: LocalExecutor,
 
 
 def test_the_queue_is_bounded(filled: Registry):
-    executor = LocalExecutor(filled, queue_size=3)
+    executor = LocalExecutor(filled, queue_size=3, queue_size_per_user=3)
     for _ in range(3):
         executor.submit(order())
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match="3 workloads wait"):
         executor.submit(order())
     assert Workload.objects.count() == 3
+
+
+def test_the_queue_of_a_user_is_bounded(filled: Registry):
+    executor = LocalExecutor(filled, queue_size=4)
+    ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
+    for _ in range(2):
+        executor.submit(order(owner=ada))
+    with pytest.raises(QueueFull, match="2 of your workloads"):
+        executor.submit(order(owner=ada))
+    executor.submit(order(owner=bob))
+
+
+def test_who_submits_many_keeps_nobody_waiting(filled: Registry, fakes):
+    """Chance decides between two users who wait for one slot; 40 times in a row is no chance."""
+    ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
+    for _ in range(100):
+        recorded(owner=ada)
+    last = recorded(owner=bob)
+    executor = LocalExecutor(filled)
+    for _ in range(40):
+        assert executor.run_next("isolate")
+    last.refresh_from_db()
+    assert last.status == "completed"
+
+
+def test_the_user_of_whom_fewer_run_is_next(filled: Registry, fakes):
+    ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
+    recorded(Status.RUNNING, owner=ada)
+    rows = [recorded(owner=owner) for _ in range(3) for owner in (ada, bob)]
+    executor = LocalExecutor(filled)
+    while executor.run_next("isolate"):
+        pass
+    owners = {row.pk: row.owner for row in rows}
+    began = [owners[spec.id] for spec in fakes["isolate"].workloads]
+    assert began == [bob] * 3 + [ada] * 3
+
+
+def test_no_more_of_a_user_run_than_may(filled: Registry, fakes):
+    ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
+    running = recorded(Status.RUNNING, owner=ada)
+    recorded(owner=ada)
+    executor = LocalExecutor(filled, running_per_user=1)
+    assert not executor.run_next("isolate")
+    with pytest.raises(BackendAtCapacity):
+        executor.run(order(owner=ada))
+    assert executor.run(order(owner=bob)).status == "completed"
+    lifecycle.settle_lost(running)
+    assert executor.run_next("isolate")
+
+
+def run_apart(executor: LocalExecutor, given: Order) -> Workload:
+    """Run an order in a thread of its own, with connections of its own."""
+    try:
+        return executor.run(given)
+    finally:
+        connections.close_all()
+
+
+def test_a_run_that_finds_no_slot_waits_in_line(filled: Registry, fakes):
+    inside, leave = threading.Event(), threading.Event()
+
+    def program(spec: WorkloadSpec) -> object:
+        inside.set()
+        leave.wait(PATIENCE_S)
+        return spec.input
+
+    filled.register("isolate", FakeBackend(max_concurrency=1, program=program), replace=True)
+    executor = LocalExecutor(filled, grace_s=PATIENCE_S)
+    executor.ensure_started(wait_s=0)
+    first = executor.submit(order(input=1))
+    assert inside.wait(PATIENCE_S)
+    with ThreadPoolExecutor(1) as thread:
+        second = thread.submit(run_apart, executor, order(input=2))
+        wait_until(lambda: Workload.objects.filter(status="pending").exists())
+        leave.set()
+        assert second.result(PATIENCE_S).output == 2
+    assert ended(first).output == 1
+    executor.drain()
 
 
 def test_what_others_have_left_waiting_is_taken_up(executor: LocalExecutor):

@@ -1,0 +1,58 @@
+"""How many threads requests may hold while they wait: of all users, and of each."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from backends_app import signals
+from backends_app.exceptions import TooManyWaiting
+from backends_app.thread_shares import ThreadShares
+
+
+@pytest.mark.parametrize(
+    ("threads", "limit", "per_user"), [(1, 1, 1), (4, 3, 1), (32, 24, 8), (100, 75, 25)]
+)
+def test_a_part_of_the_threads_is_never_held(threads: int, limit: int, per_user: int):
+    shares = ThreadShares(threads)
+    with ExitStack() as held:
+        for number in range(limit):
+            held.enter_context(shares.hold(number // per_user))
+        with pytest.raises(TooManyWaiting), shares.hold("another"):
+            pass
+    with shares.hold("another"):
+        pass
+
+
+def test_one_user_holds_no_more_than_a_share():
+    shares = ThreadShares(8)
+    with shares.hold("ada"), shares.hold("ada"):
+        with pytest.raises(TooManyWaiting) as raised, shares.hold("ada"):
+            pass
+        assert raised.value.limit == 2
+        with shares.hold("bob"):
+            pass
+    with shares.hold("ada"):
+        pass
+
+
+def test_an_error_gives_the_thread_back():
+    shares = ThreadShares(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), shares.hold("ada"):
+            _ = 1 / 0
+
+
+def test_what_is_held_and_refused_is_heard_of():
+    heard = []
+
+    def hear(held: int, limit: int, refused: bool, **_: object) -> None:
+        heard.append((held, limit, refused))
+
+    signals.threads_held.connect(hear)
+    try:
+        shares = ThreadShares(4)
+        with shares.hold("ada"), pytest.raises(TooManyWaiting), shares.hold("ada"):
+            pass
+    finally:
+        signals.threads_held.disconnect(hear)
+    assert heard == [(1, 3, False), (1, 3, True), (0, 3, False)]

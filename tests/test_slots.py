@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
-from backends_app.slots import mark, marked, slot, sweep, taken
-from tests.programs import ROOT
+from backends_app.slots import awaited_slot, mark, marked, slot, sweep, taken
+from tests.programs import PATIENCE_S, ROOT, wait_until
 
 HOLDER = """
 import sys, time
@@ -93,6 +93,42 @@ def test_never_more_than_the_limit_at_once(runtime_dir: Path, busy_interpreter):
     for thread in threads:
         thread.join()
     assert 1 <= most[0] <= 3
+
+
+def test_one_who_waits_is_passed_by_nobody(runtime_dir: Path):
+    """Two slots, one taken: who waits has the turn before it looks for the other."""
+    turns: list[str] = []
+
+    def wait() -> None:
+        with awaited_slot("isolate", 1, runtime_dir, lambda: False) as has_slot:
+            turns.append(f"{has_slot}")
+
+    with slot("isolate", 1, runtime_dir):
+        thread = threading.Thread(target=wait)
+        thread.start()
+
+        def refused() -> bool:
+            try:
+                with slot("isolate", 2, runtime_dir):
+                    return False
+            except BackendAtCapacity:
+                return True
+
+        wait_until(refused)
+    thread.join(PATIENCE_S)
+    assert turns == ["True"]
+    with slot("isolate", 1, runtime_dir):
+        pass
+
+
+def test_who_gives_up_has_no_slot_and_no_turn(runtime_dir: Path):
+    with (
+        slot("isolate", 1, runtime_dir),
+        awaited_slot("isolate", 1, runtime_dir, lambda: True) as has_slot,
+    ):
+        assert not has_slot
+        with slot("isolate", 2, runtime_dir):
+            pass
 
 
 def test_no_descriptor_is_left(runtime_dir: Path):

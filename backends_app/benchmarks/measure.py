@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .. import services
@@ -21,15 +21,15 @@ from ..exceptions import BackendAtCapacity, VulcanError, quote
 from ..health import probed
 from ..registry import Registry
 from ..routing import Entry
-from ..slots import slot
+from ..slots import awaited_slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
 from .results import Figures, LeftOut, Measured, Results, Sample, said
 
 TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
 PROBE_S = 60.0
-LOOK_S = 0.05  # how often one who waits for a slot looks
-SLOT_S = 60.0  # and for how long, once for each backend
+LOOK_S = 0.05  # how often what is interrupted is ended
+SLOT_S = 60.0  # how long one waits for a slot, once for each backend
 
 Another = Callable[[str, Backend], Backend | None]
 """Takes a backend and its name; a fresh instance of the same, or None where nobody can make one."""
@@ -229,17 +229,17 @@ class Bench:
         """Hold a slot, as soon as others leave one; whether that had to be waited for."""
         at_the_latest = time.monotonic() + SLOT_S
         waited = False
-        with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(slot(target.name, target.at_once, runtime_dir()))
-                    break
-                except BackendAtCapacity:
-                    if time.monotonic() > at_the_latest:
-                        self._full.add(target.name)
-                    if target.name in self._full or self._interrupted.wait(LOOK_S):
-                        raise
-                    waited = True
+
+        def is_over() -> bool:
+            nonlocal waited
+            waited = True
+            if time.monotonic() > at_the_latest:
+                self._full.add(target.name)
+            return target.name in self._full or self._interrupted.is_set()
+
+        with awaited_slot(target.name, target.at_once, runtime_dir(), is_over) as has_slot:
+            if not has_slot:
+                raise BackendAtCapacity(target.name, target.at_once)
             yield waited
 
 

@@ -10,11 +10,12 @@ from backends_app.benchmarks import measure
 from backends_app.benchmarks.measure import Bench, probe, targets
 from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
-from backends_app.exceptions import BackendUnavailable
+from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
 from backends_app.registry import Registry
 from backends_app.slots import slot, taken
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
+from tests.programs import wait_until
 
 
 def registered(**backends: Backend) -> Registry:
@@ -97,14 +98,20 @@ def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir)
 
 def test_who_finds_no_slot_waits_for_one(runtime_dir):
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
-    looked = threading.Event()
-    wait = measuring._interrupted.wait
-    measuring._interrupted.wait = lambda timeout: looked.set() or wait(timeout)
     found = []
+
+    def is_waited_for() -> bool:
+        """A second slot would be free, but nobody passes one who waits."""
+        try:
+            with slot("one", 2, runtime_dir):
+                return False
+        except BackendAtCapacity:
+            return True
+
     with slot("one", 1, runtime_dir):
         thread = threading.Thread(target=lambda: found.append(measuring.run()))
         thread.start()
-        assert looked.wait(60)
+        wait_until(is_waited_for)
     thread.join(60)
     assert found[0].measured[0].modes["cold"].waited == 1
     assert found[0].measured[0].modes["cold"].failures == 0

@@ -12,6 +12,7 @@ django.setup()
 from tests.bench import (  # noqa: E402 - Django has to be set up
     gvisor,
     history,
+    hostile,
     http,
     isolate,
     metrics,
@@ -24,7 +25,7 @@ def main() -> None:
     table = Table(
         "subject : baseline", "p50", "p95", "bar", "met", "subject", "baseline", title="Ratios"
     )
-    for part in (registry, http, metrics, history, isolate, gvisor, microvm):
+    for part in (registry, http, metrics, history, hostile, isolate, gvisor, microvm):
         for ratio in part.ratios():
             table.add_row(*ratio.row())
     console = Console(width=120)

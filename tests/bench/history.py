@@ -43,7 +43,7 @@ def ratios() -> Iterator[Ratio]:
         site = Site(Path(folder), DJANGO_SETTINGS_MODULE="tests.bench.settings")
         site.prepare()
         try:
-            site.serve(threads=160)
+            site.serve(threads=4 * READERS)  # one user may hold a quarter
             site.healthy()
             yield _submitting(site)
             yield _throughput(site)

@@ -50,7 +50,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
-from . import logs
+from . import logs, proxies
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -79,6 +79,7 @@ CORS_ALLOW_HEADERS = (
 )
 
 INSTALLED_APPS = [
+    "vulcan_site",
     "backends_app",  # before rest_framework, whose page template it extends
     "django.contrib.admin",
     "django.contrib.auth",
@@ -218,7 +219,7 @@ REST_FRAMEWORK = {
         "user": _rate("THROTTLE_USER", "6000/min"),
         "address": _rate("THROTTLE_ADDRESS", "12000/min"),
     },
-    "NUM_PROXIES": env.int("PROXIES", default=int(HTTPS)),
+    "NUM_PROXIES": proxies.count(env),
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "backends_app.api.renderers.ExplorableAPIRenderer",

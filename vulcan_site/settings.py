@@ -23,7 +23,7 @@ one for development):
 - `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
   gunicorn workers counts for itself; redis://… for one count.
 - `PROXIES`: how many proxies stand in front, each of which adds to `X-Forwarded-For` whom it hears;
-  default 1 with HTTPS, else 0: the header is not believed.
+  default 1 with HTTPS, else 0: the header is not believed, and slow clients are warned of.
 - `TOKEN_DAYS`: for how long a new token is good; default 30.
 - `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the

@@ -115,11 +115,11 @@ def start(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Start an nginx before an upstream; it ends with the module."""
     with ExitStack() as started:
 
-        def start(upstream_port: int, **directives: str) -> Front:
+        def start(upstream_port: int, before: str = "", **directives: str) -> Front:
             port, plain_port = free_port(), free_port()
             sites = configured(upstream_port, port, plain_port, certificate, **directives)
             folder = tmp_path_factory.mktemp("nginx") / "server"
-            error_log = started.enter_context(nginx(folder, sites, port))
+            error_log = started.enter_context(nginx(folder, before + sites, port))
             context = ssl.create_default_context(cafile=str(certificate / "fullchain.pem"))
             return Front(port, plain_port, error_log, context)
 
@@ -526,6 +526,23 @@ def test_one_client_has_a_share_of_the_requests(start: Start, echo: Echo):
         assert front.ask("GET", "/", source="127.0.3.2")[0] == 200
         assert all(map(is_open, connections))
     wait_until(lambda: not refusal(front, "127.0.3.1"), "the places were not given back")
+
+
+def test_a_household_of_ipv6_is_one_client(start: Start, echo: Echo):
+    """The addresses are those that a proxy before nginx reports, as docs/operations.md says."""
+    believed = "set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For;"
+    front = start(echo.server_port, believed, limit_conn="vulcan_clients 1")
+
+    def ask(address: str) -> tuple[int, HTTPMessage, bytes]:
+        return front.ask("GET", "/", headers={"X-Forwarded-For": address})
+
+    head = HALF_A_BODY.replace("\r\n", "\r\nX-Forwarded-For: 2001:db8:1:1::1\r\n", 1)
+    with slow(front, head, ["127.0.0.1"]):
+        wait_until(lambda: ask("2001:db8:1:1::1")[0] == 429)
+        assert error(ask("2001:db8:1:1:ffff::")) == (429, "too_many_connections")
+        for other in ("2001:db8:1:2::1", "198.51.100.1"):
+            status, _, passed = ask(other)
+            assert (status, dict(json.loads(passed))["X-Forwarded-For"]) == (200, other)
 
 
 def refusal(front: Front, source: str) -> tuple[int, HTTPMessage, bytes] | None:

@@ -495,10 +495,15 @@ def is_open(connection: ssl.SSLSocket) -> bool:
 def test_a_thousand_slow_clients_keep_nobody_waiting(
     start: Start, site: Site, server: Program, head: dict[str, str]
 ):
-    """They stay for ever, so requests can only be answered beside them."""
+    """They stay for ever, so requests can only be answered beside them.
+
+    Half of them are users, for whose bodies Vulcan would wait.
+    """
     front = start(site.port, client_header_timeout="1h", client_body_timeout="1h")
     sources = [f"127.0.1.{number % 50 + 1}" for number in range(500)]
-    with slow(front, HALF_A_HEAD, sources) as heads, slow(front, HALF_A_BODY, sources) as bodies:
+    of_users = "".join(f"\r\n{name}: {value}" for name, value in head.items())
+    half_a_body = HALF_A_BODY.replace("\r\n", f"{of_users}\r\n", 1)
+    with slow(front, HALF_A_HEAD, sources) as heads, slow(front, half_a_body, sources) as bodies:
         for number in range(20):
             body = workload(input=number)
             status, _, answer = front.ask("POST", "/v1/workloads", body, headers=head)

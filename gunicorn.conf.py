@@ -13,7 +13,7 @@ import environ
 from gunicorn.glogging import Logger
 
 from backends_app import metrics_folder
-from vulcan_site import logs
+from vulcan_site import logs, proxies
 
 
 class _Environment(environ.Env):  # type: ignore[misc]
@@ -63,6 +63,13 @@ class _ExpectedBody:
             self._asked = True
             self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         return bytes(self._reader.read(size))
+
+
+def when_ready(server: Any) -> None:
+    """Give the warning of `manage.py check --deploy` where somebody who starts a server sees it."""
+    silenced = _Environment().list("SILENCED_SYSTEM_CHECKS", default=[])
+    if proxies.count(_Environment()) == 0 and proxies.ID not in silenced:
+        server.log.warning("%s: %s %s", proxies.ID, proxies.WARNING, proxies.HINT)
 
 
 def pre_request(worker: object, req: Any) -> None:

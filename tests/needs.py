@@ -24,6 +24,8 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "iproute2": ("ip",),
     "libc6-dev": (),  # the headers that `cc` needs
     "make": ("make",),
+    "nginx": ("nginx",),
+    "openssl": ("openssl",),
     "podman": ("podman",),
     "postgresql": ("initdb", "postgres"),
     "prometheus": ("prometheus", "promtool"),

@@ -1,4 +1,4 @@
-"""Servers that tests need and start themselves: Redis, PostgreSQL; on loopback, gone with them."""
+"""Servers that tests need and start themselves; on loopback, gone with them."""
 
 import os
 import shutil
@@ -108,6 +108,46 @@ def postgresql(*addresses: str) -> Iterator[str]:
                 server.wait(PATIENCE_S)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def nginx(folder: Path, sites: str, port: int) -> Iterator[Path]:
+    """An nginx of these sites, which listen on `port`; gives the file that it logs errors to."""
+    need("nginx")
+    folder.mkdir()
+    error_log = folder / "error.log"
+    temporary = "\n".join(
+        f"    {name}_temp_path {folder}/{name};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    # Beside folders and users, as Debian's /etc/nginx/nginx.conf.
+    config.write_text(
+        f"""
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+pid {folder}/nginx.pid;
+error_log {error_log} info;
+worker_processes 2;
+worker_rlimit_nofile 8192;
+events {{ worker_connections 4096; }}
+http {{
+{temporary}
+    access_log {folder}/access.log;
+    gzip on;
+    {sites}
+}}
+"""
+    )
+    command = ["nginx", "-p", str(folder), "-e", str(error_log), "-c", str(config)]
+    subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=PATIENCE_S)
+    server = subprocess.Popen(command)
+    try:
+        _until_it_listens(port)
+        yield error_log
+    finally:
+        server.terminate()
+        server.wait(PATIENCE_S)
 
 
 def _until_it_listens(port: int) -> None:

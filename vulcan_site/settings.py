@@ -23,7 +23,7 @@ one for development):
 - `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
   gunicorn workers counts for itself; redis://… for one count.
 - `PROXIES`: how many proxies stand in front, each of which adds to `X-Forwarded-For` whom it hears;
-  default 1 with HTTPS, else 0: the header is not believed.
+  default 1 with HTTPS, else 0: the header is not believed, and slow clients are warned of.
 - `TOKEN_DAYS`: for how long a new token is good; default 30.
 - `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
 - `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
@@ -50,7 +50,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
-from . import logs
+from . import logs, proxies
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -79,6 +79,7 @@ CORS_ALLOW_HEADERS = (
 )
 
 INSTALLED_APPS = [
+    "vulcan_site",
     "backends_app",  # before rest_framework, whose page template it extends
     "django.contrib.admin",
     "django.contrib.auth",
@@ -218,7 +219,7 @@ REST_FRAMEWORK = {
         "user": _rate("THROTTLE_USER", "6000/min"),
         "address": _rate("THROTTLE_ADDRESS", "12000/min"),
     },
-    "NUM_PROXIES": env.int("PROXIES", default=int(HTTPS)),
+    "NUM_PROXIES": proxies.count(env),
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "backends_app.api.renderers.ExplorableAPIRenderer",

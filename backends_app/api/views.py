@@ -81,7 +81,7 @@ from .serializers import (
 from .throttles import AddressThrottle, UserThrottle
 
 Link = dict[str, str]
-LARGE_BODY_BYTES = 64 * 1024  # what a proxy or the kernel holds ready arrives at once
+LARGE_BODY_BYTES = 32 * 1024  # of smaller ones the server's worker has all before they come here
 FILTERS = {
     "status": "status",
     "runtime": "runtime",

@@ -1,0 +1,69 @@
+"""A server without a proxy is warned of: by `check --deploy`, and in gunicorn's log."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.site import Site
+from tests.programs import manage
+
+# As README.md's section about production sets them.
+PRODUCTION = {
+    "SECRET_KEY": "0123456789" * 3 + "abcdefghijklmnopqrstuvwxyz",
+    "ALLOWED_HOSTS": "vulcan.example.org",
+    "CSRF_TRUSTED_ORIGINS": "https://vulcan.example.org",
+    "HTTPS": "1",
+    "DEBUG": "0",
+}
+ID = "vulcan_site.W001"
+
+
+def check_deploy(folder: Path, **env: str) -> tuple[int, str]:
+    command = ("check", "--deploy", "--fail-level", "WARNING")
+    done = manage(*command, folder=folder, **{**PRODUCTION, **env})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_settings_of_production_pass(tmp_path: Path):
+    static = str(tmp_path / "static")
+    assert check_deploy(tmp_path, STATIC_ROOT=static) == (
+        0,
+        "System check identified no issues (0 silenced).\n",
+    )
+
+
+def test_a_server_without_a_proxy_is_warned_of(tmp_path: Path):
+    code, printed = check_deploy(tmp_path, PROXIES="0")
+    assert (code, printed.count("vulcan_site.W001)")) == (1, 1)
+    assert "ops/nginx/vulcan.conf" in printed
+    code, printed = check_deploy(tmp_path, PROXIES="0", SILENCED_SYSTEM_CHECKS=ID)
+    assert (code, printed) == (0, "System check identified no issues (1 silenced).\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "warnings"),
+    [
+        ({}, 1),
+        ({"PROXIES": "0", "HTTPS": "1"}, 1),
+        ({"HTTPS": "1"}, 0),
+        ({"PROXIES": "1"}, 0),
+        ({"SILENCED_SYSTEM_CHECKS": f"backends_app.W001,{ID}"}, 0),
+    ],
+)
+def test_gunicorn_says_it_once_at_the_start(tmp_path: Path, env: dict[str, str], warnings: int):
+    site = Site(tmp_path, **env)
+    gunicorn = [sys.executable, "-m", "gunicorn", "--bind=127.0.0.1:0", "--workers=2"]
+    try:
+        server = site.program([*gunicorn, "--no-control-socket", "vulcan_site.wsgi"], "web")
+        server.prints("(?s)Booting worker.*Booting worker")
+        assert server.terminate() == 0
+    finally:
+        site.close()
+    events = [json.loads(line) for line in server.printed.splitlines()]
+    found = [one for one in events if ID in one["event"]]
+    assert len(found) == warnings
+    for one in found:
+        assert (one["level"], one["logger"]) == ("warning", "gunicorn.error")
+        assert f"SILENCED_SYSTEM_CHECKS={ID}" in one["event"]

@@ -1,0 +1,14 @@
+"""The site as a Django app: it has system checks of its own."""
+
+from django.apps import AppConfig
+
+
+class SiteConfig(AppConfig):
+    name = "vulcan_site"
+
+    def ready(self) -> None:
+        from django.core import checks
+
+        from . import proxies
+
+        checks.register(proxies.check, checks.Tags.security, deploy=True)

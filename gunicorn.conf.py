@@ -11,6 +11,7 @@ from typing import Any
 
 import environ
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import InvalidHeader
 
 from backends_app import metrics_folder
 from vulcan_site import logs, proxies
@@ -38,9 +39,12 @@ class ErrorsOnly(Logger):  # type: ignore[misc]
 
 
 logger_class = ErrorsOnly
-worker_class = "gthread"
+worker_class = "vulcan_site.gunicorn_worker.GunicornWorker"
 workers = 4
 threads = 32
+worker_connections = 1000  # of each worker; the one that has waited the longest makes room
+keepalive = 10  # seconds in which a connection, new or kept alive, has to bring a request
+sendfile = False  # it would wait for a client without a bound
 timeout = 60  # of a worker that does not answer its parent; threads that wait do not count
 graceful_timeout = 30  # more than `grace_s` of the executor
 bind = "127.0.0.1:8000"
@@ -76,7 +80,10 @@ def pre_request(worker: object, req: Any) -> None:
     """Let the site judge a request before its body is asked for; gunicorn would ask at once.
 
     A client that was not asked keeps its body, so nothing else can follow on the connection.
+    A request without a Host is refused (RFC 9112, 3.2).
     """
+    if req.version >= (1, 1) and all(name != "HOST" for name, _ in req.headers):
+        raise InvalidHeader("HOST")
     if req._expected_100_continue:
         req._expected_100_continue = False
         req.force_close()

@@ -20,7 +20,7 @@ from tests.programs import manage, running
 
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--worker-class", "gthread", "--workers", "2", "--threads", "4"),
+    *("--workers", "2", "--threads", "4"),
 ]
 TOKEN = """
 from django.contrib.auth.models import User

@@ -17,7 +17,7 @@ ROUND_S = 1.0
 CONNECTIONS = 8
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+    *("--workers", "1", "--threads", "8"),
 ]
 
 

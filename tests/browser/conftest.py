@@ -26,7 +26,7 @@ from tests.programs import DATABASE, PATIENCE_S, manage, running
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+    *("--workers", "1", "--threads", "8"),
 ]
 PASSWORD = "of-a-test"
 PEOPLE = f"""

@@ -22,6 +22,7 @@
     ├── BackendAtCapacity                name, limit
     ├── QueueFull                        name, limit
     ├── TooManyReaders                   limit
+    ├── HostFault
     ├── KeyReused                        key
     └── AlreadyEnded                     status
 """
@@ -214,6 +215,10 @@ class TooManyReaders(VulcanError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit:,} readers follow logs already; no more may.")
+
+
+class HostFault(VulcanError):
+    """What this host has to have for every workload is missing or cannot be trusted."""
 
 
 class KeyReused(VulcanError):

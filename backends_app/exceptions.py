@@ -22,6 +22,7 @@
     ├── BackendAtCapacity                name, limit
     ├── QueueFull                        name, limit, own
     ├── TooManyWaiting                   limit
+    ├── HostFault
     ├── KeyReused                        key
     └── AlreadyEnded                     status
 """
@@ -216,6 +217,10 @@ class TooManyWaiting(VulcanError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit:,} requests wait or follow logs already. Try again soon.")
+
+
+class HostFault(VulcanError):
+    """What this host has to have for every workload is missing or cannot be trusted."""
 
 
 class KeyReused(VulcanError):

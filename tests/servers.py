@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -67,47 +68,72 @@ def redis(folder: Path, *addresses: str) -> Iterator[Redis]:
         server.stop()
 
 
-@contextmanager
-def postgresql(*addresses: str) -> Iterator[str]:
-    """The URL of a database of PostgreSQL's that is empty; it listens at these addresses, too."""
-    need("initdb", "postgres")
-    folder = Path(tempfile.mkdtemp(prefix="vulcan-postgresql-"))
-    as_user = ["runuser", "-u", POSTGRES, "--"] if os.geteuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, POSTGRES)
-    port, data = free_port(), folder / "data"
+class PostgreSQL:
+    """A PostgreSQL that can be stopped, and started again with what it knew.
 
-    def run(program: str, *options: str) -> list[str]:
-        return [*as_user, find(program), *options]
+    It listens at these addresses, too.
+    """
 
-    try:
-        init = run("initdb", "-D", str(data), "-A", "trust", "-U", POSTGRES, "--no-sync")
-        subprocess.run(init, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=PATIENCE_S)
-        if addresses:
-            with (data / "pg_hba.conf").open("a") as rules:
-                rules.writelines(f"host all all {address}/24 trust\n" for address in addresses)
-        listens = ",".join(("127.0.0.1", *addresses))
-        settings = {"fsync": "off", "unix_socket_directories": folder, "max_connections": 60}
-        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        server = subprocess.Popen(
-            run("postgres", "-D", str(data), "-p", str(port), "-h", listens, *words),
+    def __init__(self, folder: Path, *addresses: str) -> None:
+        self.port = free_port()
+        self.url = f"postgres://{POSTGRES}@127.0.0.1:{self.port}/postgres"
+        self._folder, self._data = folder, folder / "data"
+        self._listens = ",".join(("127.0.0.1", *addresses))
+        self._as_user = ["runuser", "-u", POSTGRES, "--"] if os.geteuid() == 0 else []
+        if self._as_user:
+            shutil.chown(folder, POSTGRES)
+        words = ["-D", str(self._data), "-A", "trust", "-U", POSTGRES, "--no-sync"]
+        subprocess.run(
+            [*self._as_user, find("initdb"), *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
             cwd=folder,
+            timeout=PATIENCE_S,
+        )
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.writelines(f"host all all {address}/24 trust\n" for address in addresses)
+
+    def start(self) -> None:
+        settings = {"fsync": "off", "unix_socket_directories": self._folder, "max_connections": 60}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        words += ["-D", str(self._data), "-p", str(self.port), "-h", self._listens]
+        self._process = subprocess.Popen(
+            [*self._as_user, find("postgres"), *words],
+            cwd=self._folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        _until_it_listens(self.port)
+
+    def stop(self) -> None:
+        """End it and the connections of its clients."""
+        if self._process.poll() is None:
+            pid = int((self._data / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGINT)  # it would wait for its clients after a SIGTERM
+            self._process.wait(PATIENCE_S)
+
+
+@contextmanager
+def postgresql_server(*addresses: str) -> Iterator[PostgreSQL]:
+    """Run a PostgreSQL with an empty database; it listens at these addresses, too."""
+    need("initdb", "postgres")
+    folder = Path(tempfile.mkdtemp(prefix="vulcan-postgresql-"))
+    try:
+        server = PostgreSQL(folder, *addresses)
+        server.start()
         try:
-            _until_it_listens(port)
-            yield f"postgres://{POSTGRES}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            server.terminate()  # runuser hands it on; PostgreSQL waits for its clients
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                pid = int((data / "postmaster.pid").read_text().split()[0])
-                os.kill(pid, 3)  # at once
-                server.wait(PATIENCE_S)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgresql(*addresses: str) -> Iterator[str]:
+    """The URL of the database of a `postgresql_server`."""
+    with postgresql_server(*addresses) as server:
+        yield server.url
 
 
 @contextmanager

@@ -141,10 +141,19 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file: what is in memory only has other locks than what is served.
     DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}
 else:  # threads that wait give their connection back, so a few serve many
+    if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+        DATABASES["default"]["ENGINE"] = "vulcan_site.postgresql"
     DATABASES["default"]["OPTIONS"] = {
-        "pool": {"min_size": 1, "max_size": 16, "timeout": 20},
-        "connect_timeout": 5,
-        "tcp_user_timeout": 15_000,  # ms; or who asked a host that is gone waits for many minutes
+        # While its database is away a server has no connections and each request waits for one, so
+        # none waits for long. How many may wait at once is in `vulcan_site.postgresql`.
+        "pool": {
+            "min_size": 1,
+            "max_size": 16,
+            "timeout": 1.5,
+            "reconnect_timeout": 2,  # or the pool tries again after ever longer pauses
+        },
+        "connect_timeout": 2,
+        "tcp_user_timeout": 5_000,  # ms; or who asked a host that is gone waits for many minutes
     }
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

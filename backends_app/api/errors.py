@@ -1,6 +1,11 @@
 """From errors to answers: the one place that gives an error its status and code."""
 
+import errno
+import logging
+import sys
+
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import NoReverseMatch, reverse
 from django.views import defaults
@@ -12,6 +17,7 @@ from ..exceptions import (
     BackendAtCapacity,
     BackendNotRegistered,
     BackendUnavailable,
+    HostFault,
     InvalidRequest,
     KeyReused,
     QueueFull,
@@ -20,6 +26,8 @@ from ..exceptions import (
     TooManyWaiting,
     VulcanError,
 )
+
+logger = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_S = 5  # the monitor's first retry
 RETRY_CAPACITY_S = 1
@@ -72,6 +80,38 @@ class DatabaseUnavailable(APIException):
     default_code = "database_unavailable"
     default_detail = "The database does not answer now."
     wait = RETRY_UNAVAILABLE_S
+
+
+class HostUnavailable(APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_code = "host_unavailable"
+    default_detail = "The server's host lacks what requests need now."
+    wait = RETRY_UNAVAILABLE_S
+
+
+EXHAUSTED = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+}
+"""What the kernel answers when it has no descriptor, memory, process or space to give."""
+
+
+def to_unavailable(error: BaseException | None) -> APIException | None:
+    """Return the answer for a fault of the database or the host, or None for any other error.
+
+    The answer says nothing about the host; its cause is for the log.
+    """
+    match error:
+        case OperationalError() | InterfaceError():
+            answer: APIException = DatabaseUnavailable()
+        case HostFault():
+            answer = HostUnavailable()
+        case OSError(errno=number) if number in EXHAUSTED:
+            answer = HostUnavailable()
+        case _:
+            return None
+    answer.__cause__ = error
+    return answer
 
 
 def to_api_exception(error: VulcanError) -> APIException:
@@ -133,9 +173,35 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    """Answer 503 for a fault of the database or the host, and 500 for a bug.
+
+    Django calls this while it handles the exception.
+    """
+    if unavailable := to_unavailable(sys.exc_info()[1]):
+        logger.warning("%s", unavailable.__cause__)
+        response = _unavailable(request, unavailable)
+        response.headers["Retry-After"] = str(RETRY_UNAVAILABLE_S)
+        response._has_been_logged = True  # type: ignore[attr-defined]  # by Django, with a trace
+        return response
     if _for_people(request):
         return defaults.server_error(request)
     return envelope("server_error", "error", "Server Error (500)", 500)
+
+
+def _unavailable(request: HttpRequest, error: APIException) -> HttpResponse:
+    if _in_api(request):
+        return envelope("server_error", error.default_code, error.detail, error.status_code)
+    details = f"{error.detail} Try again in {RETRY_UNAVAILABLE_S} seconds."
+    page = defaults.ERROR_PAGE_TEMPLATE % {"title": "Service unavailable", "details": details}
+    return HttpResponse(page, status=error.status_code)
+
+
+def _in_api(request: HttpRequest) -> bool:
+    """Tell whether programs read the answer."""
+    try:
+        return request.path.startswith(reverse("v1:root"))
+    except NoReverseMatch:
+        return False
 
 
 def _for_people(request: HttpRequest) -> bool:

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework.exceptions import APIException, ParseError
 
@@ -12,8 +11,10 @@ from ..exceptions import VulcanError
 from .errors import (
     BackendUnavailableNow,
     DatabaseUnavailable,
+    HostUnavailable,
     PayloadTooLarge,
     to_api_exception,
+    to_unavailable,
 )
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,11 @@ class EnvelopeExceptionHandler(ExceptionHandler):
     """drf-standardized-errors' handler, which also knows this project's errors and Django's."""
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if unavailable := to_unavailable(exc):
+            return unavailable
         match exc:
             case VulcanError():
                 return to_api_exception(exc)
-            case OperationalError() | InterfaceError():
-                return DatabaseUnavailable()
             case RequestDataTooBig():
                 return PayloadTooLarge()
             case SuspiciousOperation():
@@ -36,7 +37,7 @@ class EnvelopeExceptionHandler(ExceptionHandler):
 
     def report_exception(self, exc: APIException, response: Any) -> None:
         """A backend that is down is an expected answer, not a bug to be traced."""
-        if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable):
+        if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable | HostUnavailable):
             logger.warning("%s", exc.__cause__ or exc.detail)
         else:
             super().report_exception(exc, response)

@@ -434,8 +434,8 @@ def test_what_the_worker_overrides_is_there_in_gunicorn():
 
 
 NEW = (
-    *("_patience_s", "_wait", "_receive", "_half_close", "_drop", "_end", "_answer", "_close"),
-    "_stop_waiting",
+    *("_patience_s", "_wait", "_receive", "_serve", "_half_close", "_drop", "_end", "_answer"),
+    *("_close", "_stop_waiting"),
 )
 
 
@@ -470,12 +470,11 @@ def test_a_client_of_single_bytes_is_given_up(monkeypatch, direction: str):
         thread.join()
 
 
-def test_a_client_that_is_fast_enough_is_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(gunicorn_worker, "BYTES_PER_S", 1)  # one that sends one byte in a second
+def test_bytes_that_move_make_up_for_waiting():
     here, client = socket.socketpair()
-    with client, ClientSocket.take_over(here, lambda: 0.2) as mine:
-        for _ in range(300):
-            timer = threading.Timer(0.005, client.send, [b"x"])
-            timer.start()
-            assert mine.recv(10) == b"x"
-            timer.join()
+    with client, ClientSocket.take_over(here, lambda: 2.0 * PATIENCE_S) as mine:
+        for operation in (lambda: mine.recv(100_000), lambda: mine.sendall(b"x" * 50_000)):
+            mine.slow_s = 1.0
+            client.sendall(b"x" * 50_000)
+            operation()
+            assert mine.slow_s == 0

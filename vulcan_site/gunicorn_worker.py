@@ -92,7 +92,9 @@ class ClientSocket(socket.socket):
 
     def _patiently(self, operation: Callable[[], Result], size: Callable[[Result], int]) -> Result:
         while True:
-            self.settimeout(LOOK_S if self.slow_s < self.patience_s() else 0)
+            timeout_s = LOOK_S if self.slow_s < self.patience_s() else 0.0
+            if self.gettimeout() != timeout_s:
+                self.settimeout(timeout_s)
             began = time.monotonic()
             try:
                 result = operation()
@@ -180,7 +182,9 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
             conn.data_ready = True  # when it gets a thread
         incoming = _Incoming(received=bytearray(conn.parser.unreader.take_buffered()))
-        if not self._receive(conn, incoming):
+        if incoming.is_complete():
+            self._serve(conn, incoming)
+        else:
             self._wait(conn, incoming, self._receive)
 
     def finish_request(self, conn: TConn, future: Any) -> None:
@@ -223,29 +227,27 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
         self._waiting[conn] = waiting
         self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
 
-    def _receive(self, conn: TConn, incoming: _Incoming) -> bool:
-        """Take in what has come of a request; return False when the connection has to wait."""
-        ended = False
-        if not incoming.is_complete():
-            data = conn.sock.receive_available(MAX_WAITING_BYTES - len(incoming.received))
-            if data is None:
-                return False
-            incoming.received += data
-            ended = not data
-        if ended and not incoming.received:
+    def _receive(self, conn: TConn, incoming: _Incoming) -> None:
+        """Take in what has come of a request."""
+        data = conn.sock.receive_available(MAX_WAITING_BYTES - len(incoming.received))
+        if data is None:
+            return
+        incoming.received += data
+        if not data and not incoming.received:
             self._close(conn)
-        elif ended or incoming.is_complete():
-            self._stop_waiting(conn)
-            conn.parser.unreader.unread(bytes(incoming.received))
-            conn.sock.slow_s = 0.0
-            super().enqueue_req(conn)
+        elif not data or incoming.is_complete():
+            self._serve(conn, incoming)
         elif len(incoming.received) >= MAX_WAITING_BYTES:
             self._stop_waiting(conn)
             self._answer(conn, 431, "Request Header Fields Too Large")
             self._half_close(conn)
-        else:
-            return False
-        return True
+
+    def _serve(self, conn: TConn, incoming: _Incoming) -> None:
+        """Give a request to a thread, as soon as there is one."""
+        self._stop_waiting(conn)
+        conn.parser.unreader.unread(bytes(incoming.received))
+        conn.sock.slow_s = 0.0
+        super().enqueue_req(conn)
 
     def _half_close(self, conn: TConn) -> None:
         """Tell a client that its last answer is complete, and let it close the connection."""

@@ -23,6 +23,7 @@
     ├── QueueFull                        name, limit
     ├── TooManyReaders                   limit
     ├── HostFault
+    ├── BodyMemoryFull               limit
     ├── KeyReused                        key
     └── AlreadyEnded                     status
 """
@@ -215,6 +216,14 @@ class TooManyReaders(VulcanError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit:,} readers follow logs already; no more may.")
+
+
+class BodyMemoryFull(VulcanError):
+    """The process holds as many bytes of bodies as it may."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"Bodies of up to {limit:,} bytes are handled at once. Try again soon.")
 
 
 class HostFault(VulcanError):

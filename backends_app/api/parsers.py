@@ -11,7 +11,8 @@ from rest_framework.utils.mediatypes import media_type_matches
 
 from .. import strict_json
 from ..conf import limits
-from ..exceptions import quote
+from ..exceptions import BodyMemoryFull, quote
+from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 
 MOST_DROPPED_BYTES = 64 * 1024 * 1024
@@ -41,6 +42,11 @@ def most_body_bytes() -> int:
     return source + 2 * bound.input_bytes + ENVELOPE_BYTES
 
 
+def max_bodies_bytes() -> int:
+    """Return how many bytes of bodies a process holds at once."""
+    return limits().bodies_bytes or 2 * most_body_bytes()
+
+
 def refuse_oversized(request: HttpRequest) -> None:
     """Judge a body by its announced length, before any of it is kept.
 
@@ -55,12 +61,33 @@ def refuse_oversized(request: HttpRequest) -> None:
         raise ParseError("Content-Length is no number.") from None
     most = most_body_bytes()
     if announced > most:
-        waits = "HTTP_EXPECT" in request.META  # to be asked for it, which reading does
-        if announced <= MOST_DROPPED_BYTES and not waits:
-            with suppress(UnreadablePostError):
-                while request.read(DROPPED_AT_ONCE_BYTES):
-                    pass
+        drop(request, announced)
         raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")
+
+
+def drop(request: HttpRequest, announced: int) -> None:
+    """Read a refused body without keeping it, unless its client waits to be asked for it."""
+    if announced <= MOST_DROPPED_BYTES and "HTTP_EXPECT" not in request.META:
+        with suppress(UnreadablePostError):
+            while request.read(DROPPED_AT_ONCE_BYTES):
+                pass
+
+
+def reserve_memory(request: HttpRequest) -> int:
+    """Reserve memory for the body before it is read; return how much its request gives back.
+
+    Small bodies do not count, so that large ones cannot keep them out: as many as a server has
+    threads are less than one of the largest.
+    """
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    if announced <= ENVELOPE_BYTES:
+        return 0
+    try:
+        body_memory.take(announced, max_bodies_bytes())
+    except BodyMemoryFull:
+        drop(request, announced)
+        raise
+    return announced
 
 
 def refuse_type(request: Request) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .exceptions import BackendAtCapacity, BackendUnavailable
+from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
 RUNNING = ".running"
 
@@ -25,7 +25,7 @@ def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     cannot be used or could be tampered with by another user.
     """
     try:
-        _own(folder)
+        own(folder)
         held = _take(name, limit, folder)
     except OSError as error:
         reason = f"the folder of its slots cannot be used: {error.strerror}"
@@ -40,10 +40,16 @@ def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def mark(workload_id: str, folder: Path) -> Iterator[bool]:
-    """Show that this process works on the workload; False when another one already does."""
-    _own(folder)
-    file = _mark(workload_id, folder)
-    held = _locked(file)
+    """Show that this process works on the workload; False when another one already does.
+
+    Raises `HostFault` when `folder` cannot be used or could be tampered with by another user.
+    """
+    try:
+        own(folder)
+        file = _mark(workload_id, folder)
+        held = _locked(file)
+    except OSError as error:
+        raise unusable(folder, error) from error
     try:
         yield held is not None
     finally:
@@ -144,7 +150,11 @@ def _free(held: int) -> None:
     os.close(held)
 
 
-def _own(folder: Path) -> None:
+def unusable(folder: Path, error: OSError) -> HostFault:
+    return HostFault(f"the runtime folder {folder} cannot be used: {error.strerror}")
+
+
+def own(folder: Path) -> None:
     """Make the folder, and refuse one that somebody else has made or may write to."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()

@@ -163,6 +163,7 @@ def limits() -> Limits:
         if isinstance(getattr(defaults, key), Bound)
         else _number(f"{where}[{key!r}]", value, whole=True)
         for key, value in configured.items()
+        if not (value is None and getattr(defaults, key) is None)  # it follows from others
     }
     return Limits(**values)
 

@@ -23,6 +23,7 @@
     ├── QueueFull                        name, limit, own
     ├── TooManyWaiting                   limit
     ├── HostFault
+    ├── BodyMemoryFull               limit
     ├── KeyReused                        key
     └── AlreadyEnded                     status
 """
@@ -217,6 +218,14 @@ class TooManyWaiting(VulcanError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit:,} requests wait or follow logs already. Try again soon.")
+
+
+class BodyMemoryFull(VulcanError):
+    """The process holds as many bytes of bodies as it may."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"Bodies of up to {limit:,} bytes are handled at once. Try again soon.")
 
 
 class HostFault(VulcanError):

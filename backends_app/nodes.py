@@ -22,6 +22,7 @@ from django.db.models import F
 from .backends.base import Health
 from .models import NodeBackend, Workload
 from .registry import BackendInfo
+from .slots import unusable
 from .workloads import Status
 
 KEPT_FACTOR = 10  # for how long the dead are remembered
@@ -33,6 +34,13 @@ Served: TypeAlias = tuple[str, str]
 @functools.cache
 def node_id(folder: Path) -> str:
     """The id of the node that this runtime folder makes; a new folder is a new node."""
+    try:
+        return _node_id(folder)
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
+def _node_id(folder: Path) -> str:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / "node"
     try:

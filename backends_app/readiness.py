@@ -99,3 +99,5 @@ def _said(asked: Asked[str]) -> str:
         return "no answer in time"
     except (DatabaseError, InterfaceError):
         return "the database does not answer"
+    except OSError:
+        return "the host has no descriptors or memory left"

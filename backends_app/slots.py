@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .exceptions import BackendAtCapacity, BackendUnavailable
+from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
 RUNNING = ".running"
 LOOK_S = (0.005, 0.05)  # how often one who waits for a slot looks: at first, and at the least
@@ -75,10 +75,16 @@ def awaited_slot(
 
 @contextmanager
 def mark(workload_id: str, folder: Path) -> Iterator[bool]:
-    """Show that this process works on the workload; False when another one already does."""
-    _own(folder)
-    file = _mark(workload_id, folder)
-    held = _locked(file)
+    """Show that this process works on the workload; False when another one already does.
+
+    Raises `HostFault` when `folder` cannot be used or could be tampered with by another user.
+    """
+    try:
+        own(folder)
+        file = _mark(workload_id, folder)
+        held = _locked(file)
+    except OSError as error:
+        raise unusable(folder, error) from error
     try:
         yield held is not None
     finally:
@@ -143,7 +149,7 @@ def _turn(name: str, folder: Path) -> Path:
 def _usable(name: str, folder: Path) -> Iterator[None]:
     """Raise `BackendUnavailable` when the folder of the slots cannot be used."""
     try:
-        _own(folder)
+        own(folder)
         yield
     except OSError as error:
         reason = f"the folder of its slots cannot be used: {error.strerror}"
@@ -194,7 +200,11 @@ def _free(held: int) -> None:
     os.close(held)
 
 
-def _own(folder: Path) -> None:
+def unusable(folder: Path, error: OSError) -> HostFault:
+    return HostFault(f"the runtime folder {folder} cannot be used: {error.strerror}")
+
+
+def own(folder: Path) -> None:
     """Make the folder, and refuse one that somebody else has made or may write to."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()

@@ -172,6 +172,8 @@ class Limits:
     archive_bytes: int = 10 * 1024 * 1024
     input_bytes: int = 1024 * 1024
     output_bytes: int = 1024 * 1024
+    bodies_bytes: int | None = None
+    """How many bytes of bodies a process holds at once; by default two of the largest."""
 
     def resources(
         self,

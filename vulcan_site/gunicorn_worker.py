@@ -32,7 +32,7 @@ from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTrans
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 MAX_WAITING_BYTES = 32 * 1024  # of a head and the beginning of its body, before a thread has them
-MAX_DROPPED_BYTES = 1024 * 1024  # of what a client goes on sending after its answer
+MAX_DROPPED_BYTES = 64 * 1024 * 1024  # of what a client goes on sending after its answer
 MAX_UNREAD_BYTES = 64 * 1024  # of a body that the site did not read, for the connection to go on
 
 BYTES_PER_S = 16 * 1024  # a client as fast as this is not slow

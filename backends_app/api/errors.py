@@ -17,6 +17,7 @@ from ..exceptions import (
     BackendAtCapacity,
     BackendNotRegistered,
     BackendUnavailable,
+    BodyMemoryFull,
     HostFault,
     InvalidRequest,
     KeyReused,
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 RETRY_UNAVAILABLE_S = 5  # the monitor's first retry
 RETRY_CAPACITY_S = 1
 RETRY_QUEUE_S = 5
+RETRY_MEMORY_S = 1
 
 
 class PayloadTooLarge(APIException):
@@ -56,6 +58,12 @@ class BackendAtCapacityNow(APIException):
     status_code = status.HTTP_429_TOO_MANY_REQUESTS
     default_code = "backend_at_capacity"
     wait = RETRY_CAPACITY_S
+
+
+class BodyMemoryFullNow(APIException):
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+    default_code = "body_memory_full"
+    wait = RETRY_MEMORY_S
 
 
 class QueueFullNow(APIException):
@@ -129,6 +137,8 @@ def to_api_exception(error: VulcanError) -> APIException:
             return BackendUnavailableNow(str(error))
         case BackendAtCapacity():
             return BackendAtCapacityNow(str(error))
+        case BodyMemoryFull():
+            return BodyMemoryFullNow(str(error))
         case QueueFull():
             return QueueFullNow(str(error))
         case TooManyWaiting():

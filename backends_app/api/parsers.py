@@ -1,7 +1,5 @@
 """How request bodies are read: bounded, and as JSON that leaves no doubt about its meaning."""
 
-from contextlib import suppress
-
 from django.http import HttpRequest, UnreadablePostError
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.parsers import BaseParser
@@ -12,10 +10,9 @@ from rest_framework.utils.mediatypes import media_type_matches
 from .. import strict_json
 from ..conf import limits
 from ..exceptions import quote
+from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 
-MOST_DROPPED_BYTES = 64 * 1024 * 1024
-DROPPED_AT_ONCE_BYTES = 64 * 1024
 ENVELOPE_BYTES = 64 * 1024  # keys, command, image: what stands around source and input
 
 
@@ -41,11 +38,16 @@ def most_body_bytes() -> int:
     return source + 2 * bound.input_bytes + ENVELOPE_BYTES
 
 
-def refuse_oversized(request: HttpRequest) -> None:
-    """Judge a body by its announced length, before any of it is kept.
+def max_bodies_bytes() -> int:
+    """Return how many bytes of bodies a process holds at once."""
+    return limits().bodies_bytes or 2 * most_body_bytes()
 
-    Most clients send all they have before they listen, so a body that is not absurdly large is
-    read and dropped: otherwise they would see a broken connection instead of the answer.
+
+def refuse_oversized(request: HttpRequest) -> None:
+    """Judge a body by its announced length, before any of it is read.
+
+    Most clients send all they have before they listen. The server drops that without a thread, see
+    `vulcan_site.gunicorn_worker`; otherwise they would see a broken connection, not the answer.
     """
     if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
         raise LengthRequired()
@@ -55,12 +57,20 @@ def refuse_oversized(request: HttpRequest) -> None:
         raise ParseError("Content-Length is no number.") from None
     most = most_body_bytes()
     if announced > most:
-        waits = "HTTP_EXPECT" in request.META  # to be asked for it, which reading does
-        if announced <= MOST_DROPPED_BYTES and not waits:
-            with suppress(UnreadablePostError):
-                while request.read(DROPPED_AT_ONCE_BYTES):
-                    pass
         raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")
+
+
+def reserve_memory(request: HttpRequest, user: object) -> int:
+    """Reserve memory for a user's body before it is read; return how much it gives back.
+
+    Small bodies do not count, so that large ones cannot keep them out: as many as a server has
+    threads are less than one of the largest.
+    """
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    if announced <= ENVELOPE_BYTES:
+        return 0
+    body_memory.take(user, announced, max_bodies_bytes())
+    return announced
 
 
 def refuse_type(request: Request) -> None:

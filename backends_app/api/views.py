@@ -54,9 +54,10 @@ from ..routing import RUNTIMES, Finding, Route, describe, examine
 from ..tails import events, tails
 from ..thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
+from .bodies import body_memory
 from .errors import RETRY_CAPACITY_S
 from .pagination import WorkloadPagination
-from .parsers import refuse_oversized, refuse_type
+from .parsers import refuse_oversized, refuse_type, reserve_memory
 from .renderers import EventStreamRenderer
 from .representation import backend_list
 from .schema import MEANINGS, OnceGenerator, errors
@@ -116,11 +117,35 @@ class BoundedView(APIView):
     reads_body: ClassVar[bool] = False
     """Does a POST bring a body in one of the types of `parser_classes`?"""
 
+    reserved: tuple[object, int] = (None, 0)
+    """The user and the bytes of `body_memory`, given back when the answer has been sent."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            response = super().dispatch(request, *args, **kwargs)
+        except BaseException:
+            self._release()
+            raise
+        response._resource_closers.append(self._release)  # type: ignore[attr-defined]
+        return response
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         refuse_oversized(request._request)
-        if self.reads_body and request.method == "POST":
+        reads = self.reads_body and request.method == "POST"
+        if reads:
             refuse_type(request)
         super().initial(request, *args, **kwargs)
+        if reads:
+            count = reserve_memory(request._request, request.user.pk)
+            self.reserved = (request.user.pk, count)
+
+    def _release(self) -> None:
+        """Free the body: the request refers to itself and would stay until garbage is collected."""
+        body_memory.give_back(*self.reserved)
+        request = self.__dict__.get("request")
+        if isinstance(request, Request):
+            request.__dict__.clear()
+        self.__dict__.clear()
 
     def perform_authentication(self, request: Request) -> None:
         super().perform_authentication(request)
@@ -371,13 +396,16 @@ class SubmittingView(OwnedView, GenericAPIView):
         with thread_shares.hold(request.user.pk) if size > LARGE_BODY_BYTES else nullcontext():
             data = request.data  # a client may take its time to send it
         serializer = self.get_serializer(data=data)
-        serializer.is_valid(raise_exception=True)
-        return Order(
-            spec=workload_spec(serializer.validated_data),
-            owner_id=request.user.pk,
-            key=_idempotency_key(request),
-            rerun_if_lost=serializer.validated_data["rerun_if_lost"],
-        )
+        try:
+            serializer.is_valid(raise_exception=True)
+            return Order(
+                spec=workload_spec(serializer.validated_data),
+                owner_id=request.user.pk,
+                key=_idempotency_key(request),
+                rerun_if_lost=serializer.validated_data["rerun_if_lost"],
+            )
+        finally:
+            serializer.__dict__.clear()  # its fields refer to it, and it to the body
 
     def answer_with(self, workload: Workload, status: int) -> Response:
         where = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)

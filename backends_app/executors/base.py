@@ -22,13 +22,13 @@ from .. import lifecycle, nodes, services
 from ..backends import options
 from ..conf import limits, runtime_dir
 from ..database import visited
-from ..exceptions import BackendAtCapacity, InvalidOption, QueueFull
+from ..exceptions import BackendAtCapacity, HostFault, InvalidOption, QueueFull
 from ..lifecycle import Order, Replayed
 from ..models import Workload
 from ..nodes import Node
 from ..registry import BackendInfo, Registry
 from ..running import running
-from ..slots import marked, sweep
+from ..slots import marked, own, sweep
 from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,10 @@ class Executor:
         """Why it can take no orders now, or nothing; may take a moment: it asks whom it needs."""
         if self.draining:
             return "it ends"
+        try:
+            own(runtime_dir())
+        except OSError:
+            return "its runtime folder cannot be used"
         return "" if self.serving else "it has not started"
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
@@ -255,6 +259,8 @@ class Executor:
                     self.keep()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the keeper cannot reach the database: %s", error)
+            except HostFault as fault:
+                logger.warning("the keeper goes on later: %s", fault)
             except Exception:
                 logger.exception("the keeper failed; it goes on")
             self._first_round.set()
@@ -262,7 +268,7 @@ class Executor:
         try:
             with visited():
                 nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
-        except (DatabaseError, InterfaceError, OSError) as error:
+        except (DatabaseError, InterfaceError, HostFault) as error:
             logger.warning("this node could not take its leave: %s", error)
 
     def keep(self) -> None:

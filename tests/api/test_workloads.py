@@ -252,10 +252,8 @@ class Endless:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
-@pytest.mark.parametrize(("announced", "taken"), [(20_000_000, 20_000_000), (10**12, 0)])
-def test_a_body_over_the_limit_is_413_and_dropped_while_it_is_read(
-    client, accept, announced, taken
-):
+@pytest.mark.parametrize("announced", [20_000_000, 10**12])
+def test_a_body_over_the_limit_is_413_and_not_read(client, accept, announced):
     body = Endless()
     response = client.generic(
         "POST",
@@ -267,7 +265,7 @@ def test_a_body_over_the_limit_is_413_and_dropped_while_it_is_read(
     )
     assert response.status_code == 413
     assert b"payload_too_large" in response.content
-    assert body.taken == taken
+    assert body.taken == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/nope", "/v1/backends", "/v1/workloads/"])

@@ -1,0 +1,74 @@
+"""The runtime folder is taken away from a real server, made public, replaced; and comes back."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from tests.faults.site import RETURNS, Site
+from tests.programs import PATIENCE_S, wait_until
+
+BODY = {"runtime": "node", "code": RETURNS, "input": 1}
+
+
+def publish(folder: Path) -> Callable[[], None]:
+    folder.chmod(0o755)
+    return lambda: folder.chmod(0o700)
+
+
+def replace(folder: Path) -> Callable[[], None]:
+    """Put a file in its place: nobody, root neither, makes a folder there."""
+    kept = folder.with_name("kept")
+    folder.rename(kept)
+    folder.touch()
+
+    def restore() -> None:
+        folder.unlink()
+        kept.rename(folder)
+
+    return restore
+
+
+def give_away(folder: Path) -> Callable[[], None]:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a folder to another user")
+    os.chown(folder, 65534, 65534)
+    return lambda: os.chown(folder, os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize("spoil", [publish, replace, give_away])
+def test_a_folder_that_cannot_be_trusted_is_503_until_it_can(local: Site, spoil):
+    server = local.serve()
+    assert local.ask("POST", "workloads", BODY)[0] == 201
+    restore = spoil(local.folder / "web")
+    try:
+        status, answer = local.ask("POST", "workloads", BODY)
+        assert (status, answer["errors"][0]["code"]) == (503, "host_unavailable")
+        assert str(local.folder) not in answer["errors"][0]["detail"]
+        assert ready(local) == "its runtime folder cannot be used"
+    finally:
+        restore()
+    assert f"the runtime folder {local.folder}/web cannot be used" in server.printed
+    wait_until(lambda: local.ask("POST", "workloads", BODY)[0] == 201)
+    wait_until(lambda: ready(local) == "ok")
+
+
+def test_a_folder_that_is_removed_is_made_again(local: Site):
+    local.serve()
+    shutil.rmtree(local.folder / "web")
+    status, workload = local.ask("POST", "workloads", BODY)
+    assert (status, workload["status"]) == (201, "completed")
+    assert ready(local) == "ok"
+
+
+def ready(site: Site) -> str:
+    connection = HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", "/readyz")
+        return json.loads(connection.getresponse().read())["executor"]
+    finally:
+        connection.close()

@@ -21,4 +21,4 @@ class SessionAuthentication(DRFSessionAuthentication):
 
     def enforce_csrf(self, request: Request) -> None:
         is_form = is_form_media_type(request.content_type)
-        super().enforce_csrf(request if is_form else request._request)
+        super().enforce_csrf(request if is_form else request._request)  # type: ignore[arg-type]

@@ -215,7 +215,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         # Tokens first, so that "not authenticated" is a 401.
         "backends_app.api.authentication.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "backends_app.api.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": [

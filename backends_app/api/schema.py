@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.urls import get_urlconf
+from drf_spectacular.authentication import SessionScheme as DRFSessionScheme
 from drf_spectacular.contrib.knox_auth_token import KnoxTokenScheme
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import OpenApiResponse
@@ -39,6 +40,12 @@ class TokenScheme(KnoxTokenScheme):
     """knox's scheme, for the class that stands in for knox's."""
 
     target_class = "backends_app.api.authentication.TokenAuthentication"
+
+
+class SessionScheme(DRFSessionScheme):
+    """DRF's scheme, for the class that stands in for DRF's."""
+
+    target_class = "backends_app.api.authentication.SessionAuthentication"
 
 
 class OnceGenerator(SchemaGenerator):

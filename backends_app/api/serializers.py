@@ -24,6 +24,11 @@ MAX_COMMAND_WORDS = 64
 MAX_WORD_CHARS = 4096
 
 
+# `resources.cpus` and `command[0]` belong to the field before the dot or bracket. DRF makes a
+# number of any index, which Python refuses to do with one of more than 4,300 digits.
+_FORM_KEY = re.compile(r"(\w+)(?:\.\w+|\[[0-9]{1,3}\])?", re.ASCII)
+
+
 def _from_form(field: serializers.Field) -> bool:
     """A form has strings for everything; JSON has types, and they are taken at their word."""
     return html.is_html_input(getattr(field.root, "initial_data", None))
@@ -39,8 +44,11 @@ class StrictSerializer(serializers.Serializer):
     def to_internal_value(self, data: Any) -> Any:
         if html.is_html_input(data):
             known = {*self.fields, *self.OF_FORMS}
-            # `resources.cpus` and `command[0]` belong to the field before the dot or bracket.
-            self._refuse("unknown", [key for key in data if re.split(r"[.[]", key)[0] not in known])
+            matches = {key: _FORM_KEY.fullmatch(key) for key in data}
+            self._refuse(
+                "unknown",
+                [k for k, found in matches.items() if found is None or found[1] not in known],
+            )
             self._refuse("duplicate", [key for key in data if len(data.getlist(key)) > 1])
         elif isinstance(data, dict):
             self._refuse("unknown", [key for key in data if key not in self.fields])

@@ -5,12 +5,13 @@ import re
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken, get_token_model
-from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from .authentication import SessionAuthentication
 from .schema import errors
 from .serializers import NewTokenSerializer, TokenSerializer
 from .throttles import AddressThrottle, UserThrottle

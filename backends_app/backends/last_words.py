@@ -8,7 +8,7 @@ TRACEBACK = "Traceback (most recent call last):"
 # Where a runtime says first what went wrong, and then where: the line that is the news.
 PANIC = re.compile(r"^(?:panic|fatal error|runtime): .+$", re.MULTILINE)
 NODE = re.compile(r"^Node\.js v\d", re.MULTILINE)
-NODE_FRAME = re.compile(r"^\s+at ", re.MULTILINE)
+NODE_FRAME = re.compile(r"^[ \t]+at ", re.MULTILINE)  # not \s, which takes line after line
 NOTES = re.compile(r"^(?:exit status \d+|Node\.js v\S+|signal: .+)$")
 
 

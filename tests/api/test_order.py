@@ -3,7 +3,9 @@
 import io
 
 import pytest
+from django.conf import settings as site
 from django.core.cache import cache
+from django.test import Client
 
 from tests.hostile import Request
 
@@ -11,6 +13,8 @@ URL = "/v1/workloads"
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 HUGE = str(10**9)
+SECRET = "a" * 32
+CSRF_COOKIE = f"{site.CSRF_COOKIE_NAME}={SECRET}"
 
 pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
 
@@ -92,6 +96,42 @@ def test_no_form_of_a_stranger_is_decoded_by_another_charset(refused, url, chars
 
 
 def test_no_page_reads_a_strangers_form(refused):
-    """Only a log-in, which is a form, does; and Django, where the CSRF cookie is there."""
     for url in ("/", "/v1/", URL, "/v1/tokens", "/v1/nope", "/admin/"):
         assert refused(url, kind=FORM, signed_in=False) in (401, 403, 404, 405)
+
+
+@pytest.mark.parametrize("kind", [FORM, "multipart/form-data; boundary=b"])
+def test_a_csrf_cookie_makes_no_stranger_read_on_the_api(refused, kind):
+    """Anybody can make such a cookie. What has none of a session is not looked at for its token."""
+    for url in (URL, "/v1/tokens"):
+        assert refused(url, kind=kind, signed_in=False, HTTP_COOKIE=CSRF_COOKIE) in (401, 403)
+
+
+@pytest.mark.parametrize("kind", [FORM, "multipart/form-data; boundary=b"])
+@pytest.mark.parametrize("url", ["/admin/", "/admin/login/", "/api-auth/login/"])
+def test_a_form_that_is_too_large_for_a_page_is_not_read_for_its_csrf_token(refused, url, kind):
+    """Django would read it, and write its files to the disk, before it asks who sends it."""
+    large = {"CONTENT_LENGTH": "3000000", "HTTP_COOKIE": CSRF_COOKIE}
+    assert refused(url, kind=kind, signed_in=False, **large) == 413
+
+
+@pytest.mark.parametrize("url", ["/admin/login/", "/api-auth/login/"])
+def test_the_throttle_of_log_ins_is_before_the_form(refused, settings, url):
+    settings.SIGN_IN_RATE = "1/hour"
+    first = Request(url, "POST", meta={"CONTENT_TYPE": FORM}).send()
+    assert first.status == 403  # counted, and without a CSRF cookie
+    assert refused(url, kind=FORM, signed_in=False, HTTP_COOKIE=CSRF_COOKIE) == 429
+
+
+def test_the_throttle_is_before_json_for_a_session_too(refused, client, user):
+    """Only a form is read before: its CSRF token is in it."""
+    browser = Client()
+    browser.force_login(user)
+    session = browser.cookies[site.SESSION_COOKIE_NAME].value
+    given = {
+        "HTTP_COOKIE": f"{CSRF_COOKIE}; {site.SESSION_COOKIE_NAME}={session}",
+        "HTTP_X_CSRFTOKEN": SECRET,
+    }
+    meta = {"CONTENT_TYPE": JSON, **given}
+    assert Request(URL, "POST", body=b"{", meta=meta).send().status == 400
+    assert refused(signed_in=False, **given) == 429

@@ -74,7 +74,7 @@ def test_python_looks_up_no_name_that_a_client_made_up():
 
 def test_a_long_name_is_quoted_in_part():
     with pytest.raises(ValueError, match="charset") as raised:
-        parse_content_type("text/plain; charset=" + "x" * 8000)
+        parse_content_type("text/plain; charset=" + "x" * 400)
     assert len(str(raised.value)) < 200
 
 

@@ -3,25 +3,18 @@
 URLs come from the URL configuration, so a new one is in by itself.
 """
 
-import logging
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.conf import settings as site
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
-from django.core.cache import cache
 from django.db.models import DateTimeField
-from django.middleware.csrf import get_token
-from django.test import Client, RequestFactory
 from django.urls import reverse
 from knox.models import get_token_model
 
-from backends_app.backends.base import Health
 from backends_app.models import LogBlock, NodeBackend
 from backends_app.operations import OperationsMiddleware
-from backends_app.registry import registry
 from backends_app.workloads import Status
 from tests.hostile import (
     DATES,
@@ -34,28 +27,16 @@ from tests.hostile import (
     requests,
     routes,
 )
+from tests.site.conftest import identify
 from tests.workloads import recorded
 
-FAKE = "backends_app.backends.fake.FakeBackend"
 WHO = ("nobody", "user", "staff")
 SLOW = ("/v1/schema", "/v1/docs", "/v1/redoc")
 MOST_SHOWN = 20
 PAGES = ("/v1/docs", "/v1/redoc")  # which are for people, unless they refuse
 BESIDE = ("/static/backends_app/admin.css", "/static/../x", "/nope", "/v1/nope", "/v1", "//v1/", "")
 
-
-@pytest.fixture(autouse=True)
-def _site(settings, transactional_db, runtime_dir) -> None:
-    """The process's registry with a fake, and an executor that starts nothing."""
-    settings.ISOLATION_BACKENDS = {"isolate": {"BACKEND": FAKE, "OPTIONS": {}}}
-    settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Resting"}
-    settings.SIGN_IN_RATE = None
-    registry.publish("isolate", registry.get("isolate").backend, Health.ok())
-    cache.clear()
-    logging.getLogger("vulcan_site.requests").setLevel(logging.ERROR)
-    yield
-    logging.getLogger("vulcan_site.requests").setLevel(logging.NOTSET)
-    cache.clear()
+pytestmark = pytest.mark.usefixtures("fake_site")
 
 
 @pytest.fixture
@@ -89,25 +70,6 @@ def known() -> dict[str, str]:
         "/v1/workloads/": workload.pk,
         "/v1/tokens/": token.token_key,
     }
-
-
-def identify(who: str) -> dict[str, str]:
-    """Return the headers of a client that is signed in."""
-    if who == "nobody":
-        return {}
-    user = User.objects.get(username=who)
-    if who == "user":
-        return {"HTTP_AUTHORIZATION": f"Token {get_token_model().objects.create(user=user)[1]}"}
-    client = Client()
-    client.force_login(user)
-    request = RequestFactory().get("/")
-    csrf = get_token(request)
-    cookies = {
-        site.SESSION_COOKIE_NAME: client.cookies[site.SESSION_COOKIE_NAME].value,
-        site.CSRF_COOKIE_NAME: request.META["CSRF_COOKIE"],
-    }
-    text = "; ".join(f"{name}={value}" for name, value in cookies.items())
-    return {"HTTP_COOKIE": text, "HTTP_X_CSRFTOKEN": csrf}
 
 
 def plain_paths(known: dict[str, str]) -> Iterator[str]:

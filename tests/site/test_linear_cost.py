@@ -1,0 +1,381 @@
+"""No part of a request, and nothing that a program prints, costs more than in proportion to it.
+
+The sizes go up to the largest that the server accepts. A clock cannot tell small differences, so
+what is less than `FLOOR_S` more than the same request without the part passes.
+"""
+
+import gc
+import gzip
+import io
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import product
+from typing import TypeAlias
+
+import pytest
+from django.contrib.auth.models import User
+from gunicorn.config import LimitRequestFields, LimitRequestFieldSize, LimitRequestLine
+from rest_framework.throttling import BaseThrottle
+
+from backends_app import strict_json
+from backends_app.api.parsers import most_body_bytes
+from backends_app.backends.gvisor import images
+from backends_app.backends.isolate.backend import _readable
+from backends_app.backends.last_words import last_words
+from backends_app.backends.microvm import archive
+from backends_app.confinement.streams import Capture
+from backends_app.exceptions import InvalidRequest
+from backends_app.logs import LogBuffer
+from tests.hostile import Request
+from tests.site.conftest import identify
+from vulcan_site.logs import without_secrets
+
+Action: TypeAlias = Callable[[], object]
+Subject: TypeAlias = Callable[[int], Action]
+"""Returns what is to be done with an input of so many bytes."""
+
+FLOOR_S = 0.003
+MAX_GROWTH = 3.0  # of twice the size: linear is 2, quadratic is 4
+BASE_RUNS = 5
+ATTEMPTS = (1, 3, 3)  # how often each size is measured before it is called too slow
+MAX_FIRST, STEP = 8192, 16  # the first size is not larger, those that follow are so many times it
+PRINTED = 128 * 1024  # bytes of what is not a request
+# Bodies of about 1 MB, so that tests take seconds.
+SMALL_LIMITS = {"code_bytes": 200_000, "archive_bytes": 200_000, "input_bytes": 300_000}
+
+LINE = LimitRequestLine.default
+HEADER = LimitRequestFieldSize.default
+# gunicorn joins headers that are repeated, except these.
+ALL_HEADERS = HEADER * LimitRequestFields.default
+ONCE = ("CONTENT_TYPE", "CONTENT_LENGTH")
+
+UNITS = (
+    *(
+        "x",
+        "0",
+        ",",
+        ";",
+        "=",
+        '"',
+        "'",
+        "\\",
+        " ",
+        "\t",
+        ".",
+        "-",
+        "*",
+        "/",
+        ":",
+        "[",
+        "(",
+        "\xff",
+    ),
+    *('\\"', "\\'", "\\000", "%41", "a,", "a=b;", "a/b,", "a/b;q=1,", "a;b=", '";', 'a";";'),
+    *('W/"a",', ';=\\"', "en-", "0-1,", "1.2.3.4,"),
+)
+# What a header begins with, and which request parses it.
+HEADERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "CONTENT_TYPE": ("/v1/workloads", ("", "a/b;", 'application/json;a="')),
+    "HTTP_ACCEPT": ("/v1/workloads", ("", "a/b;", 'a/b;a="')),
+    "HTTP_COOKIE": ("/api-auth/login/", ("", 'a="', "messages=")),
+    "HTTP_AUTHORIZATION": ("/v1/workloads", ("", "Token ")),
+    "HTTP_X_FORWARDED_FOR": ("/v1/workloads", ("",)),
+    "HTTP_HOST": ("/api-auth/login/", ("", "[", "a:")),
+    "HTTP_IF_NONE_MATCH": ("/v1/backends/isolate", ("", '"')),
+    "HTTP_IF_MODIFIED_SINCE": ("/static/backends_app/admin.css", ("", "Mon, ")),
+    "HTTP_RANGE": ("/static/backends_app/admin.css", ("", "bytes=")),
+    "HTTP_ACCEPT_ENCODING": ("/static/backends_app/admin.css", ("", "gzip;")),
+    "HTTP_ACCEPT_LANGUAGE": ("/admin/login/", ("",)),
+    "HTTP_REFERER": ("/api-auth/login/", ("", "http://")),
+    "HTTP_ORIGIN": ("/api-auth/login/", ("", "http://[")),
+    "HTTP_X_CSRFTOKEN": ("/api-auth/login/", ("",)),
+    "HTTP_IDEMPOTENCY_KEY": ("/v1/workloads", ("",)),
+    "HTTP_TRANSFER_ENCODING": ("/v1/workloads", ("",)),
+    "HTTP_X_REQUEST_ID": ("/v1/workloads", ("",)),
+}
+QUERIES = {
+    "/v1/workloads": ("cursor=", "isolation=", "created_after=", "page_size=", "", "a=1&"),
+    "/v1/resolve": ("isolation=", "runtime="),
+    "/admin/auth/user/": ("q=", "o=", "p=", "date_joined__gte=", "id__in=", "_facets=1&"),
+    "/admin/backends_app/workload/": ("q=", "o=", "status__exact="),
+}
+QUERY_UNITS = (
+    *(
+        "x",
+        "0",
+        ",",
+        "%22",
+        "%5C%22",
+        "'",
+        "+",
+        "a+",
+        "%",
+        "%41",
+        "&",
+        "a=&",
+        "=",
+        ";",
+        "1.",
+        "%ff",
+    ),
+)
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=b"
+_PART = "--b\r\nContent-Disposition: form-data; "
+# The beginning of a body, what is repeated, and its end.
+BODIES: Sequence[tuple[str, str, str, str]] = (
+    *(
+        ("application/json", before, unit, after)
+        for before, unit, after in (
+            ("", "[", ""),
+            ("", '{"a":', ""),
+            ('{"input":[', "1,", "1]}"),
+            ('{"input":[', "[],", "1]}"),
+            ('{"input":[', '{"a":1},', "1]}"),
+            ('{"input":{"a":1', ',"a":1', "}}"),
+            ('{"input":"', "x", '"}'),
+            ('{"input":"', "\\n", '"}'),
+            ('{"input":"', "\\u00e9", '"}'),
+            ('{"input":"', "\\ud83d\\ude00", '"}'),
+            ('{"input":"', "\\", ""),
+            ('{"input":"', '\\"', ""),
+            ('{"input":', "9", "}"),
+            ('{"input":0.', "9", "}"),
+            ('{"input":1e', "9", "}"),
+            ('{"input":"', "\xff", '"}'),
+            ("", " ", "{}"),
+            ("", '"', ""),
+            ("", '"a"\n', ""),
+            ('{"runtime":"wasm","code":"', "A", '"}'),
+            ('{"code_archive":"', "A", '"}'),
+            ('{"image":"', "a-", '"}'),
+            ('{"command":["', "a", '"]}'),
+            ('{"command":["a"', ',"a"', "]}"),
+            ('{"isolation":["a"', ',"a"', "]}"),
+            ('{"runtime":"', "a", '"}'),
+        )
+    ),
+    *((FORM, before, unit, "") for before in ("", "input=") for unit in QUERY_UNITS),
+    (FORM, "runtime=node&code=", "%0A", ""),
+    (FORM, "input=%22", "%5C%22", "%22"),
+    *((MULTIPART, "", unit, "") for unit in ("x", "\r\n", "--b", "\r\n--b", "\r\n--b\r\n", "-")),
+    (MULTIPART, "", f'{_PART}name="a"\r\n\r\nx\r\n', "--b--"),
+    (MULTIPART, "", f'{_PART}name="a"; filename="f"\r\n\r\nx\r\n', "--b--"),
+    (MULTIPART, f'{_PART}name="input"\r\n\r\n', "x", "\r\n--b--"),
+    (MULTIPART, f'{_PART}name="input"\r\n\r\n', "\r\n-", "\r\n--b--"),
+    (MULTIPART, f'{_PART}name="a"\r\nContent-Transfer-Encoding: base64\r\n\r\n', "A", "\r\n--b--"),
+    (MULTIPART, f'{_PART}name="a"\r\nContent-Transfer-Encoding: base64\r\n\r\n', " ", "\r\n--b--"),
+    (
+        MULTIPART,
+        f'{_PART}name="a"; filename="f"\r\nContent-Transfer-Encoding: base64\r\n\r\n',
+        " \n",
+        "\r\n--b--",
+    ),
+    (MULTIPART, _PART, ";", "\r\n\r\nx\r\n--b--"),
+    (MULTIPART, "", f"{_PART}{';' * 900}\r\n\r\nx\r\n", "--b--"),
+    (MULTIPART, "--b\r\n", "a: b\r\n", "\r\nx\r\n--b--"),
+    ("multipart/form-data; boundary=" + "b" * 70, "", "-" + "b" * 69, ""),
+)
+
+
+def cost_s(action: Action, runs: int = 1) -> float:
+    """Return the time of this thread's processor that it takes at least."""
+    costs = []
+    for _ in range(runs):
+        began = time.thread_time()
+        action()
+        costs.append(time.thread_time() - began)
+    return min(costs)
+
+
+def superlinear(subject: Subject, largest: int, base_s: float = 0.0) -> str | None:
+    """Return the first size of which half costs less than a third, or None.
+
+    Small sizes come first: what is quadratic is found before it takes for ever.
+    """
+    sizes = [largest]
+    while sizes[0] > MAX_FIRST:
+        sizes.insert(0, sizes[0] // STEP)
+    for size in sizes:
+        whole, half = subject(size), subject(size // 2)
+        for runs in ATTEMPTS:
+            whole_s = cost_s(whole, runs) - base_s
+            if whole_s <= MAX_GROWTH * FLOOR_S:
+                break
+            half_s = cost_s(half, runs) - base_s
+            if whole_s <= MAX_GROWTH * max(half_s, FLOOR_S):
+                break
+            gc.collect()
+        else:
+            return f"{size} bytes cost {1000 * whole_s:.1f} ms, half {1000 * half_s:.1f} ms"
+    return None
+
+
+def filled(before: str, unit: str, size: int, after: str = "") -> str:
+    """Return a text of about this size; none of it where the size is 0."""
+    if size == 0:
+        return ""
+    return before + unit * max(1, (size - len(before) - len(after)) // len(unit)) + after
+
+
+def check(subjects: Mapping[object, Subject], largest: int, base_s: float = 0.0) -> None:
+    """Fail with all that cost more than in proportion to their size."""
+    found = {name: superlinear(one, largest, base_s) for name, one in subjects.items()}
+    wrong = [f"{name}: {what}" for name, what in found.items() if what]
+    assert not wrong, f"{len(wrong)} of {len(found)}:\n" + "\n".join(wrong)
+
+
+@pytest.fixture
+def request_of(settings, fake_site) -> Callable[..., Action]:
+    """Return what sends a request as somebody who may send it."""
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": {}}
+    User.objects.create_superuser("staff")
+    User.objects.create_user("user")
+    staff, user = identify("staff"), identify("user")
+
+    def request(
+        path: str, method: str = "GET", *, query: str = "", body: bytes = b"", **meta: str
+    ) -> Action:
+        identity = {} if path.startswith(("/static/", "/api-auth/")) else user
+        if path.startswith("/admin/"):
+            identity = staff
+        meta = {name: value for name, value in meta.items() if value}
+        return Request(path, method, query, body, {**identity, **meta}).send
+
+    return request
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header(request_of, name: str):
+    path, beginnings = HEADERS[name]
+    method = "GET" if path.startswith(("/static/", "/v1/backends")) else "POST"
+
+    def sent(before: str, unit: str) -> Subject:
+        after = '"' if before.endswith('"') else ""
+        return lambda size: request_of(path, method, **{name: filled(before, unit, size, after)})
+
+    subjects = {case: sent(*case) for case in product(beginnings, UNITS)}
+    base_s = cost_s(request_of(path, method), BASE_RUNS)
+    check(subjects, HEADER if name in ONCE else ALL_HEADERS, base_s)
+
+
+@pytest.mark.parametrize("path", QUERIES)
+def test_a_query(request_of, path: str):
+    def sent(before: str, unit: str) -> Subject:
+        return lambda size: request_of(path, query=filled(before, unit, size))
+
+    subjects = {case: sent(*case) for case in product(QUERIES[path], QUERY_UNITS)}
+    check(subjects, LINE - len(path), cost_s(request_of(path), BASE_RUNS))
+
+
+@pytest.mark.parametrize("kind", list(dict.fromkeys(kind for kind, *_ in BODIES)))
+def test_a_body(request_of, settings, kind: str):
+    settings.ISOLATION_LIMITS = SMALL_LIMITS
+
+    def sent(before: str, unit: str, after: str) -> Subject:
+        def subject(size: int) -> Action:
+            body = filled(before, unit, size, after).encode("latin-1")
+            return request_of("/v1/workloads", "POST", body=body, CONTENT_TYPE=kind)
+
+        return subject
+
+    check({tuple(shape): sent(*shape) for one, *shape in BODIES if one == kind}, most_body_bytes())
+
+
+def test_what_a_program_prints():
+    """It is kept line by line, and looked through for secrets and the reason of an end."""
+    units = ("x", "\n", "\r", "x\n", " ", "\r\n", "é", " at ", "\n at ", "error: ", "password=")
+    more = ("Requires ", "Requires a access", 'Requires a access to "', "blob:null/", "://a:")
+    ends = ("", "\nNode.js v1", "\npanic: x", "\nTraceback (most recent call last):\n")
+    check({case: of_text(keep_log, *case) for case in product(("",), units)}, PRINTED)
+    for reader in (last_words, _readable, without_secrets):
+        cases = product(("",), (*units, *more), ends)
+        check({(reader, *case): of_text(reader, *case) for case in cases}, PRINTED)
+
+
+def test_documents_and_references():
+    """JSON is a program's output, too."""
+    shapes = [shape for kind, *shape in BODIES if kind == "application/json"]
+    check({tuple(shape): of_text(parse_json, *shape) for shape in shapes}, PRINTED)
+    units = ("a", "a.", "a-", "a_", "-", "a/", ":", "@")
+    check({unit: of_text(parse_reference, "", unit) for unit in units}, PRINTED)
+
+
+NAMES = {"flat": "{}", "deep": "a/" * 30 + "{}", "long": "x" * 300, "marks": "\u0301" * 100 + "{}"}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_an_archive(name: str):
+    def judged(content: int, links: bool) -> Subject:
+        return lambda size: partial(judge, packed_files(size, name, content, links))
+
+    check({case: judged(*case) for case in product((0, 2000), (True, False))}, PRINTED)
+
+
+def of_text(reader: Callable[[str], object], before: str, unit: str, after: str = "") -> Subject:
+    return lambda size: partial(reader, filled(before, unit, size, after))
+
+
+def keep_log(text: str) -> None:
+    """Take it in small pieces and in large ones, as pipes give them."""
+    data = text.encode()
+    for piece in (64, 65536):
+        log, capture = LogBuffer(len(data)), Capture(len(data))
+        for begin in range(0, len(data), piece):
+            log.hear("stdout", data[begin : begin + piece])
+            capture.write(data[begin : begin + piece])
+        log.finish()
+        log.ready()
+        capture.text()
+
+
+def parse_json(text: str) -> None:
+    with suppress(strict_json.JSONRefused):
+        strict_json.loads(text.encode())
+
+
+def parse_reference(text: str) -> None:
+    with suppress(InvalidRequest):
+        images.parse(text)
+
+
+def judge(packed: bytes) -> None:
+    with suppress(InvalidRequest):
+        archive.judged(packed, "package.json")
+
+
+def packed_files(size: int, name: str, content: int, links: bool) -> bytes:
+    """Return a tar.gz that unpacks to about this size."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(max(1, size // (content + 1024))):
+            entry = tarfile.TarInfo(name.format(number))
+            if links:
+                entry.type, entry.linkname = tarfile.SYMTYPE, "../" * 3 + "x"
+            else:
+                entry.size = content
+            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return gzip.compress(file.getvalue(), 1)
+
+
+def test_a_parser_that_is_quadratic_is_found(request_of, monkeypatch):
+    """Plant one where a header is read: it looks at all that is left for each character."""
+    get_ident = BaseThrottle.get_ident
+
+    def quadratic(self: BaseThrottle, request) -> str:
+        rest = request.META.get("HTTP_X_FORWARDED_FOR", "")
+        while rest:
+            rest.count(",")
+            rest = rest[1:]
+        return get_ident(self, request)
+
+    monkeypatch.setattr(BaseThrottle, "get_ident", quadratic)
+
+    def subject(size: int) -> Action:
+        return request_of("/v1/nope", HTTP_X_FORWARDED_FOR=filled("", "x", size))
+
+    assert "bytes cost" in (superlinear(subject, 4 * HEADER) or "")

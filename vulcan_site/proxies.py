@@ -13,8 +13,8 @@ from rest_framework.settings import api_settings
 
 ID = "vulcan_site.W001"
 WARNING = (
-    "No proxy stands in front of this server (PROXIES=0): a client that sends a request slowly "
-    "keeps a thread, and as many such clients as there are threads keep the server."
+    "No proxy stands in front of this server (PROXIES=0): clients that send large bodies or read "
+    "large answers slowly keep its threads waiting, and idle ones take its connections."
 )
 HINT = (
     f"Put a proxy that buffers requests in front, as by ops/nginx/vulcan.conf, and set PROXIES=1; "

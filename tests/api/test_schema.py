@@ -1,12 +1,24 @@
 """The OpenAPI document is valid, complete, and what the API really does."""
 
+import re
 from io import StringIO
 
 import pytest
 import schemathesis
 from django.core.management import call_command
 from drf_spectacular.generators import SchemaGenerator
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import (
+    characters,
+    data,
+    dictionaries,
+    fixed_dictionaries,
+    integers,
+    ip_addresses,
+    sampled_from,
+    text,
+)
+from knox.models import get_token_model
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -14,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.hostile import Request
 from vulcan_site.wsgi import application
 
 
@@ -74,6 +87,55 @@ def test_it_answers_as_the_document_says(case, token):
             response_schema_conformance,
         ],
     )
+
+
+@pytest.fixture
+def calls(client) -> list[tuple[str, str]]:
+    """Return the paths and methods of the document."""
+    paths = client.get("/v1/schema?format=json").json()["paths"]
+    return [(path, method) for path, methods in paths.items() for method in methods]
+
+
+# What a WSGI server lets through in a header: Latin-1 without control characters.
+LATIN = characters(codec="latin-1", exclude_categories=["Cc"])
+TEXTS = text(LATIN, max_size=60)
+HEADERS = fixed_dictionaries(
+    {},
+    optional={
+        "Accept": TEXTS | sampled_from(["application/json", "text/html", "text/event-stream"]),
+        "Accept-Language": TEXTS,
+        "Authorization": TEXTS | TEXTS.map("Token {}".format),
+        "Idempotency-Key": TEXTS,
+        "If-None-Match": TEXTS | TEXTS.map('W/"{}"'.format),
+        "Last-Event-ID": TEXTS | integers().map(str),
+        "X-Forwarded-For": TEXTS | ip_addresses().map(str),
+        "X-CSRFToken": TEXTS,
+        "X-Request-ID": TEXTS,
+    },
+)
+COOKIES = dictionaries(sampled_from(["sessionid", "csrftoken", "messages", "é"]), TEXTS, max_size=3)
+
+
+@pytest.mark.django_db(transaction=True)
+@given(data=data())
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_no_headers_and_cookies_make_a_5xx(calls, user, data):
+    """hypothesis makes up what the document does not name, for each call that it names."""
+    path, method = data.draw(sampled_from(calls))
+    token = get_token_model().objects.create(user=user)[1]  # an example before may have revoked it
+    headers = data.draw(HEADERS)
+    cookies = "; ".join(f"{name}={value}" for name, value in data.draw(COOKIES).items())
+    meta = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+    request = Request(
+        re.sub(r"{\w+}", "isolate", path),
+        method.upper(),
+        meta={"HTTP_AUTHORIZATION": f"Token {token}", "HTTP_COOKIE": cookies, **meta},
+    )
+    assert request.send().status < 500
 
 
 @pytest.mark.parametrize("path", ["docs", "redoc", "schema"])

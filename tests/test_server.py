@@ -20,7 +20,7 @@ from tests.programs import manage, running
 
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--workers", "2", "--threads", "4"),
+    *("--workers", "2", "--threads", "16"),
 ]
 TOKEN = """
 from django.contrib.auth.models import User
@@ -157,19 +157,19 @@ def test_clients_that_go_away_leave_their_slots(port: int, token: str, ask):
             connection.sendall(head + body)
     while True:
         status, _, answer = ask("POST", "/v1/workloads", {"runtime": "node", "code": "1"})
-        if status != 429:
+        if status == 201:  # or those that went away still wait, and this one may not
             break
-    assert (status, answer["status"]) == (201, "completed")
+    assert answer["status"] == "completed"
 
 
-def test_many_at_once_are_run_or_told_to_come_back(ask):
+def test_many_at_once_are_run_or_told_where_to_look(ask):
     seen: list[int] = []
     body = {"runtime": "node", "code": "export default (n: number) => n"}
 
     def one(number: int) -> None:
         status, headers, answer = ask("POST", "/v1/workloads", {**body, "input": number})
-        assert status in (201, 429)
-        assert status == 429 or answer["output"] == number
+        assert status in (201, 202)
+        assert status == 202 or answer["output"] == number
         assert status == 201 or headers["Retry-After"] == "1"
         seen.append(status)
 
@@ -192,13 +192,12 @@ def test_workers_that_are_killed_leave_no_process_and_no_slot_taken(ask):
 
     def lost() -> None:
         with suppress(OSError, HTTPException):
-            while ask("POST", "/v1/workloads", endless)[0] == 429:  # others still hold the slots
-                time.sleep(0.01)
+            ask("POST", "/v1/workloads", endless)
 
     def below(parents: set[int]) -> set[int]:
         return {child for parent in parents for child in children(parent)}
 
-    threads = [threading.Thread(target=lost) for _ in range(3)]  # a worker has room for one more
+    threads = [threading.Thread(target=lost) for _ in range(3)]
     for thread in threads:
         thread.start()
     workers = children(master)

@@ -15,7 +15,7 @@ MAX_WAITING = 24
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Refuses at once to wait for a connection where many threads of the process already do.
+    """Refuses at once to wait for a database that is away where many threads already do.
 
     The pool's own `max_waiting` counts those that have given up as well, until a connection is
     there; and does not try for one as long as there are too many.
@@ -23,7 +23,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Take a connection of the pool, and wait longer for one while others have them."""
-        if not _waiting.acquire(blocking=False):
+        is_counted = _waiting.acquire(blocking=False)
+        if not is_counted and not _in_use:
             raise OperationalError(f"{MAX_WAITING} threads wait for a connection already")
         at_the_latest = time.monotonic() + MAX_WAIT_S
         try:
@@ -37,7 +38,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     _in_use.add(id(connection))
                     return connection
         finally:
-            _waiting.release()
+            if is_counted:
+                _waiting.release()
 
     def _close(self) -> Any:
         _in_use.discard(id(self.connection))

@@ -229,7 +229,7 @@ class BodyMemoryFull(VulcanError):
 
 
 class HostFault(VulcanError):
-    """What this host has to have for every workload is missing or cannot be trusted."""
+    """Say that this host lacks, or cannot trust, what every workload needs."""
 
 
 class KeyReused(VulcanError):

@@ -173,7 +173,7 @@ class Limits:
     input_bytes: int = 1024 * 1024
     output_bytes: int = 1024 * 1024
     bodies_bytes: int | None = None
-    """How many bytes of bodies a process holds at once; by default two of the largest."""
+    """Bound the bytes of bodies that a process holds at once; by default two of the largest."""
 
     def resources(
         self,

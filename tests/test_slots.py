@@ -12,6 +12,7 @@ import pytest
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
 from backends_app.slots import awaited_slot, mark, marked, slot, sweep, taken
 from tests.programs import PATIENCE_S, ROOT, wait_until
+from tests.slots import is_waited_for
 
 HOLDER = """
 import sys, time
@@ -106,15 +107,7 @@ def test_one_who_waits_is_passed_by_nobody(runtime_dir: Path):
     with slot("isolate", 1, runtime_dir):
         thread = threading.Thread(target=wait)
         thread.start()
-
-        def refused() -> bool:
-            try:
-                with slot("isolate", 2, runtime_dir):
-                    return False
-            except BackendAtCapacity:
-                return True
-
-        wait_until(refused)
+        wait_until(lambda: is_waited_for("isolate", 1, runtime_dir))
     thread.join(PATIENCE_S)
     assert turns == ["True"]
     with slot("isolate", 1, runtime_dir):

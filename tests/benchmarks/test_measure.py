@@ -10,12 +10,13 @@ from backends_app.benchmarks import measure
 from backends_app.benchmarks.measure import Bench, probe, targets
 from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
-from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
+from backends_app.exceptions import BackendUnavailable
 from backends_app.registry import Registry
 from backends_app.slots import slot, taken
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
 from tests.programs import wait_until
+from tests.slots import is_waited_for
 
 
 def registered(**backends: Backend) -> Registry:
@@ -99,19 +100,10 @@ def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir)
 def test_who_finds_no_slot_waits_for_one(runtime_dir):
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
     found = []
-
-    def is_waited_for() -> bool:
-        """A second slot would be free, but nobody passes one who waits."""
-        try:
-            with slot("one", 2, runtime_dir):
-                return False
-        except BackendAtCapacity:
-            return True
-
     with slot("one", 1, runtime_dir):
         thread = threading.Thread(target=lambda: found.append(measuring.run()))
         thread.start()
-        wait_until(is_waited_for)
+        wait_until(lambda: is_waited_for("one", 1, runtime_dir))
     thread.join(60)
     assert found[0].measured[0].modes["cold"].waited == 1
     assert found[0].measured[0].modes["cold"].failures == 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 LANES: Mapping[str, Sequence[str]] = {
-    "machine": ("tests/backends/microvm/",),
+    "machine": ("tests/backends/microvm/", "tests/conformance/"),
     "engine": ("tests/backends/gvisor/", "tests/ops/test_container.py"),
     "server": (
         *("tests/faults/", "tests/ops/", "tests/site/test_served.py", "tests/management/"),

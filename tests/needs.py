@@ -35,8 +35,10 @@ PACKAGES: Mapping[str, Sequence[str]] = {
 # What `setup_backend` installs.
 BACKEND_PACKAGES: Mapping[str, Sequence[str]] = {
     "docker.io": ("containerd", "dockerd", "runc"),
+    "mmdebstrap": ("mmdebstrap",),
     "qemu-system-x86": ("qemu-system-x86_64",),
     "runsc": ("runsc",),
+    "squashfs-tools": ("unsquashfs",),
 }
 # Essential packages: every Debian has them.
 ESSENTIAL: Mapping[str, Sequence[str]] = {

@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import random
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import django
@@ -16,18 +14,10 @@ from backends_app.backends.base import Backend  # noqa: E402 - behind django.set
 from backends_app.backends.isolate import IsolateBackend  # noqa: E402
 from backends_app.backends.microvm import MicroVMBackend  # noqa: E402
 from tests.backends.microvm.conftest import images  # noqa: E402
-from tests.conformance import npm, parser, standard  # noqa: E402
 from tests.conformance.cases import Case  # noqa: E402
+from tests.conformance.suites import SUITES, sample  # noqa: E402
 from tests.programs import ROOT  # noqa: E402
 
-Cases = Callable[[dict[str, Backend], list[str]], Iterator[Case]]
-# By name: what gives the cases, and the names of all tests.
-SUITES: dict[str, tuple[Cases, Callable[[], list[str]]]] = {
-    "npm": (npm.cases, npm.names),
-    "test262": (parser.cases, parser.names),
-    "CPython": (standard.cpython, lambda: list(standard.MODULES)),
-    "Go": (standard.go, lambda: list(standard.GO_PACKAGES)),
-}
 MAX_TESTS = 1000  # of a suite; of a larger one this many are sampled
 PAGE = ROOT / "docs" / "conformance.md"
 HEAD = """# Conformance: suites of others
@@ -58,12 +48,8 @@ def main() -> None:
     ):
         backends: dict[str, Backend] = {"isolate": isolate, "microvm": microvm}
         for suite in options.suites or SUITES:
-            cases, names = SUITES[suite]
-            everything = names()
-            count = min(options.sample or MAX_TESTS, len(everything))
-            taken = sorted(random.Random(1).sample(everything, count))
             found: list[Case] = []
-            for case in cases(backends, taken):
+            for case in sample(suite, options.sample or MAX_TESTS, backends):
                 found.append(case)
                 if not case.same and not case.why:
                     print(f"{suite} {case.backend} {case.name}\n  ours:  {case.ours[:600]!r}")

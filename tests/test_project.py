@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,17 +16,12 @@ from tests.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
-    *(
-        "manage.py",
-        "gunicorn.conf.py",
-        "requirements.txt",
-        "requirements.in",
-        "README.md",
-        "CHANGELOG.md",
-    ),
-    *("pyproject.toml", "Makefile", "vulcan_site", "backends_app", "docs", "tests"),
-    *("gunicorn.conf.py", "ops"),
+    *("Makefile", "README.md", "CHANGELOG.md", "pyproject.toml", "manage.py", "gunicorn.conf.py"),
+    *("requirements.in", "requirements.txt"),
+    *("requirements-production.in", "requirements-production.txt"),
+    *("vulcan_site", "backends_app", "tests", "docs", "ops"),
 }
+LOCKS = ("requirements", "requirements-production")
 
 
 def test_the_top_level_holds_what_it_should_and_nothing_else():
@@ -32,22 +29,58 @@ def test_the_top_level_holds_what_it_should_and_nothing_else():
     assert {top for top in tops if not top.startswith(".")} == TOP_LEVEL
 
 
-def test_every_requirement_is_locked_by_hash():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+def locked(name: str) -> dict[str, str]:
+    """Return the versions that a lock pins, by package."""
+    lines = (ROOT / f"{name}.txt").read_text().splitlines()
     pinned = [line for line in lines if line and not line.startswith((" ", "#"))]
     assert all("==" in line and line.endswith("\\") for line in pinned)
     assert not any("http" in line for line in lines)
-    wanted = {
-        line.split("~=")[0].split("[")[0]
-        for line in (ROOT / "requirements.in").read_text().splitlines()
-        if "~=" in line
-    }
-    assert wanted <= {line.split("==")[0] for line in pinned}
+    return dict(line.split(" ;")[0].rstrip(" \\").split("==") for line in pinned)
 
 
-def test_every_requirement_has_a_reason():
-    for line in (ROOT / "requirements.in").read_text().splitlines():
-        assert not line or line.startswith("#") or "  # " in line or " # " in line, line
+def wanted(name: str) -> set[str]:
+    """Return the packages that a file asks for; each with a reason."""
+    lines = (ROOT / f"{name}.in").read_text().splitlines()
+    for line in lines:
+        assert not line or line.startswith("#") or " # " in line, line
+    return {line.split("~=")[0].split("[")[0] for line in lines if "~=" in line}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_requirement_has_a_reason_and_is_locked_by_hash(name: str):
+    assert wanted(name) <= {*locked(name)}
+
+
+def test_production_installs_what_the_tests_run_with_and_none_of_the_test_packages():
+    assert locked("requirements-production").items() <= locked("requirements").items()
+    assert not wanted("requirements") & {*locked("requirements-production")}
+
+
+def test_a_server_starts_without_the_test_packages(tmp_path: Path):
+    test_packages = {*locked("requirements")} - {*locked("requirements-production")}
+    canonical = {re.sub(r"[-_.]+", "-", name).lower() for name in test_packages}
+    hidden = [
+        module
+        for module, distributions in packages_distributions().items()
+        if all(re.sub(r"[-_.]+", "-", name).lower() in canonical for name in distributions)
+    ]
+    assert {"pytest", "mypy", "hypothesis"} <= {*hidden}
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({hidden!r}))  # an import of None is an ImportError
+import vulcan_site.wsgi, vulcan_site.gunicorn_worker, backends_app.executors.celery
+from django.core.management import call_command
+call_command("check")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def make(*arguments: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:

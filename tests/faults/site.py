@@ -153,7 +153,8 @@ class Site:
         )
 
     def submit(self, code: str = RETURNS, given: Any = None, **more: Any) -> str:
-        body = {"runtime": "node", "code": code, "input": given, **more}
+        resources = {"timeout_s": 120}  # a loaded host starts a second machine in half a minute
+        body = {"runtime": "node", "code": code, "input": given, "resources": resources, **more}
         status, workload = self.ask("POST", "workloads/async", body)
         assert status == 202, workload
         return workload["id"]

@@ -26,7 +26,9 @@ class PytestRunner(TestRunner):
         if test_name_patterns:
             self._arguments += ["-k", " or ".join(f"({one})" for one in test_name_patterns)]
         if parallel is not None:
-            self._arguments += ["-n", str(parallel)]  # Django makes a number of "auto"
+            # Neighbours share fixtures, so each process begins with its own part of the tests; a
+            # process that is through takes some of another's. Django makes a number of "auto".
+            self._arguments += ["-n", str(parallel), "--dist", "worksteal"]
         wanted = [" or ".join(tags)] if tags else []
         wanted += [f"not {tag}" for tag in exclude_tags or ()]
         if wanted:

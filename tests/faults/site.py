@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.programs import PATIENCE_S, ROOT, environment, manage, wait_until
+from tests.programs import DATABASE, PATIENCE_S, ROOT, environment, manage, wait_until
 from tests.servers import free_port
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.faults.settings"}
@@ -25,6 +25,9 @@ RETURNS = "export default (x) => x"
 SLEEPS = (
     "export default async (s) => { await new Promise((r) => setTimeout(r, s * 1000)); return s }"
 )
+
+
+_made: dict[str, Any] = {}  # the database file of a new site, and the token of its user
 
 
 class Program:
@@ -93,9 +96,17 @@ class Site:
         return manage(*arguments, folder=self.folder, **self._env)
 
     def prepare(self) -> None:
+        """Make the tables and a user; on SQLite by a copy of what the first site made."""
+        copied = "DATABASE_URL" not in self._env
+        if copied and _made:
+            (self.folder / DATABASE).write_bytes(_made["database"])
+            self.token = _made["token"]
+            return
         done = self.manage("migrate", "--verbosity", "0")
         assert done.returncode == 0, done.stderr
         self.token = self.manage("shell", "--no-imports", "-c", USERS).stdout.strip()
+        if copied:
+            _made.update(database=(self.folder / DATABASE).read_bytes(), token=self.token)
 
     def program(self, command: Sequence[str], machine: str, **env: str) -> Program:
         own = {"RUNTIME_DIR": str(self.folder / machine)}

@@ -35,7 +35,7 @@ def own_engine() -> Iterator[TestEngine]:
 
 @pytest.fixture
 def make(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
-    """Backends on the engine. Whatever was done to them: the next workload is served, and then
+    """Make backends on the engine. Whatever was done to them: the next workload is served, and then
     nothing is left of them, no container, descriptor or thread.
     """
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -48,25 +48,57 @@ def make(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
 
     yield make
     for backend in backends:
-        with suppress(BackendUnavailable):  # the test has closed it
-            honest = WorkloadSpec(image=IMAGE, command=("cat",), input="honest", runtime="oci")
-            assert backend.execute(honest).output == "honest"
+        serves_the_next(backend)
         backend.close()
     for thread in threading.enumerate():
         if thread.name.startswith("vulcan-gvisor"):
             thread.join(30)
-    assert engine.containers() == []
-    at_the_latest = time.monotonic() + 10  # the engine removes first, and then tells the rest
-    while engine.sandboxes() and time.monotonic() < at_the_latest:
-        time.sleep(0.05)
-    assert engine.sandboxes() == []
+    nothing_is_left(engine)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert threading.active_count() == threads
 
 
 @pytest.fixture
-def backend(make) -> GVisorBackend:
-    return make()
+def shared(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
+    """Give backends that other tests use, too, as long as none has closed them: a new one would
+    prove its engine first. After each test no container is left.
+    """
+
+    def shared(**given) -> GVisorBackend:
+        key = repr(sorted(given.items()))
+        if key not in engine.backends or engine.backends[key]._closed:
+            engine.backends[key] = GVisorBackend(engine=engine.address, **given)
+        return engine.backends[key]
+
+    yield shared
+    nothing_is_left(engine)
+
+
+def serves_the_next(backend: GVisorBackend) -> None:
+    """Run an honest program, unless the test has closed the backend."""
+    with suppress(BackendUnavailable):
+        honest = WorkloadSpec(image=IMAGE, command=("cat",), input="honest", runtime="oci")
+        assert backend.execute(honest).output == "honest"
+
+
+def nothing_is_left(engine: TestEngine) -> None:
+    assert engine.containers() == []
+    at_the_latest = time.monotonic() + 10  # the engine removes first, and then tells the rest
+    while engine.sandboxes() and time.monotonic() < at_the_latest:
+        time.sleep(0.05)
+    assert engine.sandboxes() == []
+
+
+@pytest.fixture
+def attacked(backend: GVisorBackend) -> Iterator[GVisorBackend]:
+    """Whatever was done to it: the next workload is served."""
+    yield backend
+    serves_the_next(backend)
+
+
+@pytest.fixture
+def backend(shared) -> GVisorBackend:
+    return shared()
 
 
 @pytest.fixture

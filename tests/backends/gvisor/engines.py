@@ -17,6 +17,7 @@ from pathlib import Path
 
 import docker
 
+from backends_app.backends.gvisor import GVisorBackend
 from tests.needs import find, need, without
 
 PROGRAMS = ("dockerd", "containerd", "runsc", "busybox")
@@ -46,6 +47,7 @@ class TestEngine:
         self.address = f"unix://{self.socket}"
         self.runtimes = {"runsc": RUNSC}
         self.pid = 0
+        self.backends: dict[str, GVisorBackend] = {}  # that tests share; they end with the engine
 
     def start(self) -> None:
         configuration = {
@@ -137,6 +139,8 @@ class TestEngine:
             pid_file.unlink(missing_ok=True)  # or the next would take a zombie for it
 
     def stop(self) -> None:
+        for backend in self.backends.values():
+            backend.close()
         if self.pid and self.runs():
             self._end(signal.SIGTERM)
 

@@ -34,8 +34,8 @@ class TestContractOfImages(BackendContract):
 
 class TestContractOfMappedRuntimes(BackendContract):
     @pytest.fixture
-    def backend(self, make) -> GVisorBackend:
-        return make(runtimes=SHELL_AS_PYTHON)
+    def backend(self, shared) -> GVisorBackend:
+        return shared(runtimes=SHELL_AS_PYTHON)
 
     @pytest.fixture
     def programs(self) -> Programs:

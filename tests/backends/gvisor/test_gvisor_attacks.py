@@ -10,7 +10,10 @@ from backends_app.backends.gvisor import GVisorBackend
 from backends_app.workloads import ExitReason, Status, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
 
+hostile = pytest.mark.usefixtures("attacked")
 
+
+@hostile
 @pytest.mark.parametrize(
     ("script", "reasons"),
     [
@@ -34,17 +37,20 @@ def test_what_knows_no_bounds_is_ended(run, script: str, reasons: set[ExitReason
     assert result.output is None
 
 
+@hostile
 def test_memory_of_files_counts(run):
     result = run("while :; do dd if=/dev/zero bs=1M count=60 of=/tmp/$$; done", mem_mb=64)
     assert result.exit_reason is ExitReason.MEMORY_LIMIT
 
 
+@hostile
 @pytest.mark.parametrize("script", ["setsid sleep 999 & exit 0", "sleep 999 & sleep 999 & exit 0"])
 def test_what_stays_behind_goes_with_its_first_process(run, script: str):
     result = run(script)
     assert (result.status, result.exit_reason) == (Status.COMPLETED, ExitReason.EXITED)
 
 
+@hostile
 def test_nothing_can_be_reached(run):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -59,6 +65,7 @@ def test_nothing_can_be_reached(run):
             server.accept()
 
 
+@hostile
 def test_nothing_of_the_host_is_to_be_seen(run):
     shown = run(
         "cat /proc/mounts /etc/resolv.conf /etc/hosts /etc/hostname /proc/cmdline; env;"
@@ -71,6 +78,7 @@ def test_nothing_of_the_host_is_to_be_seen(run):
     assert nameservers <= {"127.0.0.1"}
 
 
+@hostile
 @pytest.mark.parametrize(
     "script",
     [
@@ -99,6 +107,7 @@ DEVICES = {
 }
 
 
+@hostile
 def test_a_node_of_a_device_reads_and_writes_nothing(run):
     """gVisor's kernel lets everybody make nodes, and opens its own devices by them alone.
 
@@ -119,11 +128,13 @@ def test_a_node_of_a_device_reads_and_writes_nothing(run):
     assert result.stdout.splitlines() == [*(f"{name} made" for name in DEVICES), zeros]
 
 
+@hostile
 def test_no_workload_sees_another(run):
     assert run("echo mine > /tmp/x; echo mine > /dev/shm/x").exit_code == 0
     assert run("ls /tmp /dev/shm").stdout.split() == ["/dev/shm:", "/tmp:"]
 
 
+@hostile
 @pytest.mark.parametrize(
     "forged",
     [
@@ -159,12 +170,14 @@ def test_ten_at_once_all_end_well(make):
     assert sorted(results) == list(range(10))
 
 
+@hostile
 def test_a_slow_reader_of_stdin_and_a_large_input(run):
     text = "x" * 900_000
     assert run("sleep 0.3; wc -c", input=text).stdout == f"{len(text) + 3}\n"
     assert run("exit 0", input=text).exit_code == 0
 
 
+@hostile
 def test_its_time_is_kept_while_it_floods(run):
     result = run("while :; do echo x; sleep 0.01; done", timeout_s=1)
     assert result.exit_reason is ExitReason.TIMEOUT

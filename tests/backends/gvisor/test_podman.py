@@ -15,8 +15,9 @@ from tests.backends.gvisor.test_faults import (  # noqa: F401 - the same, on thi
     test_what_a_killed_server_left_is_removed_by_the_next,
 )
 from tests.backends.gvisor.test_gvisor import (  # noqa: F401
-    TestContractOfThePool,
+    TestContractOfMappedRuntimes,
     test_a_signal_is_named,
+    test_a_spare_is_used_once,
     test_figures_are_the_kernels,
     test_streams_are_kept_apart_and_bounded,
     test_the_kernel_that_answers_is_gvisors,

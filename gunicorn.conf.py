@@ -115,8 +115,8 @@ def post_fork(server: object, worker: object) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Take up what waits, and settle what a server before this one left, without a request."""
-    from backends_app.executors import executor
+    from backends_app.executors import get_executor
     from backends_app.thread_shares import thread_shares
 
     thread_shares.set_threads(worker.cfg.threads)
-    executor().ensure_started(wait_s=0)
+    get_executor().ensure_started(wait_s=0)

@@ -17,7 +17,7 @@ class BackendsConfig(AppConfig):
         audit.register()
         checks.register()
         conf.populate()
-        executors.executor()
+        executors.get_executor()
         metrics.subscribe()
         setting_changed.connect(conf.reload, dispatch_uid="backends_app.conf.reload")
         setting_changed.connect(executors.reload, dispatch_uid="backends_app.executors.reload")

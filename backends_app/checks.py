@@ -13,7 +13,7 @@ from django.apps import AppConfig
 from django.core import checks
 
 from .conf import required_backends
-from .exceptions import listing
+from .exceptions import comma_join
 from .registry import Registry, registry
 
 
@@ -39,7 +39,7 @@ def check_isolation(
     messages += [
         checks.Warning(
             f"Backend {name!r} is required and not registered: this server is never ready.",
-            hint=f"Registered: {listing(registry)}. Change ISOLATION_REQUIRED_BACKENDS.",
+            hint=f"Registered: {comma_join(registry)}. Change ISOLATION_REQUIRED_BACKENDS.",
             id="backends_app.W003",
         )
         for name in required_backends()
@@ -55,7 +55,7 @@ def _dangling_routes(registry: Registry) -> Iterator[checks.CheckMessage]:
             rules.setdefault(route.target, []).append(route.rule)
     for target, leading in rules.items():
         yield checks.Warning(
-            f"Routes lead to backend {target!r}, which is not registered: {listing(leading)}.",
-            hint=f"Registered: {listing(registry)}. Change ISOLATION_ROUTES or register it.",
+            f"Routes lead to backend {target!r}, which is not registered: {comma_join(leading)}.",
+            hint=f"Registered: {comma_join(registry)}. Change ISOLATION_ROUTES or register it.",
             id="backends_app.W001",
         )

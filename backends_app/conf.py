@@ -18,10 +18,10 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from .backends.base import Backend
-from .exceptions import InvalidBackend, InvalidOption, InvalidSetting, listing
+from .exceptions import InvalidBackend, InvalidOption, InvalidSetting, comma_join
 from .registry import Registry, name_problem, registry
 from .routing import RUNTIME_ALIASES, RouteTable
-from .workloads import SOURCE_FORMATS, Bound, Limits
+from .workloads import SOURCE_FORMATS, Limits, ResourceRange
 
 DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend"},
@@ -69,7 +69,7 @@ def populate() -> None:
         retention()
         metrics_access()
         required_backends()
-        registry.reroute(load_routes())
+        registry.set_routes(load_routes())
         _exchange_backends()
 
 
@@ -78,7 +78,7 @@ def reload(*, setting: str, **kwargs: object) -> None:
     if setting == "ISOLATION_BACKENDS":
         _exchange_backends()
     elif setting == "ISOLATION_ROUTES":
-        registry.reroute(load_routes())
+        registry.set_routes(load_routes())
     elif setting == "ISOLATION_LIMITS":
         limits.cache_clear()
         limits()
@@ -101,7 +101,7 @@ def _exchange_backends() -> None:
     global _configured
     backends, old = load_backends(), _configured or {}
     try:
-        registry.configure(add=backends, remove=old)
+        registry.replace_configured(add=backends, remove=old)
     except InvalidBackend as error:
         where = f"ISOLATION_BACKENDS[{error.name!r}]['BACKEND']"
         raise InvalidSetting(
@@ -124,7 +124,7 @@ def load_backends() -> dict[str, Backend]:
     }
 
 
-def another(name: str, backend: Backend) -> Backend | None:
+def new_instance(name: str, backend: Backend) -> Backend | None:
     """A fresh instance, for its caller to close, of a backend that the settings have made."""
     if (_configured or {}).get(name) is not backend:
         return None
@@ -160,7 +160,7 @@ def limits() -> Limits:
     _known_keys(where, configured, [part.name for part in fields(Limits)])
     values: dict[str, Any] = {
         key: _bound(f"{where}[{key!r}]", value, getattr(defaults, key))
-        if isinstance(getattr(defaults, key), Bound)
+        if isinstance(getattr(defaults, key), ResourceRange)
         else _number(f"{where}[{key!r}]", value, whole=True)
         for key, value in configured.items()
         if not (value is None and getattr(defaults, key) is None)  # it follows from others
@@ -210,7 +210,7 @@ def metrics_access() -> MetricsAccess:
     _known_keys(where, configured, [part.name for part in fields(MetricsAccess)])
     found = MetricsAccess(**configured)
     if found.access not in METRICS_ACCESS:
-        reason = f"must be one of {listing(METRICS_ACCESS)}"
+        reason = f"must be one of {comma_join(METRICS_ACCESS)}"
         raise InvalidSetting(f"{where}['access']", found.access, reason)
     if not isinstance(found.token, str):
         raise InvalidSetting(f"{where}['token']", "…", "must be a string")  # it is a secret
@@ -276,7 +276,7 @@ def _known_keys(where: str, value: Mapping[str, Any], known: Any) -> None:
     for key in value:
         if key not in known:
             raise InvalidSetting(
-                f"{where}[{key!r}]", value[key], f"unknown; known: {listing(known)}"
+                f"{where}[{key!r}]", value[key], f"unknown; known: {comma_join(known)}"
             )
 
 
@@ -285,18 +285,18 @@ def _name(where: str, value: object) -> None:
         raise InvalidSetting(where, value, f"must be the name of a backend: {problem}")
 
 
-def _bound(where: str, value: object, default: Bound) -> Bound:
+def _bound(where: str, value: object, default: ResourceRange) -> ResourceRange:
     given = _mapping(where, value)
-    _known_keys(where, given, [part.name for part in fields(Bound)])
+    _known_keys(where, given, [part.name for part in fields(ResourceRange)])
     numbers = {
         part.name: _number(
             f"{where}[{part.name!r}]",
             given.get(part.name, getattr(default, part.name)),
             whole=isinstance(default.default, int),
         )
-        for part in fields(Bound)
+        for part in fields(ResourceRange)
     }
-    bound = Bound(**numbers)
+    bound = ResourceRange(**numbers)
     if not bound.min <= bound.default <= bound.max:
         raise InvalidSetting(where, value, f"must keep min <= default <= max, and makes {bound}")
     return bound

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from django.db import connection, connections
 
 
-def let_go() -> None:
+def release_connection() -> None:
     """Before something that takes long: give the connection back, where others wait for one."""
     pooled = bool(connection.settings_dict["OPTIONS"].get("pool"))
     if pooled and not connection.in_atomic_block:
@@ -14,7 +14,7 @@ def let_go() -> None:
 
 
 @contextmanager
-def visited() -> Iterator[None]:
+def closing_connections() -> Iterator[None]:
     """One round of a thread that rests in between: with a connection, and none after it."""
     try:
         yield

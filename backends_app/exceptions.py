@@ -24,8 +24,8 @@
     ├── TooManyWaiting                   limit
     ├── HostFault
     ├── BodyMemoryFull               limit
-    ├── KeyReused                        key
-    └── AlreadyEnded                     status
+    ├── IdempotencyKeyConflict                        key
+    └── WorkloadFinished                     status
 """
 
 from collections.abc import Iterable
@@ -35,13 +35,13 @@ from django.core.exceptions import ImproperlyConfigured
 MAX_QUOTED_CHARS = 80
 
 
-def quote(value: object) -> str:
+def short_repr(value: object) -> str:
     """`repr` that a stranger cannot make long: at most about 80 characters."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…"
 
 
-def listing(names: Iterable[str]) -> str:
+def comma_join(names: Iterable[str]) -> str:
     """Names as prose; says so when there are none."""
     return ", ".join(names) or "none"
 
@@ -57,7 +57,7 @@ class InvalidSetting(ConfigurationError):
         self.where = where
         self.value = value
         self.reason = reason
-        super().__init__(f"{where} = {quote(value)}: {reason}")
+        super().__init__(f"{where} = {short_repr(value)}: {reason}")
 
 
 class InvalidBackendName(ConfigurationError):
@@ -66,7 +66,7 @@ class InvalidBackendName(ConfigurationError):
     def __init__(self, name: object, reason: str) -> None:
         self.name = name
         self.reason = reason
-        super().__init__(f"{quote(name)} is no backend name: {reason}")
+        super().__init__(f"{short_repr(name)} is no backend name: {reason}")
 
 
 class InvalidBackend(ConfigurationError):
@@ -95,7 +95,7 @@ class InvalidOption(ValueError):
         self.option = option
         self.value = value
         self.reason = reason
-        super().__init__(f"{option} = {quote(value)}: {reason}")
+        super().__init__(f"{option} = {short_repr(value)}: {reason}")
 
 
 class VulcanError(Exception):
@@ -121,7 +121,9 @@ class ResolutionError(VulcanError):
     def __init__(self, name: str, problem: str, eligible: tuple[str, ...] | None) -> None:
         self.name = name
         self.eligible = eligible
-        could = "" if eligible is None else f" Backends that could run this: {listing(eligible)}."
+        could = (
+            "" if eligible is None else f" Backends that could run this: {comma_join(eligible)}."
+        )
         super().__init__(f"{problem}{could}")
 
 
@@ -132,7 +134,9 @@ class BackendNotRegistered(ResolutionError):
         self, name: str, registered: tuple[str, ...], eligible: tuple[str, ...] | None = None
     ) -> None:
         self.registered = registered
-        problem = f"Backend {quote(name)} is not registered. Registered: {listing(registered)}."
+        problem = (
+            f"Backend {short_repr(name)} is not registered. Registered: {comma_join(registered)}."
+        )
         super().__init__(name, problem, eligible)
 
 
@@ -151,8 +155,8 @@ class RuntimeNotSupported(ResolutionError):
         self.supported = supported
         self.supported_by = supported_by
         problem = (
-            f"Backend {name!r} does not run runtime {quote(runtime)}; it runs: "
-            f"{listing(supported)}. Backends for this runtime: {listing(supported_by)}."
+            f"Backend {name!r} does not run runtime {short_repr(runtime)}; it runs: "
+            f"{comma_join(supported)}. Backends for this runtime: {comma_join(supported_by)}."
         )
         super().__init__(name, problem, eligible)
 
@@ -172,8 +176,8 @@ class SourceFormatNotSupported(ResolutionError):
         self.supported = supported
         self.supported_by = supported_by
         problem = (
-            f"Backend {name!r} does not take source format {quote(source_format)}; it takes: "
-            f"{listing(supported)}. Backends for this format: {listing(supported_by)}."
+            f"Backend {name!r} does not take source format {short_repr(source_format)}; it takes: "
+            f"{comma_join(supported)}. Backends for this format: {comma_join(supported_by)}."
         )
         super().__init__(name, problem, eligible)
 
@@ -232,17 +236,17 @@ class HostFault(VulcanError):
     """Say that this host lacks, or cannot trust, what every workload needs."""
 
 
-class KeyReused(VulcanError):
+class IdempotencyKeyConflict(VulcanError):
     """The idempotency key stands for another request of the same user."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__(
-            f"The idempotency key {quote(key)} was given with another request; take a new one."
+            f"The idempotency key {short_repr(key)} was given with another request; take a new one."
         )
 
 
-class AlreadyEnded(VulcanError):
+class WorkloadFinished(VulcanError):
     """What is to be killed has ended."""
 
     def __init__(self, status: str) -> None:

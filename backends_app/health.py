@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from . import signals
 from .backends.base import Backend, Health
 from .registry import Registry, registry
-from .routing import Entry
+from .routing import RegisteredBackend
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,12 @@ class _Probe:
     backend: Backend
     started: float
     found: Health | None = None
-    given_up: bool = False
+    timed_out: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
-class _Watch:
+class _ProbeState:
     """What the monitor knows of one backend between probes."""
 
     backend: Backend
@@ -81,7 +81,7 @@ class HealthMonitor:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._first_round = threading.Event()
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, _ProbeState] = {}
         self._asking = threading.Lock()
         self._asked: dict[str, _Probe] = {}
 
@@ -141,14 +141,14 @@ class HealthMonitor:
             if name in entries and entries[name].backend is watch.backend
         }
         for name, entry in entries.items():
-            watch = self._watches.setdefault(name, _Watch(entry.backend, due=now))
-            self._hasten(watch, entry, now)
+            watch = self._watches.setdefault(name, _ProbeState(entry.backend, due=now))
+            self._expedite(watch, entry, now)
             if watch.probe is None and watch.due <= now:
                 watch.probe = _Probe(watch.backend, started=now)
                 prober = self._prober(name, watch.probe, self._wake)
                 self._spawn(prober, f"vulcan-probe-{name}")
             if watch.probe is not None:
-                self._settle(name, watch, watch.probe, now)
+                self._collect(name, watch, watch.probe, now)
         if self._round_complete():
             self._first_round.set()
         return max(0.0, min((watch.due for watch in self._watches.values()), default=now) - now)
@@ -172,7 +172,7 @@ class HealthMonitor:
         def run() -> None:
             spares = _spares_ready(probe.backend)  # before the probe takes one
             started = self._clock()
-            probe.found = probed(probe.backend)
+            probe.found = run_probe(probe.backend)
             seconds = self._clock() - started
             probe.ended.set()
             if wake is not None:
@@ -184,23 +184,23 @@ class HealthMonitor:
     def _round_complete(self) -> bool:
         return all(watch.probed for watch in self._watches.values())
 
-    def _hasten(self, watch: _Watch, entry: Entry, now: float) -> None:
+    def _expedite(self, watch: _ProbeState, entry: RegisteredBackend, now: float) -> None:
         """A workload that met a fault has published it; look again soon."""
         if watch.probed and watch.failures == 0 and not entry.health.eligible:
             watch.failures = 1
             watch.due = min(watch.due, now + RETRY_S[0])
 
-    def _settle(self, name: str, watch: _Watch, probe: _Probe, now: float) -> None:
+    def _collect(self, name: str, watch: _ProbeState, probe: _Probe, now: float) -> None:
         if probe.found is not None:
             watch.probe = None
-            if not probe.given_up:
-                self._learn(name, watch, probe.found)
+            if not probe.timed_out:
+                self._record(name, watch, probe.found)
             watch.due = now + (INTERVAL_S if watch.failures == 0 else self._backoff(watch.failures))
-        elif now - probe.started >= PROBE_TIMEOUT_S and not probe.given_up:
-            probe.given_up = True
-            self._learn(name, watch, _NO_ANSWER)
+        elif now - probe.started >= PROBE_TIMEOUT_S and not probe.timed_out:
+            probe.timed_out = True
+            self._record(name, watch, _NO_ANSWER)
 
-    def _learn(self, name: str, watch: _Watch, found: Health) -> None:
+    def _record(self, name: str, watch: _ProbeState, found: Health) -> None:
         watch.probed = True
         watch.failures = 0 if found.healthy else watch.failures + 1
         self._publish(name, watch.backend, found)
@@ -212,7 +212,7 @@ class HealthMonitor:
             # It was here: a fault, not a host that never had it; and it still is what it was.
             attributes = found.attributes or before.health.attributes
             found = Health.unhealthy(found.description, attributes)
-        if self.registry.publish(name, backend, found):
+        if self.registry.set_health(name, backend, found):
             first = before is None or before.health.healthy is None
             level = logging.DEBUG if first else logging.INFO if found.healthy else logging.WARNING
             logger.log(level, "backend %s is %s: %s", name, found.state, found.description)
@@ -223,7 +223,7 @@ class HealthMonitor:
         return min(longest, shortest * 2.0 ** min(failures - 1, 10))
 
 
-def probed(backend: Backend) -> Health:
+def run_probe(backend: Backend) -> Health:
     """The backend's probe, with every way in which it can fail turned into a finding."""
     try:
         found = backend.probe()
@@ -239,7 +239,7 @@ def probed(backend: Backend) -> Health:
 
 def _spares_ready(backend: Backend) -> int | None:
     try:
-        return backend.spares_ready()
+        return backend.warm_count()
     except BaseException as error:  # noqa: BLE001 - as in `probed`
         logger.warning("the spares of %s cannot be counted: %s", type(backend).__name__, error)
         return None

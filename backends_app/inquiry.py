@@ -10,43 +10,43 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class NoAnswer(Exception):
+class CallTimeout(Exception):
     """There was no answer in time; perhaps it still comes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Generic[T]):
+class Call(Generic[T]):
     """A question that is being answered; `at_the_latest` is by the clock of `time.monotonic`."""
 
     future: "Future[T]"
     at_the_latest: float
 
-    def answer(self) -> T:
-        """The answer, or what was raised instead; raises `NoAnswer` when it takes too long."""
+    def result(self) -> T:
+        """The answer, or what was raised instead; raises `CallTimeout` when it takes too long."""
         wait([self.future], max(0.0, self.at_the_latest - time.monotonic()))
         if not self.future.done():
-            raise NoAnswer
+            raise CallTimeout
         return self.future.result()
 
 
-class Inquiry(Generic[T]):
+class SingleFlight(Generic[T]):
     """Asks `question` in a thread of its own, one at the most.
 
     Who asks meanwhile shares the answer, and no longer than `patience_s` after it was asked: while
     a question hangs, everybody hears at once that there is no answer.
     """
 
-    def __init__(self, question: Callable[[], T], patience_s: float) -> None:
+    def __init__(self, question: Callable[[], T], timeout_s: float) -> None:
         self._question = question
-        self._patience_s = patience_s
+        self._patience_s = timeout_s
         self._lock = threading.Lock()
-        self._asked: Asked[T] | None = None
+        self._asked: Call[T] | None = None
 
-    def ask(self) -> Asked[T]:
+    def start(self) -> Call[T]:
         with self._lock:
             if self._asked is None or self._asked.future.done():
                 at_the_latest = time.monotonic() + self._patience_s
-                asked: Asked[T] = Asked(Future(), at_the_latest)
+                asked: Call[T] = Call(Future(), at_the_latest)
                 threading.Thread(
                     target=self._find_out, args=[asked.future], name="vulcan-inquiry", daemon=True
                 ).start()

@@ -24,13 +24,13 @@ from structlog.contextvars import bound_contextvars
 from . import logs, services, signals
 from .backends.base import Backend
 from .conf import limits, retention, runtime_dir
-from .database import let_go
+from .database import release_connection
 from .exceptions import (
-    AlreadyEnded,
     BackendAtCapacity,
     BackendUnavailable,
+    IdempotencyKeyConflict,
     InvalidRequest,
-    KeyReused,
+    WorkloadFinished,
 )
 from .logs import LogBuffer
 from .models import Source, Workload, new_id
@@ -38,10 +38,10 @@ from .nodes import node_id, node_name
 from .registry import Registry
 from .running import Execution, running
 from .services import Prepared
-from .slots import awaited_slot, mark, slot
+from .slots import acquire_slot, wait_for_slot, workload_lock
 from .workloads import (
     STREAMS,
-    UNSAID,
+    UNSPECIFIED,
     ExitReason,
     Resources,
     Status,
@@ -51,15 +51,15 @@ from .workloads import (
 
 logger = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 2
-LOOK_S = (0.01, 0.25)  # how often one who waits looks at the row: at first, and at the least
+MAX_ATTEMPTS = 2
+POLL_INTERVAL_S = (0.01, 0.25)  # of a row that is waited for: at first, and at most
 KILL_WAIT_S = 5.0
 STORE_RETRY_S = (0.1, 5.0)
-LOST = "the worker that ran it has ended, or is not to be heard from"
+WORKER_LOST_MESSAGE = "the worker that ran it has ended, or is not to be heard from"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class Submission:
     """What somebody submits: a workload, and what belongs to its record alone.
 
     `key` makes it the same workload when it is submitted again by the same owner. `rerun_if_lost`
@@ -83,13 +83,13 @@ class Order:
             "image": spec.image,
             "command": spec.command,
             "input": spec.input,
-            "resources": None if spec.resources is UNSAID else asdict(spec.resources),
+            "resources": None if spec.resources is UNSPECIFIED else asdict(spec.resources),
             "rerun_if_lost": self.rerun_if_lost,
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-class Replayed(Exception):
+class DuplicateSubmission(Exception):
     """The order has been given before; this is its workload."""
 
     def __init__(self, workload: Workload) -> None:
@@ -97,12 +97,12 @@ class Replayed(Exception):
         super().__init__(workload.pk)
 
 
-def about(workload: Workload) -> AbstractContextManager[None]:
+def log_context(workload: Workload) -> AbstractContextManager[None]:
     """All that is logged meanwhile is about this workload."""
     return bound_contextvars(workload_id=workload.pk, owner_id=workload.owner_id)
 
 
-def _tell(
+def _log_transition(
     step: str,
     workload: Workload,
     more: Mapping[str, object] | None = None,
@@ -116,27 +116,30 @@ def _tell(
         "attempt": workload.attempt,
         **(more or {}),
     }
-    with about(workload):
+    with log_context(workload):
         logger.log(level, "workload %s", step, extra=said)
 
 
 # Submitting
 
 
-def find_replayed(order: Order) -> None:
-    """Raise `Replayed` when this very order was given before, `KeyReused` when another one was."""
+def check_idempotency(order: Submission) -> None:
+    """Look for an earlier submission with the same idempotency key.
+
+    Raises `DuplicateSubmission` when it asked for the same, `IdempotencyKeyConflict` otherwise.
+    """
     if order.key is None:
         return
     found = Workload.objects.filter(owner=order.owner_id, idempotency_key=order.key).first()
     if found is None:
         return
     if found.idempotency_digest != order.digest:
-        raise KeyReused(order.key)
-    raise Replayed(found)
+        raise IdempotencyKeyConflict(order.key)
+    raise DuplicateSubmission(found)
 
 
-def record(order: Order, prepared: Prepared, status: Status) -> Workload:
-    """Make the row; raises `Replayed` and `KeyReused` like `find_replayed`."""
+def record(order: Submission, prepared: Prepared, status: Status) -> Workload:
+    """Insert the row; raise what `check_idempotency` raises."""
     spec, resolution = prepared.spec, prepared.resolution
     now = datetime.now(UTC)
     begun = status is Status.RUNNING
@@ -175,13 +178,15 @@ def record(order: Order, prepared: Prepared, status: Status) -> Workload:
                     rest=rest,
                 ).save(force_insert=True)
     except IntegrityError:
-        find_replayed(order)  # it came in the moment since the last look
+        check_idempotency(order)  # it came in the moment since the last look
         raise
-    _tell("submitted", workload)
+    _log_transition("submitted", workload)
     return workload
 
 
-def run_here(order: Order, registry: Registry, running_per_user: int | None = None) -> Workload:
+def run_inline(
+    order: Submission, registry: Registry, running_per_user: int | None = None
+) -> Workload:
     """Record and run the workload in the caller's thread.
 
     Raises what `services.run` raises, and then there is no record, but for a backend that broke
@@ -194,8 +199,8 @@ def run_here(order: Order, registry: Registry, running_per_user: int | None = No
         if mine.filter(status=Status.RUNNING).count() >= running_per_user:
             raise BackendAtCapacity(name, running_per_user)
     with ExitStack() as held:
-        held.enter_context(mark(spec.id, runtime_dir()))
-        wanted = slot(name, backend.capabilities.max_concurrency, runtime_dir())
+        held.enter_context(workload_lock(spec.id, runtime_dir()))
+        wanted = acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir())
         if order.key is None:
             held.enter_context(wanted)
             workload = record(order, prepared, Status.RUNNING)
@@ -232,15 +237,15 @@ def run_next(
     waiting = Workload.objects.filter(status=Status.PENDING, isolation_used=name)
     if entry is None or not entry.health.eligible or not waiting.exists():
         return False
-    let_go()
+    release_connection()
     passed: list[str] = []
     limit = entry.capabilities.max_concurrency
-    with awaited_slot(name, limit, runtime_dir(), give_up) as has_slot:
+    with wait_for_slot(name, limit, runtime_dir(), give_up) as has_slot:
         while has_slot and not give_up():
             workload = _next_waiting(name, passed, running_per_user)
             if workload is None:
                 break
-            with mark(workload.pk, runtime_dir()) as mine:
+            with workload_lock(workload.pk, runtime_dir()) as mine:
                 if mine and _claim(workload):
                     _run_claimed(workload, entry.backend, registry)
                     return True
@@ -289,7 +294,7 @@ def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> No
     except (BackendUnavailable, InvalidRequest):
         pass  # the row tells
     except Exception:
-        with about(workload):
+        with log_context(workload):
             logger.exception("workload met a bug")
 
 
@@ -333,12 +338,15 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
     log = LogBuffer(spec.output_bytes, workload.log_lines + 1)
     execution = Execution(workload.pk, backend, log)
     fault: Exception | None = None
-    let_go()
-    _tell("begun", workload)
-    with about(workload), running.looked_after(execution):
+    release_connection()
+    _log_transition("begun", workload)
+    with log_context(workload), running.supervise(execution):
         try:
             result = services.execute(
-                replace(spec, heard=log.hear), workload.isolation_used, backend, registry=registry
+                replace(spec, on_output=log.hear),
+                workload.isolation_used,
+                backend,
+                registry=registry,
             )
         except (BackendUnavailable, InvalidRequest) as error:
             said = error.reason
@@ -354,7 +362,7 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
                 log.hear(stream, getattr(result, stream).encode())
         log.finish()
         if result.exit_reason is ExitReason.KILLED and not execution.killed:
-            settle_lost(workload)  # nobody asked for it: the server ends
+            recover_lost(workload)  # nobody asked for it: the server ends
         else:
             with execution.storing:
                 end(workload, result, log)
@@ -372,7 +380,7 @@ def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None
         try:
             return _end(workload, result, log)
         except (OperationalError, InterfaceError) as error:
-            with about(workload):
+            with log_context(workload):
                 logger.warning("the end of the workload cannot be recorded yet: %s", error)
             time.sleep(pause)
             pause = min(2 * pause, longest)
@@ -416,7 +424,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         setattr(workload, name, value)
     signals.workload_ended.send_robust(None, workload=workload)
     how = {"exit_reason": str(result.exit_reason), "duration_ms": result.duration_ms}
-    _tell("ended", workload, {"status": str(result.status), **how})
+    _log_transition("ended", workload, {"status": str(result.status), **how})
     return True
 
 
@@ -426,7 +434,7 @@ def _drop_source(workload: Workload) -> None:
         Source.objects.filter(pk=workload.pk).delete()
 
 
-def order_again(workload: Workload, owner_id: int | None) -> Order:
+def resubmission(workload: Workload, owner_id: int | None) -> Submission:
     """An order for the same workload once more, as a new one; raises `InvalidRequest` when its
     source is not kept.
     """
@@ -437,30 +445,32 @@ def order_again(workload: Workload, owner_id: int | None) -> Order:
             "id",
             "Its source was deleted when it ended; ISOLATION_RETENTION's source_days keeps it.",
         ) from None
-    return Order(
+    return Submission(
         spec=replace(spec, id=new_id()), owner_id=owner_id, rerun_if_lost=workload.rerun_if_lost
     )
 
 
-def settle_lost(workload: Workload) -> None:
+def recover_lost(workload: Workload) -> None:
     """Nobody will ever say what became of it: it has failed, or is run once more if it may be."""
     mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
     again = (
         workload.rerun_if_lost
-        and workload.attempt < MOST_ATTEMPTS
+        and workload.attempt < MAX_ATTEMPTS
         and workload.kill_requested_at is None
         and Source.objects.filter(pk=workload.pk).exists()
     )
     if again:
         fresh = {"started_at": None, "node": "", "node_id": ""}
         if mine.filter(status=Status.RUNNING).transition(Status.PENDING, **fresh):
-            _tell("lost with its worker; it is run again", workload, level=logging.WARNING)
+            _log_transition(
+                "lost with its worker; it is run again", workload, level=logging.WARNING
+            )
         workload.refresh_from_db()
         return
     killed = workload.kill_requested_at is not None
     reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
-    if end(workload, WorkloadResult(exit_reason=reason, error=LOST)):
-        _tell("lost with its worker", workload, level=logging.WARNING)
+    if end(workload, WorkloadResult(exit_reason=reason, error=WORKER_LOST_MESSAGE)):
+        _log_transition("lost with its worker", workload, level=logging.WARNING)
 
 
 # Watching and ending
@@ -469,23 +479,23 @@ def settle_lost(workload: Workload) -> None:
 def wait(workload: Workload, timeout_s: float) -> bool:
     """Wait until it has ended; False when that takes longer, or the row has gone."""
     at_the_latest = time.monotonic() + timeout_s
-    pause = LOOK_S[0]
+    pause = POLL_INTERVAL_S[0]
     while not workload.ended:
         left = at_the_latest - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(pause, left))
-        pause = min(1.5 * pause, LOOK_S[1])
+        pause = min(1.5 * pause, POLL_INTERVAL_S[1])
         try:
             workload.refresh_from_db()
         except Workload.DoesNotExist:
             return False
-        let_go()
+        release_connection()
     return True
 
 
 def kill(workload: Workload, wait_s: float | None = None) -> None:
-    """End it, whoever runs it; raises `AlreadyEnded` when it has ended otherwise.
+    """End it, whoever runs it; raises `WorkloadFinished` when it has ended otherwise.
 
     Returns when it has ended, or after `wait_s` (default: `KILL_WAIT_S`) when its worker has not
     got to it yet.
@@ -504,8 +514,8 @@ def kill(workload: Workload, wait_s: float | None = None) -> None:
     if waited:
         signals.workload_ended.send_robust(None, workload=workload)
     if not waited and not asked:
-        raise AlreadyEnded(workload.status)
-    _tell("killed before it began" if waited else "is to be killed", workload)
+        raise WorkloadFinished(workload.status)
+    _log_transition("killed before it began" if waited else "is to be killed", workload)
     wait(workload, KILL_WAIT_S if wait_s is None else wait_s)
     if workload.ended and workload.status != Status.KILLED:
-        raise AlreadyEnded(workload.status)
+        raise WorkloadFinished(workload.status)

@@ -12,8 +12,8 @@ from . import utf8
 from .models import LogBlock, Workload
 from .workloads import STREAMS
 
-MOST_LINES = 10_000
-MOST_LINE_BYTES = 16 * 1024
+MAX_LINES = 10_000
+MAX_LINE_BYTES = 16 * 1024
 SHOWN_AFTER_S = 0.5
 HOST = "host"
 """The stream of what Vulcan itself has to say in a log."""
@@ -55,7 +55,7 @@ class LogBuffer:
         self._begun_at = dict.fromkeys(STREAMS, 0.0)
         self._shown: set[str] = set()  # the streams whose last line was shown before it ended
         self._left_bytes = most_bytes
-        self._left_lines = MOST_LINES
+        self._left_lines = MAX_LINES
         self._begun = dict.fromkeys(STREAMS, b"")
         self._ready: list[Block] = []
         self._sealed = 0  # how many of these somebody is storing: nothing is added to them
@@ -81,8 +81,8 @@ class LogBuffer:
                 said = rest[1:] if rest.startswith(b"\n") else said  # its end is there already
             whole, end, rest = said.rpartition(b"\n")
             rest = _overwritten(rest)
-            while len(rest) > MOST_LINE_BYTES and len(whole) < self._left_bytes:
-                cut = utf8.whole_end(rest[:MOST_LINE_BYTES])
+            while len(rest) > MAX_LINE_BYTES and len(whole) < self._left_bytes:
+                cut = utf8.whole_end(rest[:MAX_LINE_BYTES])
                 whole, end = whole + end + rest[:cut], b"\n"
                 rest = rest[cut:]
             if end or not begun:

@@ -36,12 +36,12 @@ from prometheus_client.registry import Collector
 from . import metrics_folder, signals
 from .backends.base import Health
 from .conf import metrics_access, runtime_dir
-from .executors import executor
+from .executors import get_executor
 from .executors.base import Executor
-from .inquiry import Inquiry, NoAnswer
+from .inquiry import CallTimeout, SingleFlight
 from .models import Workload
 from .registry import Registry, registry
-from .slots import taken
+from .slots import slots_in_use
 from .workloads import ExitReason, Status, WorkloadResult
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -100,7 +100,7 @@ THREADS_REFUSED = Counter(
     "Requests that were not to wait or stream, since too many did.",
 )
 SPARES = Gauge(
-    "vulcan_spares_ready",
+    "vulcan_warm_instances",
     "What waits prepared for the next workloads, in all processes; as old as the last probe.",
     ["backend"],
     multiprocess_mode="livesum",
@@ -159,7 +159,7 @@ def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
 _reads = functools.cache(READS.labels)  # there are few, and this is counted often
 
 
-class SumCollector(Collector):
+class MultiprocessCollector(Collector):
     """What all processes of one server have counted, each in files of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -198,7 +198,7 @@ class SlotCollector(Collector):
                 most = entry.capabilities.max_concurrency
                 limit.add_metric([name], most)
                 with suppress(OSError):  # what cannot be counted is not said
-                    used.add_metric([name], taken(name, most, runtime_dir()))
+                    used.add_metric([name], slots_in_use(name, most, runtime_dir()))
         yield used
         yield limit
 
@@ -220,12 +220,12 @@ class SiteCollector(Collector):
                 health.add_metric([name, state], entry.health.state == state)
         yield health
         alive = _gauge("vulcan_nodes_alive", "Nodes that run workloads and are heard from.")
-        alive.add_metric([], self._executor.nodes_alive)
+        alive.add_metric([], self._executor.node_count)
         yield alive
         reached = _gauge("vulcan_database_up", "1 when the database answered this scrape.")
         try:
-            found = _active.ask().answer()
-        except (DatabaseError, InterfaceError, NoAnswer):
+            found = _active.start().result()
+        except (DatabaseError, InterfaceError, CallTimeout):
             reached.add_metric([], 0)
         else:
             reached.add_metric([], 1)
@@ -253,21 +253,21 @@ def _count_active() -> "Tally[tuple[str, str]]":
         connection.close()  # it is this thread's own
 
 
-_active = Inquiry(_count_active, DATABASE_S)
+_active = SingleFlight(_count_active, DATABASE_S)
 
 
 # What is read
 
 
-def of_server() -> bytes:
+def server_exposition() -> bytes:
     """What a server says; slots where it runs workloads itself."""
-    looked_up: list[Collector] = [SiteCollector(registry, executor())]
-    if not executor().remote:
+    looked_up: list[Collector] = [SiteCollector(registry, get_executor())]
+    if not get_executor().remote:
         looked_up.append(SlotCollector(registry, registry))
     return _exposition(looked_up, os.environ.get(metrics_folder.VARIABLE))
 
 
-def of_workers(names: Iterable[str], folder: Path) -> bytes:
+def worker_exposition(names: Iterable[str], folder: Path) -> bytes:
     """What workers of these backends say, which count in `folder`."""
     return _exposition([SlotCollector(registry, names)], str(folder))
 
@@ -281,7 +281,7 @@ def _exposition(looked_up: Iterable[Collector], folder: str | None) -> bytes:
     """Everything in Prometheus' text format; without a folder, what this process has counted."""
     together = CollectorRegistry()
     if folder:
-        together.register(SumCollector(Path(folder)))
+        together.register(MultiprocessCollector(Path(folder)))
     else:
         together.register(REGISTRY)
     for collector in looked_up:
@@ -289,7 +289,7 @@ def _exposition(looked_up: Iterable[Collector], folder: str | None) -> bytes:
     return generate_latest(together)
 
 
-def may_read(authorization: str) -> bool:
+def is_authorized(authorization: str) -> bool:
     """By the value of an Authorization header; in constant time."""
     wanted = metrics_access()
     if wanted.access == "open":

@@ -27,7 +27,7 @@ from .workloads import Status
 
 KEPT_FACTOR = 10  # for how long the dead are remembered
 
-Served: TypeAlias = tuple[str, str]
+NodeBackendKey: TypeAlias = tuple[str, str]
 """The id of a node, and the name of a backend on it."""
 
 
@@ -66,7 +66,7 @@ def node_name() -> str:
     return socket.gethostname()
 
 
-def beat(node: str, backends: Iterable[BackendInfo], started_at: datetime) -> None:
+def heartbeat(node: str, backends: Iterable[BackendInfo], started_at: datetime) -> None:
     """Say that this node serves these backends, and how they are."""
     now = datetime.now(UTC)
     for info in backends:
@@ -88,7 +88,7 @@ def beat(node: str, backends: Iterable[BackendInfo], started_at: datetime) -> No
             )
 
 
-def leave(node: str, names: Iterable[str]) -> None:
+def deregister(node: str, names: Iterable[str]) -> None:
     """This node serves these backends no longer."""
     NodeBackend.objects.filter(node_id=node, name__in=list(names)).delete()
 
@@ -102,7 +102,7 @@ class _Seen:
     believed: bool
 
 
-class Watch:
+class FailureDetector:
     """Judges who is alive, by what it has seen itself.
 
     What it sees for the first time is believed to be alive when its last beat looks recent: the one
@@ -113,7 +113,7 @@ class Watch:
     def __init__(self, lost_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lost_after_s = lost_after_s
         self._clock = clock
-        self._seen: dict[Served, _Seen] = {}
+        self._seen: dict[NodeBackendKey, _Seen] = {}
         self.alive: list[NodeBackend] = []
 
     def look(self) -> None:
@@ -139,7 +139,7 @@ class Watch:
             if now - seen.heard < KEPT_FACTOR * self._lost_after_s
         }
 
-    def lost(self, served: Served) -> bool:
+    def lost(self, served: NodeBackendKey) -> bool:
         """Has nobody heard anything new of it for too long? Not before that has been watched."""
         now = self._clock()
         seen = self._seen.setdefault(served, _Seen(None, now, believed=False))
@@ -200,9 +200,9 @@ class Node:
     seen_at: datetime
 
 
-def summary(alive: Iterable[NodeBackend]) -> list[Node]:
+def summarize(alive: Iterable[NodeBackend]) -> list[Node]:
     """The nodes of these rows, by name."""
-    busy: Counter[Served] = Counter(
+    busy: Counter[NodeBackendKey] = Counter(
         Workload.objects.filter(status=Status.RUNNING).values_list("node_id", "isolation_used")
     )
     by_node: dict[str, list[NodeBackend]] = {}

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 
 from . import metrics
 from .conf import metrics_access, required_backends
-from .executors import executor
+from .executors import get_executor
 from .readiness import Readiness
 from .registry import registry
 
@@ -21,16 +21,16 @@ METHODS = ("GET", "HEAD")
 Answer: TypeAlias = Callable[[HttpRequest], HttpResponse]
 
 
-class OperationsMiddleware:
+class ProbeMiddleware:
     """Answers `/healthz`, `/readyz` and, where it is not off, `/metrics`; the rest goes on."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
-        readiness = Readiness(registry, executor, required_backends)
+        readiness = Readiness(registry, get_executor, required_backends)
         self._answers = {
             "/healthz": alive,
             "/readyz": lambda request: ready(readiness),
-            "/metrics": lambda request: exposed(request, metrics.of_server),
+            "/metrics": lambda request: exposed(request, metrics.server_exposition),
         }
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
@@ -66,7 +66,7 @@ def ready(readiness: Readiness) -> HttpResponse:
 
 def exposed(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
     """The metrics, for who may read them."""
-    if metrics.may_read(request.headers.get("Authorization", "")):
+    if metrics.is_authorized(request.headers.get("Authorization", "")):
         return HttpResponse(exposition(), content_type=metrics.CONTENT_TYPE)
     return HttpResponse(
         "Send METRICS_TOKEN as a Bearer token.\n",

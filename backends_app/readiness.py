@@ -12,7 +12,7 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError, connection
 
 from .executors.base import Executor
-from .inquiry import Asked, Inquiry, NoAnswer
+from .inquiry import Call, CallTimeout, SingleFlight
 from .models import Workload
 from .registry import Registry
 
@@ -52,19 +52,19 @@ class Readiness:
         registry: Registry,
         executor: Callable[[], Executor],
         required: Callable[[], Sequence[str]],
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         self._registry = registry
         self._executor = executor
         self._required = required
         self._last: Report | None = None
         self._inquiries = [
-            Inquiry(question, patience_s) for question in (_database, self._executor_problem)
+            SingleFlight(question, timeout_s) for question in (_database, self._executor_problem)
         ]
 
     def report(self) -> Report:
         """Both are asked at once, so this takes no longer than one of them may."""
-        asked = [inquiry.ask() for inquiry in self._inquiries]
+        asked = [inquiry.start() for inquiry in self._inquiries]
         database, executor = map(_said, asked)
         entries = self._registry.snapshot.entries
         backends = {
@@ -92,10 +92,10 @@ def _database() -> str:
         connection.close()  # it is this thread's own
 
 
-def _said(asked: Asked[str]) -> str:
+def _said(asked: Call[str]) -> str:
     try:
-        return asked.answer()
-    except NoAnswer:
+        return asked.result()
+    except CallTimeout:
         return "no answer in time"
     except (DatabaseError, InterfaceError):
         return "the database does not answer"

@@ -20,7 +20,7 @@ from .exceptions import (
     InvalidBackend,
     InvalidBackendName,
 )
-from .routing import MAX_NAME_CHARS, Entry, Resolution, RouteTable, decide
+from .routing import MAX_NAME_CHARS, RegisteredBackend, Resolution, RouteTable, decide
 from .workloads import AUTO, Isolation
 
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAX_NAME_CHARS - 1}}}")
@@ -47,7 +47,7 @@ class Snapshot:
     successes alone, so registered names times supported runtimes and formats bound it.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, RegisteredBackend]
     routes: RouteTable
     resolved: dict[str, dict[str, dict[str | None, Backend]]] = field(
         default_factory=dict, repr=False
@@ -59,7 +59,7 @@ class Snapshot:
         """Which backend, and why; see `routing.decide`."""
         return decide(isolation, runtime, source_format, entries=self.entries, routes=self.routes)
 
-    def infos(self) -> list[BackendInfo]:
+    def list(self) -> list[BackendInfo]:
         """Every backend, by name."""
         return [
             BackendInfo(
@@ -137,16 +137,16 @@ class Registry:
 
     def list(self) -> builtins.list[BackendInfo]:
         """Every registered backend, by name."""
-        return self._snapshot.infos()
+        return self._snapshot.list()
 
-    def get(self, name: str) -> Entry:
+    def get(self, name: str) -> RegisteredBackend:
         """One registered backend; raises `BackendNotRegistered`."""
         entries = self._snapshot.entries
         if name not in entries:
             raise BackendNotRegistered(name, tuple(entries))
         return entries[name]
 
-    def publish(self, name: str, backend: Backend, health: Health) -> bool:
+    def set_health(self, name: str, backend: Backend, health: Health) -> bool:
         """Make a backend's health known; False when that changes nothing.
 
         `backend` says whose health it is: a finding about an instance that has been replaced or
@@ -160,7 +160,9 @@ class Registry:
             self._swap({**self._snapshot.entries, name: changed})
             return True
 
-    def configure(self, *, add: Mapping[str, Backend], remove: Mapping[str, Backend]) -> None:
+    def replace_configured(
+        self, *, add: Mapping[str, Backend], remove: Mapping[str, Backend]
+    ) -> None:
         """Exchange what settings registered in one step; whatever others registered stays.
 
         `remove` takes out a name only while it still holds that very instance: who has replaced one
@@ -179,7 +181,7 @@ class Registry:
                     raise BackendAlreadyRegistered(name)
             self._swap({**fresh, **entries})
 
-    def reroute(self, routes: RouteTable) -> None:
+    def set_routes(self, routes: RouteTable) -> None:
         """Put another auto table in place; the backends and their health stay."""
         with self._lock:
             self._swap(self._snapshot.entries, routes)
@@ -194,11 +196,13 @@ class Registry:
     def __len__(self) -> int:
         return len(self._snapshot.entries)
 
-    def renew_lock(self) -> None:
+    def _reset_after_fork(self) -> None:
         """For a forked child: the thread that held the lock, if any, was not copied."""
         self._lock = threading.Lock()
 
-    def _swap(self, entries: Mapping[str, Entry], routes: RouteTable | None = None) -> None:
+    def _swap(
+        self, entries: Mapping[str, RegisteredBackend], routes: RouteTable | None = None
+    ) -> None:
         ordered = MappingProxyType(dict(sorted(entries.items())))
         self._snapshot = Snapshot(ordered, routes or self._snapshot.routes)
 
@@ -210,16 +214,16 @@ def name_problem(name: object) -> str | None:
     return "the name is reserved for automatic routing" if name == AUTO else None
 
 
-def _entry(name: str, backend: Backend) -> Entry:
+def _entry(name: str, backend: Backend) -> RegisteredBackend:
     if problem := name_problem(name):
         raise InvalidBackendName(name, problem)
     capabilities = getattr(backend, "capabilities", None)
     if not isinstance(capabilities, BackendCapabilities):
         raise InvalidBackend(name, "its `capabilities` is no BackendCapabilities")
-    for method in ("probe", "execute", "cleanup", "close", "check"):
+    for method in ("probe", "execute", "kill", "close", "check"):
         if not callable(getattr(backend, method, None)):
             raise InvalidBackend(name, f"it has no method `{method}`; derive it from Backend")
-    return Entry(
+    return RegisteredBackend(
         name=name,
         backend=backend,
         capabilities=capabilities,
@@ -231,4 +235,4 @@ def _entry(name: str, backend: Backend) -> Entry:
 registry = Registry()
 """The registry of this process; `BackendsConfig.ready()` fills it from the settings."""
 
-os.register_at_fork(after_in_child=registry.renew_lock)
+os.register_at_fork(after_in_child=registry._reset_after_fork)

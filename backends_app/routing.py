@@ -14,8 +14,8 @@ from .exceptions import (
     RuntimeNotSupported,
     SourceFormatNotSupported,
     VulcanError,
-    listing,
-    quote,
+    comma_join,
+    short_repr,
 )
 from .workloads import AUTO, SOURCE_FORMATS, Isolation
 
@@ -86,7 +86,7 @@ class RouteTable:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class RegisteredBackend:
     """One registered backend as the decision sees it."""
 
     name: str
@@ -105,30 +105,31 @@ class Candidate:
     reason: str
 
 
-class Finding(Enum):
+class Ineligibility(Enum):
     """What stands between one backend and a workload; the first of the checks that fails."""
 
-    NONE = auto()
     NOT_REGISTERED = auto()
     RUNTIME = auto()
     SOURCE_FORMAT = auto()
     HEALTH = auto()
 
 
-def examine(entry: Entry | None, runtime: str | None, source_format: str | None) -> Finding:
+def check_eligibility(
+    entry: RegisteredBackend | None, runtime: str | None, source_format: str | None
+) -> Ineligibility | None:
     """The checks in their order; a runtime or source format of None is any."""
     if entry is None:
-        return Finding.NOT_REGISTERED
+        return Ineligibility.NOT_REGISTERED
     if runtime is not None and runtime not in entry.capabilities.supported_runtimes:
-        return Finding.RUNTIME
+        return Ineligibility.RUNTIME
     if (
         source_format is not None
         and source_format not in entry.capabilities.supported_source_formats
     ):
-        return Finding.SOURCE_FORMAT
+        return Ineligibility.SOURCE_FORMAT
     if not entry.health.eligible:
-        return Finding.HEALTH
-    return Finding.NONE
+        return Ineligibility.HEALTH
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +145,7 @@ class Resolution:
     source_format: str
     rule: str
     names: tuple[str, ...] = ()
-    entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
+    entries: Mapping[str, RegisteredBackend] = field(default_factory=dict, repr=False)
     name: str | None = None
     backend: Backend | None = None
     error: VulcanError | None = None
@@ -157,12 +158,12 @@ class Resolution:
 
     def _candidate(self, name: str) -> Candidate:
         entry = self.entries.get(name)
-        finding = examine(entry, self.runtime, self.source_format)
-        reason = describe(entry, finding)
-        if finding is Finding.NONE and name != self.name:
+        finding = check_eligibility(entry, self.runtime, self.source_format)
+        reason = describe_eligibility(entry, finding)
+        if finding is None and name != self.name:
             passed = "an earlier one was taken" if name in self.names else "not what the rule names"
             reason = f"{reason}; {passed}"
-        return Candidate(name, finding is Finding.NONE, reason)
+        return Candidate(name, finding is None, reason)
 
 
 def decide(
@@ -170,7 +171,7 @@ def decide(
     runtime: str | None,
     source_format: str,
     *,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, RegisteredBackend],
     routes: RouteTable,
 ) -> Resolution:
     """Choose among `entries`; a caller's mistake is an `error` in the answer, never raised."""
@@ -187,8 +188,10 @@ def decide(
             error=error,
         )
     names, rule = _names(isolation, runtime, source_format, routes)
-    findings = {name: examine(entries.get(name), runtime, source_format) for name in names}
-    chosen = next((name for name in names if findings[name] is Finding.NONE), None)
+    findings = {
+        name: check_eligibility(entries.get(name), runtime, source_format) for name in names
+    }
+    chosen = next((name for name in names if findings[name] is None), None)
     return Resolution(
         isolation=isolation,
         runtime=runtime,
@@ -202,18 +205,17 @@ def decide(
     )
 
 
-def describe(entry: Entry | None, finding: Finding) -> str:
+def describe_eligibility(entry: RegisteredBackend | None, finding: Ineligibility | None) -> str:
     """A finding in words."""
     if entry is None:
         return "not registered"
     match finding:
-        case Finding.RUNTIME:
-            return f"runs {listing(entry.capabilities.supported_runtimes)} only"
-        case Finding.SOURCE_FORMAT:
-            return (
-                f"takes source format {listing(entry.capabilities.supported_source_formats)} only"
-            )
-        case Finding.HEALTH:
+        case Ineligibility.RUNTIME:
+            return f"runs {comma_join(entry.capabilities.supported_runtimes)} only"
+        case Ineligibility.SOURCE_FORMAT:
+            formats = comma_join(entry.capabilities.supported_source_formats)
+            return f"takes source format {formats} only"
+        case Ineligibility.HEALTH:
             return f"{entry.health.state}: {entry.health.description}"
         case _:
             return "healthy" if entry.health.healthy else "not probed yet"
@@ -224,7 +226,7 @@ def _names(
 ) -> tuple[tuple[str, ...], str]:
     """The backends that may be taken, best first, and the rule that says so."""
     if not isinstance(isolation, str):
-        return tuple(isolation), f"first eligible of {listing(isolation)}"
+        return tuple(isolation), f"first eligible of {comma_join(isolation)}"
     if isolation != AUTO:
         return (isolation,), f"isolation {isolation} as asked for"
     route = routes.route(runtime, source_format)
@@ -232,25 +234,27 @@ def _names(
 
 
 def _error(
-    findings: Mapping[str, Finding],
+    findings: Mapping[str, Ineligibility | None],
     runtime: str,
     source_format: str,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, RegisteredBackend],
 ) -> VulcanError:
     """The error of the first name, or of the first that only its health keeps from running this:
     it is the one that may work later."""
-    hopeful = (name for name, finding in findings.items() if finding is Finding.HEALTH)
+    hopeful = (name for name, finding in findings.items() if finding is Ineligibility.HEALTH)
     name = next(hopeful, next(iter(findings)))
-    eligible = _where(entries, lambda other: examine(other, runtime, source_format) is Finding.NONE)
+    eligible = _where(
+        entries, lambda other: check_eligibility(other, runtime, source_format) is None
+    )
     entry = entries.get(name)
     if entry is None:
         return BackendNotRegistered(name, tuple(entries), eligible)
     can = entry.capabilities
     match findings[name]:
-        case Finding.RUNTIME:
+        case Ineligibility.RUNTIME:
             able = _where(entries, lambda other: runtime in other.capabilities.supported_runtimes)
             return RuntimeNotSupported(name, runtime, tuple(can.supported_runtimes), able, eligible)
-        case Finding.SOURCE_FORMAT:
+        case Ineligibility.SOURCE_FORMAT:
             able = _where(
                 entries, lambda other: source_format in other.capabilities.supported_source_formats
             )
@@ -261,7 +265,9 @@ def _error(
             return BackendUnavailable(entry.health.description, name=name, eligible=eligible)
 
 
-def _where(entries: Mapping[str, Entry], able: Callable[[Entry], bool]) -> tuple[str, ...]:
+def _where(
+    entries: Mapping[str, RegisteredBackend], able: Callable[[RegisteredBackend], bool]
+) -> tuple[str, ...]:
     return tuple(entry.name for entry in entries.values() if able(entry))
 
 
@@ -271,7 +277,8 @@ def _isolation(value: object) -> Isolation:
         return _word("isolation", value, f"{AUTO}, a backend name or a list of names")
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise InvalidRequest(
-            "isolation", f"Must be {AUTO}, a backend name or a list of names, not {quote(value)}."
+            "isolation",
+            f"Must be {AUTO}, a backend name or a list of names, not {short_repr(value)}.",
         )
     if not 1 <= len(value) <= MAX_ISOLATIONS:
         raise InvalidRequest("isolation", f"A list takes 1 to {MAX_ISOLATIONS} backend names.")
@@ -281,20 +288,20 @@ def _isolation(value: object) -> Isolation:
         if name == AUTO:
             raise InvalidRequest("isolation", f"{AUTO} stands alone; a list takes backend names.")
         if name in names:
-            raise InvalidRequest("isolation", f"{quote(name)} is in the list twice.")
+            raise InvalidRequest("isolation", f"{short_repr(name)} is in the list twice.")
         names.append(name)
     return tuple(names)
 
 
 def _source_format(value: object) -> str:
-    return _word("source_format", value, f"one of {listing(SOURCE_FORMATS)}")
+    return _word("source_format", value, f"one of {comma_join(SOURCE_FORMATS)}")
 
 
 def _runtime(value: object, source_format: str) -> str:
     """The canonical name. Which runtimes exist is for the backends to say, so any word passes."""
     if value is None and source_format == "image":
         return RUNTIME_OF_IMAGES
-    runtime = _word("runtime", value, f"one of {listing(RUNTIMES)} (only an image needs none)")
+    runtime = _word("runtime", value, f"one of {comma_join(RUNTIMES)} (only an image needs none)")
     return RUNTIME_ALIASES.get(runtime, runtime)
 
 
@@ -304,5 +311,6 @@ def _word(field: str, value: object, wanted: str) -> str:
         return value
     missing = value is None or value == ""
     raise InvalidRequest(
-        field, f"Missing: give {wanted}." if missing else f"Must be {wanted}; got {quote(value)}."
+        field,
+        f"Missing: give {wanted}." if missing else f"Must be {wanted}; got {short_repr(value)}.",
     )

@@ -11,10 +11,10 @@ from django.db import DatabaseError, InterfaceError, transaction
 
 from . import logs
 from .backends.base import Backend
-from .database import visited
+from .database import closing_connections
 from .logs import LogBuffer
 from .models import Workload
-from .services import end_workload
+from .services import kill_workload
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Running:
         self._started = False
 
     @contextmanager
-    def looked_after(self, execution: Execution) -> Iterator[None]:
+    def supervise(self, execution: Execution) -> Iterator[None]:
         with self._lock:
             self._executions[execution.workload_id] = execution
             self._some.set()
@@ -76,10 +76,10 @@ class Running:
         with self._lock:
             return self._idle.wait_for(lambda: not self._executions, timeout_s)
 
-    def end_all(self) -> None:
+    def kill_all(self) -> None:
         """End what runs, though nobody has asked for that."""
         for execution in self.all():
-            end_workload(execution.backend, execution.workload_id)
+            kill_workload(execution.backend, execution.workload_id)
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -87,7 +87,7 @@ class Running:
             self._some.wait()
             pause.wait(TICK_S)
             try:
-                with visited():
+                with closing_connections():
                     self.look()
             except (DatabaseError, InterfaceError) as error:  # what it did not do, it does next
                 logger.warning("the running workloads cannot be looked after: %s", error)
@@ -111,7 +111,7 @@ class Running:
             if execution.workload_id in killed:
                 execution.killed = True
                 # Each time, until it has ended: perhaps it has not even begun yet.
-                end_workload(execution.backend, execution.workload_id)
+                kill_workload(execution.backend, execution.workload_id)
 
 
 running = Running()

@@ -16,9 +16,9 @@ from .conf import limits, runtime_dir
 from .exceptions import BackendUnavailable, VulcanError
 from .registry import Registry, registry
 from .routing import Resolution
-from .slots import slot
+from .slots import acquire_slot
 from .workloads import (
-    UNSAID,
+    UNSPECIFIED,
     ExitReason,
     Isolation,
     WorkloadResult,
@@ -66,7 +66,7 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
     Raises `InvalidRequest` or a `ResolutionError`.
     """
     bound = limits()
-    resources = bound.resources() if spec.resources is UNSAID else spec.resources
+    resources = bound.resources() if spec.resources is UNSPECIFIED else spec.resources
     asked = replace(spec, resources=resources, output_bytes=bound.output_bytes)
     bound.check(asked)
     created_at = datetime.now(UTC)
@@ -111,12 +111,12 @@ def execute(
     except BackendUnavailable as fault:
         known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
         if known.detected:  # what was never found here is for its probe to judge
-            registry.publish(name, backend, Health.unhealthy(fault.reason, known.attributes))
+            registry.set_health(name, backend, Health.unhealthy(fault.reason, known.attributes))
         asked = registry.explain(spec.isolation, spec.runtime, spec.source_format)
         others = tuple(one.name for one in asked.candidates if one.eligible and one.name != name)
         raise BackendUnavailable(fault.reason, name=name, eligible=others) from fault
     finally:
-        end_workload(backend, spec.id)
+        kill_workload(backend, spec.id)
 
 
 def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
@@ -128,7 +128,7 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     prepared = prepare(spec, registry=registry)
     name, backend = prepared.name, prepared.backend
     assert prepared.spec.runtime is not None
-    with slot(name, backend.capabilities.max_concurrency, runtime_dir()):
+    with acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir()):
         started_at = datetime.now(UTC)
         result = execute(prepared.spec, name, backend, registry=registry)
     return WorkloadReport(
@@ -145,10 +145,10 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     )
 
 
-def end_workload(backend: Backend, workload_id: str) -> None:
-    """Call the backend's `cleanup`; a bug in it is logged, and keeps nobody from going on."""
+def kill_workload(backend: Backend, workload_id: str) -> None:
+    """Call the backend's `kill`; a bug in it is logged, and keeps nobody from going on."""
     try:
-        backend.cleanup(workload_id)
+        backend.kill(workload_id)
     except BaseException as bug:
         if is_interrupt(bug):
             raise

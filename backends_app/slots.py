@@ -17,11 +17,11 @@ from pathlib import Path
 from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
 RUNNING = ".running"
-LOOK_S = (0.005, 0.05)  # how often one who waits for a slot looks: at first, and at the least
+POLL_INTERVAL_S = (0.005, 0.05)  # of a slot that is waited for: at first, and at most
 
 
 @contextmanager
-def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
+def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     """Hold one of the `limit` slots of the backend `name`.
 
     Raises `BackendAtCapacity` at once when all are taken or somebody waits for one, and
@@ -44,7 +44,7 @@ def slot(name: str, limit: int, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def awaited_slot(
+def wait_for_slot(
     name: str, limit: int, folder: Path, give_up: Callable[[], bool]
 ) -> Iterator[bool]:
     """Hold a slot as `slot` does, and wait for it; False when `give_up` said to wait no more.
@@ -52,7 +52,7 @@ def awaited_slot(
     Of those that wait, one holds the turn and takes the next slot. Nobody passes it.
     """
     turn = held = None
-    pause, longest = LOOK_S
+    pause, longest = POLL_INTERVAL_S
     try:
         with _usable(name, folder):
             while held is None:
@@ -74,13 +74,13 @@ def awaited_slot(
 
 
 @contextmanager
-def mark(workload_id: str, folder: Path) -> Iterator[bool]:
+def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     """Show that this process works on the workload; False when another one already does.
 
     Raises `HostFault` when `folder` cannot be used or could be tampered with by another user.
     """
     try:
-        own(folder)
+        ensure_private_dir(folder)
         file = _mark(workload_id, folder)
         held = _locked(file)
     except OSError as error:
@@ -93,7 +93,7 @@ def mark(workload_id: str, folder: Path) -> Iterator[bool]:
             _free(held)
 
 
-def marked(workload_id: str, folder: Path) -> bool:
+def is_locked(workload_id: str, folder: Path) -> bool:
     """Does a process of this user on this host work on the workload?"""
     try:
         held = _locked(_mark(workload_id, folder), make=False)
@@ -105,7 +105,7 @@ def marked(workload_id: str, folder: Path) -> bool:
     return False
 
 
-def sweep(folder: Path) -> int:
+def remove_stale_locks(folder: Path) -> int:
     """Remove the marks whose holders were killed before they could; how many there were.
 
     Whoever takes a mark at the same moment finds its file gone and makes another; see `_locked`.
@@ -123,7 +123,7 @@ def sweep(folder: Path) -> int:
     return swept
 
 
-def taken(name: str, limit: int, folder: Path) -> int:
+def slots_in_use(name: str, limit: int, folder: Path) -> int:
     """How many of the `limit` slots of the backend `name` are taken now on this host.
 
     Read from the kernel's list of locks: to try them would take them from others for a moment.
@@ -149,7 +149,7 @@ def _turn(name: str, folder: Path) -> Path:
 def _usable(name: str, folder: Path) -> Iterator[None]:
     """Raise `BackendUnavailable` when the folder of the slots cannot be used."""
     try:
-        own(folder)
+        ensure_private_dir(folder)
         yield
     except OSError as error:
         reason = f"the folder of its slots cannot be used: {error.strerror}"
@@ -204,7 +204,7 @@ def unusable(folder: Path, error: OSError) -> HostFault:
     return HostFault(f"the runtime folder {folder} cannot be used: {error.strerror}")
 
 
-def own(folder: Path) -> None:
+def ensure_private_dir(folder: Path) -> None:
     """Make the folder, and refuse one that somebody else has made or may write to."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()

@@ -21,17 +21,17 @@ _BRACKETS = re.compile(r"[\[{\]}]")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-class JSONRefused(ValueError):
+class InvalidJSON(ValueError):
     """The text is no JSON, or JSON that not everyone reads alike; the message says why."""
 
 
 def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse one document, or raise `JSONRefused` with a reason fit for a stranger."""
+    """Parse one document, or raise `InvalidJSON` with a reason fit for a stranger."""
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise JSONRefused(f"not UTF-8 (byte {error.start})") from None
+            raise InvalidJSON(f"not UTF-8 (byte {error.start})") from None
     _refuse_shape(text, max_depth)
     try:
         value = json.loads(
@@ -42,7 +42,7 @@ def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
             parse_int=_int,
         )
     except json.JSONDecodeError as error:
-        raise JSONRefused(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+        raise InvalidJSON(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
     _refuse_unstorable(value)
     return value
 
@@ -51,13 +51,13 @@ def _refuse_shape(text: str, max_depth: int) -> None:
     """Count values and brackets before parsing: the parser would recurse, and make them all."""
     bare = _STRINGS.sub("", text)
     if bare.count(",") + bare.count("[") + bare.count("{") > MAX_VALUES:
-        raise JSONRefused(f"more than {MAX_VALUES:,} values")
+        raise InvalidJSON(f"more than {MAX_VALUES:,} values")
     depth = 0
     for match in _BRACKETS.finditer(bare):
         if match.group() in "[{":
             depth += 1
             if depth > max_depth:
-                raise JSONRefused(f"nested deeper than {max_depth} levels")
+                raise InvalidJSON(f"nested deeper than {max_depth} levels")
         else:
             depth -= 1
 
@@ -68,25 +68,25 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise JSONRefused(f"duplicate key {_short(key)}")
+                raise InvalidJSON(f"duplicate key {_short(key)}")
             seen.add(key)
     return result
 
 
 def _constant(name: str) -> JSON:
-    raise JSONRefused(f"{name} is not JSON")
+    raise InvalidJSON(f"{name} is not JSON")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise JSONRefused(f"number {_short(text)} is too large")
+        raise InvalidJSON(f"number {_short(text)} is too large")
     return value
 
 
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise JSONRefused(f"integer {_short(text)} has more than {MAX_INTEGER_DIGITS} digits")
+        raise InvalidJSON(f"integer {_short(text)} has more than {MAX_INTEGER_DIGITS} digits")
     return int(text)
 
 
@@ -97,7 +97,7 @@ def _refuse_unstorable(value: JSON) -> None:
         item = pending.pop()
         if isinstance(item, str):
             if found := _UNSTORABLE.search(item):
-                raise JSONRefused(
+                raise InvalidJSON(
                     f"a string holds U+{ord(found.group()):04X}, which is not allowed"
                 )
         elif isinstance(item, list):

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from django.db import DatabaseError, InterfaceError
 
 from . import logs
-from .database import visited
+from .database import closing_connections
 from .logs import Block, Line
 from .models import ENDED, Workload
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.25
+POLL_INTERVAL_S = 0.25
 KEEP_ALIVE_S = 10.0  # a reader that has gone away is noticed when something is sent to it
 LONGEST_S = 300.0  # then the reader comes back, if it is still there
 
@@ -93,11 +93,11 @@ class Tails:
         pause = threading.Event()
         while True:
             self._some.wait()
-            pause.wait(LOOK_S)
+            pause.wait(POLL_INTERVAL_S)
             with self._lock:
                 tails = [tail for tail in self._tails.values() if tail.end is None]
             try:
-                with visited():
+                with closing_connections():
                     for tail in tails:
                         tail.look()
             except (DatabaseError, InterfaceError) as error:

@@ -2,13 +2,13 @@
 
 import codecs
 
-MOST_BYTES = 4  # of one character
+MAX_BYTES = 4  # of one character
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def whole_end(data: bytes) -> int:
     """Return how many bytes there are without a character at the end that is only begun."""
-    last = data[-MOST_BYTES:]
+    last = data[-MAX_BYTES:]
     decoder = _decoder("replace")
     decoder.decode(last)
     begun, _ = decoder.getstate()
@@ -17,5 +17,5 @@ def whole_end(data: bytes) -> int:
 
 def whole_start(data: bytes) -> int:
     """Return how many bytes at the start belong to a character that began before them."""
-    first = data[: MOST_BYTES - 1]
+    first = data[: MAX_BYTES - 1]
     return next((at for at, byte in enumerate(first) if byte & 0xC0 != 0x80), len(first))

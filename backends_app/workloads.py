@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from . import strict_json
-from .exceptions import InvalidRequest, listing, quote
+from .exceptions import InvalidRequest, comma_join, short_repr
 from .strict_json import JSON
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
 WASM = "wasm"  # the runtime whose `code` is no text but a module in base64
-MOST_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
+MAX_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
 
 STREAMS = ("stdout", "stderr")
 ENCODINGS = UTF8, LOSSY = "utf-8", "utf-8-lossy"
@@ -29,7 +29,7 @@ ENCODINGS = UTF8, LOSSY = "utf-8", "utf-8-lossy"
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""
 
-Heard: TypeAlias = Callable[[str, bytes], None]
+OutputCallback: TypeAlias = Callable[[str, bytes], None]
 """Takes one of `STREAMS` and what a program has just written there; must be quick."""
 
 
@@ -68,12 +68,12 @@ class Resources:
     timeout_s: float = 10.0
 
 
-UNSAID = Resources()
+UNSPECIFIED = Resources()
 """Stands for resources that the caller did not name: `services.run` puts the operator's there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
+class ResourceRange:
     """The default of a resource and the least and most that a caller may ask for."""
 
     default: float
@@ -86,7 +86,7 @@ class WorkloadSpec:
     """One workload as its caller describes it; exactly one of code, archive and image is given.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr; `services.run` sets it, it is no caller's choice. `heard` gets what the
+    stdout and stderr; `services.run` sets it, it is no caller's choice. `on_output` gets what the
     program prints while it runs, from backends that can say it before the end.
     """
 
@@ -97,10 +97,10 @@ class WorkloadSpec:
     image: str | None = None
     command: tuple[str, ...] = ()
     input: JSON = None
-    resources: Resources = UNSAID
+    resources: Resources = UNSPECIFIED
     output_bytes: int = 1024 * 1024
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    heard: Heard | None = field(default=None, compare=False, repr=False)
+    on_output: OutputCallback | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         given = [name for name in SOURCE_FORMATS if getattr(self, name) is not None]
@@ -116,9 +116,9 @@ class WorkloadSpec:
         """Which of `SOURCE_FORMATS` the source is."""
         return next(name for name in SOURCE_FORMATS if getattr(self, name) is not None)
 
-    def listener(self, stream: str) -> Callable[[bytes], None] | None:
+    def output_callback(self, stream: str) -> Callable[[bytes], None] | None:
         """Who gets what the program writes to one of `STREAMS`, if anybody wants it."""
-        return None if self.heard is None else partial(self.heard, stream)
+        return None if self.on_output is None else partial(self.on_output, stream)
 
     def code_utf8(self) -> bytes:
         """`code` as the program's file has it; empty when the source is no code."""
@@ -146,8 +146,8 @@ class WorkloadSpec:
             raise InvalidRequest("command", "Holds half a surrogate pair.") from None
         if any("\0" in word for word in self.command):
             raise InvalidRequest("command", "Must not hold a NUL character.")
-        if size > MOST_COMMAND_BYTES:
-            raise InvalidRequest("command", f"Must be at most {MOST_COMMAND_BYTES:,} bytes.")
+        if size > MAX_COMMAND_BYTES:
+            raise InvalidRequest("command", f"Must be at most {MAX_COMMAND_BYTES:,} bytes.")
         return self.command
 
     def input_json(self) -> bytes:
@@ -165,9 +165,9 @@ class WorkloadSpec:
 class Limits:
     """The operator's bounds (ISOLATION_LIMITS): what a caller may ask for and send."""
 
-    timeout_s: Bound = Bound(default=10.0, min=0.1, max=300.0)
-    mem_mb: Bound = Bound(default=256, min=64, max=2048)
-    cpus: Bound = Bound(default=1.0, min=0.1, max=4.0)
+    timeout_s: ResourceRange = ResourceRange(default=10.0, min=0.1, max=300.0)
+    mem_mb: ResourceRange = ResourceRange(default=256, min=64, max=2048)
+    cpus: ResourceRange = ResourceRange(default=1.0, min=0.1, max=4.0)
     code_bytes: int = 1024 * 1024
     archive_bytes: int = 10 * 1024 * 1024
     input_bytes: int = 1024 * 1024
@@ -196,7 +196,7 @@ class Limits:
             if not bound.min <= value <= bound.max:  # NaN fails this too
                 raise InvalidRequest(
                     f"resources.{part.name}",
-                    f"Must be between {bound.min:g} and {bound.max:g}; got {quote(value)}.",
+                    f"Must be between {bound.min:g} and {bound.max:g}; got {short_repr(value)}.",
                 )
         module = spec.module()
         sizes = {
@@ -287,7 +287,7 @@ def _check_integer(value: object, least: int, most: int) -> str:
 
 def _check_member(value: object, members: Collection[str]) -> str:
     known = isinstance(value, str) and value in members
-    return "" if known else f"must be one of {listing(members)}"
+    return "" if known else f"must be one of {comma_join(members)}"
 
 
 def _optional(check: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -330,6 +330,6 @@ def output_from_stdout(stdout: str, *, truncated: bool) -> JSON:
         return None
     try:
         value: JSON = strict_json.loads(stdout)
-    except strict_json.JSONRefused:
+    except strict_json.InvalidJSON:
         return None
     return value

@@ -113,7 +113,7 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
     """A registry of the three fakes, each found healthy."""
     for name, fake in fakes.items():
         registry.register(name, fake)
-        registry.publish(name, fake, Health.ok())
+        registry.set_health(name, fake, Health.ok())
     return registry
 
 

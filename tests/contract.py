@@ -41,13 +41,13 @@ def heard_and_ended(backend: Backend, spec: WorkloadSpec) -> WorkloadResult:
             begun.set()
 
     thread = threading.Thread(
-        target=lambda: results.append(backend.execute(replace(spec, heard=hear)))
+        target=lambda: results.append(backend.execute(replace(spec, on_output=hear)))
     )
     thread.start()
     assert begun.wait(PATIENCE_S)
     assert thread.is_alive()
     while thread.is_alive():
-        backend.cleanup(spec.id)
+        backend.kill(spec.id)
         thread.join(0.01)
     return results[0]
 
@@ -136,20 +136,20 @@ class BackendContract:
         def hear(stream: str, data: bytes) -> None:
             heard[stream] += data
 
-        result = run(programs.fails, heard=hear)
+        result = run(programs.fails, on_output=hear)
         if any(heard.values()):
             assert heard["stderr"].decode(errors="replace") == result.stderr
             assert heard["stdout"].decode(errors="replace") == result.stdout
 
     def test_spares_can_be_counted_or_there_are_none(self, backend: Backend, run, programs):
         for _ in range(2):
-            ready = backend.spares_ready()
+            ready = backend.warm_count()
             assert ready is None or ready >= 0
             run(programs.echo)
 
     def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
-        backend.cleanup("0" * 32)
-        backend.cleanup("no id at all")
+        backend.kill("0" * 32)
+        backend.kill("no id at all")
 
     def test_after_close_it_is_unavailable(self, backend: Backend, run, programs: Programs):
         backend.close()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan"
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
-LOOK_S = 0.02
+POLL_INTERVAL_S = 0.02
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
     at_the_latest = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < at_the_latest, what
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
     return found
 
 

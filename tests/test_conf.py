@@ -9,7 +9,7 @@ from backends_app import conf
 from backends_app.backends.base import Backend
 from backends_app.backends.fake import FakeBackend
 from backends_app.registry import registry
-from backends_app.workloads import Bound, Limits
+from backends_app.workloads import Limits, ResourceRange
 
 FAKE = "backends_app.backends.fake.FakeBackend"
 
@@ -71,7 +71,7 @@ def test_routes_are_read_and_the_rest_keeps_its_default():
 
 def test_limits_are_read_and_the_rest_keeps_its_default():
     with override_settings(ISOLATION_LIMITS={"timeout_s": {"max": 60}, "code_bytes": 10}):
-        assert conf.limits().timeout_s == Bound(default=10.0, min=0.1, max=60)
+        assert conf.limits().timeout_s == ResourceRange(default=10.0, min=0.1, max=60)
         assert conf.limits().code_bytes == 10
         assert conf.limits().mem_mb == Limits().mem_mb
     assert conf.limits() == Limits()

@@ -11,7 +11,7 @@ from backends_app import health
 from backends_app.backends.base import Backend, Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendNotRegistered
-from backends_app.health import HealthMonitor, probed
+from backends_app.health import HealthMonitor, run_probe
 from backends_app.registry import Registry
 
 
@@ -122,7 +122,7 @@ def test_a_probe_that_raises_or_lies_makes_it_unhealthy(registry, monitor, answe
 
 
 def test_a_backend_without_a_probe_of_its_own_is_unhealthy():
-    assert probed(Backend()).description == "its probe raised NotImplementedError"
+    assert run_probe(Backend()).description == "its probe raised NotImplementedError"
 
 
 def test_what_was_there_and_is_gone_is_unhealthy_not_undetected(registry, monitor, clock):
@@ -149,7 +149,7 @@ def test_a_fault_that_a_workload_met_is_looked_at_soon(registry, monitor, clock)
     registry.register("one", one)
     monitor.tick()
     clock.now += 1
-    registry.publish("one", one, Health.unhealthy("it broke under a workload"))
+    registry.set_health("one", one, Health.unhealthy("it broke under a workload"))
     monitor.tick()
     clock.now += 5
     monitor.tick()

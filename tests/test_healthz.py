@@ -101,7 +101,7 @@ def test_required_backends_have_to_be_healthy(report, filled: Registry, fakes):
     assert report("isolate", "microvm")["status"] == "ready"
     states = (Health.unhealthy("secret"), Health.undetected("secret"), Health.unknown())
     for health in states:
-        filled.publish("isolate", fakes["isolate"], health)
+        filled.set_health("isolate", fakes["isolate"], health)
         found = report("isolate", "microvm")
         assert found["status"] == "not ready"
         assert found["backends"] == {"isolate": health.state, "microvm": "healthy"}
@@ -114,7 +114,7 @@ def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, 
     caplog.set_level("INFO")
     readiness = Readiness(filled, lambda: executor, lambda: ["isolate"], 60.0)
     for health in (Health.ok(), Health.unhealthy("secret"), Health.ok()):
-        filled.publish("isolate", fakes["isolate"], health)
+        filled.set_health("isolate", fakes["isolate"], health)
         for _ in range(3):
             readiness.report()
     said = [record for record in caplog.records if "this server answers" in record.message]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends_app.inquiry import Inquiry, NoAnswer
+from backends_app.inquiry import CallTimeout, SingleFlight
 
 SHORT_S, LONG_S = 0.01, 60.0
 
@@ -36,8 +36,8 @@ def threads() -> list[threading.Thread]:
 
 def test_an_answer_is_given_and_each_question_is_put_anew():
     answers = iter(range(3))
-    inquiry = Inquiry(lambda: next(answers), LONG_S)
-    assert [inquiry.ask().answer() for _ in range(3)] == [0, 1, 2]
+    inquiry = SingleFlight(lambda: next(answers), LONG_S)
+    assert [inquiry.start().result() for _ in range(3)] == [0, 1, 2]
 
 
 def test_what_is_raised_is_raised():
@@ -45,22 +45,22 @@ def test_what_is_raised_is_raised():
         raise TimeoutError("of its own")
 
     with pytest.raises(TimeoutError, match="of its own"):
-        Inquiry(question, LONG_S).ask().answer()
+        SingleFlight(question, LONG_S).start().result()
 
 
 def test_while_it_hangs_nobody_waits_for_long_and_only_one_thread_does(hanging: Hanging):
-    inquiry = Inquiry(hanging, SHORT_S)
+    inquiry = SingleFlight(hanging, SHORT_S)
     for _ in range(100):
-        with pytest.raises(NoAnswer):
-            inquiry.ask().answer()
+        with pytest.raises(CallTimeout):
+            inquiry.start().result()
     assert (hanging.put, len(threads())) == (1, 1)
 
 
 def test_those_who_ask_meanwhile_share_the_answer(hanging: Hanging):
-    inquiry, answers = Inquiry(hanging, LONG_S), []
-    asked = [inquiry.ask() for _ in range(10)]
+    inquiry, answers = SingleFlight(hanging, LONG_S), []
+    asked = [inquiry.start() for _ in range(10)]
     waiting = [
-        threading.Thread(target=lambda one=one: answers.append(one.answer())) for one in asked
+        threading.Thread(target=lambda one=one: answers.append(one.result())) for one in asked
     ]
     for thread in waiting:
         thread.start()
@@ -71,12 +71,12 @@ def test_those_who_ask_meanwhile_share_the_answer(hanging: Hanging):
 
 
 def test_when_it_no_longer_hangs_it_is_asked_anew(hanging: Hanging):
-    inquiry = Inquiry(hanging, SHORT_S)
-    late = inquiry.ask()
-    with pytest.raises(NoAnswer):
-        late.answer()
+    inquiry = SingleFlight(hanging, SHORT_S)
+    late = inquiry.start()
+    with pytest.raises(CallTimeout):
+        late.result()
     hanging.free.set()
     [thread] = threads()
     thread.join()
-    assert late.answer() == 1
-    assert Inquiry(lambda: inquiry.ask().future.result(LONG_S), LONG_S).ask().answer() == 2
+    assert late.result() == 1
+    assert SingleFlight(lambda: inquiry.start().future.result(LONG_S), LONG_S).start().result() == 2

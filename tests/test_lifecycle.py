@@ -10,18 +10,25 @@ from django.db import IntegrityError, OperationalError
 from backends_app import lifecycle, logs
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import (
-    AlreadyEnded,
     BackendAtCapacity,
     BackendNotRegistered,
     BackendUnavailable,
+    IdempotencyKeyConflict,
     InvalidRequest,
-    KeyReused,
+    WorkloadFinished,
 )
-from backends_app.lifecycle import Replayed, end, kill, run_here, run_next, settle_lost
+from backends_app.lifecycle import (
+    DuplicateSubmission,
+    end,
+    kill,
+    recover_lost,
+    run_inline,
+    run_next,
+)
 from backends_app.models import ENDED, SOURCES, LogBlock, Source, Workload
 from backends_app.registry import Registry
 from backends_app.running import running
-from backends_app.slots import mark
+from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
 from tests.workloads import order, recorded
 
@@ -64,7 +71,7 @@ def test_the_database_holds_no_nonsense(row):
 
 
 def test_a_run_is_a_record(filled: Registry, user: User):
-    workload = run_here(order(owner=user, input={"a": "\x00"}), filled)
+    workload = run_inline(order(owner=user, input={"a": "\x00"}), filled)
     kept = Workload.objects.get()
     assert kept == workload
     assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", {"a": "\x00"})
@@ -77,10 +84,10 @@ def test_a_run_is_a_record(filled: Registry, user: User):
 
 def test_a_request_that_cannot_run_leaves_no_record(filled: Registry, fakes):
     with pytest.raises(InvalidRequest):
-        run_here(order(isolation=[]), filled)
+        run_inline(order(isolation=[]), filled)
     filled.unregister("isolate")
     with pytest.raises(BackendNotRegistered):
-        run_here(order(), filled)
+        run_inline(order(), filled)
     assert not Workload.objects.exists()
 
 
@@ -101,7 +108,7 @@ def test_no_slot_no_record(registry: Registry):
     inside.wait(60)
     for key in (None, "key"):
         with pytest.raises(BackendAtCapacity):
-            run_here(order(key=key), registry)
+            run_inline(order(key=key), registry)
     leave.set()
     thread.join()
     assert not Workload.objects.exists()
@@ -113,7 +120,7 @@ def test_a_backend_that_breaks_under_it_is_recorded_and_raised(filled: Registry,
 
     fakes["isolate"].program = broken
     with pytest.raises(BackendUnavailable):
-        run_here(order(), filled)
+        run_inline(order(), filled)
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason, kept.error) == (
         "failed",
@@ -128,7 +135,7 @@ def test_what_a_backend_refuses_while_it_runs_leaves_no_record(filled: Registry,
 
     fakes["isolate"].program = refused
     with pytest.raises(InvalidRequest):
-        run_here(order(), filled)
+        run_inline(order(), filled)
     assert not Workload.objects.exists()
 
 
@@ -139,7 +146,7 @@ def test_a_bug_in_a_backend_ends_the_workload(filled: Registry, bug: type[BaseEx
             raise bug
 
     filled.register("isolate", Buggy(), replace=True)
-    workload = run_here(order(), filled)
+    workload = run_inline(order(), filled)
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason, kept.error) == (
         "failed",
@@ -153,7 +160,7 @@ def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes
     fakes["isolate"].program = lambda workload: WorkloadResult(
         exit_reason=ExitReason.EXITED, exit_code=0, stdout="half \ud800"
     )
-    run_here(order(), filled)
+    run_inline(order(), filled)
     kept = Workload.objects.get()
     assert kept.exit_reason == "backend_error"
     assert "stdout holds half a surrogate pair" in kept.error
@@ -162,19 +169,19 @@ def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes
 
 def test_what_it_prints_is_its_log(filled: Registry, fakes):
     def program(workload: WorkloadSpec) -> WorkloadResult:
-        workload.heard("stdout", b"one\ntw")
-        workload.heard("stderr", b"oops\n")
-        workload.heard("stdout", b"o")
+        workload.on_output("stdout", b"one\ntw")
+        workload.on_output("stderr", b"oops\n")
+        workload.on_output("stdout", b"o")
         return DONE
 
     fakes["isolate"].program = program
-    workload = run_here(order(), filled)
+    workload = run_inline(order(), filled)
     assert lines(workload) == ["one", "oops", "two"]
 
 
 def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
     fakes["isolate"].program = lambda workload: DONE
-    assert lines(run_here(order(), filled)) == ["out"]
+    assert lines(run_inline(order(), filled)) == ["out"]
 
 
 # One that waits
@@ -201,7 +208,7 @@ def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: S
 
 def test_one_that_another_process_works_on_is_left_alone(filled: Registry, fakes, runtime_dir):
     workload = recorded()
-    with mark(workload.pk, runtime_dir):
+    with workload_lock(workload.pk, runtime_dir):
         run_next("isolate", filled, never)
     assert not fakes["isolate"].workloads
 
@@ -252,7 +259,7 @@ def test_there_is_one_end():
 def test_an_end_of_an_attempt_that_was_given_up_is_none():
     workload = recorded(Status.RUNNING, rerun_if_lost=True)
     late = Workload.objects.get()
-    settle_lost(workload)
+    recover_lost(workload)
     Workload.objects.filter(pk=workload.pk).update(status="running", attempt=2)
     assert not end(late, DONE)
     assert Workload.objects.get().status == "running"
@@ -284,7 +291,7 @@ def test_killing_one_that_waits():
 @pytest.mark.parametrize("status", ENDED)
 def test_killing_what_has_ended_is_an_error(status: Status):
     workload = recorded(status)
-    with pytest.raises(AlreadyEnded, match=status):
+    with pytest.raises(WorkloadFinished, match=status):
         kill(workload)
 
 
@@ -299,7 +306,7 @@ def test_killing_one_whose_worker_does_not_hear_of_it(monkeypatch):
 
 def test_what_was_lost_has_failed():
     workload = recorded(Status.RUNNING)
-    settle_lost(workload)
+    recover_lost(workload)
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason) == ("failed", "worker_lost")
     assert not Source.objects.exists()
@@ -307,13 +314,13 @@ def test_what_was_lost_has_failed():
 
 def test_what_was_lost_and_was_to_be_killed_is_killed():
     workload = recorded(Status.RUNNING, rerun_if_lost=True, kill_requested_at=datetime.now(UTC))
-    settle_lost(workload)
+    recover_lost(workload)
     assert Workload.objects.get().status == "killed"
 
 
 def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, fakes):
     workload = recorded(Status.RUNNING, rerun_if_lost=True, log_lines=3)
-    settle_lost(workload)
+    recover_lost(workload)
     assert (workload.status, workload.node, workload.started_at) == ("pending", "", None)
     fakes["isolate"].program = lambda spec: DONE
     run_next("isolate", filled, never)
@@ -325,7 +332,7 @@ def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, f
 
 def test_and_no_more_than_once():
     workload = recorded(Status.RUNNING, rerun_if_lost=True, attempt=2)
-    settle_lost(workload)
+    recover_lost(workload)
     assert workload.exit_reason == "worker_lost"
 
 
@@ -333,8 +340,8 @@ def test_what_ends_because_the_server_does_was_not_killed(filled: Registry, fake
     """A drain ends what runs; nobody has asked for its end."""
     killed = WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
     fakes["isolate"].program = lambda workload: killed
-    assert run_here(order(), filled).exit_reason == "worker_lost"
-    again = run_here(order(rerun_if_lost=True), filled)
+    assert run_inline(order(), filled).exit_reason == "worker_lost"
+    again = run_inline(order(rerun_if_lost=True), filled)
     assert (again.status, again.attempt) == ("pending", 1)
 
 
@@ -343,18 +350,18 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
 
     class Endless(FakeBackend):
         def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-            workload.heard("stdout", b"so far\n")
+            workload.on_output("stdout", b"so far\n")
             Workload.objects.filter(pk=workload.id).update(kill_requested_at=datetime.now(UTC))
             running.look()
             assert gone.wait(60)
             assert LogBlock.objects.get().text == "so far\n"
             return WorkloadResult(exit_reason=ExitReason.KILLED, stdout="so far\n")
 
-        def cleanup(self, workload_id: str) -> None:
+        def kill(self, workload_id: str) -> None:
             gone.set()
 
     filled.register("isolate", Endless(), replace=True)
-    workload = run_here(order(), filled)
+    workload = run_inline(order(), filled)
     assert (workload.status, workload.exit_reason) == ("killed", "killed")
     assert lines(workload) == ["so far"]
 
@@ -363,15 +370,15 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
 
 
 def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
-    first = run_here(order(owner=user, key="k"), filled)
-    with pytest.raises(Replayed) as replayed:
-        run_here(order(owner=user, key="k"), filled)
+    first = run_inline(order(owner=user, key="k"), filled)
+    with pytest.raises(DuplicateSubmission) as replayed:
+        run_inline(order(owner=user, key="k"), filled)
     assert replayed.value.workload == first
-    with pytest.raises(KeyReused):
-        lifecycle.find_replayed(order(owner=user, key="k", input=1))
-    with pytest.raises(KeyReused):
-        lifecycle.find_replayed(order(owner=user, key="k", rerun_if_lost=True))
-    run_here(order(owner=User.objects.create_user("bob"), key="k", input=1), filled)
+    with pytest.raises(IdempotencyKeyConflict):
+        lifecycle.check_idempotency(order(owner=user, key="k", input=1))
+    with pytest.raises(IdempotencyKeyConflict):
+        lifecycle.check_idempotency(order(owner=user, key="k", rerun_if_lost=True))
+    run_inline(order(owner=User.objects.create_user("bob"), key="k", input=1), filled)
     assert len(fakes["isolate"].workloads) == 2
 
 
@@ -398,9 +405,9 @@ def test_the_digest_tells_requests_apart_and_no_source():
 
 def test_a_source_is_kept_where_the_operator_says_so(filled: Registry, fakes, user: User, settings):
     with pytest.raises(InvalidRequest, match="source_days"):
-        lifecycle.order_again(run_here(order(), filled), user.pk)
+        lifecycle.resubmission(run_inline(order(), filled), user.pk)
     settings.ISOLATION_RETENTION = {"source_days": 1}
-    first = run_here(order(input=5, isolation=["isolate"], command=[]), filled)
-    again = run_here(lifecycle.order_again(first, user.pk), filled)
+    first = run_inline(order(input=5, isolation=["isolate"], command=[]), filled)
+    again = run_inline(lifecycle.resubmission(first, user.pk), filled)
     assert again.pk != first.pk
     assert (again.owner, again.output, again.isolation) == (user, 5, ["isolate"])

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends_app import logs
-from backends_app.logs import FULL, MOST_LINE_BYTES, MOST_LINES, Block, Line, LogBuffer
+from backends_app.logs import FULL, MAX_LINE_BYTES, MAX_LINES, Block, Line, LogBuffer
 from backends_app.models import Workload
 from tests.workloads import recorded
 
 MB = 1024 * 1024
 
 
-def heard(*said: tuple[str, bytes], most_bytes: int = MB) -> list[Block]:
+def logged(*said: tuple[str, bytes], most_bytes: int = MB) -> list[Block]:
     buffer = LogBuffer(most_bytes)
     for stream, data in said:
         buffer.hear(stream, data)
@@ -25,7 +25,7 @@ def lines(blocks: list[Block], after: int = 0) -> list[tuple[int, str, str]]:
 
 
 def test_lines_are_numbered_over_both_streams_as_they_came():
-    blocks = heard(("stdout", b"a\nb\n"), ("stderr", b"c\n"), ("stdout", b"d\n"))
+    blocks = logged(("stdout", b"a\nb\n"), ("stderr", b"c\n"), ("stdout", b"d\n"))
     assert lines(blocks) == [
         (1, "stdout", "a"),
         (2, "stdout", "b"),
@@ -60,8 +60,8 @@ def test_what_is_being_stored_is_not_added_to():
 
 
 def test_a_line_without_an_end_is_broken():
-    blocks = heard(("stdout", b"x" * (3 * MOST_LINE_BYTES + 5)))
-    assert [len(text) for _, _, text in lines(blocks)] == [MOST_LINE_BYTES] * 3 + [5]
+    blocks = logged(("stdout", b"x" * (3 * MAX_LINE_BYTES + 5)))
+    assert [len(text) for _, _, text in lines(blocks)] == [MAX_LINE_BYTES] * 3 + [5]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_line_without_an_end_is_broken():
     [
         ([b"line\n" * 1000] * 3, 7001),
         ([b"\n" * 3000] * 10, MB),
-        ([b"x\n"] * (MOST_LINES + 5), MB),
+        ([b"x\n"] * (MAX_LINES + 5), MB),
         ([b"no end"] * 3000, 7001),
         ([b"x" * MB] * 20, MB),
         ([b"\xff" * MB] * 2, MB),
@@ -77,16 +77,16 @@ def test_a_line_without_an_end_is_broken():
     ids=lambda value: repr(value)[:20],
 )
 def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], most_bytes: int):
-    blocks = heard(*(("stdout", data) for data in said), most_bytes=most_bytes)
+    blocks = logged(*(("stdout", data) for data in said), most_bytes=most_bytes)
     *kept, last = lines(blocks)
     assert last[1:] == ("host", FULL)
-    assert len(kept) <= MOST_LINES
-    assert sum(len(text) + 1 for _, _, text in kept) <= most_bytes + MOST_LINE_BYTES
+    assert len(kept) <= MAX_LINES
+    assert sum(len(text) + 1 for _, _, text in kept) <= most_bytes + MAX_LINE_BYTES
     assert [number for number, _, _ in [*kept, last]] == [*range(1, len(kept) + 2)]
 
 
 def test_what_is_no_text_is_shown_as_far_as_it_is():
-    assert lines(heard(("stdout", b"a\xff\x00b\r\nc"))) == [
+    assert lines(logged(("stdout", b"a\xff\x00b\r\nc"))) == [
         (1, "stdout", "a\ufffd\x00b"),
         (2, "stdout", "c"),
     ]
@@ -135,12 +135,12 @@ def test_a_line_that_does_not_end_is_shown_after_half_a_second():
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_a_carriage_return_goes_back_to_the_start(said: bytes, kept: list[str], size: int):
     pieces = [said[at : at + size] for at in range(0, len(said), size)]
-    assert [text for _, _, text in lines(heard(*(("stdout", piece) for piece in pieces)))] == kept
+    assert [text for _, _, text in lines(logged(*(("stdout", piece) for piece in pieces)))] == kept
 
 
 def test_a_bar_is_shown_as_it_grows_and_takes_no_room():
     clock = Clock()
-    buffer = LogBuffer(20 * MOST_LINE_BYTES, clock=clock)
+    buffer = LogBuffer(20 * MAX_LINE_BYTES, clock=clock)
     for percent in range(101):
         buffer.hear("stdout", f"\r{percent:3}% {'#' * 1000}".encode())
         clock.now += 0.01
@@ -161,7 +161,7 @@ def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slo
     data = text.encode()
     for most_bytes in (len(data) + 400, max(1, len(data) // 2)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(logs, "MOST_LINE_BYTES", longest)
+            patch.setattr(logs, "MAX_LINE_BYTES", longest)
             buffer = LogBuffer(most_bytes, clock=clock)
             for at in range(0, len(data), size):
                 buffer.hear("stdout", data[at : at + size])
@@ -176,7 +176,7 @@ def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slo
 
 
 def test_other_streams_are_none():
-    assert heard(("host", b"forged\n")) == []
+    assert logged(("host", b"forged\n")) == []
 
 
 def test_a_second_attempt_goes_on_counting():
@@ -191,7 +191,7 @@ def test_a_second_attempt_goes_on_counting():
 @pytest.mark.django_db
 def test_stored_lines_are_read_from_any_number_on():
     workload = recorded()
-    logs.store(workload.pk, heard(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
+    logs.store(workload.pk, logged(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
     logs.store(workload.pk, [Block(6, "stdout", "6\n", 1)])
     assert Workload.objects.get().log_lines == 6
     for after in range(8):

@@ -13,7 +13,7 @@ from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.health import HealthMonitor
 from backends_app.registry import Registry, registry
-from backends_app.slots import slot
+from backends_app.slots import acquire_slot
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.scrapes import Scrape
 from tests.workloads import order, recorded
@@ -46,7 +46,7 @@ def test_a_workload_is_counted_by_backend_runtime_and_exit_reason(
 ):
     result = WorkloadResult(exit_reason=ExitReason(reason), exit_code=code, duration_ms=40)
     fakes["isolate"].program = lambda workload: result
-    lifecycle.run_here(order(), filled)
+    lifecycle.run_inline(order(), filled)
     mine = {"backend": "isolate", "runtime": "node"}
     assert grown("vulcan_workloads_total", **mine) == 1
     assert grown("vulcan_workloads_total", **mine, exit_reason=reason) == 1
@@ -77,7 +77,7 @@ def test_a_backend_that_breaks_is_counted_and_no_duration_made_up(filled: Regist
 
     fakes["isolate"].program = program
     with pytest.raises(BackendUnavailable):
-        lifecycle.run_here(order(), filled)
+        lifecycle.run_inline(order(), filled)
     assert grown("vulcan_workloads_total", backend="isolate", exit_reason="backend_error") == 1
     assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
@@ -91,7 +91,7 @@ def test_what_never_began_has_an_end_and_no_queue(grown):
 def test_what_was_lost_is_counted_once(grown):
     workload = recorded(Status.RUNNING)
     for _ in range(2):
-        lifecycle.settle_lost(workload)
+        lifecycle.recover_lost(workload)
     assert grown("vulcan_workloads_total", backend="isolate", exit_reason="worker_lost") == 1
     assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
@@ -100,7 +100,7 @@ def test_clocks_of_two_hosts_make_no_wait_shorter_than_none(grown):
     early = recorded(Status.RUNNING)
     type(early).objects.update(started_at=early.created_at.replace(year=2000))
     early.refresh_from_db()
-    lifecycle.settle_lost(early)
+    lifecycle.recover_lost(early)
     assert grown("vulcan_workload_queue_seconds_sum", backend="isolate") == 0
 
 
@@ -122,7 +122,7 @@ def test_probes_are_timed_and_spares_counted_with_them(scrape, grown):
     class Pooled(FakeBackend):
         ready = 3
 
-        def spares_ready(self) -> int:
+        def warm_count(self) -> int:
             return self.ready
 
         def probe(self) -> Health:
@@ -132,12 +132,12 @@ def test_probes_are_timed_and_spares_counted_with_them(scrape, grown):
     probed_once(Pooled(), took_s=1.5)
     assert grown("vulcan_probe_duration_seconds_sum", backend="probed") == 1.5
     assert grown("vulcan_probe_duration_seconds_count", backend="probed") == 1
-    assert scrape()("vulcan_spares_ready", backend="probed") == 3
+    assert scrape()("vulcan_warm_instances", backend="probed") == 3
 
 
 def test_a_backend_that_cannot_count_its_spares_is_as_healthy_as_it_is(grown, caplog):
     class Confused(FakeBackend):
-        def spares_ready(self) -> int:
+        def warm_count(self) -> int:
             raise ZeroDivisionError
 
     probed_once(Confused(), took_s=0.5)
@@ -167,7 +167,7 @@ def test_what_a_receiver_raises_stops_no_workload(filled: Registry, grown, caplo
     signals.workload_ended.connect(receiver)
     signals.execution_ended.connect(receiver)
     try:
-        assert lifecycle.run_here(order(), filled).status == Status.COMPLETED
+        assert lifecycle.run_inline(order(), filled).status == Status.COMPLETED
     finally:
         signals.workload_ended.disconnect(receiver)
         signals.execution_ended.disconnect(receiver)
@@ -181,7 +181,7 @@ def test_what_a_receiver_raises_stops_no_workload(filled: Registry, grown, caplo
 def test_slots_are_counted_in_the_moment_of_the_scrape(scrape, runtime_dir: Path):
     limit = registry.get("isolate").capabilities.max_concurrency
     assert scrape()("vulcan_slots_limit", backend="isolate") == limit
-    with slot("isolate", limit, runtime_dir), slot("isolate", limit, runtime_dir):
+    with acquire_slot("isolate", limit, runtime_dir), acquire_slot("isolate", limit, runtime_dir):
         assert scrape()("vulcan_slots_used", backend="isolate") == 2
     assert scrape()("vulcan_slots_used", backend="isolate") == 0
 
@@ -193,7 +193,7 @@ def test_health_is_one_for_the_state_and_zero_for_the_others(scrape, health: Hea
     fake = FakeBackend()
     registry.register("watched", fake)
     try:
-        registry.publish("watched", fake, health)
+        registry.set_health("watched", fake, health)
         found = scrape()
     finally:
         registry.unregister("watched")

@@ -7,7 +7,7 @@ import pytest
 
 from backends_app.backends.base import Health
 from backends_app.models import NodeBackend
-from backends_app.nodes import Watch, beat, leave, node_id, summary
+from backends_app.nodes import FailureDetector, deregister, heartbeat, node_id, summarize
 from backends_app.registry import Registry
 from backends_app.workloads import Status
 from tests.workloads import recorded
@@ -30,11 +30,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def watch(clock: Clock) -> Watch:
-    return Watch(lost_after_s=30, clock=clock)
+def watch(clock: Clock) -> FailureDetector:
+    return FailureDetector(lost_after_s=30, clock=clock)
 
 
-def alive(watch: Watch) -> list[tuple[str, str]]:
+def alive(watch: FailureDetector) -> list[tuple[str, str]]:
     watch.look()
     return [(row.node_id, row.name) for row in watch.alive]
 
@@ -46,17 +46,19 @@ def test_a_runtime_folder_is_a_node(tmp_path: Path):
     assert [path.name for path in one.iterdir()] == ["node"]
 
 
-def test_a_node_says_what_it_serves(filled: Registry, watch: Watch):
+def test_a_node_says_what_it_serves(filled: Registry, watch: FailureDetector):
     for _ in range(3):
-        beat("n", filled.list(), NOW)
+        heartbeat("n", filled.list(), NOW)
     assert alive(watch) == [("n", "gvisor"), ("n", "isolate"), ("n", "microvm")]
     assert {row.beats for row in NodeBackend.objects.all()} == {2}
-    leave("n", ["isolate"])
+    deregister("n", ["isolate"])
     assert alive(watch) == [("n", "gvisor"), ("n", "microvm")]
 
 
-def test_who_is_silent_for_long_is_forgotten(filled: Registry, watch: Watch, clock: Clock):
-    beat("n", filled.list(), NOW)
+def test_who_is_silent_for_long_is_forgotten(
+    filled: Registry, watch: FailureDetector, clock: Clock
+):
+    heartbeat("n", filled.list(), NOW)
     assert len(alive(watch)) == 3
     clock.now += 29
     assert len(alive(watch)) == 3
@@ -65,71 +67,71 @@ def test_who_is_silent_for_long_is_forgotten(filled: Registry, watch: Watch, clo
     assert alive(watch) == []
     assert watch.lost(("n", "isolate"))
     assert not NodeBackend.objects.exists()
-    beat("n", filled.list(), NOW)
-    beat("n", filled.list(), NOW)
+    heartbeat("n", filled.list(), NOW)
+    heartbeat("n", filled.list(), NOW)
     assert len(alive(watch)) == 3
     assert not watch.lost(("n", "isolate"))
 
 
-def test_one_who_goes_on_counting_lives(filled: Registry, watch: Watch, clock: Clock):
+def test_one_who_goes_on_counting_lives(filled: Registry, watch: FailureDetector, clock: Clock):
     for _ in range(10):
-        beat("n", filled.list(), NOW)
+        heartbeat("n", filled.list(), NOW)
         clock.now += 29
         assert len(alive(watch)) == 3
 
 
 @pytest.mark.parametrize("hours", [-1000, -1, 1, 1000])
 def test_a_clock_that_is_wrong_or_jumps_kills_nobody(
-    filled: Registry, watch: Watch, clock: Clock, hours: int
+    filled: Registry, watch: FailureDetector, clock: Clock, hours: int
 ):
-    beat("n", filled.list(), NOW)
+    heartbeat("n", filled.list(), NOW)
     assert len(alive(watch)) == 3
     wrong = {"seen_at": datetime.now(UTC) + timedelta(hours=hours)}
     NodeBackend.objects.update(**wrong)
     assert len(alive(watch)) == 3
-    fresh = Watch(lost_after_s=30, clock=clock)  # of a server that begins after the jump
+    fresh = FailureDetector(lost_after_s=30, clock=clock)  # of a server that begins after the jump
     assert alive(fresh) == []
     assert not fresh.lost(("n", "isolate"))
-    beat("n", filled.list(), NOW)
+    heartbeat("n", filled.list(), NOW)
     NodeBackend.objects.update(**wrong)
     assert len(alive(fresh)) == 3
 
 
 def test_a_node_that_nobody_has_ever_seen_is_lost_when_that_has_been_watched(
-    watch: Watch, clock: Clock
+    watch: FailureDetector, clock: Clock
 ):
     assert not watch.lost(("ghost", "isolate"))
     clock.now += 31
     assert watch.lost(("ghost", "isolate"))
 
 
-def test_health_over_all_nodes(filled: Registry, watch: Watch):
+def test_health_over_all_nodes(filled: Registry, watch: FailureDetector):
     assert watch.health("isolate").state == "undetected"
-    filled.publish("isolate", filled.get("isolate").backend, Health.unhealthy("no memory"))
-    beat("n", filled.list(), NOW)
+    filled.set_health("isolate", filled.get("isolate").backend, Health.unhealthy("no memory"))
+    heartbeat("n", filled.list(), NOW)
     watch.look()
     health = watch.health("isolate")
     assert (health.state, "no memory" in health.description) == ("unhealthy", True)
     ok = Health.ok("well", {"version": "1", "mode": "a"})
-    filled.publish("isolate", filled.get("isolate").backend, ok)
-    beat("m", filled.list(), NOW)
+    filled.set_health("isolate", filled.get("isolate").backend, ok)
+    heartbeat("m", filled.list(), NOW)
     other = Health.ok("well", {"version": "1", "mode": "b"})
-    filled.publish("isolate", filled.get("isolate").backend, other)
-    beat("o", filled.list(), NOW)
+    filled.set_health("isolate", filled.get("isolate").backend, other)
+    heartbeat("o", filled.list(), NOW)
     watch.look()
     health = watch.health("isolate")
     assert (health.state, health.attributes) == ("healthy", {"version": "1"})
     assert watch.health("isolate") == health  # equal states, equal words
 
 
-def test_the_summary_counts_what_runs(filled: Registry, watch: Watch):
-    beat("n", filled.list(), NOW)
+def test_the_summary_counts_what_runs(filled: Registry, watch: FailureDetector):
+    heartbeat("n", filled.list(), NOW)
     for _ in range(2):
         recorded(Status.RUNNING, node_id="n")
     recorded(Status.RUNNING, node_id="other")
     recorded(Status.COMPLETED, node_id="n")
     watch.look()
-    [node] = summary(watch.alive)
+    [node] = summarize(watch.alive)
     assert (node.id, node.running) == ("n", 2)
     assert [(one.name, one.running) for one in node.backends] == [
         ("gvisor", 0),

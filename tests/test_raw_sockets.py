@@ -455,7 +455,7 @@ def test_tls_and_http2_are_refused_at_the_start():
 
 @pytest.mark.parametrize("direction", ["sends", "reads"])
 def test_a_client_of_single_bytes_is_given_up(monkeypatch, direction: str):
-    monkeypatch.setattr(gunicorn_worker, "LOOK_S", 0.01)
+    monkeypatch.setattr(gunicorn_worker, "POLL_INTERVAL_S", 0.01)
     here, client = socket.socketpair()
     stop = threading.Event()
 

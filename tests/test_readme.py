@@ -30,7 +30,7 @@ def test_the_example_of_a_backend_runs_as_it_stands(tmp_path, monkeypatch):
     configured = {"shouting": {"BACKEND": "shouting.ShoutingBackend"}}
     with override_settings(ISOLATION_BACKENDS=configured):
         backend = registry.get("shouting").backend
-        registry.publish("shouting", backend, probed(backend))
+        registry.set_health("shouting", backend, probed(backend))
         assert registry.list()[0].healthy
         spec = WorkloadSpec(runtime="shout", code="hello", isolation="shouting")
         assert services.run(spec).result.output == "HELLO"

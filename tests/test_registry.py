@@ -78,7 +78,7 @@ def test_auto_with_the_target_missing_is_an_error(filled: Registry, runtime: str
 
 def test_what_was_resolved_once_is_forgotten_with_the_next_change(filled: Registry, fakes):
     assert filled.resolve("auto", "node") is fakes["isolate"]
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     with pytest.raises(BackendUnavailable):
         filled.resolve("auto", "node")
     filled.unregister("isolate")
@@ -159,17 +159,17 @@ def test_what_is_no_backend_is_refused(registry: Registry):
 
 def test_publish_tells_changes_only(filled: Registry, fakes):
     before = filled.get("isolate")
-    assert not filled.publish("isolate", fakes["isolate"], Health.ok())
+    assert not filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert filled.get("isolate") is before
-    assert filled.publish("isolate", fakes["isolate"], Health.unhealthy("gone"))
+    assert filled.set_health("isolate", fakes["isolate"], Health.unhealthy("gone"))
     assert filled.get("isolate").changed_at >= before.changed_at
     assert filled.list()[1].health_description == "gone"
 
 
 def test_publish_about_a_replaced_instance_is_dropped(filled: Registry, fakes):
     filled.register("isolate", FakeBackend(), replace=True)
-    assert not filled.publish("isolate", fakes["isolate"], Health.unhealthy("old"))
-    assert not filled.publish("nobody", fakes["isolate"], Health.ok())
+    assert not filled.set_health("isolate", fakes["isolate"], Health.unhealthy("old"))
+    assert not filled.set_health("nobody", fakes["isolate"], Health.ok())
     assert filled.get("isolate").health == Health.unknown()
 
 
@@ -184,22 +184,22 @@ def test_a_snapshot_stays_what_it_was(filled: Registry):
 
 def test_configure_exchanges_its_own_and_leaves_what_others_registered(filled: Registry, fakes):
     mine, new = fakes["isolate"], FakeBackend()
-    filled.configure(add={"new": new}, remove={"isolate": mine})
+    filled.replace_configured(add={"new": new}, remove={"isolate": mine})
     assert [*filled] == ["gvisor", "microvm", "new"]
     with pytest.raises(BackendAlreadyRegistered):
-        filled.configure(add={"gvisor": new}, remove={"new": new})
+        filled.replace_configured(add={"gvisor": new}, remove={"new": new})
     assert [*filled] == ["gvisor", "microvm", "new"]
 
 
 def test_configure_leaves_a_name_to_who_has_replaced_it(filled: Registry, fakes):
     theirs = FakeBackend()
     filled.register("isolate", theirs, replace=True)
-    filled.configure(add={"isolate": FakeBackend()}, remove={"isolate": fakes["isolate"]})
+    filled.replace_configured(add={"isolate": FakeBackend()}, remove={"isolate": fakes["isolate"]})
     assert filled.get("isolate").backend is theirs
 
 
 def test_reroute_keeps_the_backends_and_their_health(filled: Registry, fakes):
-    filled.reroute(RouteTable(runtimes={"node": "microvm"}))
+    filled.set_routes(RouteTable(runtimes={"node": "microvm"}))
     assert filled.resolve("auto", "node") is fakes["microvm"]
     assert filled.list()[0].healthy
 

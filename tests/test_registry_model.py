@@ -54,9 +54,9 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.registry.unregister(name)
 
     @rule(name=NAMES, health=HEALTHS)
-    def publish(self, name: str, health: Health) -> None:
+    def set_health(self, name: str, health: Health) -> None:
         fake = self.model[name][0] if name in self.model else FakeBackend()
-        self.registry.publish(name, fake, health)
+        self.registry.set_health(name, fake, health)
         if name in self.model:
             self.model[name] = (fake, health.healthy is True)
 

@@ -59,7 +59,7 @@ def test_a_hundred_threads_register_unregister_resolve_and_list(registry: Regist
             try:
                 registry.register(name, coming[name])
             except BackendAlreadyRegistered:
-                registry.publish(name, coming[name], Health.ok())
+                registry.set_health(name, coming[name], Health.ok())
             with suppress(ResolutionError):
                 registry.unregister(name)
 
@@ -89,8 +89,8 @@ def test_a_swap_of_two_backends_is_never_seen_half_done(registry: Registry):
     def swap() -> None:
         try:
             for _ in range(500):
-                registry.configure(add={"right": right}, remove={"left": left})
-                registry.configure(add={"left": left}, remove={"right": right})
+                registry.replace_configured(add={"right": right}, remove={"left": left})
+                registry.replace_configured(add={"left": left}, remove={"right": right})
         finally:
             done.set()
 

@@ -52,7 +52,7 @@ def test_anything_else_goes_to_the_default_and_is_judged_there(filled: Registry)
 
 
 def test_every_candidate_comes_with_its_reason(filled: Registry, fakes):
-    filled.publish("gvisor", fakes["gvisor"], Health.undetected("install runsc"))
+    filled.set_health("gvisor", fakes["gvisor"], Health.undetected("install runsc"))
     candidates = filled.explain("auto", "node").candidates
     assert [(one.name, one.eligible, one.reason) for one in candidates] == [
         ("isolate", True, "healthy"),
@@ -70,11 +70,11 @@ def test_checks_run_in_order_registered_runtime_format_health(registry: Registry
     assert isinstance(error("python", "archive"), BackendNotRegistered)
     it = FakeBackend(runtimes=["node"], source_formats=["code"])
     registry.register("it", it)
-    registry.publish("it", it, Health.unhealthy("broken"))
+    registry.set_health("it", it, Health.unhealthy("broken"))
     assert isinstance(error("python", "archive"), RuntimeNotSupported)
     assert isinstance(error("node", "archive"), SourceFormatNotSupported)
     assert isinstance(error("node", "code"), BackendUnavailable)
-    registry.publish("it", it, Health.ok())
+    registry.set_health("it", it, Health.ok())
     assert error("node", "code") is None
 
 
@@ -86,7 +86,7 @@ def test_errors_carry_their_evidence(filled: Registry, fakes):
     source_format = filled.explain("isolate", "node", "archive").error
     assert isinstance(source_format, SourceFormatNotSupported)
     assert (source_format.supported, source_format.supported_by) == (("code",), ("microvm",))
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("no pulse"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("no pulse"))
     down = filled.explain("isolate", "node").error
     assert isinstance(down, BackendUnavailable)
     assert (down.name, down.reason, down.eligible) == ("isolate", "no pulse", ("microvm",))
@@ -96,7 +96,7 @@ def test_errors_carry_their_evidence(filled: Registry, fakes):
 
 @pytest.mark.parametrize("state", [Health.undetected("not here"), Health.unhealthy("broken")])
 def test_auto_never_downgrades(filled: Registry, fakes, state: Health):
-    filled.publish("isolate", fakes["isolate"], state)
+    filled.set_health("isolate", fakes["isolate"], state)
     with pytest.raises(BackendUnavailable) as raised:
         filled.resolve("auto", "node")
     assert raised.value.eligible == ("microvm",)
@@ -104,7 +104,7 @@ def test_auto_never_downgrades(filled: Registry, fakes, state: Health):
 
 def test_with_everything_down_auto_is_unavailable(filled: Registry, fakes):
     for name, fake in fakes.items():
-        filled.publish(name, fake, Health.unhealthy("power cut"))
+        filled.set_health(name, fake, Health.unhealthy("power cut"))
     for runtime, source_format in [("node", "code"), ("go", "code"), (None, "image")]:
         error = filled.explain("auto", runtime, source_format).error
         assert isinstance(error, BackendUnavailable)
@@ -122,7 +122,7 @@ def test_of_a_list_the_first_eligible_is_taken(filled: Registry, fakes):
     both = ["isolate", "microvm"]
     assert filled.resolve(both, "node") is fakes["isolate"]
     assert filled.resolve(tuple(reversed(both)), "node") is fakes["microvm"]
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     assert filled.resolve(both, "node") is fakes["microvm"]
     assert filled.resolve(["nobody", "gvisor", "microvm"], "node") is fakes["microvm"]
     resolution = filled.explain(["microvm", "isolate"], "node")
@@ -130,7 +130,7 @@ def test_of_a_list_the_first_eligible_is_taken(filled: Registry, fakes):
 
 
 def test_nothing_outside_the_list_is_ever_taken(filled: Registry, fakes):
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     error = filled.explain(["gvisor", "isolate"], "node").error
     assert isinstance(error, BackendUnavailable)
     assert error.name == "isolate"

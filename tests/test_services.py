@@ -132,7 +132,7 @@ def test_a_bug_in_a_backend_is_a_result_that_names_it(registry: Registry, bug: B
         def execute(self, workload: WorkloadSpec):
             raise bug
 
-        def cleanup(self, workload_id: str) -> None:
+        def kill(self, workload_id: str) -> None:
             raise SystemExit
 
     registry.register("isolate", Buggy(max_concurrency=1))
@@ -202,7 +202,7 @@ def test_cleanup_follows_every_execution(registry: Registry):
     cleaned: list[str] = []
 
     class Tidy(FakeBackend):
-        def cleanup(self, workload_id: str) -> None:
+        def kill(self, workload_id: str) -> None:
             cleaned.append(workload_id)
 
     def program(workload: WorkloadSpec) -> None:

@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
-from backends_app.slots import awaited_slot, mark, marked, slot, sweep, taken
+from backends_app.slots import (
+    acquire_slot,
+    is_locked,
+    remove_stale_locks,
+    slots_in_use,
+    wait_for_slot,
+    workload_lock,
+)
 from tests.programs import PATIENCE_S, ROOT, wait_until
 from tests.slots import is_waited_for
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from backends_app.slots import slot, taken
-with slot("isolate", 1, Path(sys.argv[1])):
+from backends_app.slots import acquire_slot, slots_in_use
+with acquire_slot("isolate", 1, Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
 """
@@ -26,27 +33,27 @@ with slot("isolate", 1, Path(sys.argv[1])):
 MARKER = """
 import sys, time
 from pathlib import Path
-from backends_app.slots import mark
-with mark("killed", Path(sys.argv[1])):
+from backends_app.slots import workload_lock
+with workload_lock("killed", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
 """
 
 
 def test_one_more_than_the_limit_is_refused(runtime_dir: Path):
-    with slot("isolate", 2, runtime_dir), slot("isolate", 2, runtime_dir):
-        with pytest.raises(BackendAtCapacity) as raised, slot("isolate", 2, runtime_dir):
+    with acquire_slot("isolate", 2, runtime_dir), acquire_slot("isolate", 2, runtime_dir):
+        with pytest.raises(BackendAtCapacity) as raised, acquire_slot("isolate", 2, runtime_dir):
             pass
         assert (raised.value.name, raised.value.limit) == ("isolate", 2)
-        with slot("gvisor", 2, runtime_dir):
+        with acquire_slot("gvisor", 2, runtime_dir):
             pass
-    with slot("isolate", 2, runtime_dir):
+    with acquire_slot("isolate", 2, runtime_dir):
         pass
 
 
 def test_a_slot_is_freed_by_an_error(runtime_dir: Path):
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), slot("isolate", 1, runtime_dir):
+        with pytest.raises(ZeroDivisionError), acquire_slot("isolate", 1, runtime_dir):
             _ = 1 / 0
 
 
@@ -55,19 +62,19 @@ def test_another_process_counts_and_frees_its_slot_by_dying(runtime_dir: Path):
         [sys.executable, "-c", HOLDER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(BackendAtCapacity), slot("isolate", 1, runtime_dir):
+    with pytest.raises(BackendAtCapacity), acquire_slot("isolate", 1, runtime_dir):
         pass
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         pass
 
 
 def test_a_child_of_the_holder_does_not_inherit_the_slot(runtime_dir: Path):
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         child = subprocess.Popen(["/bin/sleep", "1000"], close_fds=False)
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         pass
     child.kill()
     child.wait()
@@ -79,7 +86,7 @@ def test_never_more_than_the_limit_at_once(runtime_dir: Path, busy_interpreter):
     def work() -> None:
         for _ in range(50):
             try:
-                with slot("isolate", 3, runtime_dir):
+                with acquire_slot("isolate", 3, runtime_dir):
                     with lock:
                         inside[0] += 1
                         most[0] = max(most[0], inside[0])
@@ -101,34 +108,34 @@ def test_one_who_waits_is_passed_by_nobody(runtime_dir: Path):
     turns: list[str] = []
 
     def wait() -> None:
-        with awaited_slot("isolate", 1, runtime_dir, lambda: False) as has_slot:
+        with wait_for_slot("isolate", 1, runtime_dir, lambda: False) as has_slot:
             turns.append(f"{has_slot}")
 
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         thread = threading.Thread(target=wait)
         thread.start()
         wait_until(lambda: is_waited_for("isolate", 1, runtime_dir))
     thread.join(PATIENCE_S)
     assert turns == ["True"]
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         pass
 
 
 def test_who_gives_up_has_no_slot_and_no_turn(runtime_dir: Path):
     with (
-        slot("isolate", 1, runtime_dir),
-        awaited_slot("isolate", 1, runtime_dir, lambda: True) as has_slot,
+        acquire_slot("isolate", 1, runtime_dir),
+        wait_for_slot("isolate", 1, runtime_dir, lambda: True) as has_slot,
     ):
         assert not has_slot
-        with slot("isolate", 2, runtime_dir):
+        with acquire_slot("isolate", 2, runtime_dir):
             pass
 
 
 def test_no_descriptor_is_left(runtime_dir: Path):
     before = len(os.listdir("/proc/self/fd"))
-    with slot("isolate", 1, runtime_dir):
+    with acquire_slot("isolate", 1, runtime_dir):
         for _ in range(10):
-            with pytest.raises(BackendAtCapacity), slot("isolate", 1, runtime_dir):
+            with pytest.raises(BackendAtCapacity), acquire_slot("isolate", 1, runtime_dir):
                 pass
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -142,7 +149,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path):
     file = tmp_path / "file"
     file.touch()
     for folder in (shared, link, file, file / "below"):
-        with pytest.raises(BackendUnavailable) as raised, slot("isolate", 1, folder):
+        with pytest.raises(BackendUnavailable) as raised, acquire_slot("isolate", 1, folder):
             pass
         assert raised.value.name == "isolate"
         assert str(tmp_path) not in str(raised.value)
@@ -150,15 +157,19 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path):
 
 def test_the_folder_is_made_for_this_user_alone(tmp_path: Path):
     folder = tmp_path / "made"
-    with slot("isolate", 1, folder):
+    with acquire_slot("isolate", 1, folder):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_taken_slots_are_counted_without_taking_any(runtime_dir: Path):
-    assert taken("one", 3, runtime_dir) == 0
-    with slot("one", 3, runtime_dir), slot("one", 3, runtime_dir), slot("other", 3, runtime_dir):
-        assert taken("one", 3, runtime_dir) == 2
-    assert taken("one", 3, runtime_dir) == 0
+    assert slots_in_use("one", 3, runtime_dir) == 0
+    with (
+        acquire_slot("one", 3, runtime_dir),
+        acquire_slot("one", 3, runtime_dir),
+        acquire_slot("other", 3, runtime_dir),
+    ):
+        assert slots_in_use("one", 3, runtime_dir) == 2
+    assert slots_in_use("one", 3, runtime_dir) == 0
 
 
 def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir: Path):
@@ -166,17 +177,17 @@ def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir:
         [sys.executable, "-c", MARKER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    with mark("mine", runtime_dir), slot("isolate", 1, runtime_dir):
-        assert sweep(runtime_dir) == 0
+    with workload_lock("mine", runtime_dir), acquire_slot("isolate", 1, runtime_dir):
+        assert remove_stale_locks(runtime_dir) == 0
         holder.kill()
         holder.wait()
         holder.stdout.close()
-        assert sweep(runtime_dir) == 1
+        assert remove_stale_locks(runtime_dir) == 1
         assert {file.name for file in runtime_dir.iterdir()} == {
             *("mine.running", "isolate.0.slot", "isolate.turn")
         }
-        assert marked("mine", runtime_dir)
-    assert sweep(runtime_dir) == 0
+        assert is_locked("mine", runtime_dir)
+    assert remove_stale_locks(runtime_dir) == 0
 
 
 def test_a_mark_whose_file_was_removed_meanwhile_is_made_anew(runtime_dir: Path, monkeypatch):
@@ -186,13 +197,13 @@ def test_a_mark_whose_file_was_removed_meanwhile_is_made_anew(runtime_dir: Path,
     def flock(descriptor: int, operation: int) -> None:
         if not swept:
             swept.append(True)
-            assert sweep(runtime_dir) == 1
+            assert remove_stale_locks(runtime_dir) == 1
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with mark("mine", runtime_dir) as mine:
+    with workload_lock("mine", runtime_dir) as mine:
         assert mine
-        assert marked("mine", runtime_dir)
+        assert is_locked("mine", runtime_dir)
         assert (runtime_dir / "mine.running").exists()
 
 
@@ -202,13 +213,13 @@ def test_a_sweep_takes_a_mark_from_nobody(runtime_dir: Path, busy_interpreter):
 
     def work(number: int) -> None:
         for _ in range(100):
-            with mark(f"{number}", runtime_dir) as mine:
-                if mine and not marked(f"{number}", runtime_dir):
+            with workload_lock(f"{number}", runtime_dir) as mine:
+                if mine and not is_locked(f"{number}", runtime_dir):
                     lost.append(number)
 
     def clean() -> None:
         while not done.is_set():
-            sweep(runtime_dir)
+            remove_stale_locks(runtime_dir)
 
     sweeper = threading.Thread(target=clean)
     sweeper.start()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.strict_json import JSONRefused, loads
+from backends_app.strict_json import InvalidJSON, loads
 
 plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 documents = st.recursive(
@@ -28,7 +28,7 @@ def test_what_is_json_for_everyone_is_read_as_it_is(document):
 
 @given(st.text() | st.binary())
 def test_whatever_comes_is_read_or_refused(text):
-    with suppress(JSONRefused):
+    with suppress(InvalidJSON):
         loads(text)
 
 
@@ -61,7 +61,7 @@ def test_whatever_comes_is_read_or_refused(text):
     ],
 )
 def test_what_is_refused_says_why(text, reason):
-    with pytest.raises(JSONRefused) as raised:
+    with pytest.raises(InvalidJSON) as raised:
         loads(text)
     assert reason in str(raised.value)
     assert len(str(raised.value)) < 200

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from backends_app.lifecycle import Order
+from backends_app.lifecycle import Submission
 from backends_app.models import ENDED, Source, Workload
 from backends_app.workloads import Status, WorkloadSpec
 
@@ -17,7 +17,7 @@ def node(**given: Any) -> WorkloadSpec:
 def order(*, owner: Any = None, key: str | None = None, rerun_if_lost: bool = False, **given: Any):
     """An order of a workload of node's."""
     owner_id = None if owner is None else owner.pk
-    return Order(spec=node(**given), owner_id=owner_id, key=key, rerun_if_lost=rerun_if_lost)
+    return Submission(spec=node(**given), owner_id=owner_id, key=key, rerun_if_lost=rerun_if_lost)
 
 
 def recorded(status: Status = Status.PENDING, *, source: bool = True, **given: Any) -> Workload:

@@ -38,7 +38,7 @@ MAX_UNREAD_BYTES = 64 * 1024  # of a body that the site did not read, for the co
 BYTES_PER_S = 16 * 1024  # a client as fast as this is not slow
 SLOW_S = 20.0  # how long a thread waits for a client beyond that
 SLOW_UNDER_LOAD_S = 3.0  # the same while requests wait for a thread
-LOOK_S = 0.5  # how often a thread that waits finds out about the load
+POLL_INTERVAL_S = 0.5  # how often a thread that waits finds out about the load
 
 # A bare line feed is an end as well: gunicorn's parser refuses it without reading on.
 _END_OF_HEAD = re.compile(rb"\r\n\r\n|(?<!\r)\n")
@@ -92,7 +92,7 @@ class ClientSocket(socket.socket):
 
     def _patiently(self, operation: Callable[[], Result], size: Callable[[Result], int]) -> Result:
         while True:
-            timeout_s = LOOK_S if self.slow_s < self.patience_s() else 0.0
+            timeout_s = POLL_INTERVAL_S if self.slow_s < self.patience_s() else 0.0
             if self.gettimeout() != timeout_s:
                 self.settimeout(timeout_s)
             began = time.monotonic()

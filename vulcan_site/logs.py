@@ -27,8 +27,8 @@ FIELDS = (
 Celery attaches the arguments of tasks, Django whole requests and queries.
 """
 
-MOST_CHARS = 2000
-MOST_TRACE_CHARS = 16_000
+MAX_CHARS = 2000
+MAX_TRACE_CHARS = 16_000
 CUT = "…"
 
 SECRETS: Sequence[tuple[re.Pattern[str], str]] = (
@@ -118,12 +118,12 @@ def bound_and_without_secrets(_: WrappedLogger, __: str, event: EventDict) -> Ev
     """No text is longer than it needs to be, none holds what looks like a secret."""
     for name, value in event.items():
         if name == "exception":
-            event[name] = without_secrets(value[-MOST_TRACE_CHARS:])  # how it ends says what it was
+            event[name] = without_secrets(value[-MAX_TRACE_CHARS:])  # how it ends says what it was
         elif isinstance(value, str):
-            text = without_secrets(value[: 2 * MOST_CHARS])
-            event[name] = text if len(text) <= MOST_CHARS else text[:MOST_CHARS] + CUT
+            text = without_secrets(value[: 2 * MAX_CHARS])
+            event[name] = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + CUT
         elif not isinstance(value, int | float | None) and not name.startswith("_"):
-            event[name] = str(value)[:MOST_CHARS]
+            event[name] = str(value)[:MAX_CHARS]
     return event
 
 

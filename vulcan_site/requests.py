@@ -14,7 +14,7 @@ from .last_resort import goes_on
 
 logger = logging.getLogger(__name__)
 
-MOST_PATH_CHARS = 200
+MAX_PATH_CHARS = 200
 
 
 class RequestMiddleware:
@@ -31,7 +31,7 @@ class RequestMiddleware:
             "request",
             extra={
                 "method": (request.method or "")[:16],
-                "path": request.path[:MOST_PATH_CHARS],
+                "path": request.path[:MAX_PATH_CHARS],
                 "status": response.status_code,
                 "duration_ms": round(1000 * (time.monotonic() - begun), 1),
                 "user_id": _user_id(request),

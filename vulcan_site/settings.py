@@ -98,7 +98,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "vulcan_site.last_resort.LastResortMiddleware",  # what fails behind it has an answer
-    "backends_app.operations.OperationsMiddleware",  # it answers before anything else looks
+    "backends_app.operations.ProbeMiddleware",  # it answers before anything else looks
     "vulcan_site.requests.RequestMiddleware",  # its line says what all that follow did
     "backends_app.request_metrics.RequestMetricsMiddleware",
     "vulcan_site.policy.ContentPolicyMiddleware",

@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
-from backends_app.exceptions import quote
+from backends_app.exceptions import short_repr
 
 UTF8_NAMES = ("utf-8", "utf8")
 MAX_CONTENT_TYPE_CHARS = 512  # two names of 127 characters each (RFC 6838), a boundary of 70
@@ -36,7 +36,7 @@ def parse_content_type(header: str) -> tuple[str, dict[str, str]]:
     media_type, parameters = parse_header_parameters(header)
     charset = parameters.get("charset", UTF8_NAMES[0])
     if charset.strip().lower() not in UTF8_NAMES:
-        raise ValueError(f"the charset {quote(charset)} is not read")
+        raise ValueError(f"the charset {short_repr(charset)} is not read")
     return media_type, parameters
 
 

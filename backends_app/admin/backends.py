@@ -12,15 +12,15 @@ from django.views.decorators.http import require_POST
 
 from ..backends.base import Health
 from ..conf import runtime_dir
-from ..database import let_go
+from ..database import release_connection
 from ..exceptions import BackendNotRegistered
-from ..executors import executor
+from ..executors import get_executor
 from ..health import monitor
 from ..models import Backend
 from ..nodes import Node
 from ..registry import registry
-from ..routing import Entry, RouteTable
-from ..slots import taken
+from ..routing import RegisteredBackend, RouteTable
+from ..slots import slots_in_use
 from .base import PageAdmin
 from .display import moment, visible
 
@@ -31,7 +31,7 @@ class BackendAdmin(PageAdmin):
     """The backends of this process's registry."""
 
     def page(self, request: HttpRequest) -> dict[str, Any]:
-        mine = executor()
+        mine = get_executor()
         mine.ensure_started()
         nodes = mine.live_nodes() if mine.remote else ()
         snapshot = registry.snapshot
@@ -58,10 +58,10 @@ class BackendAdmin(PageAdmin):
         """Run the backend's probe and wait for what it finds."""
         if not self.may("probe", request):
             raise PermissionDenied
-        if executor().remote:
+        if get_executor().remote:
             self.message_user(request, WORKERS_PROBE, messages.WARNING)
             return HttpResponseRedirect(self._page())
-        let_go()
+        release_connection()
         try:
             found = monitor.probe_now(object_id)
         except BackendNotRegistered as missing:
@@ -95,7 +95,9 @@ class BackendAdmin(PageAdmin):
         )
 
 
-def _described(entry: Entry, routes: RouteTable, nodes: Sequence[Node]) -> dict[str, Any]:
+def _described(
+    entry: RegisteredBackend, routes: RouteTable, nodes: Sequence[Node]
+) -> dict[str, Any]:
     """One backend as the page shows it."""
     return {
         "entry": entry,
@@ -116,9 +118,9 @@ def _described(entry: Entry, routes: RouteTable, nodes: Sequence[Node]) -> dict[
     }
 
 
-def _taken(entry: Entry) -> int | None:
+def _taken(entry: RegisteredBackend) -> int | None:
     """Slots in use on this host; None where the kernel does not say."""
     try:
-        return taken(entry.name, entry.capabilities.max_concurrency, runtime_dir())
+        return slots_in_use(entry.name, entry.capabilities.max_concurrency, runtime_dir())
     except OSError:
         return None

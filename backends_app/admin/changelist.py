@@ -19,12 +19,12 @@ from ..models import LARGE, Workload
 from ..registry import registry
 from ..routing import RUNTIMES
 
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 FIELD = "created_at"
 PARTS = ("year", "month", "day")
 TITLES = ("Y", "YEAR_MONTH_FORMAT", "MONTH_DAY_FORMAT")
-MOST_WORDS = 5
-MOST_OWNERS = 100
+MAX_WORDS = 5
+MAX_OWNERS = 100
 HEX = frozenset("0123456789abcdef")
 LOOKUPS = frozenset(
     {
@@ -49,8 +49,8 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # no generic while
     @cached_property
     def count(self) -> int:
         rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # as the admin has it
-        found = rows.order_by()[: MOST_COUNTED + 1].count()
-        return found if found <= MOST_COUNTED else Many(MOST_COUNTED)
+        found = rows.order_by()[: MAX_COUNTED + 1].count()
+        return found if found <= MAX_COUNTED else Many(MAX_COUNTED)
 
     @property
     def bounded(self) -> bool:
@@ -95,14 +95,14 @@ class BackendFilter(RuntimeFilter):
 
 def meant(search: str) -> Q:
     """The rows in which each of these words is found."""
-    return Q(*map(_meant_by, search.split()[:MOST_WORDS]))
+    return Q(*map(_meant_by, search.split()[:MAX_WORDS]))
 
 
 def _meant_by(word: str) -> Q:
     """Rows that somebody may mean with this word, in ways for which there is an index."""
     users = get_user_model()
     owners = users._default_manager.filter(**{f"{users.USERNAME_FIELD}__icontains": word})
-    found = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MOST_OWNERS]))
+    found = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MAX_OWNERS]))
     if set(word) <= HEX:
         found |= Q(pk__gte=word, pk__lt=f"{word}g")  # what begins with it: no digit follows f
     return found

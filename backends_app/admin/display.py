@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-MOST_CHARS = 20_000
+MAX_CHARS = 20_000
 NOTHING = "-"  # as in the rest of the admin
 
 _SHOWN: dict[int, int | str] = {
@@ -32,7 +32,7 @@ def state(word: str) -> SafeString:
     return format_html('<span class="vulcan-state vulcan-{0}">{0}</span>', word)
 
 
-def visible(text: str, most: int = MOST_CHARS) -> str:
+def visible(text: str, most: int = MAX_CHARS) -> str:
     """At most that much of it, with control characters as characters that one sees."""
     shown = text[:most].translate(_SHOWN)
     return shown if len(text) <= most else f"{shown}… (and {len(text) - most:,} characters more)"

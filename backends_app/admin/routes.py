@@ -5,9 +5,9 @@ from typing import Any
 from django import forms
 from django.http import HttpRequest
 
-from ..api.serializers import isolation_from_text
+from ..api.serializers import parse_isolation
 from ..api.views import route_row
-from ..executors import executor
+from ..executors import get_executor
 from ..registry import registry
 from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES
 from ..workloads import AUTO, SOURCE_FORMATS
@@ -36,14 +36,14 @@ class RouteAdmin(PageAdmin):
     """The table of this process's registry."""
 
     def page(self, request: HttpRequest) -> dict[str, Any]:
-        executor().ensure_started()
+        get_executor().ensure_started()
         snapshot = registry.snapshot
         form = ResolutionForm(request.GET or None)
         resolution = None
         if form.is_valid():
             asked = form.cleaned_data
             resolution = snapshot.decide(
-                isolation_from_text(asked["isolation"]),
+                parse_isolation(asked["isolation"]),
                 asked["runtime"] or None,
                 asked["source_format"],
             )

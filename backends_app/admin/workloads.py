@@ -22,8 +22,8 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from .. import lifecycle, logs
-from ..exceptions import AlreadyEnded, InvalidRequest, VulcanError
-from ..executors import executor
+from ..exceptions import InvalidRequest, VulcanError, WorkloadFinished
+from ..executors import get_executor
 from ..models import Workload
 from ..workloads import Status
 from .base import ReadOnlyAdmin
@@ -38,11 +38,11 @@ from .changelist import (
 from .display import NOTHING, block, document, duration, moment, state, table, visible
 from .export import exported
 
-MOST_AT_ONCE = 100
-MOST_NAMED = 10
+MAX_AT_ONCE = 100
+MAX_NAMED = 10
 SHORT_ID = 12
-MOST_LOG_LINES = 200
-MOST_LINE_CHARS = 500
+MAX_LOG_LINES = 200
+MAX_LINE_CHARS = 500
 
 
 class WorkloadAdmin(ReadOnlyAdmin):
@@ -201,11 +201,11 @@ class WorkloadAdmin(ReadOnlyAdmin):
     @admin.display(description="log")
     def log_shown(self, workload: Workload) -> SafeString | str:
         """The last lines; all of them has the API."""
-        after = max(0, workload.log_lines - MOST_LOG_LINES)
+        after = max(0, workload.log_lines - MAX_LOG_LINES)
         lines = logs.lines_after(logs.blocks_after(workload.pk, after), after)
         rows = [
-            (line.number, line.stream, visible(line.text, MOST_LINE_CHARS))
-            for line in islice(lines, MOST_LOG_LINES)
+            (line.number, line.stream, visible(line.text, MAX_LINE_CHARS))
+            for line in islice(lines, MAX_LOG_LINES)
         ]
         if not rows:
             return NOTHING
@@ -296,22 +296,22 @@ class WorkloadAdmin(ReadOnlyAdmin):
         queryset: QuerySet[Workload],
     ) -> None:
         """Nobody means to do this with thousands, and who asks waits for it."""
-        workloads = list(queryset[: MOST_AT_ONCE + 1])
-        if len(workloads) > MOST_AT_ONCE:
-            said = f"Nothing was done: take at most {MOST_AT_ONCE} workloads at a time."
+        workloads = list(queryset[: MAX_AT_ONCE + 1])
+        if len(workloads) > MAX_AT_ONCE:
+            said = f"Nothing was done: take at most {MAX_AT_ONCE} workloads at a time."
             self.message_user(request, said, messages.ERROR)
         else:
             does(request, workloads)
 
     def _rerun(self, request: HttpRequest, workloads: Sequence[Workload]) -> list[Workload]:
         """Submit them again, as workloads of who asks for it; the new ones."""
-        mine = executor()
+        mine = get_executor()
         mine.ensure_started()
         submitted: list[Workload] = []
         refused: Counter[str] = Counter()
         for workload in workloads:
             try:
-                again = mine.submit(lifecycle.order_again(workload, _user_id(request)))
+                again = mine.submit(lifecycle.resubmission(workload, _user_id(request)))
             except InvalidRequest as error:
                 refused[error.reason] += 1
             except VulcanError as error:
@@ -332,7 +332,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
         for workload in workloads:
             try:
                 lifecycle.kill(workload, wait_s=0)
-            except AlreadyEnded:
+            except WorkloadFinished:
                 continue
             self.log_change(request, workload, "Asked to be killed.")
             asked.append(workload)
@@ -353,13 +353,13 @@ class WorkloadAdmin(ReadOnlyAdmin):
         """How many, and which, as far as a message has room."""
         if not workloads:
             return
-        links = ((self._page_of(one), one.pk) for one in workloads[:MOST_NAMED])
+        links = ((self._page_of(one), one.pk) for one in workloads[:MAX_NAMED])
         said = format_html(
             "{} {}: {}{}",
             len(workloads),
             what,
             format_html_join(", ", '<a href="{}">{}</a>', links),
-            ", …" if len(workloads) > MOST_NAMED else "",
+            ", …" if len(workloads) > MAX_NAMED else "",
         )
         self.message_user(request, said, level)
 

@@ -13,19 +13,19 @@ from rest_framework import exceptions, status
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 
 from ..exceptions import (
-    AlreadyEnded,
     BackendAtCapacity,
     BackendNotRegistered,
     BackendUnavailable,
     BodyMemoryFull,
     HostFault,
+    IdempotencyKeyConflict,
     InvalidRequest,
-    KeyReused,
     QueueFull,
     RuntimeNotSupported,
     SourceFormatNotSupported,
     TooManyWaiting,
     VulcanError,
+    WorkloadFinished,
 )
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,9 @@ def to_api_exception(error: VulcanError) -> APIException:
             return QueueFullNow(str(error))
         case TooManyWaiting():
             return TooManyWaitingNow(str(error))
-        case KeyReused():
+        case IdempotencyKeyConflict():
             return Conflict(str(error), code="idempotency_key_reused")
-        case AlreadyEnded():
+        case WorkloadFinished():
             return Conflict(str(error), code="workload_ended")
     return APIException()
 

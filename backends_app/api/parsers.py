@@ -9,7 +9,7 @@ from rest_framework.utils.mediatypes import media_type_matches
 
 from .. import strict_json
 from ..conf import limits
-from ..exceptions import quote
+from ..exceptions import short_repr
 from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 
@@ -25,7 +25,7 @@ class StrictJSONParser(BaseParser):
     def parse(self, stream, media_type=None, parser_context=None):
         try:
             return strict_json.loads(stream.read())
-        except strict_json.JSONRefused as refused:
+        except strict_json.InvalidJSON as refused:
             raise ParseError(f"The body is no acceptable JSON: {refused}.") from refused
         except UnreadablePostError as error:
             raise ParseError("The body ended before its announced length.") from error
@@ -81,4 +81,4 @@ def refuse_type(request: Request) -> None:
         media_type_matches(parser.media_type, request.content_type)
         for parser in request.parsers or ()
     ):
-        raise UnsupportedMediaType(quote(request.content_type)[1:-1])
+        raise UnsupportedMediaType(short_repr(request.content_type)[1:-1])

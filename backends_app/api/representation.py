@@ -27,7 +27,7 @@ def backend_list(snapshot: Snapshot) -> Representation:
     """Equal states give equal bytes, and so equal ETags: in every process, after every restart."""
     made = _made.get(snapshot)
     if made is None:
-        data = BackendInfoSerializer(snapshot.infos(), many=True).data
+        data = BackendInfoSerializer(snapshot.list(), many=True).data
         body = JSONRenderer().render(data)
         made = Representation(data, body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
         _made[snapshot] = made

@@ -14,11 +14,11 @@ from rest_framework.utils import html
 
 from .. import strict_json
 from ..conf import limits
-from ..exceptions import InvalidRequest, listing, quote
+from ..exceptions import InvalidRequest, comma_join, short_repr
 from ..routing import MAX_ISOLATIONS
 from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
-MOST_NAMED_ERRORS = 10
+MAX_NAMED_ERRORS = 10
 MAX_IMAGE_CHARS = 512
 MAX_COMMAND_WORDS = 64
 MAX_WORD_CHARS = 4096
@@ -56,14 +56,14 @@ class StrictSerializer(serializers.Serializer):
 
     def _refuse(self, code: str, keys: list[str]) -> None:
         detail = {
-            "unknown": f"Unknown field. Known fields: {listing(self.fields)}.",
+            "unknown": f"Unknown field. Known fields: {comma_join(self.fields)}.",
             "duplicate": "Given more than once.",
         }[code]
         if keys:
             raise ValidationError(
                 {
-                    quote(key)[1:-1]: [ErrorDetail(detail, code=code)]
-                    for key in keys[:MOST_NAMED_ERRORS]
+                    short_repr(key)[1:-1]: [ErrorDetail(detail, code=code)]
+                    for key in keys[:MAX_NAMED_ERRORS]
                 }
             )
 
@@ -137,7 +137,7 @@ class AnyJSONField(serializers.JSONField):
             self.fail("invalid")
         try:
             return strict_json.loads(data)
-        except strict_json.JSONRefused as refused:
+        except strict_json.InvalidJSON as refused:
             raise ValidationError(f"No acceptable JSON: {refused}.") from refused
 
     def get_value(self, dictionary: Any) -> Any:
@@ -169,7 +169,7 @@ class IsolationField(serializers.Field):
 
     def to_internal_value(self, data: Any) -> str | list[str]:
         if isinstance(data, str):
-            return isolation_from_text(data) if _from_form(self) else data
+            return parse_isolation(data) if _from_form(self) else data
         if isinstance(data, list) and all(isinstance(name, str) for name in data):
             return data
         raise ValidationError(self.error_messages["invalid"], code="invalid")
@@ -178,7 +178,7 @@ class IsolationField(serializers.Field):
         return value if isinstance(value, str) else list(value)
 
 
-def isolation_from_text(text: str) -> str | list[str]:
+def parse_isolation(text: str) -> str | list[str]:
     """One name as it is, several between commas as a list: `gvisor,microvm`."""
     return [name.strip() for name in text.split(",")] if "," in text else text
 
@@ -417,8 +417,8 @@ class QuerySerializer(serializers.Serializer):
     def to_internal_value(self, data: Any) -> Any:
         for key in data:
             if key not in (*self.fields, "format"):
-                known = f"Unknown parameter. Known: {listing(self.fields)}."
-                raise InvalidRequest(quote(key)[1:-1], known)
+                known = f"Unknown parameter. Known: {comma_join(self.fields)}."
+                raise InvalidRequest(short_repr(key)[1:-1], known)
             if len(data.getlist(key)) > 1:
                 raise InvalidRequest(key, "Given more than once.")
         return super().to_internal_value(data.dict())

@@ -15,10 +15,10 @@ from .authentication import SessionAuthentication
 from .schema import errors
 from .serializers import NewTokenSerializer, TokenSerializer
 from .throttles import AddressThrottle, UserThrottle
-from .views import BoundedView
+from .views import SizeLimitedView
 
 
-class OwnTokensView(BoundedView):
+class OwnTokensView(SizeLimitedView):
     """Nobody, staff neither, has others' tokens here; those are in the admin."""
 
     permission_classes = [IsAuthenticated]

@@ -26,7 +26,7 @@ def api_urlpatterns(
         executor = LocalExecutor(registry)
 
     def view(view_class: type[views.RegistryView]) -> Callable[..., HttpResponseBase]:
-        return view_class.as_view(registry=registry, given_executor=executor)
+        return view_class.as_view(registry=registry, executor_override=executor)
 
     schema: dict[str, Any] = {"url_name": "v1:schema"}
     return [

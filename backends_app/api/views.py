@@ -37,20 +37,20 @@ from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from .. import lifecycle, logs, signals
-from ..database import let_go
+from ..database import release_connection
 from ..exceptions import (
     BackendNotRegistered,
     InvalidRequest,
     TooManyWaiting,
-    listing,
-    quote,
+    comma_join,
+    short_repr,
 )
-from ..executors import executor
+from ..executors import get_executor
 from ..executors.base import Executor
-from ..lifecycle import Order
+from ..lifecycle import Submission
 from ..models import Workload, WorkloadQuerySet, is_id
 from ..registry import Registry, Snapshot, registry
-from ..routing import RUNTIMES, Finding, Route, describe, examine
+from ..routing import RUNTIMES, Route, check_eligibility, describe_eligibility
 from ..tails import events, tails
 from ..thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
@@ -76,7 +76,7 @@ from .serializers import (
     WorkloadRequestSerializer,
     WorkloadRowSerializer,
     WorkloadSerializer,
-    isolation_from_text,
+    parse_isolation,
     workload_spec,
 )
 from .throttles import AddressThrottle, UserThrottle
@@ -107,7 +107,7 @@ TYPESCRIPT = OpenApiExample(
 )
 
 
-class BoundedView(APIView):
+class SizeLimitedView(APIView):
     """Refuses what is cheap to refuse first, and before anything reads the body.
 
     Size and content type come before authentication and throttles, which DRF's `initial` has. A
@@ -152,7 +152,7 @@ class BoundedView(APIView):
         bind_contextvars(user_id=request.user.pk)  # on all that is logged from here on
 
 
-class RegistryView(BoundedView):
+class RegistryView(SizeLimitedView):
     """Answers from a registry, and leaves work to an executor.
 
     The process's own registry is kept fresh by its executor, which the first request starts; one
@@ -160,16 +160,16 @@ class RegistryView(BoundedView):
     """
 
     registry: Registry = registry
-    given_executor: Executor | None = None
+    executor_override: Executor | None = None
     reads: ClassVar[str] = ""
     """What a GET asks the registry for, if it does."""
 
     @property
     def executor(self) -> Executor:
-        return self.given_executor or executor()
+        return self.executor_override or get_executor()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.given_executor is None:
+        if self.executor_override is None:
             self.executor.ensure_started()
         if self.reads and request.method in ("GET", "HEAD"):
             signals.registry_read.send_robust(None, operation=self.reads)
@@ -255,7 +255,7 @@ class BackendDetailView(RegistryView):
     )
     def get(self, request: Request, name: str) -> Response:
         snapshot = self.registry.snapshot
-        info = next((info for info in snapshot.infos() if info.name == name), None)
+        info = next((info for info in snapshot.list() if info.name == name), None)
         if info is None:
             missing = BackendNotRegistered(name, tuple(snapshot.entries))
             raise NotFound(str(missing), code="backend_not_registered")
@@ -337,7 +337,7 @@ class ResolveView(RegistryView):
     def get(self, request: Request) -> Response:
         query = self._query(request)
         resolution = self.registry.explain(
-            isolation_from_text(query.get("isolation", AUTO)),
+            parse_isolation(query.get("isolation", AUTO)),
             query.get("runtime"),
             query.get("source_format", "code"),
         )
@@ -353,7 +353,8 @@ class ResolveView(RegistryView):
         for key in query:
             if key not in (*self.PARAMETERS, "format"):
                 raise InvalidRequest(
-                    quote(key)[1:-1], f"Unknown parameter. Known: {listing(self.PARAMETERS)}."
+                    short_repr(key)[1:-1],
+                    f"Unknown parameter. Known: {comma_join(self.PARAMETERS)}.",
                 )
             if len(query.getlist(key)) > 1:
                 raise InvalidRequest(key, "Given more than once; put names between commas.")
@@ -368,7 +369,7 @@ class ResolveView(RegistryView):
         ]
 
 
-class OwnedView(RegistryView):
+class OwnerScopedView(RegistryView):
     """People see their own workloads, staff see all; another's is as good as none."""
 
     permission_classes = [IsAuthenticated]
@@ -383,7 +384,7 @@ class OwnedView(RegistryView):
         return found
 
 
-class SubmittingView(OwnedView, GenericAPIView):
+class SubmitView(OwnerScopedView, GenericAPIView):
     """Takes a workload as JSON or by its form."""
 
     serializer_class = WorkloadRequestSerializer
@@ -391,14 +392,14 @@ class SubmittingView(OwnedView, GenericAPIView):
     reads_body = True
     REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
 
-    def order(self, request: Request) -> Order:
+    def order(self, request: Request) -> Submission:
         size = int(request.META.get("CONTENT_LENGTH") or 0)
         with thread_shares.hold(request.user.pk) if size > LARGE_BODY_BYTES else nullcontext():
             data = request.data  # a client may take its time to send it
         serializer = self.get_serializer(data=data)
         try:
             serializer.is_valid(raise_exception=True)
-            return Order(
+            return Submission(
                 spec=workload_spec(serializer.validated_data),
                 owner_id=request.user.pk,
                 key=_idempotency_key(request),
@@ -416,7 +417,7 @@ class SubmittingView(OwnedView, GenericAPIView):
         return Response(data, status=status, headers=headers)
 
 
-class WorkloadsView(SubmittingView):
+class WorkloadsView(SubmitView):
     """Your workloads, newest first; post one to run it and wait for its end.
 
     Post JSON, or fill in the form. A program that fails is an answer like any other: look at
@@ -473,7 +474,7 @@ class WorkloadsView(SubmittingView):
         ]
 
 
-class AsyncWorkloadsView(SubmittingView):
+class AsyncWorkloadsView(SubmitView):
     """Submit a workload and come back later: the answer says where."""
 
     name = "Submit"
@@ -495,7 +496,7 @@ class AsyncWorkloadsView(SubmittingView):
         return [self.link("your workloads", "workloads")]
 
 
-class WorkloadView(OwnedView):
+class WorkloadView(OwnerScopedView):
     """One workload: where it is in its life, and what came of it."""
 
     REPORT = WorkloadSerializer()
@@ -537,7 +538,7 @@ class WorkloadView(OwnedView):
         ]
 
 
-class LogHistoryView(OwnedView):
+class LogHistoryView(OwnerScopedView):
     """What a workload has printed so far, line by line."""
 
     name = "Log"
@@ -563,7 +564,7 @@ class LogHistoryView(OwnedView):
         return Response(LogSerializer(log).data)
 
 
-class LogsView(OwnedView):
+class LogsView(OwnerScopedView):
     """The log of a workload as Server-Sent Events: while it runs as it comes, after that as stored.
 
     A `log` event for each line, whose id is its number: `Last-Event-ID` goes on after it. A `done`
@@ -611,7 +612,7 @@ class EventStream(StreamingHttpResponse):
             held.enter_context(thread_shares.hold(user_id))
             tail = held.enter_context(tails.following(workload_id))
             self._held = held.pop_all()
-        let_go()
+        release_connection()
         super().__init__(
             events(tail, after),
             content_type="text/event-stream",
@@ -677,7 +678,7 @@ class RedocView(_JSONErrors, SpectacularRedocView):
     }
 
 
-class UnknownPathView(BoundedView):
+class UnknownPathView(SizeLimitedView):
     """The envelope for every path under the API that is none of its own."""
 
     permission_classes = [AllowAny]
@@ -720,10 +721,10 @@ def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
 def route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
     """A row of the auto table, and whether its target would take such a workload now."""
     entry = snapshot.entries.get(route.target)
-    finding = examine(entry, route.runtime, route.source_format)
+    finding = check_eligibility(entry, route.runtime, route.source_format)
     return {
         **asdict(route),
         "rule": route.rule,
-        "eligible": finding is Finding.NONE,
-        "reason": describe(entry, finding),
+        "eligible": finding is None,
+        "reason": describe_eligibility(entry, finding),
     }

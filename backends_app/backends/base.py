@@ -129,13 +129,13 @@ class Backend:
         """
         raise NotImplementedError
 
-    def cleanup(self, workload_id: str) -> None:
+    def kill(self, workload_id: str) -> None:
         """Remove whatever is left of a workload, running or not; nothing left is no error.
 
         One that runs is ended by this, with the reason `killed`.
         """
 
-    def spares_ready(self) -> int | None:
+    def warm_count(self) -> int | None:
         """How many workloads could begin at once in this process, for something waits prepared.
 
         None where nothing is ever prepared, or it cannot be said now. Must start nothing.

@@ -2,8 +2,8 @@
 
 import re
 
-MOST_CHARS = 1000
-MOST_READ = 64 * 1024  # of the end of stderr
+MAX_CHARS = 1000
+MAX_READ = 64 * 1024  # of the end of stderr
 TRACEBACK = "Traceback (most recent call last):"
 # Where a runtime says first what went wrong, and then where: the line that is the news.
 PANIC = re.compile(r"^(?:panic|fatal error|runtime): .+$", re.MULTILINE)
@@ -14,9 +14,9 @@ NOTES = re.compile(r"^(?:exit status \d+|Node\.js v\S+|signal: .+)$")
 
 def last_words(stderr: str) -> str:
     """Return the line of an error: a traceback's last, Node's or Go's own, or the last there is."""
-    text = stderr[-MOST_READ:]
+    text = stderr[-MAX_READ:]
     line = _python(text) or _node(text) or _go(text) or _last(text.splitlines())
-    return line.strip()[:MOST_CHARS]
+    return line.strip()[:MAX_CHARS]
 
 
 def _python(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-MOST_WORDS = 1000
+MAX_WORDS = 1000
 
 
 class SetupError(Exception):
@@ -66,7 +66,7 @@ def run(
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                words = (words + line)[-MOST_WORDS:]
+                words = (words + line)[-MAX_WORDS:]
                 if heard is not None:
                     heard(line.rstrip())
     except OSError as error:

@@ -11,7 +11,7 @@ from .results import MODES, Figures, Results
 from .words import figure, ratio
 
 WIDTH, ROW = 320, 56
-MOST_NAME_CHARS = 30  # of a name beside a ratio; the table beside the chart has all of it
+MAX_NAME_CHARS = 30  # of a name beside a ratio; the table beside the chart has all of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ def _bars(found: Sequence[tuple[str, Figures]]) -> list[Bar]:
     most = max((figures.p95_ms or 0 for _, figures in found), default=0) or 1
     return [
         Bar(
-            name=name if len(name) <= MOST_NAME_CHARS else f"{name[: MOST_NAME_CHARS - 1]}…",
+            name=name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…",
             ratio=ratio(figures.ratio),
             text=_text(figures),
             top=ROW * number,

@@ -14,7 +14,7 @@ from .results import Results
 LATEST = "latest"
 """Stands for the newest one of this host, so none can be kept under this name."""
 
-MOST_KEPT = 100
+MAX_KEPT = 100
 
 
 def name_problem(name: str) -> str | None:
@@ -41,7 +41,7 @@ def versions(registry: Registry, results: Results) -> dict[str, Any]:
 
 
 def keep(name: str, results: Results, versions: dict[str, Any]) -> Benchmark:
-    """Make the row, and delete the oldest ones beyond `MOST_KEPT`."""
+    """Make the row, and delete the oldest ones beyond `MAX_KEPT`."""
     made = Benchmark.objects.create(
         name=name,
         node=node_name(),
@@ -49,7 +49,7 @@ def keep(name: str, results: Results, versions: dict[str, Any]) -> Benchmark:
         versions=versions,
         results=results.as_json(),
     )
-    stay = list(Benchmark.objects.values_list("pk", flat=True)[:MOST_KEPT])
+    stay = list(Benchmark.objects.values_list("pk", flat=True)[:MAX_KEPT])
     Benchmark.objects.exclude(pk__in=stay).delete()
     return made
 

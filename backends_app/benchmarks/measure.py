@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from .. import services
 from ..backends.base import Backend, Health
 from ..backends.progress import Advance
-from ..conf import another, limits, runtime_dir
-from ..exceptions import BackendAtCapacity, VulcanError, quote
-from ..health import probed
+from ..conf import limits, new_instance, runtime_dir
+from ..exceptions import BackendAtCapacity, VulcanError, short_repr
+from ..health import run_probe
 from ..registry import Registry
-from ..routing import Entry
-from ..slots import awaited_slot
+from ..routing import RegisteredBackend
+from ..slots import wait_for_slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
 from .results import Figures, LeftOut, Measured, Results, Sample, said
 
 TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
 PROBE_S = 60.0
-LOOK_S = 0.05  # how often what is interrupted is ended
+POLL_INTERVAL_S = 0.05  # how often what is interrupted is ended
 SLOT_S = 60.0  # how long one waits for a slot, once for each backend
 
-Another = Callable[[str, Backend], Backend | None]
+BackendFactory = Callable[[str, Backend], Backend | None]
 """Takes a backend and its name; a fresh instance of the same, or None where nobody can make one."""
 
 
@@ -68,8 +68,8 @@ def probe(registry: Registry, names: Iterable[str]) -> None:
     The first probe of a process may take long, and longer on a busy host.
     """
 
-    def find_out(entry: Entry) -> None:
-        registry.publish(entry.name, entry.backend, probed(entry.backend))
+    def find_out(entry: RegisteredBackend) -> None:
+        registry.set_health(entry.name, entry.backend, run_probe(entry.backend))
 
     at_the_latest = time.monotonic() + PROBE_S
     threads = []
@@ -81,7 +81,7 @@ def probe(registry: Registry, names: Iterable[str]) -> None:
         thread.join(max(0.0, at_the_latest - time.monotonic()))
         if thread.is_alive():
             late = Health.unhealthy(f"its probe gave no answer in {PROBE_S:g} s")
-            registry.publish(entry.name, entry.backend, late)
+            registry.set_health(entry.name, entry.backend, late)
 
 
 def targets(
@@ -116,13 +116,13 @@ class Bench:
         rounds: int,
         *,
         left_out: Sequence[LeftOut] = (),
-        another: Another = another,
+        another: BackendFactory = new_instance,
     ) -> None:
         self._registry = registry
         self._targets = targets
         self._rounds = rounds
         self._left_out = left_out
-        self._another = another
+        self._another = new_instance
         self._done = 0
         self._advance: Advance = lambda done, total: None
         self._running: dict[str, Backend] = {}
@@ -193,9 +193,9 @@ class Bench:
                 self._interrupted.set()
                 for future in futures:
                     future.cancel()
-                while wait(futures, timeout=LOOK_S).not_done:
+                while wait(futures, timeout=POLL_INTERVAL_S).not_done:
                     for workload_id, runs_on in list(self._running.items()):
-                        runs_on.cleanup(workload_id)
+                        runs_on.kill(workload_id)
                 raise
         return [future.result() for future in futures]
 
@@ -237,7 +237,7 @@ class Bench:
                 self._full.add(target.name)
             return target.name in self._full or self._interrupted.is_set()
 
-        with awaited_slot(target.name, target.at_once, runtime_dir(), is_over) as has_slot:
+        with wait_for_slot(target.name, target.at_once, runtime_dir(), is_over) as has_slot:
             if not has_slot:
                 raise BackendAtCapacity(target.name, target.at_once)
             yield waited
@@ -249,4 +249,4 @@ def _failure(result: WorkloadResult, given: object) -> str:
         code = f" {result.exit_code}" if result.exit_reason is ExitReason.EXITED else ""
         words = f": {result.error}" if result.error else ""
         return said(f"{result.exit_reason}{code}{words}")
-    return "" if result.output == given else said(f"it gave {quote(result.output)}")
+    return "" if result.output == given else said(f"it gave {short_repr(result.output)}")

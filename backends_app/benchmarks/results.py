@@ -11,7 +11,7 @@ MODES: Mapping[str, str] = {
     "warm": "one after the other",
     "parallel": "all slots at once",
 }
-MOST_SAID_CHARS = 200
+MAX_SAID_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,5 +173,5 @@ def busy_s(samples: Sequence[Sample]) -> float:
 
 def said(text: str) -> str:
     """A backend's or a program's words in one line that is not long and moves no cursor."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text[:MOST_SAID_CHARS])
+    line = "".join(sign if sign.isprintable() else " " for sign in text[:MAX_SAID_CHARS])
     return " ".join(line.split())

@@ -15,7 +15,7 @@ from .compare import Comparison, compare
 from .results import MODES, Results
 from .words import figure, ratio, share
 
-MOST_ID_CHARS = 18  # what a database still takes as a number
+MAX_ID_CHARS = 18  # what a database still takes as a number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class BenchmarksView(View):
 def _asked_for(wanted: str | None) -> Benchmark | None:
     if wanted is None:
         return kept.latest_benchmark()
-    if wanted.isascii() and wanted.isdecimal() and len(wanted) <= MOST_ID_CHARS:
+    if wanted.isascii() and wanted.isdecimal() and len(wanted) <= MAX_ID_CHARS:
         found = Benchmark.objects.filter(pk=int(wanted)).first()
         if found is not None:
             return found

@@ -22,8 +22,8 @@ from .descriptors import receive
 from .streams import Sink
 
 READ_BYTES = 64 * 1024
-MOST_MESSAGE_BYTES = 16 * 1024
-SMALL_BYTES, MOST_SMALL_READS, SMALL_READ_REST_S = 4096, 1000, 0.001
+MAX_MESSAGE_BYTES = 16 * 1024
+SMALL_BYTES, MAX_SMALL_READS, SMALL_READ_REST_S = 4096, 1000, 0.001
 DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
 PATIENCE_S = 15.0  # more than the launcher gives a process to start
 GRACE_S = 1.5  # how much later than its time limit a process may be reported as ended
@@ -150,7 +150,7 @@ class Launcher:
         request = {"command": text, "bounds": wanted, "spares": spares}
         return ConfinedProcess(self, request, bounds, command.start_s or 0.0)
 
-    def spares_ready(self) -> int:
+    def warm_count(self) -> int:
         """How many processes wait ready; nothing is started by this."""
         with self._lock:
             server = self._server
@@ -482,7 +482,7 @@ class ConfinedProcess:
             return
         if len(data) < SMALL_BYTES:
             self._small_reads += 1
-            if self._small_reads > MOST_SMALL_READS:  # or a byte at a time would keep a core busy
+            if self._small_reads > MAX_SMALL_READS:  # or a byte at a time would keep a core busy
                 time.sleep(SMALL_READ_REST_S)
         self._received += len(data)
         if self._received > self._bounds.output_bytes:
@@ -537,7 +537,7 @@ def _send(
 def _receive(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
     """A message and the three streams that may come with it."""
     try:
-        data, descriptors = receive(line, MOST_MESSAGE_BYTES, 3)
+        data, descriptors = receive(line, MAX_MESSAGE_BYTES, 3)
     except TimeoutError as error:
         raise _Silent from error
     except OSError as error:

@@ -38,8 +38,8 @@ from .walls import Walls
 START_S = 10.0  # how long a process may take until it is ready, where its command does not say
 REST_S = 0.01  # before spares are started after a workload has begun
 SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
-MOST_MESSAGE_BYTES = 1 << 18
-MOST_SAID_BYTES = 2000  # of a process that did not get ready, for the error
+MAX_MESSAGE_BYTES = 1 << 18
+MAX_SAID_BYTES = 2000  # of a process that did not get ready, for the error
 STATUS = re.compile(
     rb"^State:\t(?P<state>.).*^VmHWM:\s+(?P<peak>\d+) kB.*^VmData:\s+(?P<data>\d+) kB"
     rb".*^Threads:\t(?P<threads>\d+)",
@@ -114,7 +114,7 @@ class Process:
     def last_words(self) -> str:
         os.set_blocking(self.streams[2], False)
         try:
-            return os.read(self.streams[2], MOST_SAID_BYTES).decode(errors="replace")
+            return os.read(self.streams[2], MAX_SAID_BYTES).decode(errors="replace")
         except BlockingIOError:
             return ""
 
@@ -135,7 +135,7 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the server has gone."""
-        configuration = self._control.recv(MOST_MESSAGE_BYTES)
+        configuration = self._control.recv(MAX_MESSAGE_BYTES)
         if not configuration:
             return
         try:
@@ -153,7 +153,7 @@ class Launcher:
     def _accept(self) -> None:
         """A process is wanted."""
         try:
-            data, descriptors = receive(self._control, MOST_MESSAGE_BYTES, 1)
+            data, descriptors = receive(self._control, MAX_MESSAGE_BYTES, 1)
         except ConnectionResetError:  # it has gone without having heard everything
             data, descriptors = b"", []
         if not data:
@@ -300,7 +300,7 @@ class Launcher:
         if process not in self._processes or process.line is None:
             return
         try:
-            message = process.line.recv(MOST_MESSAGE_BYTES)
+            message = process.line.recv(MAX_MESSAGE_BYTES)
         except OSError:
             message = b""
         if not message:

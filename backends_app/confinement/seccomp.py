@@ -124,7 +124,7 @@ IOCTLS = (0x5400, 0xAE00)  # of terminals and pipes, and of KVM; those of files 
 IOCTL_TYPE = 0xFF00
 MMAP = (9, 222)
 MAP_SHARED = 1
-MOST_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processor, and no more
+MAX_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processor, and no more
 CLONE, CLONE3 = (56, 220), (435, 435)
 # Their first argument says on whom: 0 and the own id are the process itself, the leader of a
 # session that has nobody else.
@@ -174,7 +174,7 @@ def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -
         _return(REFUSE_WITH | errno.ENOSYS),
     ]
     if keeps_files:
-        code += _keeping_files(column, MOST_SHARED_BYTES if devices else 0)
+        code += _keeping_files(column, MAX_SHARED_BYTES if devices else 0)
     for numbers in (REFUSED | CHANGES_FILES if keeps_files else REFUSED).values():
         number = numbers[column]
         if number is not None:

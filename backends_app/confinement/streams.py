@@ -16,19 +16,19 @@ class Sink(Protocol):
 class Capture:
     """A stream of any length in a bounded space: its head and its tail are kept.
 
-    Who wants all of it gives `heard`, which gets the bytes as they come.
+    Who wants all of it gives `on_output`, which gets the bytes as they come.
     """
 
-    def __init__(self, limit: int, heard: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, limit: int, on_output: Callable[[bytes], None] | None = None) -> None:
         self._half = max(1, limit // 2)
-        self._heard = heard
+        self._on_output = on_output
         self._head = bytearray()
         self._tail = bytearray()
         self._total = 0
 
     def write(self, data: bytes) -> None:
-        if self._heard is not None:
-            self._heard(data)
+        if self._on_output is not None:
+            self._on_output(data)
         self._total += len(data)
         room = self._half - len(self._head)
         if room > 0:

@@ -14,16 +14,16 @@ from .libc import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP, check, 
 # systemd keeps these free (UIDS-GIDS in its documentation); a process id is added, so that no two
 # workloads that live at the same time share a user, as far as process ids are seen from here.
 FIRST_UID = 0x70000000
-MOST_PIDS = 1 << 22
+MAX_PIDS = 1 << 22
 CAP_SETGID, CAP_SETUID = 6, 7
 SECCOMP_MODE_FILTER = 2
 
 NICENESS = 5  # the server, and the launcher that watches, come first
-MOST_FILE_BYTES = 4096  # with less Deno does not start
+MAX_FILE_BYTES = 4096  # with less Deno does not start
 FIRST_FILE, ASIDE = 3, 16  # descriptors of a command's files, and where nothing is in their way
-MOST_DESCRIPTORS = 256
+MAX_DESCRIPTORS = 256
 STACK_BYTES = 8 << 20  # of the main thread, as everywhere; `root.stack_maps` counts on it
-MOST_THREADS = 128 + (os.cpu_count() or 1)
+MAX_THREADS = 128 + (os.cpu_count() or 1)
 
 MISSING = {
     "files": "neither mount namespaces nor Landlock are to be had",
@@ -119,7 +119,7 @@ class Walls:
         os.umask(0o077)
         os.nice(NICENESS)
         if self._own_user:
-            user = FIRST_UID + own_pid % MOST_PIDS
+            user = FIRST_UID + own_pid % MAX_PIDS
             os.setgroups(self._groups)
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
@@ -127,14 +127,14 @@ class Walls:
             check("unshare", libc.unshare(root.CLONE_NEWUSER))
         limits = [
             (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
-            (resource.RLIMIT_FSIZE, 0 if self._may_map else MOST_FILE_BYTES),
-            (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+            (resource.RLIMIT_FSIZE, 0 if self._may_map else MAX_FILE_BYTES),
+            (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
             (resource.RLIMIT_STACK, STACK_BYTES),
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
         ]
         if self._own_user or self._own_user_namespace:
-            limits.append((resource.RLIMIT_NPROC, MOST_THREADS))
+            limits.append((resource.RLIMIT_NPROC, MAX_THREADS))
         for limit, most in limits:
             _, hard = resource.getrlimit(limit)
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -159,7 +159,7 @@ class Walls:
         none. The kernel wants the caller to be of the same real user.
         """
         mine = os.getuid(), os.getgid()
-        user = FIRST_UID + pid % MOST_PIDS
+        user = FIRST_UID + pid % MAX_PIDS
         try:
             if self._own_user:
                 os.setresgid(user, -1, -1)
@@ -185,7 +185,7 @@ def _may_change_user() -> bool:
     with open("/proc/self/uid_map") as lines:
         spans = [[int(number) for number in line.split()] for line in lines]
     mapped = any(
-        first <= FIRST_UID and first + count >= FIRST_UID + MOST_PIDS for first, _, count in spans
+        first <= FIRST_UID and first + count >= FIRST_UID + MAX_PIDS for first, _, count in spans
     )
     with open("/proc/self/status") as lines:
         effective = next(int(line.split()[1], 16) for line in lines if line[:7] == "CapEff:")

@@ -12,12 +12,12 @@ from django.db.models.functions import Substr
 from ..models import Workload, WorkloadQuerySet
 from ..nodes import Node
 from ..registry import Snapshot
-from ..routing import Finding, Route, describe, examine
+from ..routing import Ineligibility, Route, check_eligibility, describe_eligibility
 from ..workloads import Status
 from . import words
 
-MOST_ROWS = 10
-MOST_ERROR_BYTES = 1_000
+MAX_ROWS = 10
+MAX_ERROR_BYTES = 1_000
 NOT_REGISTERED = "not registered"
 
 
@@ -85,11 +85,11 @@ def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target
 
 def _source(route: Route, snapshot: Snapshot) -> Source:
     entry = snapshot.entries.get(route.target)
-    finding = examine(entry, route.runtime, route.source_format)
-    misfit = finding in (Finding.RUNTIME, Finding.SOURCE_FORMAT)
+    finding = check_eligibility(entry, route.runtime, route.source_format)
+    misfit = finding in (Ineligibility.RUNTIME, Ineligibility.SOURCE_FORMAT)
     return Source(
         name=route.runtime or route.source_format or "anything else",
-        problem=describe(entry, finding) if misfit else "",
+        problem=describe_eligibility(entry, finding) if misfit else "",
     )
 
 
@@ -123,7 +123,7 @@ def unfinished(visible: WorkloadQuerySet) -> list[Mapping[str, Any]]:
     for status in (Status.RUNNING, Status.PENDING):
         rows = visible.filter(status=status, finished_at__isnull=True)
         latest = rows.order_by("-started_at", "-created_at").values(*columns)
-        found += latest[: MOST_ROWS - len(found)]
+        found += latest[: MAX_ROWS - len(found)]
     return found
 
 
@@ -144,8 +144,8 @@ def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
     """The last ones."""
     rows = visible.filter(status=Status.FAILED, finished_at__gte=since).order_by("-finished_at")
     columns = ("id", "runtime", "isolation_used", "owner__username", "finished_at")
-    begun = Substr("error", 1, MOST_ERROR_BYTES, output_field=BinaryField())
-    found = rows.values_list(*columns, "exit_reason", "exit_code", begun)[:MOST_ROWS]
+    begun = Substr("error", 1, MAX_ERROR_BYTES, output_field=BinaryField())
+    found = rows.values_list(*columns, "exit_reason", "exit_code", begun)[:MAX_ROWS]
     return [
         Failure(
             id=id,

@@ -16,7 +16,7 @@ def dashboard_urlpatterns(
     """The dashboard of one registry; without an executor, of the process's own."""
     given: dict[str, Any] = {
         "registry": registry,
-        "given_executor": executor,
+        "executor_override": executor,
         "history": history,
     }
     return [

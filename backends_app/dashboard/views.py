@@ -23,8 +23,8 @@ from django.views.decorators.gzip import gzip_page
 from ..benchmarks.charts import chart
 from ..benchmarks.kept import latest_benchmark
 from ..conf import metrics_access
-from ..database import let_go
-from ..executors import executor
+from ..database import release_connection
+from ..executors import get_executor
 from ..executors.base import Executor
 from ..models import Workload
 from ..registry import Registry, registry
@@ -44,15 +44,15 @@ class DashboardView(View):
 
     http_method_names = ["get", "head", "options"]
     registry: Registry = registry
-    given_executor: Executor | None = None
+    executor_override: Executor | None = None
     history: History = history
 
     @property
     def executor(self) -> Executor:
-        return self.given_executor or executor()
+        return self.executor_override or get_executor()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.given_executor is None:
+        if self.executor_override is None:
             self.executor.ensure_started()
         response = super().dispatch(request, *args, **kwargs)
         response.headers["Cache-Control"] = "private, no-cache"
@@ -100,7 +100,7 @@ class DashboardView(View):
                 }
         except (OperationalError, InterfaceError):  # what the backends are like is known without it
             known, loads = {"user": AnonymousUser()}, None
-        let_go()
+        release_connection()
         targets = present.targets(snapshot, loads)
         return {
             **known,

@@ -2,7 +2,7 @@
 
 from ..workloads import ExitReason
 
-MOST_SAID_CHARS = 200
+MAX_SAID_CHARS = 200
 
 
 def count(number: int) -> str:
@@ -51,8 +51,8 @@ def exit_reason(reason: str, exit_code: int | None = None) -> str:
 
 def said(text: str) -> str:
     """One line of bounded length that cannot change how what stands around it is read."""
-    cut = text[: 4 * MOST_SAID_CHARS]
+    cut = text[: 4 * MAX_SAID_CHARS]
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in cut).split())
-    if len(line) > MOST_SAID_CHARS or len(cut) < len(text):
-        return f"{line[: MOST_SAID_CHARS - 1]}…"
+    if len(line) > MAX_SAID_CHARS or len(cut) < len(text):
+        return f"{line[: MAX_SAID_CHARS - 1]}…"
     return line

@@ -10,7 +10,7 @@ _lock = threading.Lock()
 _executor: Executor | None = None
 
 
-def executor() -> Executor:
+def get_executor() -> Executor:
     """The executor of this process's registry, as ISOLATION_EXECUTOR says."""
     global _executor
     with _lock:

@@ -21,14 +21,14 @@ from django.db.models import Count, Q
 from .. import lifecycle, nodes, services
 from ..backends import options
 from ..conf import limits, runtime_dir
-from ..database import visited
+from ..database import closing_connections
 from ..exceptions import BackendAtCapacity, HostFault, InvalidOption, QueueFull
-from ..lifecycle import Order, Replayed
+from ..lifecycle import DuplicateSubmission, Submission
 from ..models import Workload
 from ..nodes import Node
 from ..registry import BackendInfo, Registry
 from ..running import running
-from ..slots import marked, own, sweep
+from ..slots import ensure_private_dir, is_locked, remove_stale_locks
 from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 KEEP_S = 1.0
 SWEEP_S = 60.0
 ENDING = "its server is being ended"
-MOST_RESENT = 500  # for each backend in one round
+MAX_REQUEUED = 500  # for each backend in one round
 ENDING_S = 5.0
 WAIT_MARGIN_S = 30.0
 
@@ -59,7 +59,7 @@ class Executor:
     remote: ClassVar[bool] = False
     """Is it other processes that run what this one takes?"""
 
-    resend_s: ClassVar[float]
+    requeue_after_s: ClassVar[float]
     """How long a workload waits, as a process has seen it, before it is looked after again."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Executor:
         self._started_at = datetime.now(UTC)
         self._draining, self._drained = threading.Event(), threading.Event()
         self._first_round = threading.Event()
-        self._watch = nodes.Watch(self._lost_after_s)
+        self._watch = nodes.FailureDetector(self._lost_after_s)
         self._waiting: dict[str, float] = {}  # since when this process sees them wait
         self._beaten = -self._heartbeat_s
         self._swept = -SWEEP_S
@@ -107,17 +107,18 @@ class Executor:
 
     # Orders
 
-    def submit(self, order: Order) -> Workload:
-        """Take the order and return at once; its workload is pending.
+    def submit(self, order: Submission) -> Workload:
+        """Record the workload as pending and return at once.
 
-        Raises what `services.prepare` raises, `QueueFull` and `KeyReused`; then there is no record.
+        Raises what `services.prepare` raises, `QueueFull` and `IdempotencyKeyConflict`; then there
+        is no record.
         """
         try:
-            lifecycle.find_replayed(order)
+            lifecycle.check_idempotency(order)
             prepared = services.prepare(order.spec, registry=self.registry)
             self._check_queue(prepared.name, order.owner_id)
             workload = lifecycle.record(order, prepared, Status.PENDING)
-        except Replayed as replayed:
+        except DuplicateSubmission as replayed:
             return replayed.workload
         self.send(workload.pk, prepared.name)
         return workload
@@ -132,7 +133,7 @@ class Executor:
         if found["own"] >= self._queue_size_per_user:
             raise QueueFull(name, self._queue_size_per_user, own=True)
 
-    def run(self, order: Order) -> Workload:
+    def run(self, order: Submission) -> Workload:
         """Run the workload in this thread, or in its turn where it has to wait; return at its end.
 
         The workload that comes back may still run when that takes longer than any should. Raises
@@ -141,12 +142,12 @@ class Executor:
         wait_s = limits().timeout_s.max + WAIT_MARGIN_S
         if not self.remote:
             try:
-                lifecycle.find_replayed(order)
-                return lifecycle.run_here(order, self.registry, self._running_per_user)
+                lifecycle.check_idempotency(order)
+                return lifecycle.run_inline(order, self.registry, self._running_per_user)
             except BackendAtCapacity:
                 if not self.serving:  # nobody would take up what waits
                     raise
-            except Replayed as replayed:
+            except DuplicateSubmission as replayed:
                 lifecycle.wait(replayed.workload, wait_s)
                 if Workload.objects.filter(pk=replayed.workload.pk).exists():
                     return replayed.workload
@@ -177,7 +178,7 @@ class Executor:
         """The backends whose workloads this process runs."""
         raise NotImplementedError
 
-    def find_health(self, wait_s: float) -> None:
+    def wait_for_health(self, wait_s: float) -> None:
         """See to it that the registry knows how its backends are, within this time if possible."""
 
     @property
@@ -194,7 +195,7 @@ class Executor:
         if self.draining:
             return "it ends"
         try:
-            own(runtime_dir())
+            ensure_private_dir(runtime_dir())
         except OSError:
             return "its runtime folder cannot be used"
         return "" if self.serving else "it has not started"
@@ -211,21 +212,21 @@ class Executor:
         self._keeper = threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True)
         self._keeper.start()
         atexit.register(self.drain)
-        self.find_health(wait_s)
+        self.wait_for_health(wait_s)
 
     def drain(self) -> None:
         """Take up nothing more, let what runs end within the grace time, and settle the rest."""
         if not self.serving or self.draining:
             return
         self._draining.set()
-        self.take_up_no_more()
+        self.stop_accepting()
         if not running.wait_until_idle(self._grace_s):
-            running.end_all()
+            running.kill_all()
             running.wait_until_idle(ENDING_S)
         self._drained.set()
         self._keeper.join(ENDING_S)
 
-    def take_up_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """The process is being drained."""
 
     def forget(self) -> None:
@@ -233,7 +234,7 @@ class Executor:
         self._start_lock = threading.Lock()
 
     @property
-    def nodes_alive(self) -> int:
+    def node_count(self) -> int:
         """How many nodes live, as this process has heard."""
         return len({row.node_id for row in self._watch.alive})
 
@@ -241,7 +242,7 @@ class Executor:
         """The nodes that live, by name, with what runs on each."""
         if not self.serving:  # or its keeper has looked just now
             self._watch.look()
-        return nodes.summary(self._watch.alive)
+        return nodes.summarize(self._watch.alive)
 
     def work(self, name: str, wanted: Callable[[], bool]) -> None:
         """Run what waits for the backend `name`, until the process is told to end or not wanted.
@@ -255,7 +256,7 @@ class Executor:
     def _keep(self) -> None:
         while not self._drained.is_set():
             try:
-                with visited():
+                with closing_connections():
                     self.keep()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the keeper cannot reach the database: %s", error)
@@ -266,8 +267,10 @@ class Executor:
             self._first_round.set()
             self._drained.wait(KEEP_S)
         try:
-            with visited():
-                nodes.leave(nodes.node_id(runtime_dir()), [info.name for info in self.serves()])
+            with closing_connections():
+                nodes.deregister(
+                    nodes.node_id(runtime_dir()), [info.name for info in self.serves()]
+                )
         except (DatabaseError, InterfaceError, HostFault) as error:
             logger.warning("this node could not take its leave: %s", error)
 
@@ -279,21 +282,21 @@ class Executor:
             served = [replace(info, healthy=False, health_description=ENDING) for info in served]
         names = frozenset(info.name for info in served)
         if gone := self._announced - names:
-            nodes.leave(mine, gone)
+            nodes.deregister(mine, gone)
         self._announced = names
         if served and now - self._beaten >= self._heartbeat_s:
             self._beaten = now
-            nodes.beat(mine, served, self._started_at)
+            nodes.heartbeat(mine, served, self._started_at)
         if now - self._swept >= SWEEP_S:
             self._swept = now
-            if count := sweep(runtime_dir()):
+            if count := remove_stale_locks(runtime_dir()):
                 logger.info("%d lock files of processes that were killed were removed", count)
         self._watch.look()
         self.heard(self._watch)
         begun = Workload.objects.filter(status=Status.RUNNING).summaries()
         for workload in begun:
             if self._lost(workload, mine):
-                lifecycle.settle_lost(workload)
+                lifecycle.recover_lost(workload)
                 if workload.status == Status.PENDING:
                     self.send(workload.pk, workload.isolation_used)
         self._send_again(now)
@@ -303,10 +306,10 @@ class Executor:
     def _lost(self, workload: Workload, mine: str) -> bool:
         """Is there nobody left who could say what becomes of it?"""
         if workload.node_id == mine:
-            return not marked(workload.pk, runtime_dir())
+            return not is_locked(workload.pk, runtime_dir())
         return self._watch.lost((workload.node_id, workload.isolation_used))
 
-    def heard(self, watch: nodes.Watch) -> None:
+    def heard(self, watch: nodes.FailureDetector) -> None:
         """The nodes have been looked at."""
 
     def _send_again(self, now: float) -> None:
@@ -314,9 +317,9 @@ class Executor:
         pending = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
         since: dict[str, float] = {}
         for name in self.registry:
-            rows = pending.filter(isolation_used=name).values_list("pk", flat=True)[:MOST_RESENT]
+            rows = pending.filter(isolation_used=name).values_list("pk", flat=True)[:MAX_REQUEUED]
             since |= {pk: self._waiting.get(pk, now) for pk in rows}
-            overdue = [pk for pk in rows if now - since[pk] >= self.resend_s]
+            overdue = [pk for pk in rows if now - since[pk] >= self.requeue_after_s]
             known = self.sent(name) if overdue else None
             if known is None:
                 continue
@@ -340,14 +343,14 @@ class Executor:
         self._unserved = {name: self._unserved.get(name, now) for name in wanted - working}
         for name, since in self._unserved.items():
             if name in registered:
-                patience_s = self._unserved_after_s
-                error = f"backend {name!r} has worked on no node for {patience_s:,g} s"
+                timeout_s = self._unserved_after_s
+                error = f"backend {name!r} has worked on no node for {timeout_s:,g} s"
             else:
-                patience_s = 2 * self._heartbeat_s
+                timeout_s = 2 * self._heartbeat_s
                 error = f"backend {name!r} is not registered any more"
-            if now - since >= patience_s:
+            if now - since >= timeout_s:
                 result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error)
-                for workload in pending.filter(isolation_used=name).summaries()[:MOST_RESENT]:
+                for workload in pending.filter(isolation_used=name).summaries()[:MAX_REQUEUED]:
                     lifecycle.end(workload, result)
 
 

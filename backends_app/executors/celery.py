@@ -43,7 +43,7 @@ class CeleryExecutor(Executor):
     """
 
     remote = True
-    resend_s = 5.0
+    requeue_after_s = 5.0
 
     def __init__(
         self, registry: Registry, *, broker: str = "redis://127.0.0.1:6379/0", **given: Any
@@ -116,7 +116,7 @@ class CeleryExecutor(Executor):
 
     # The process that takes orders
 
-    def find_health(self, wait_s: float) -> None:
+    def wait_for_health(self, wait_s: float) -> None:
         if self._served is not None:
             monitor.ensure_started(wait_s)
         elif self.serving:
@@ -125,11 +125,11 @@ class CeleryExecutor(Executor):
             self._watch.look()
             self.heard(self._watch)
 
-    def heard(self, watch: nodes.Watch) -> None:
+    def heard(self, watch: nodes.FailureDetector) -> None:
         """Here a backend is as healthy as the nodes say."""
         if self._served is None:
             for entry in self.registry.snapshot.entries.values():
-                self.registry.publish(entry.name, entry.backend, watch.health(entry.name))
+                self.registry.set_health(entry.name, entry.backend, watch.health(entry.name))
 
     # The worker
 

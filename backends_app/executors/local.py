@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import close_old_connections, connections
 
-from ..database import let_go
+from ..database import release_connection
 from ..health import monitor
 from ..registry import BackendInfo, Registry
 from .base import Executor
@@ -49,7 +49,7 @@ class BackendThreads:
                     close_old_connections()
             except Exception:  # the rows are as they were; the keeper gives notice again
                 logger.exception("what waits for %s could not be taken up", self._name)
-            let_go()
+            release_connection()
         connections.close_all()
 
     def _is_noticed(self) -> bool:
@@ -72,7 +72,7 @@ class LocalExecutor(Executor):
     this one ends.
     """
 
-    resend_s = 1.0
+    requeue_after_s = 1.0
 
     def __init__(self, registry: Registry, **given: Any) -> None:
         super().__init__(registry, **given)
@@ -93,13 +93,13 @@ class LocalExecutor(Executor):
         entry = self.registry.snapshot.entries.get(name)
         return frozenset() if entry is not None and entry.health.eligible else None
 
-    def take_up_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         for threads in list(self._threads.values()):
             threads.wake()
 
     def serves(self) -> Sequence[BackendInfo]:
         return self.registry.list()
 
-    def find_health(self, wait_s: float) -> None:
+    def wait_for_health(self, wait_s: float) -> None:
         if monitor.registry is self.registry:
             monitor.ensure_started(wait_s)

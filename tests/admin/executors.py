@@ -15,7 +15,7 @@ class Elsewhere(Executor):
     """Workers on other hosts run what it takes; what they say of themselves is in the database."""
 
     remote = True
-    resend_s = 5.0
+    requeue_after_s = 5.0
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
         self._watch.look()

@@ -10,8 +10,8 @@ from django.test import Client
 from backends_app import health
 from backends_app.backends.base import Health
 from backends_app.models import Backend, NodeBackend, Route
-from backends_app.nodes import beat
-from backends_app.slots import slot
+from backends_app.nodes import heartbeat
+from backends_app.slots import acquire_slot
 from backends_app.workloads import Status
 from tests.admin.pages import Page
 from tests.workloads import recorded
@@ -27,7 +27,7 @@ def section(client: Client, name: str) -> str:
 
 
 def test_a_backend_is_shown_with_all_that_is_known_of_it(operator, runtime_dir):
-    with slot("isolate", 2, runtime_dir):
+    with acquire_slot("isolate", 2, runtime_dir):
         shown = section(operator, "isolate")
     for one in (
         '<span class="vulcan-state vulcan-healthy">healthy</span>',
@@ -56,7 +56,7 @@ def test_a_backend_is_shown_with_all_that_is_known_of_it(operator, runtime_dir):
     ],
 )
 def test_each_state_has_a_word_and_a_colour(operator, fleet, isolate, found, word):
-    fleet.publish("isolate", isolate, found)
+    fleet.set_health("isolate", isolate, found)
     shown = section(operator, "isolate")
     assert f'<span class="vulcan-state vulcan-{word}">{word}</span>' in shown
     assert found.description in shown
@@ -64,7 +64,7 @@ def test_each_state_has_a_word_and_a_colour(operator, fleet, isolate, found, wor
 
 def test_what_a_backend_says_is_text(operator, fleet, isolate):
     evil = "</span><script>alert(1)</script>"
-    fleet.publish("isolate", isolate, Health.ok(evil, {evil: evil}))
+    fleet.set_health("isolate", isolate, Health.ok(evil, {evil: evil}))
     page = Page(operator.get(PAGE))
     assert page.text.count("alert(1)") == 3
     assert page.forbidden == []
@@ -145,7 +145,7 @@ def test_where_workers_run_everything_they_probe_and_the_page_shows_what_they_sa
 ):
     settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Elsewhere"}
     monkeypatch.setattr(isolate, "probe", lambda: pytest.fail("it was probed"))
-    beat("1" * 32, [fleet.list()[1]], recorded(Status.PENDING).created_at)
+    heartbeat("1" * 32, [fleet.list()[1]], recorded(Status.PENDING).created_at)
     NodeBackend.objects.update(node="far", healthy=False, health_description="no Deno there")
     recorded(Status.RUNNING, node="far", node_id="1" * 32)
     shown = " ".join(section(operator, "isolate").split())

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from backends_app.models import NodeBackend
-from backends_app.nodes import beat
+from backends_app.nodes import heartbeat
 from tests.admin.pages import Page
 
 EVIL = "</pre><script>alert(1)</script>"
@@ -11,7 +11,7 @@ NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
 
 def test_nodes_are_shown_and_cannot_be_written(operator, fleet):
-    beat("1" * 32, fleet.list()[:1], NOON)
+    heartbeat("1" * 32, fleet.list()[:1], NOON)
     NodeBackend.objects.update(
         node="far", healthy=False, health_description=EVIL, attributes={EVIL: EVIL}
     )

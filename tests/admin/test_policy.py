@@ -4,7 +4,7 @@ import pytest
 from django.contrib.staticfiles import finders
 
 from backends_app.admin import changelist
-from backends_app.nodes import beat
+from backends_app.nodes import heartbeat
 from backends_app.workloads import Status
 from tests.admin.pages import Page
 from tests.workloads import recorded
@@ -29,8 +29,8 @@ APP = "/admin/backends_app"
     ],
 )
 def test_no_page_has_inline_script_or_style(operator, fleet, monkeypatch, page):
-    monkeypatch.setattr(changelist, "MOST_COUNTED", 1)
-    beat("1" * 32, fleet.list(), recorded().created_at)
+    monkeypatch.setattr(changelist, "MAX_COUNTED", 1)
+    heartbeat("1" * 32, fleet.list(), recorded().created_at)
     workload = recorded(Status.RUNNING, stdout="out", output={"a": 1}, log_lines=0)
     shown = Page(operator.get(page.format(workload.pk)))
     assert shown.forbidden == []

@@ -13,7 +13,7 @@ def asked(client, **query: str) -> str:
 
 
 def test_the_table_says_of_each_row_whether_it_works_now_and_why(operator, fleet, isolate):
-    fleet.publish("isolate", isolate, Health.unhealthy("broken"))
+    fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
     text = Page(operator.get(PAGE)).text
     assert "runtime node → isolate no unhealthy: broken" in text
     assert "runtime oci → gvisor yes healthy" in text
@@ -46,7 +46,7 @@ def test_a_refusal_is_explained(operator, query, why):
 
 
 def test_an_unhealthy_target_is_a_refusal_with_its_reason(operator, fleet, isolate):
-    fleet.publish("isolate", isolate, Health.unhealthy("broken"))
+    fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
     assert "cannot run workloads now: broken" in asked(operator, runtime="node")
 
 

@@ -13,7 +13,7 @@ from django.utils.html import strip_tags
 from backends_app import lifecycle
 from backends_app.admin import export, workloads
 from backends_app.backends.base import Health
-from backends_app.executors import executor
+from backends_app.executors import get_executor
 from backends_app.models import Source, Workload
 from backends_app.workloads import Status
 from tests.admin.pages import Page
@@ -95,7 +95,7 @@ def test_rerun_submits_it_again_as_the_operators_own(operator, root, audit):
         ("root", before.pk, f"Run again as {again.pk}."),
         ("root", again.pk, f"Submitted as {before.pk} once more."),
     ]
-    assert executor().run_next("isolate")
+    assert get_executor().run_next("isolate")
     again.refresh_from_db()
     assert (again.status, again.output) == ("completed", {"a": [1, "\0"]})
 
@@ -109,7 +109,7 @@ def test_the_button_leads_to_the_new_one(operator):
 
 def test_what_cannot_be_run_again_is_told_with_the_reason(operator, fleet, isolate, audit):
     lost, first, second = recorded(Status.COMPLETED), kept(), kept()
-    fleet.publish("isolate", isolate, Health.unhealthy("broken"))
+    fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
     reasons = said(act(operator, "rerun", lost, first, second))
     assert len(reasons) == 2
     assert "2 could not be run again. Backend 'isolate' cannot run workloads now: b" in reasons[0]
@@ -122,7 +122,7 @@ def test_what_cannot_be_run_again_is_told_with_the_reason(operator, fleet, isola
 
 @pytest.mark.parametrize("action", ["kill", "rerun"])
 def test_nobody_kills_or_reruns_thousands_by_one_click(operator, monkeypatch, audit, action):
-    monkeypatch.setattr(workloads, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(workloads, "MAX_AT_ONCE", 2)
     three = [kept() for _ in range(3)]
     recorded()
     answer = act(operator, action, *three[:2], select_across="1")
@@ -187,7 +187,7 @@ def test_no_cell_is_a_formula(operator, begin):
 def test_all_that_match_are_exported_though_the_list_stops_earlier(
     operator, monkeypatch, kind, django_assert_max_num_queries
 ):
-    monkeypatch.setattr("backends_app.admin.changelist.MOST_COUNTED", 110)
+    monkeypatch.setattr("backends_app.admin.changelist.MAX_COUNTED", 110)
     monkeypatch.setattr(export, "AT_ONCE", 50)
     many(240)
     Workload.objects.update(created_at=Workload.objects.first().created_at)  # the same for all

@@ -175,7 +175,7 @@ def test_it_counts_and_turns_pages_up_to_a_bound_and_says_so(operator, monkeypat
     text = Page(operator.get(PAGE)).text
     assert "120 workloads" in text
     assert "a date or a filter" not in text
-    monkeypatch.setattr(changelist, "MOST_COUNTED", 110)
+    monkeypatch.setattr(changelist, "MAX_COUNTED", 110)
     answer = operator.get(PAGE, {"p": 2})
     assert len(answer.context["cl"].result_list) == 10
     text = Page(answer).text
@@ -204,7 +204,7 @@ def test_a_page_takes_few_queries(operator, root, query, django_assert_max_num_q
 @pytest.mark.parametrize("query", QUERIES, ids=str)
 def test_no_query_looks_at_all_rows(operator, monkeypatch, query):
     """Ten times as many rows, and the database does not do even half as much again."""
-    monkeypatch.setattr(changelist, "MOST_COUNTED", 150)
+    monkeypatch.setattr(changelist, "MAX_COUNTED", 150)
     many(300)
     few = _steps(operator, query)
     many(2700)

@@ -11,7 +11,7 @@ from backends_app.registry import Registry
 
 
 def test_the_list_has_every_backend_by_name_in_the_promised_shape(serve, filled, fakes):
-    filled.publish("gvisor", fakes["gvisor"], Health.unhealthy("no answer", {"version": "1"}))
+    filled.set_health("gvisor", fakes["gvisor"], Health.unhealthy("no answer", {"version": "1"}))
     response = serve(filled).get("/v1/backends")
     assert response.status_code == 200
     assert response["Content-Type"] == "application/json"
@@ -64,7 +64,7 @@ def test_an_etag_saves_the_second_answer(serve, filled, fakes, accept):
     assert (second.status_code, second.content) == (304, b"")
     assert second.headers["ETag"] == first.headers["ETag"]
     assert second.headers["Vary"] == first.headers["Vary"]
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     third = client.get("/v1/backends", headers=headers)
     assert third.status_code == 200
     assert third.headers["ETag"] != first.headers["ETag"]
@@ -140,7 +140,7 @@ def test_a_backend_that_is_not_there_is_404_and_names_those_that_are(serve, fill
 
 
 def test_the_routes_say_where_each_leads_and_whether_that_works_now(serve, filled, fakes):
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("down"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     filled.unregister("gvisor")
     rows = serve(filled).get("/v1/routes").json()
     assert [(row["rule"], row["eligible"], row["reason"]) for row in rows] == [

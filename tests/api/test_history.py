@@ -97,7 +97,7 @@ def test_what_its_backend_would_refuse_anywhere_is_no_record(client, fakes, monk
 def test_a_backend_that_is_down_is_told_now(client, filled, fakes):
     from backends_app.backends.base import Health
 
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("broken"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     assert submit(client).status_code == 503
     assert not Workload.objects.exists()
 
@@ -413,7 +413,7 @@ def test_one_killed_while_its_caller_waits(client, fakes, filled, token):
         return WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
 
     fakes["isolate"].program = program
-    fakes["isolate"].cleanup = lambda workload_id: gone.set()
+    fakes["isolate"].kill = lambda workload_id: gone.set()
     answers = []
 
     def wait() -> None:

@@ -80,7 +80,7 @@ def test_it_says_the_very_words_that_running_would(
     client, filled, fakes, state, isolation, runtime, source
 ):
     for name, fake in fakes.items():
-        filled.publish(name, fake, state)
+        filled.set_health(name, fake, state)
     names = isolation.split(",")
     request = {"isolation": names[0] if len(names) == 1 else names, **source}
     query = {"isolation": isolation, "source_format": _source_format(source)}

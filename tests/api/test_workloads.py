@@ -313,7 +313,7 @@ def test_a_body_that_ends_early_is_400(client):
 
 
 def test_a_backend_that_is_down_is_503_with_the_reason_and_when_to_retry(client, filled, fakes):
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("the cable is out"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("the cable is out"))
     response = post(client, NODE)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     [error] = response.json()["errors"]

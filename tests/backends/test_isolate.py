@@ -49,14 +49,14 @@ class TestWasmOnTheIsolateBackend(BackendContract):
 
 
 def test_its_spares_are_counted(backend: IsolateBackend, run):
-    assert backend.spares_ready() == 0
+    assert backend.warm_count() == 0
     run("1")
     at_the_latest = time.monotonic() + PATIENCE_S
-    while backend.spares_ready() < 2:
+    while backend.warm_count() < 2:
         assert time.monotonic() < at_the_latest
         time.sleep(0.01)
     backend.close()
-    assert backend.spares_ready() == 0
+    assert backend.warm_count() == 0
 
 
 # What a program gets and gives
@@ -307,7 +307,7 @@ def test_what_is_heard_shows_no_more_than_the_result(backend: IsolateBackend):
         heard += data
 
     code = "console.error('x'.repeat(70_000)); null.y"
-    result = backend.execute(WorkloadSpec(runtime="node", code=code, heard=hear))
+    result = backend.execute(WorkloadSpec(runtime="node", code=code, on_output=hear))
     assert heard.decode() == result.stderr
     assert b"data:" not in heard
     assert b"blob:" not in heard

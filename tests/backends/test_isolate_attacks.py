@@ -171,7 +171,7 @@ def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBac
                 if b"max-old-space-size" in (process / "cmdline").read_bytes():
                     pairs = (process / "environ").read_bytes().split(b"\0")
                     names = {pair.partition(b"=")[0].decode() for pair in pairs if pair}
-    backend.cleanup(spec.id)
+    backend.kill(spec.id)
     thread.join()
     assert names == {"DENO_DIR", "DENO_EMIT_CACHE_MODE", "NO_COLOR"}
 

@@ -425,7 +425,7 @@ def test_a_result_that_finds_stdout_closed_is_said(backend: IsolateBackend, run)
         assert result.stderr == ""
     heard: list[bytes] = []
     code = "console.error('said'); Deno.stdout.close(); export default () => 'lost'"
-    spec = WorkloadSpec(runtime="node", code=code, heard=lambda _, data: heard.append(data))
+    spec = WorkloadSpec(runtime="node", code=code, on_output=lambda _, data: heard.append(data))
     assert backend.execute(spec).stderr == "said\n" == b"".join(heard).decode()
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.backends.last_words import MOST_CHARS, last_words
+from backends_app.backends.last_words import MAX_CHARS, last_words
 
 PYTHON = """a warning
 Traceback (most recent call last):
@@ -89,4 +89,4 @@ def test_the_line_that_says_what_went_wrong(stderr: str, line: str):
 def test_any_text_gives_one_short_line(stderr: str):
     line = last_words(stderr * 20)
     assert "\n" not in line
-    assert len(line) <= MOST_CHARS
+    assert len(line) <= MAX_CHARS

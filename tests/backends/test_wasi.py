@@ -36,7 +36,7 @@ def execute(backend: IsolateBackend):
             input=input,
             command=command,
             resources=Resources(**{"timeout_s": 30, **resources}),
-            heard=hear,
+            on_output=hear,
         )
         result = backend.execute(spec)
         return result, Ran(result.exit_code, printed["stdout"], printed["stderr"])

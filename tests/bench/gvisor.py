@@ -51,7 +51,7 @@ def _services(engine: TestEngine, pool: dict[str, int]) -> Iterator[Callable[[],
     registry = Registry()
     backend = GVisorBackend(engine=engine.address, pool=pool, max_concurrency=AT_ONCE)
     registry.register("gvisor", backend)
-    registry.publish("gvisor", backend, Health.ok())
+    registry.set_health("gvisor", backend, Health.ok())
 
     def run() -> None:
         spec = WorkloadSpec(image=IMAGE, command=COMMAND)

@@ -84,7 +84,7 @@ def _services(pool_size: int) -> Iterator[Callable[[], None]]:
     """A run through `services`, as a view or a command makes it."""
     registry, backend = Registry(), IsolateBackend(pool_size=pool_size, max_concurrency=8)
     registry.register("isolate", backend)
-    registry.publish("isolate", backend, Health.ok())
+    registry.set_health("isolate", backend, Health.ok())
 
     def run() -> None:
         report = services.run(

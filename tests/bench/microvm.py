@@ -72,7 +72,7 @@ def _services(folder: Path, **given) -> Iterator[tuple[Callable[[], None], Micro
     registry = Registry()
     backend = MicroVMBackend(folder=str(folder), accelerator="any", **given)
     registry.register("microvm", backend)
-    registry.publish("microvm", backend, Health.ok())
+    registry.set_health("microvm", backend, Health.ok())
 
     def run() -> None:
         spec = WorkloadSpec(

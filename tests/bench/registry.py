@@ -97,7 +97,7 @@ def _busy_writer(registry: Registry) -> Iterator[None]:
         fake = FakeBackend()
         while not done.wait(0.001):
             registry.register("coming-and-going", fake)
-            registry.publish("coming-and-going", fake, Health.ok())
+            registry.set_health("coming-and-going", fake, Health.ok())
             registry.unregister("coming-and-going")
 
     thread = threading.Thread(target=write)

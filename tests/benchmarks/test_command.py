@@ -167,7 +167,7 @@ def test_names_are_shown_as_they_are_and_command_no_terminal(capsys):
 
 
 def test_only_the_newest_are_kept(monkeypatch):
-    monkeypatch.setattr(kept, "MOST_KEPT", 3)
+    monkeypatch.setattr(kept, "MAX_KEPT", 3)
     for number in range(5):
         row(f"number {number}")
     assert [one.name for one in Benchmark.objects.all()] == ["number 4", "number 3", "number 2"]

@@ -12,7 +12,7 @@ from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
 from backends_app.exceptions import BackendUnavailable
 from backends_app.registry import Registry
-from backends_app.slots import slot, taken
+from backends_app.slots import acquire_slot, slots_in_use
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
 from tests.programs import wait_until
@@ -78,7 +78,7 @@ def test_as_many_run_at_once_as_there_are_slots_and_never_more(runtime_dir):
     def program(workload):
         if len(fake.workloads) > 1 + 3:  # warm is over
             together.wait()
-        most.append(taken("one", 10, runtime_dir))
+        most.append(slots_in_use("one", 10, runtime_dir))
         return workload.input
 
     fake = FakeBackend(max_concurrency=3, program=program)
@@ -90,7 +90,7 @@ def test_as_many_run_at_once_as_there_are_slots_and_never_more(runtime_dir):
 def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir):
     monkeypatch.setattr(measure, "SLOT_S", 0.0)
     fake = FakeBackend(max_concurrency=1)
-    with slot("one", 1, runtime_dir):
+    with acquire_slot("one", 1, runtime_dir):
         found = bench(registered(one=fake), rounds=1).run()
     figures = found.measured[0].modes["warm"]
     assert (figures.failures, len(fake.workloads)) == (1, 0)
@@ -100,7 +100,7 @@ def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir)
 def test_who_finds_no_slot_waits_for_one(runtime_dir):
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
     found = []
-    with slot("one", 1, runtime_dir):
+    with acquire_slot("one", 1, runtime_dir):
         thread = threading.Thread(target=lambda: found.append(measuring.run()))
         thread.start()
         wait_until(lambda: is_waited_for("one", 1, runtime_dir))
@@ -173,7 +173,7 @@ def test_an_interruption_ends_what_runs_and_begins_nothing():
             self.running -= 1
             return WorkloadResult(exit_reason=ExitReason.KILLED)
 
-        def cleanup(self, workload_id):
+        def kill(self, workload_id):
             if self.running:
                 self.ended.set()
 

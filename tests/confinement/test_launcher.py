@@ -231,12 +231,12 @@ def test_a_spare_is_used_once_and_replaced(launcher):
 
 def test_spares_are_counted_without_starting_anything(launcher):
     started = children(os.getpid())
-    assert launcher.spares_ready() == 0
+    assert launcher.warm_count() == 0
     assert children(os.getpid()) == started
     idle(launcher, PID, 2)
-    wait_until(lambda: launcher.spares_ready() == 2)
+    wait_until(lambda: launcher.warm_count() == 2)
     run(launcher, PID, spares=0)
-    wait_until(lambda: launcher.spares_ready() == 0)
+    wait_until(lambda: launcher.warm_count() == 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])

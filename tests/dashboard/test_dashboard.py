@@ -54,8 +54,8 @@ def text(html: str) -> str:
 
 
 def test_everybody_sees_where_workloads_go_and_whether_that_works(look, filled, fakes):
-    filled.publish("gvisor", fakes["gvisor"], Health.undetected("no Docker Engine"))
-    filled.publish("microvm", fakes["microvm"], Health.unhealthy("QEMU ended early"))
+    filled.set_health("gvisor", fakes["gvisor"], Health.undetected("no Docker Engine"))
+    filled.set_health("microvm", fakes["microvm"], Health.unhealthy("QEMU ended early"))
     seen = text(look())
     assert "Backends 1 of 3 healthy" in seen
     assert "image oci gvisor undetected no Docker Engine" in seen
@@ -202,7 +202,7 @@ HOSTILE = "</li><script>alert(1)</script>\"' onload=x {{ 7|add:7 }} \u202e"
 def test_what_strangers_wrote_is_text_and_short(look, filled, fakes, clock, staff):
     name = HOSTILE[:40]
     owner = User.objects.create_user(name)
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy(HOSTILE * 10))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy(HOSTILE * 10))
     Workload.objects.bulk_create(
         [
             ended(
@@ -315,7 +315,7 @@ def test_what_has_not_changed_is_not_sent_again(live, filled, fakes, clock):
     same = live.get("/dashboard/live", headers={"If-None-Match": etag})
     assert (same.status_code, same.content, same["ETag"]) == (304, b"", etag)
     assert "default-src 'none'" in same["Content-Security-Policy"]
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("it broke"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("it broke"))
     changed = live.get("/dashboard/live", headers={"If-None-Match": etag})
     assert changed.status_code == 200
     assert changed["ETag"] != etag

@@ -16,14 +16,14 @@ from backends_app import lifecycle
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.conf import load_executor
-from backends_app.exceptions import AlreadyEnded, BackendAtCapacity, QueueFull
+from backends_app.exceptions import BackendAtCapacity, QueueFull, WorkloadFinished
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
-from backends_app.lifecycle import Order
+from backends_app.lifecycle import Submission
 from backends_app.models import NodeBackend, Source, Workload
-from backends_app.nodes import beat, node_id
+from backends_app.nodes import heartbeat, node_id
 from backends_app.registry import Registry
-from backends_app.slots import mark
+from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
 from tests.programs import PATIENCE_S, wait_until
 from tests.workloads import order, recorded
@@ -137,11 +137,11 @@ def test_no_more_of_a_user_run_than_may(filled: Registry, fakes):
     with pytest.raises(BackendAtCapacity):
         executor.run(order(owner=ada))
     assert executor.run(order(owner=bob)).status == "completed"
-    lifecycle.settle_lost(running)
+    lifecycle.recover_lost(running)
     assert executor.run_next("isolate")
 
 
-def run_apart(executor: LocalExecutor, given: Order) -> Workload:
+def run_apart(executor: LocalExecutor, given: Submission) -> Workload:
     """Run an order in a thread of its own, with connections of its own."""
     try:
         return executor.run(given)
@@ -178,18 +178,18 @@ def test_what_others_have_left_waiting_is_taken_up(executor: LocalExecutor):
 def test_what_waits_for_a_backend_that_is_not_well_waits(
     executor: LocalExecutor, filled: Registry, fakes
 ):
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("broken"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     workload = recorded()
     for _ in range(3):
         executor.keep()
-    filled.publish("isolate", fakes["isolate"], Health.ok())
+    filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert ended(workload).status == "completed"
 
 
 def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtime_dir):
     mine = node_id(runtime_dir)
     elsewhere = recorded(Status.RUNNING, node_id="elsewhere")
-    with mark("a" * 32, runtime_dir):
+    with workload_lock("a" * 32, runtime_dir):
         alive = recorded(Status.RUNNING, node_id=mine, id="a" * 32)
         lost = recorded(Status.RUNNING, node_id=mine)
         assert ended(lost).exit_reason == "worker_lost"
@@ -244,12 +244,12 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
                 return WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
             return WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, output=1)
 
-        def cleanup(self, workload_id: str) -> None:
+        def kill(self, workload_id: str) -> None:
             gone.setdefault(workload_id, threading.Event()).set()
 
     backend = Killable(runtimes=["node"], max_concurrency=16)
     filled.register("isolate", backend, replace=True)
-    filled.publish("isolate", backend, Health.ok())
+    filled.set_health("isolate", backend, Health.ok())
     told: dict[str, str] = {}
 
     def race(number: int) -> None:
@@ -267,7 +267,7 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
             try:
                 lifecycle.kill(workload)
                 told[workload.pk] = workload.status
-            except AlreadyEnded as error:
+            except WorkloadFinished as error:
                 told[workload.pk] = error.status
         finally:
             connections.close_all()
@@ -312,14 +312,14 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(filled: Registry, mo
     from backends_app import nodes
 
     away = [OperationalError("no connection")] * 2
-    look = nodes.Watch.look
+    look = nodes.FailureDetector.look
 
     def broken(self) -> None:
         if away:
             raise away.pop()
         look(self)
 
-    monkeypatch.setattr(nodes.Watch, "look", broken)
+    monkeypatch.setattr(nodes.FailureDetector, "look", broken)
     monkeypatch.setattr("backends_app.executors.base.KEEP_S", 0.01)
     executor = LocalExecutor(filled)
     executor.ensure_started(wait_s=0)
@@ -360,7 +360,7 @@ def test_what_waits_for_a_backend_that_was_unregistered_fails_and_says_so(filled
 
 def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: Registry):
     """Servers with newer settings may run beside one with older ones."""
-    beat("1" * 32, filled.list(), datetime.now(UTC))
+    heartbeat("1" * 32, filled.list(), datetime.now(UTC))
     filled.unregister("isolate")
     executor = LocalExecutor(filled, heartbeat_s=0.001)
     workload = recorded()
@@ -372,7 +372,7 @@ def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: 
 
 
 def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled: Registry, fakes):
-    filled.publish("isolate", fakes["isolate"], Health.unhealthy("broken"))
+    filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     patient, workload = LocalExecutor(filled), recorded()
     for _ in range(3):
         patient.keep()
@@ -389,7 +389,7 @@ def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled:
 def test_locks_that_a_killed_server_left_are_swept_at_the_start(filled: Registry, runtime_dir):
     left = runtime_dir / f"{'a' * 32}.running"
     left.touch()
-    with mark("b" * 32, runtime_dir):
+    with workload_lock("b" * 32, runtime_dir):
         LocalExecutor(filled).keep()
         assert [file.name[0] for file in runtime_dir.glob("*.running")] == ["b"]
     assert not left.exists()

@@ -139,7 +139,7 @@ def test_no_unit_runs_as_root_or_may_become_it(unit: Path):
 
 def test_a_server_that_is_told_to_end_has_the_time_that_it_gives():
     """The grace of the executor, what follows it, and gunicorn's own."""
-    from backends_app.executors import executor
+    from backends_app.executors import get_executor
     from backends_app.executors.base import ENDING_S
 
     file = ROOT / "gunicorn.conf.py"
@@ -147,5 +147,5 @@ def test_a_server_that_is_told_to_end_has_the_time_that_it_gives():
     exec(file.read_text(), config)
     for name in RUN_WORKLOADS:
         [stop] = values(UNITS / f"{name}.service", "TimeoutStopSec")
-        assert int(stop) > executor()._grace_s + 2 * ENDING_S
+        assert int(stop) > get_executor()._grace_s + 2 * ENDING_S
         assert int(stop) > config["graceful_timeout"]

@@ -23,7 +23,7 @@ def fake_site(settings, transactional_db, runtime_dir) -> Iterator[None]:
     settings.ISOLATION_BACKENDS = {"isolate": {"BACKEND": FAKE, "OPTIONS": {}}}
     settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Resting"}
     settings.SIGN_IN_RATE = None
-    registry.publish("isolate", registry.get("isolate").backend, Health.ok())
+    registry.set_health("isolate", registry.get("isolate").backend, Health.ok())
     cache.clear()
     logging.getLogger("vulcan_site.requests").setLevel(logging.ERROR)
     yield

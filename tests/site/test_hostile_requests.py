@@ -14,7 +14,7 @@ from django.urls import reverse
 from knox.models import get_token_model
 
 from backends_app.models import LogBlock, NodeBackend
-from backends_app.operations import OperationsMiddleware
+from backends_app.operations import ProbeMiddleware
 from backends_app.workloads import Status
 from tests.hostile import (
     DATES,
@@ -32,7 +32,7 @@ from tests.workloads import recorded
 
 WHO = ("nobody", "user", "staff")
 SLOW = ("/v1/schema", "/v1/docs", "/v1/redoc")
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 PAGES = ("/v1/docs", "/v1/redoc")  # which are for people, unless they refuse
 BESIDE = ("/static/backends_app/admin.css", "/static/../x", "/nope", "/v1/nope", "/v1", "//v1/", "")
 
@@ -80,7 +80,7 @@ def plain_paths(known: dict[str, str]) -> Iterator[str]:
     }
     yield from sorted(path for path in paths if path.removesuffix("/") not in paths - {path})
     yield from BESIDE
-    yield from OperationsMiddleware(lambda request: None)._answers
+    yield from ProbeMiddleware(lambda request: None)._answers
 
 
 def hostile_paths(known: dict[str, str]) -> Iterator[str]:
@@ -118,7 +118,7 @@ def send_all(asked: Iterable[Request], identity: dict[str, str]) -> int:
         answer = request.send(**identity)
         if not is_right(request, answer):
             wrong.append(f"{request!r:.300}\n  {answer!r:.200}")
-    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:MOST_SHOWN])
+    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:MAX_SHOWN])
     return count
 
 

@@ -315,7 +315,7 @@ def keep_log(text: str) -> None:
 
 
 def parse_json(text: str) -> None:
-    with suppress(strict_json.JSONRefused):
+    with suppress(strict_json.InvalidJSON):
         strict_json.loads(text.encode())
 
 

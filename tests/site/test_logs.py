@@ -98,7 +98,7 @@ def test_a_trace_is_in_the_line_and_shows_no_variable():
 
 def test_a_text_has_a_longest_length():
     found = event("x" * 1_000_000, path="y" * 1_000_000)
-    assert len(found["event"]) == len(found["path"]) == logs.MOST_CHARS + 1
+    assert len(found["event"]) == len(found["path"]) == logs.MAX_CHARS + 1
 
 
 @pytest.mark.parametrize(

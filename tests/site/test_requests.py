@@ -90,11 +90,11 @@ def test_an_address_is_the_connections_where_no_proxy_is_named(client, settings)
 def test_what_is_done_in_the_admin_is_said_with_who_did_it(admin_client, admin_user):
     seen = []
 
-    class Bound(logging.Handler):
+    class ResourceRange(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             seen.append(get_contextvars().get("user_id"))
 
-    handler = Bound()
+    handler = ResourceRange()
     logger = logging.getLogger("vulcan_site.requests")
     logger.addHandler(handler)
     try:

@@ -20,7 +20,7 @@ from typing import Any
 from django.core import checks
 
 from ...confinement.streams import Capture
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, quote
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, short_repr
 from ...workloads import (
     STREAMS,
     ExitReason,
@@ -43,10 +43,10 @@ from .users import NOBODY, user_of
 logger = logging.getLogger(__name__)
 
 INSTALL = "install them with: manage.py setup_backend gvisor"
-MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 LONGEST_PULL_S = 600.0
-BROKEN_S, MOST_BROKEN = 60.0, 256
-MOST_USERS = 256
+BROKEN_S, MAX_BROKEN = 60.0, 256
+MAX_USERS = 256
 LEAST_MB = 64  # of a container that never runs: engines take none with less than a few
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
@@ -163,7 +163,7 @@ class GVisorBackend(Backend):
         except Refused as refused:
             raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
 
-    def cleanup(self, workload_id: str) -> None:
+    def kill(self, workload_id: str) -> None:
         if container := self._running.get(workload_id):
             with suppress(BackendUnavailable, Refused):
                 container.kill()
@@ -171,11 +171,11 @@ class GVisorBackend(Backend):
     def close(self) -> None:
         self._closed = True
         for workload_id in list(self._running):
-            self.cleanup(workload_id)
+            self.kill(workload_id)
         self._pool.close()
         self._engine.close()
 
-    def spares_ready(self) -> int:
+    def warm_count(self) -> int:
         return len(self._pool.known())
 
     def spares(self) -> set[str]:
@@ -199,7 +199,8 @@ class GVisorBackend(Backend):
         if self._plan.network != "none":
             found.append(
                 checks.Warning(
-                    f"Workloads on gVisor are on the engine's network {quote(self._plan.network)}.",
+                    "Workloads on gVisor are on the engine's network"
+                    f" {short_repr(self._plan.network)}.",
                     hint="Leave out the option 'network', or see what can be reached from there.",
                     id="backends_app.gvisor.W002",
                 )
@@ -214,7 +215,7 @@ class GVisorBackend(Backend):
             reference = images.parse(workload.image)
             if self._allow is not None and not images.allowed(reference, self._allow):
                 raise InvalidRequest(
-                    "image", f"{quote(str(reference))} is not among those allowed."
+                    "image", f"{short_repr(str(reference))} is not among those allowed."
                 )
             workload.argv()
             return reference, None
@@ -224,7 +225,7 @@ class GVisorBackend(Backend):
             )
         mapped = self._mapped.get(workload.runtime or "")
         if mapped is None:
-            raise InvalidRequest("image", f"Runtime {quote(workload.runtime)} takes an image.")
+            raise InvalidRequest("image", f"Runtime {short_repr(workload.runtime)} takes an image.")
         return mapped.image, mapped
 
     def _image(self, reference: images.Reference) -> Image:
@@ -236,7 +237,7 @@ class GVisorBackend(Backend):
             if not refused.asked_wrongly:
                 raise
             raise InvalidRequest(
-                "image", f"{quote(str(reference))} is no name that this engine takes."
+                "image", f"{short_repr(str(reference))} is no name that this engine takes."
             ) from refused
         if self._pull == "missing" and images.allowed(reference, self._allow or ()):
             title = f"Fetching {reference}"
@@ -257,7 +258,7 @@ class GVisorBackend(Backend):
                             task(done, total)
             except Refused as refused:
                 raise InvalidRequest(
-                    "image", f"{quote(str(reference))} could not be fetched from its registry."
+                    "image", f"{short_repr(str(reference))} could not be fetched from its registry."
                 ) from refused
             if found := self._engine.image(str(reference)):
                 return found
@@ -268,7 +269,7 @@ class GVisorBackend(Backend):
         )
         raise InvalidRequest(
             "image",
-            f"{quote(str(reference))} is not on this host, and {policy}. Its operator can"
+            f"{short_repr(str(reference))} is not on this host, and {policy}. Its operator can"
             " pull or load it into the engine.",
         )
 
@@ -314,7 +315,7 @@ class GVisorBackend(Backend):
             for container in asked:
                 self._remove(container)
         self._users[image.id] = user
-        while len(self._users) > MOST_USERS:
+        while len(self._users) > MAX_USERS:
             self._users.pop(next(iter(self._users)), None)
         return user
 
@@ -347,9 +348,9 @@ class GVisorBackend(Backend):
             except Refused as refused:
                 return self._not_started(refused, plan.image)
         cap = workload.output_bytes
-        stdout, stderr = (Capture(cap, workload.listener(stream)) for stream in STREAMS)
+        stdout, stderr = (Capture(cap, workload.output_callback(stream)) for stream in STREAMS)
         bounds = Bounds(
-            timeout_s=workload.resources.timeout_s, output_bytes=MOST_OUTPUT_FACTOR * cap
+            timeout_s=workload.resources.timeout_s, output_bytes=MAX_OUTPUT_FACTOR * cap
         )
         self._running[workload.id] = container
         try:
@@ -377,7 +378,7 @@ class GVisorBackend(Backend):
         logger.info("image %s cannot be started: %s", image, refused.reason)
         if isinstance(refused, NotStarted):
             self._broken[image] = time.monotonic() + BROKEN_S
-        while len(self._broken) > MOST_BROKEN:
+        while len(self._broken) > MAX_BROKEN:
             self._broken.pop(next(iter(self._broken)), None)
         return NOT_STARTED
 
@@ -446,7 +447,7 @@ def _require_platform(image: Image, reference: images.Reference, engine: Mapping
     if not image.platform.endswith("/") and not here.endswith("/") and image.platform != here:
         raise InvalidRequest(
             "image",
-            f"{quote(str(reference))} is for {image.platform}, and this server runs {here}.",
+            f"{short_repr(str(reference))} is for {image.platform}, and this server runs {here}.",
         )
 
 

@@ -25,7 +25,7 @@ TIMEOUT_S = 20  # of one answer
 WAIT_S = 1  # for the end of a container, before somebody looks whether it is time to kill it
 CONNECT_S = 5
 REMOVALS, PAUSE_S = 3, 0.1
-MOST_TEXT_BYTES = 256 * 1024
+MAX_TEXT_BYTES = 256 * 1024
 
 
 class Refused(Exception):
@@ -104,13 +104,13 @@ class Engine:
             with closing(stream):
                 for part in stream:
                     packed += part
-                    if len(packed) >= MOST_TEXT_BYTES:
+                    if len(packed) >= MAX_TEXT_BYTES:
                         break
         try:
-            with tarfile.open(fileobj=io.BytesIO(packed[:MOST_TEXT_BYTES]), mode="r:") as tar:
+            with tarfile.open(fileobj=io.BytesIO(packed[:MAX_TEXT_BYTES]), mode="r:") as tar:
                 member = tar.next()
                 content = tar.extractfile(member) if member and member.isreg() else None
-                return content.read(MOST_TEXT_BYTES).decode(errors="replace") if content else ""
+                return content.read(MAX_TEXT_BYTES).decode(errors="replace") if content else ""
         except (tarfile.TarError, OSError):
             return ""
 

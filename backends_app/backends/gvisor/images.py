@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...exceptions import InvalidRequest, quote
+from ...exceptions import InvalidRequest, short_repr
 
-MOST_CHARS = 255
+MAX_CHARS = 255
 DEFAULT_REGISTRY, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"
 
 # The grammar of https://github.com/distribution/reference, in the parts that are named there.
@@ -42,11 +42,11 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The reference in full; `InvalidRequest` for what is none."""
-    found = _REFERENCE.fullmatch(text) if len(text) <= MOST_CHARS else None
+    found = _REFERENCE.fullmatch(text) if len(text) <= MAX_CHARS else None
     if found is None:
         raise InvalidRequest(
             "image",
-            f"{quote(text)} is no reference to an image, such as busybox:1.36 or "
+            f"{short_repr(text)} is no reference to an image, such as busybox:1.36 or "
             "registry.example.org/team/tool@sha256:….",
         )
     domain, path, tag, digest = found.group("domain", "path", "tag", "digest")
@@ -54,15 +54,16 @@ def parse(text: str) -> Reference:
         domain, path = None, f"{domain}/{path}"
         if not re.fullmatch(_PATH, path):
             raise InvalidRequest(
-                "image", f"{quote(text)} has a name that is not in lower case or no name at all."
+                "image",
+                f"{short_repr(text)} has a name that is not in lower case or no name at all.",
             )
     if domain in (None, "index.docker.io"):
         domain = DEFAULT_REGISTRY
     if domain == DEFAULT_REGISTRY and "/" not in path:
         path = f"{DEFAULT_FOLDER}/{path}"
     reference = Reference(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
-    if len(reference.repository) > MOST_CHARS:
-        raise InvalidRequest("image", f"Its name in full is longer than {MOST_CHARS} characters.")
+    if len(reference.repository) > MAX_CHARS:
+        raise InvalidRequest("image", f"Its name in full is longer than {MAX_CHARS} characters.")
     return reference
 
 

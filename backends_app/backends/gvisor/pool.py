@@ -24,7 +24,7 @@ WAIT_FOR_COMMAND = 'n="\n"; IFS= read -r line && eval "$line"'
 LIVES_S = 3600.0
 LONGEST_START_S = 30.0
 RETRY_S = 30.0
-MOST_PLANS = 8
+MAX_PLANS = 8
 
 
 def waiting(plan: Plan) -> Plan:
@@ -69,7 +69,7 @@ class Pool:
                     dropped.append(spare)
                     if young:  # perhaps the image has no shell
                         self._failed[plan] = time.monotonic() + RETRY_S
-            while len(self._spares) > MOST_PLANS:
+            while len(self._spares) > MAX_PLANS:
                 oldest = next(iter(self._spares))
                 dropped += self._spares.pop(oldest)
                 self._failed.pop(oldest, None)

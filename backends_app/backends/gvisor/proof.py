@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...confinement.streams import Capture
-from ...exceptions import BackendUnavailable, quote
+from ...exceptions import BackendUnavailable, short_repr
 from . import smoke
 from .container import Bounds, Container, Plan
 from .engine import Engine, Refused, is_podman
@@ -53,20 +53,20 @@ class Proof:
         name = self._plan.runtime
         if name not in (engine.get("Runtimes") or {}):
             return (
-                f"Docker Engine has no runtime {quote(name)}; apt-get install runsc and name it in"
-                " the engine's configuration, or: manage.py setup_backend gvisor"
+                f"Docker Engine has no runtime {short_repr(name)}; apt-get install runsc and name"
+                " it in the engine's configuration, or: manage.py setup_backend gvisor"
             )
         if is_podman(engine) and engine.get("DefaultRuntime") != name:
             return (
-                f"Podman would run everything with {quote(engine.get('DefaultRuntime'))}, whatever"
-                f" it is asked for; start its service with --runtime {name}"
+                f"Podman would run everything with {short_repr(engine.get('DefaultRuntime'))},"
+                f" whatever it is asked for; start its service with --runtime {name}"
             )
         return None
 
     def renew(self, engine: Mapping[str, Any]) -> None:
         """Run the smoke program, and raise unless gVisor's kernel answers it."""
         self._holds_for = None
-        runtime = quote(self._plan.runtime)
+        runtime = short_repr(self._plan.runtime)
         plan = replace(self._plan, image=self._image(engine))
         said = Capture(OUTPUT_BYTES)
         try:
@@ -92,7 +92,7 @@ class Proof:
         """The id of the smoke program's image, which the engine is given where it lacks it."""
         machine = str(engine.get("Architecture", platform.machine()))
         if machine not in smoke.MACHINES:
-            raise BackendUnavailable(f"there is no smoke program for {quote(machine)}")
+            raise BackendUnavailable(f"there is no smoke program for {short_repr(machine)}")
         name = f"{smoke.REPOSITORY}:{smoke.TAG}"
         if self._engine.image(name) is None:
             self._engine.import_image(smoke.layer(), smoke.REPOSITORY, smoke.TAG)

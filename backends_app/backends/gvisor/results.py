@@ -10,7 +10,7 @@ from ..last_words import last_words
 from .configuration import Mapped
 from .container import Ended
 
-MOST_SIGNAL = 64
+MAX_SIGNAL = 64
 # How the engine's init says that it could not execute the command.
 NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{0,200})", re.DOTALL)
 
@@ -22,12 +22,12 @@ def result_of(
     reason, code, name = ExitReason.EXITED, ended.code, None
     if ended.ended_for is not None:
         reason = ended.ended_for
-    elif 128 < code <= 128 + MOST_SIGNAL:
+    elif 128 < code <= 128 + MAX_SIGNAL:
         reason = ExitReason.SIGNAL
         mem_mb, used = workload.resources.mem_mb, ended.usage.memory_bytes
         if mapped is not None and mapped.aborts and heap.was_full(mem_mb, used, code - 128):
             reason = ExitReason.MEMORY_LIMIT
-    if 128 < code <= 128 + MOST_SIGNAL:
+    if 128 < code <= 128 + MAX_SIGNAL:
         number = code - 128
         known = number in {one.value for one in signal.Signals}
         name = signal.Signals(number).name if known else f"SIG{number}"

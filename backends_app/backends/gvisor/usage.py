@@ -26,7 +26,7 @@ MEMORY = (
 )
 REFUSED = (("pids", "pids.events", "max"), ("", "pids.events", "max"))
 STARVED = (("memory", "memory.oom_control", "oom_kill"), ("", "memory.events", "oom_kill"))
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class _Figure:
             # Fifty times a second for each workload: without the layers of `open`.
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                text = os.read(file, MOST_BYTES)
+                text = os.read(file, MAX_BYTES)
             finally:
                 os.close(file)
         except OSError:

@@ -33,7 +33,7 @@ from ...workloads import WASM, ExitReason, WorkloadResult, WorkloadSpec, output_
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..walls import standing
-from .frame import FRAME_OVERHEAD, MOST_ERROR_CHARS, FramedStdout, most_frame_bytes
+from .frame import FRAME_OVERHEAD, MAX_ERROR_CHARS, FramedStdout, most_frame_bytes
 
 INSTALL = "install it with: pip install deno"
 HARNESSES = {"node": ("head.js", "container.js", "module.js"), WASM: ("head.js", "wasi.js")}
@@ -41,9 +41,9 @@ HARNESSES = {"node": ("head.js", "container.js", "module.js"), WASM: ("head.js",
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MB = 1024 * 1024
-MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many frames is ended
-MOST_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
-MOST_WORKERS = 8
+MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many frames is ended
+MAX_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
+MAX_WORKERS = 8
 WORKER_MB = 600  # V8 reserves 512 MB of addresses for the code of each isolate, as data
 ENVIRONMENT = {
     "DENO_DIR": "/dev/null/deno",  # no cache, no localStorage, no file at all can be made there
@@ -56,7 +56,7 @@ ADVICE = re.compile(r'(Requires \w+ access(?: to "[^"\n]*")?), run again with th
 LOST = "the program closed its stdout, so its result could not be handed over"
 NAME = "workload.ts"
 MODULE_NAME = "workload.wasm"  # as its first argument, which a shell makes of the file's name
-MOST_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
+MAX_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
 STACK_OVERFLOW = "fatal runtime error: stack overflow"  # as Rust says it, and ends the process
 TOO_DEEP = "Deno's stack overflowed, as it does when it reads source that is nested too deeply"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
@@ -144,15 +144,15 @@ class IsolateBackend(Backend):
         code, stdin = _code(workload), workload.input_json()
         given = _arguments(workload) if workload.runtime == WASM else stdin
         cap = workload.output_bytes
-        stdout = FramedStdout(marker.encode(), cap, workload.listener("stdout"))
-        complaints = _Complaints(marker.encode(), workload.listener("stderr"))
+        stdout = FramedStdout(marker.encode(), cap, workload.output_callback("stdout"))
+        complaints = _Complaints(marker.encode(), workload.output_callback("stderr"))
         stderr = Capture(cap, complaints.write)
         resources = workload.resources
         bounds = Bounds(
             timeout_s=resources.timeout_s,
             memory_bytes=resources.mem_mb * MB,
-            threads=MOST_THREADS,
-            output_bytes=MOST_OUTPUT_FACTOR * most_frame_bytes(cap),
+            threads=MAX_THREADS,
+            output_bytes=MAX_OUTPUT_FACTOR * most_frame_bytes(cap),
         )
         head = f"{marker}{len(code):08x}{len(given):08x}".encode()
         try:
@@ -173,12 +173,12 @@ class IsolateBackend(Backend):
             raise BackendUnavailable(f"Deno could not be run: {reason}") from error
         return _result(exit, stdout, stderr, marker, workload)
 
-    def cleanup(self, workload_id: str) -> None:
+    def kill(self, workload_id: str) -> None:
         if process := self._running.get(workload_id):
             process.kill()
 
-    def spares_ready(self) -> int:
-        return sum(launcher.spares_ready() for launcher in list(self._launchers.values()))
+    def warm_count(self) -> int:
+        return sum(launcher.warm_count() for launcher in list(self._launchers.values()))
 
     def close(self) -> None:
         self._closed = True
@@ -232,24 +232,24 @@ class IsolateBackend(Backend):
 class _Complaints:
     """Hands stderr on as it comes, line by line, as a person is to see it."""
 
-    def __init__(self, marker: bytes, heard: Callable[[bytes], None] | None) -> None:
+    def __init__(self, marker: bytes, on_output: Callable[[bytes], None] | None) -> None:
         self._marker = marker  # the harness's, no line of the program
-        self._heard = heard
+        self._on_output = on_output
         self._begun = b""
 
     def write(self, data: bytes) -> None:
-        if self._heard is None:
+        if self._on_output is None:
             return
         lines, end, self._begun = (self._begun + data).rpartition(b"\n")
-        if len(self._begun) > MOST_BEGUN_BYTES:
+        if len(self._begun) > MAX_BEGUN_BYTES:
             lines, end, self._begun = lines + end + self._begun, b"", b""
         if lines or end:
-            self._heard(_readable((lines + end).decode(errors="replace")).encode())
+            self._on_output(_readable((lines + end).decode(errors="replace")).encode())
 
     def close(self) -> None:
         begun = self._begun.removesuffix(self._marker)
-        if self._heard is not None and begun:
-            self._heard(_readable(begun.decode(errors="replace")).encode())
+        if self._on_output is not None and begun:
+            self._on_output(_readable(begun.decode(errors="replace")).encode())
 
 
 def _readable(stderr: str) -> str:
@@ -275,7 +275,7 @@ def _command(runtime: str, mem_mb: int) -> Command:
             _harness(runtime, mem_mb),
         ),
         environment=ENVIRONMENT,
-        memory_bytes=(mem_mb + MOST_WORKERS * WORKER_MB) * MB,
+        memory_bytes=(mem_mb + MAX_WORKERS * WORKER_MB) * MB,
     )
 
 
@@ -351,7 +351,7 @@ def _note(stdout: FramedStdout) -> str:
     """Return what the harness says beside an output that was printed, if anything."""
     try:
         frame = strict_json.loads(stdout.frame or b"")
-    except strict_json.JSONRefused:
+    except strict_json.InvalidJSON:
         return ""
     match frame:
         case {"note": str(note)}:
@@ -366,7 +366,7 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
         return ExitReason.OUTPUT_LIMIT, None, too_large
     try:
         frame = strict_json.loads(stdout.frame or b"")
-    except strict_json.JSONRefused as refused:
+    except strict_json.InvalidJSON as refused:
         return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
     match frame:
         case {"output": _} if len(stdout.frame or b"") > workload.output_bytes + FRAME_OVERHEAD:
@@ -386,7 +386,7 @@ def _signalled(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitRea
     full = exit.memory_bytes >= mem_mb * MB * 0.9
     crowded = exit.data_bytes + WORKER_MB * MB > exit.most_data_bytes
     if exit.signal in ABORTS and (full or crowded):
-        error = f"V8 gave up: {mem_mb} MB and {MOST_WORKERS} workers are what there is room for"
+        error = f"V8 gave up: {mem_mb} MB and {MAX_WORKERS} workers are what there is room for"
         return ExitReason.MEMORY_LIMIT, error
     if exit.signal == "SIGABRT" and STACK_OVERFLOW in stderr:
         return ExitReason.SIGNAL, f"{TOO_DEEP}, and was ended by {exit.signal}"
@@ -398,7 +398,7 @@ def _denos_word(stderr: str) -> str:
     if "Deno has panicked" in stderr:
         return "Deno itself failed: it panicked"
     found = re.search(r"^error: (.+)$", stderr, re.MULTILINE)
-    return found.group(1)[:MOST_ERROR_CHARS] if found else ""
+    return found.group(1)[:MAX_ERROR_CHARS] if found else ""
 
 
 def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
@@ -407,6 +407,6 @@ def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
         ExitReason.TIMEOUT: f"ended after its time limit of {workload.resources.timeout_s:g} s",
         ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
         ExitReason.OUTPUT_LIMIT: "ended for printing without end",
-        ExitReason.PROCESS_LIMIT: f"ended for having more than {MOST_THREADS} threads",
+        ExitReason.PROCESS_LIMIT: f"ended for having more than {MAX_THREADS} threads",
         ExitReason.KILLED: "ended because somebody asked for it",
     }[reason]

@@ -8,12 +8,12 @@ from ...confinement.streams import Capture
 LENGTH_DIGITS = 8
 LENGTH = re.compile(rb"[0-9a-f]{8}")
 FRAME_OVERHEAD = 64  # the key and the braces around an output
-MOST_ERROR_CHARS = 4000  # as many as `head.js` takes; JSON may need six bytes for each
+MAX_ERROR_CHARS = 4000  # as many as `head.js` takes; JSON may need six bytes for each
 
 
 def most_frame_bytes(limit: int) -> int:
     """A frame with an output of `limit` bytes, or with the words of an error."""
-    return max(limit, 6 * MOST_ERROR_CHARS) + FRAME_OVERHEAD
+    return max(limit, 6 * MAX_ERROR_CHARS) + FRAME_OVERHEAD
 
 
 class FramedStdout:
@@ -24,9 +24,9 @@ class FramedStdout:
     """
 
     def __init__(
-        self, marker: bytes, limit: int, heard: Callable[[bytes], None] | None = None
+        self, marker: bytes, limit: int, on_output: Callable[[bytes], None] | None = None
     ) -> None:
-        self.printed = Capture(limit, heard)
+        self.printed = Capture(limit, on_output)
         self.frame_too_large = False
         self._marker = marker
         self._limit = most_frame_bytes(limit)

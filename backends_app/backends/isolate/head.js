@@ -32,7 +32,7 @@ const read = Deno.stdin.readSync.bind(Deno.stdin);
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
 const decoder = new TextDecoder();
-const MOST_ERROR_CHARS = 4000;
+const MAX_ERROR_CHARS = 4000;
 
 // Writes all of the bytes, or says that it could not: user code may have closed the stream.
 function writer(stream) {
@@ -148,5 +148,5 @@ function leave(exitCode) {
 // Ends a program that failed, with its words on stderr and in the answer.
 function complaint(shown) {
   complain(encode(`Uncaught ${shown}\n`));
-  if (!ended) end("error", stringify(apply(slice, shown, [0, MOST_ERROR_CHARS])), 1);
+  if (!ended) end("error", stringify(apply(slice, shown, [0, MAX_ERROR_CHARS])), 1);
 }

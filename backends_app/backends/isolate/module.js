@@ -259,7 +259,7 @@ function succeed(value) {
 
 function message(error) {
   try {
-    return apply(slice, text(error.message), [0, MOST_ERROR_CHARS]);
+    return apply(slice, text(error.message), [0, MAX_ERROR_CHARS]);
   } catch {
     return "it cannot be shown";
   }

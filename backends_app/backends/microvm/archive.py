@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...exceptions import InvalidRequest, quote
+from ...exceptions import InvalidRequest, short_repr
 from . import tar
 
 FIELD = "code_archive"
-MOST_ENTRIES = 5000
-MOST_UNPACKED_BYTES = 64 * 1024 * 1024
-MOST_PATH_BYTES, MOST_NAME_BYTES, MOST_DEPTH = 512, 255, 32
+MAX_ENTRIES = 5000
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024
+MAX_PATH_BYTES, MAX_NAME_BYTES, MAX_DEPTH = 512, 255, 32
 # With a header and its extensions for each entry, and what fills up blocks.
-MOST_STREAM_BYTES = MOST_UNPACKED_BYTES + MOST_ENTRIES * 4096
-TOO_MUCH = f"Unpacks to more than {MOST_UNPACKED_BYTES:,} bytes."
-MOST_MANIFEST_BYTES = 256 * 1024
+MAX_STREAM_BYTES = MAX_UNPACKED_BYTES + MAX_ENTRIES * 4096
+TOO_MUCH = f"Unpacks to more than {MAX_UNPACKED_BYTES:,} bytes."
+MAX_MANIFEST_BYTES = 256 * 1024
 SET_ID = 0o6000
 APPLE_DOUBLE = b"\0\5\x16\7"  # how a file begins that holds what macOS keeps beside another
 
@@ -50,7 +50,7 @@ class Archive:
                 return name
         expected = " or ".join(entries)
         if wanted:
-            raise InvalidRequest(FIELD, f"Its main, {quote(main)}, is not among its files.")
+            raise InvalidRequest(FIELD, f"Its main, {short_repr(main)}, is not among its files.")
         raise InvalidRequest(FIELD, f"Has no {expected} at its top; add it, or give a command.")
 
 
@@ -59,7 +59,7 @@ class _Bounded:
 
     def __init__(self, packed: bytes) -> None:
         self._unpacked = gzip.GzipFile(fileobj=io.BytesIO(packed))
-        self._left = MOST_STREAM_BYTES
+        self._left = MAX_STREAM_BYTES
 
     def read(self, size: int) -> bytes:
         data = self._unpacked.read(size)
@@ -79,12 +79,12 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
     unpacked = 0
     try:
         for number, (entry, read) in enumerate(tar.entries(_Bounded(packed).read), 1):
-            if number > MOST_ENTRIES:
-                raise InvalidRequest(FIELD, f"Has more than {MOST_ENTRIES:,} entries.")
+            if number > MAX_ENTRIES:
+                raise InvalidRequest(FIELD, f"Has more than {MAX_ENTRIES:,} entries.")
             _allowed(entry)
             path = _path(entry.name)
             unpacked += entry.size
-            if unpacked > MOST_UNPACKED_BYTES:
+            if unpacked > MAX_UNPACKED_BYTES:
                 raise InvalidRequest(FIELD, TOO_MUCH)
             if entry.is_file and _beside(path, read):
                 continue
@@ -95,7 +95,7 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
                 _stays_inside(path, entry.target)
                 continue
             found.files.add(path)
-            if path == manifest and entry.size <= MOST_MANIFEST_BYTES:
+            if path == manifest and entry.size <= MAX_MANIFEST_BYTES:
                 found.manifest = _json(read(entry.size))
     except tar.Malformed as error:
         raise InvalidRequest(FIELD, f"Is no tar.gz that is taken: it {error}.") from error
@@ -107,7 +107,7 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
 
 
 def _allowed(entry: tar.Entry) -> None:
-    name = quote(entry.name)
+    name = short_repr(entry.name)
     if not (entry.is_folder or entry.is_file or entry.is_link):
         raise InvalidRequest(
             FIELD,
@@ -133,10 +133,10 @@ def _stays_inside(path: str, target: str) -> None:
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if not target:
-        raise InvalidRequest(FIELD, f"The link {quote(path)} leads nowhere.")
+        raise InvalidRequest(FIELD, f"The link {short_repr(path)} leads nowhere.")
     if target.startswith("/") or ".." in parts[up:] or up > path.count("/"):
         raise InvalidRequest(
-            FIELD, f"The link {quote(path)} leads out of the archive, to {quote(target)}."
+            FIELD, f"The link {short_repr(path)} leads out of the archive, to {short_repr(target)}."
         )
     _path("/".join(parts[up:]))
 
@@ -146,12 +146,14 @@ def _path(name: str) -> str:
     length = len(name.encode())
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts:
-        raise InvalidRequest(FIELD, f"The path {quote(name)} leads out of the archive.")
+        raise InvalidRequest(FIELD, f"The path {short_repr(name)} leads out of the archive.")
     if any(ord(character) < 32 or character in "\\\x7f" for character in name):
-        raise InvalidRequest(FIELD, f"The path {quote(name)} has characters that no path needs.")
-    long = any(len(part.encode()) > MOST_NAME_BYTES for part in parts)
-    if long or length > MOST_PATH_BYTES or len(parts) > MOST_DEPTH:
-        raise InvalidRequest(FIELD, f"The path {quote(name)} is too long.")
+        raise InvalidRequest(
+            FIELD, f"The path {short_repr(name)} has characters that no path needs."
+        )
+    long = any(len(part.encode()) > MAX_NAME_BYTES for part in parts)
+    if long or length > MAX_PATH_BYTES or len(parts) > MAX_DEPTH:
+        raise InvalidRequest(FIELD, f"The path {short_repr(name)} is too long.")
     return "/".join(parts)
 
 
@@ -169,7 +171,7 @@ def _claim(taken: dict[str, str], path: str, folder: bool) -> None:
 def _take(taken: dict[str, str], key: str, path: str, *, folder: bool) -> None:
     before = taken.get(key)
     if before is not None and not (folder and before == "folder"):
-        raise InvalidRequest(FIELD, f"The path {quote(path)} is there more than once.")
+        raise InvalidRequest(FIELD, f"The path {short_repr(path)} is there more than once.")
     taken[key] = "folder" if folder else "file"
 
 

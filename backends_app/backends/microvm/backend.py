@@ -16,7 +16,7 @@ from django.core import checks
 
 from ...confinement.client import Bounds, Command, ConfinedProcess, Launcher, LaunchError
 from ...confinement.streams import Capture
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, listing, quote
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join, short_repr
 from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
@@ -34,8 +34,8 @@ from .runtimes import RUNTIMES
 
 SETUP = "manage.py setup_backend microvm"
 ACCELERATORS = ("kvm", "tcg", "any")
-MOST_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
-MOST_THREADS = 100  # of QEMU: one for each processor, and some that read the disk
+MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MAX_THREADS = 100  # of QEMU: one for each processor, and some that read the disk
 HEADROOM_MB = 1024  # what QEMU may map beyond what it has mapped when the machine is ready
 BOOT_S = {"kvm": 20.0, "tcg": 90.0}
 RESTORE_S = 15.0
@@ -86,7 +86,7 @@ class MicroVMBackend(Backend):
         sources: str | None = None,
     ) -> None:
         if accelerator not in ACCELERATORS:
-            reason = f"must be one of {listing(ACCELERATORS)}"
+            reason = f"must be one of {comma_join(ACCELERATORS)}"
             raise InvalidOption("accelerator", accelerator, reason)
         for name, value in (("folder", folder), ("sources", sources)):
             if value is not None and not os.path.isabs(options.text(name, value, "a path")):
@@ -136,19 +136,19 @@ class MicroVMBackend(Backend):
         except Missing as missing:
             raise InvalidRequest(
                 "runtime",
-                f"This server has no image of {quote(workload.runtime)}; its operator can build"
-                f" it with: {SETUP} --runtime {workload.runtime}.",
+                f"This server has no image of {short_repr(workload.runtime)}; its operator can"
+                f" build it with: {SETUP} --runtime {workload.runtime}.",
             ) from missing
         if self._require_walls:
             self._walls(start.launcher)
         return self._run(workload, program, start)
 
-    def cleanup(self, workload_id: str) -> None:
+    def kill(self, workload_id: str) -> None:
         if process := self._running.get(workload_id):
             process.kill()
 
-    def spares_ready(self) -> int:
-        return sum(launcher.spares_ready() for _, launcher in list(self._launchers.values()))
+    def warm_count(self) -> int:
+        return sum(launcher.warm_count() for _, launcher in list(self._launchers.values()))
 
     def close(self) -> None:
         self._closed = True
@@ -213,9 +213,9 @@ class MicroVMBackend(Backend):
         _proven.add(starts[runtime].identity)
         attributes["confinement"] = "QEMU behind walls, with its own sandbox"
         attributes.update({f"wall_{wall}": by for wall, by in walls.items()})
-        description = f"{listing([*starts])} run in machines of their own"
+        description = f"{comma_join([*starts])} run in machines of their own"
         if missing:
-            description += f"; no image of {listing(missing)}, build it with: {SETUP}"
+            description += f"; no image of {comma_join(missing)}, build it with: {SETUP}"
         return Health.ok(description, attributes)
 
     def _version(self, runtime: str) -> str:
@@ -342,14 +342,14 @@ class MicroVMBackend(Backend):
         bounds = Bounds(
             timeout_s=resources.timeout_s,
             memory_bytes=(largest.ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
-            threads=MOST_THREADS,
-            output_bytes=MOST_OUTPUT_FACTOR * cap,
+            threads=MAX_THREADS,
+            output_bytes=MAX_OUTPUT_FACTOR * cap,
             prepare_s=prepare_s,
             cpu_s=(prepare_s + resources.timeout_s) * processors + LATE_CPU_S,
         )
         said = Streams(
-            stdout=Capture(cap, workload.listener("stdout")),
-            stderr=Capture(cap, workload.listener("stderr")),
+            stdout=Capture(cap, workload.output_callback("stdout")),
+            stderr=Capture(cap, workload.output_callback("stderr")),
             returned=Capture(cap) if RUNTIMES[workload.runtime or ""].returns else None,
         )
         streams = {b"o": said.stdout, b"e": said.stderr, b"r": said.returned or Capture(1)}
@@ -394,7 +394,9 @@ def _program(workload: WorkloadSpec) -> Program:
     """What the agent is to run; raises `InvalidRequest` for what it could not."""
     row = RUNTIMES.get(workload.runtime or "")
     if row is None or workload.image is not None:
-        raise InvalidRequest("runtime", f"Machines take code and archives of {listing(RUNTIMES)}.")
+        raise InvalidRequest(
+            "runtime", f"Machines take code and archives of {comma_join(RUNTIMES)}."
+        )
     environment = row.surroundings(workload.resources.mem_mb)
     if workload.archive is None:
         if workload.command:

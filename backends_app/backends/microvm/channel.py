@@ -14,9 +14,9 @@ SEED_BYTES = 64
 HEAD = struct.Struct(">cI")
 # How long a program may be compiled, and how long the harness of its runtime may take to start.
 COMPILE_S, START_S = 120.0, 60.0
-MOST_FRAME_BYTES = 64 * 1024  # as the agent reads
-MOST_ACCOUNT_BYTES = 4096
-MOST_SIGNAL = 64
+MAX_FRAME_BYTES = 64 * 1024  # as the agent reads
+MAX_ACCOUNT_BYTES = 4096
+MAX_SIGNAL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Port:
         self._data += data
         while not (self.account or self.broken) and len(self._data) >= HEAD.size:
             kind, length = HEAD.unpack_from(self._data)
-            if length > MOST_FRAME_BYTES:
+            if length > MAX_FRAME_BYTES:
                 self._end(None)
             elif len(self._data) < HEAD.size + length:
                 return
@@ -143,7 +143,7 @@ class Port:
 def _account(body: bytes) -> Account | None:
     """None for what no agent says."""
     try:
-        found: Any = json.loads(body) if len(body) <= MOST_ACCOUNT_BYTES else None
+        found: Any = json.loads(body) if len(body) <= MAX_ACCOUNT_BYTES else None
     except (ValueError, RecursionError):
         return None
     match found:
@@ -155,7 +155,7 @@ def _account(body: bytes) -> Account | None:
             "denied": bool(denied),
             "refused": bool(refused),
             "full": bool(full),
-        } if -MOST_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
+        } if -MAX_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
             return Account(
                 code=int(code),
                 cpu_us=int(cpu_us),

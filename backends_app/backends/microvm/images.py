@@ -18,7 +18,7 @@ from typing import Any
 from ...exceptions import BackendUnavailable
 
 MANIFEST = "manifest.json"
-MOST_MANIFEST_BYTES = 64 * 1024
+MAX_MANIFEST_BYTES = 64 * 1024
 KEY_CHARS = 16
 BLOCK_BYTES = 64 * 1024
 _NOTHING = bytes(BLOCK_BYTES)
@@ -111,7 +111,7 @@ class Images:
     def _manifest(self, folder: Path, part: Part) -> dict[str, Any]:
         try:
             with (folder / MANIFEST).open("rb") as file:
-                found = json.loads(file.read(MOST_MANIFEST_BYTES))
+                found = json.loads(file.read(MAX_MANIFEST_BYTES))
             missing = [name for name in part.files if not (folder / name).is_file()]
         except FileNotFoundError:
             raise Missing(f"there is no image {part.name!r}") from None

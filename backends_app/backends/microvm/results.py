@@ -13,7 +13,7 @@ from ..last_words import last_words
 from .channel import COMPILE_S, START_S, Account, Port, Program
 from .runtimes import RUNTIMES
 
-MOST_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
+MAX_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
 NO_JSON, ODD, THROWN = "!", "?", "\n!"
 """What stands before the texts that `returned.cjs` gives."""
 
@@ -108,7 +108,7 @@ def _thrown(returned: Capture | None) -> str:
     """Return what the harness saw that nobody caught."""
     if returned is None or returned.empty:
         return ""
-    return returned.text().partition(THROWN)[2][:MOST_ERROR_CHARS]
+    return returned.text().partition(THROWN)[2][:MAX_ERROR_CHARS]
 
 
 def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
@@ -122,13 +122,13 @@ def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, st
         return ExitReason.OUTPUT_LIMIT, None, error
     text = returned.text().partition(THROWN)[0]  # it went on, and ended well
     if text.startswith(NO_JSON):
-        return ExitReason.INVALID_OUTPUT, None, text[1:MOST_ERROR_CHARS]
+        return ExitReason.INVALID_OUTPUT, None, text[1:MAX_ERROR_CHARS]
     if text.startswith(ODD) or not text:
         printed = output_from_stdout(said.stdout.text(), truncated=said.stdout.truncated)
-        return ExitReason.EXITED, printed, text[1:MOST_ERROR_CHARS]
+        return ExitReason.EXITED, printed, text[1:MAX_ERROR_CHARS]
     try:
         return ExitReason.EXITED, strict_json.loads(text), ""
-    except strict_json.JSONRefused as refused:
+    except strict_json.InvalidJSON as refused:
         return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
 
 

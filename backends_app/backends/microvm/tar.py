@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 BLOCK = 512
-MOST_EXTENSION_BYTES = 8192  # of what is kept of a header
-MOST_RECORDS, MOST_DIGITS, MOST_KEY_BYTES = 100, 10, 512
-MOST_EXTENSIONS = 4  # in a row, before the entry that they belong to
+MAX_EXTENSION_BYTES = 8192  # of what is kept of a header
+MAX_RECORDS, MAX_DIGITS, MAX_KEY_BYTES = 100, 10, 512
+MAX_EXTENSIONS = 4  # in a row, before the entry that they belong to
 READ_BYTES = 64 * 1024
 FOLDER = b"5"
 LINK = b"2"
@@ -66,7 +66,7 @@ def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int
         if kind in (LONG_NAME, LONG_TARGET, RECORDS, GLOBAL_RECORDS):
             extensions += 1
             long = kind in (LONG_NAME, LONG_TARGET)
-            if extensions > MOST_EXTENSIONS or (long and length > MOST_EXTENSION_BYTES):
+            if extensions > MAX_EXTENSIONS or (long and length > MAX_EXTENSION_BYTES):
                 raise Malformed("has headers that are too large")
             if long:
                 text = _text(_exactly(read, length + -length % BLOCK)[:length].rstrip(b"\0"))
@@ -169,23 +169,23 @@ def _records(read: Callable[[int], bytes], length: int) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     body = _Content(read, length)
-    for _ in range(MOST_RECORDS):
+    for _ in range(MAX_RECORDS):
         if not body.left:
             body.skip()
             return found
-        digits = _until(body, b" ", MOST_DIGITS)
+        digits = _until(body, b" ", MAX_DIGITS)
         if not digits.isdigit():
             raise Malformed("has a header that is damaged")
         left = int(digits) - len(digits) - 1
         if not 3 <= left <= body.left:
             raise Malformed("has a header that is damaged")
-        key = _until(body, b"=", min(left, MOST_KEY_BYTES))
+        key = _until(body, b"=", min(left, MAX_KEY_BYTES))
         left -= len(key) + 1
         name = _text(key)
         harmless = name in HARMLESS or name.startswith(HARMLESS_FAMILIES)
         if name not in MEANT and not harmless:
             raise Malformed(f"has a header for {name[:40]!r}, which is not taken")
-        if name in MEANT and left > MOST_EXTENSION_BYTES:
+        if name in MEANT and left > MAX_EXTENSION_BYTES:
             raise Malformed("has headers that are too large")
         last = b""
         while left:

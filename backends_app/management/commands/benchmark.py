@@ -18,13 +18,13 @@ from ...benchmarks.measure import Bench, Target, probe, targets
 from ...benchmarks.programs import PROGRAMS
 from ...benchmarks.results import MODES, LeftOut, Results
 from ...benchmarks.words import figure, ratio, share
-from ...exceptions import listing, quote
+from ...exceptions import comma_join, short_repr
 from ...models import Benchmark
 from ...registry import registry
 from ...routing import RUNTIME_ALIASES
 from ..output import add_format, progress_bar, show, show_json
 
-ROUNDS, MOST_ROUNDS = 10, 1000
+ROUNDS, MAX_ROUNDS = 10, 1000
 INTERRUPTED = 130  # as a shell ends then
 HEADS = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "per_s": "per s", "failures": "failed"}
 
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             choices=[*(one.runtime for one in PROGRAMS), *RUNTIME_ALIASES],
             metavar="RUNTIME",
             help=f"Default: for each backend the first that it runs of "
-            f"{listing(one.runtime for one in PROGRAMS)}.",
+            f"{comma_join(one.runtime for one in PROGRAMS)}.",
         )
         parser.add_argument("--image", help="For backends that run images: one that has cat.")
         parser.add_argument("--keep", metavar="NAME", help="Keep what was measured, for later.")
@@ -93,16 +93,16 @@ class Command(BaseCommand):
 
     def _measure(self, options: dict[str, Any]) -> None:
         threshold = _threshold(options)
-        if not 1 <= options["rounds"] <= MOST_ROUNDS:
-            raise CommandError(f"--rounds takes 1 to {MOST_ROUNDS}.")
+        if not 1 <= options["rounds"] <= MAX_ROUNDS:
+            raise CommandError(f"--rounds takes 1 to {MAX_ROUNDS}.")
         if options["keep"] is not None and (problem := kept.name_problem(options["keep"])):
-            raise CommandError(f"It cannot be kept as {quote(options['keep'])}: {problem}.")
+            raise CommandError(f"It cannot be kept as {short_repr(options['keep'])}: {problem}.")
         earlier = self._earlier(options["compare"])
         if options["keep"] is not None:
             Benchmark.objects.exists()  # no database shows now, not after minutes
         found, left_out = self._targets(options)
         bench = Bench(registry, found, options["rounds"], left_out=left_out)
-        names = listing(one.name for one in found)
+        names = comma_join(one.name for one in found)
         with progress_bar(f"Running {bench.total} workloads through {names}") as advance:
             results = bench.run(advance)
         versions = kept.versions(registry, results)
@@ -133,7 +133,7 @@ class Command(BaseCommand):
         if options["fail_if_slower"] is not None and comparison and comparison.worse:
             what = [f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.marked]
             what += [f"{name} does not work any more" for name in comparison.lost]
-            raise CommandError(f"Worse by more than {100 * threshold:g} %: {listing(what)}.")
+            raise CommandError(f"Worse by more than {100 * threshold:g} %: {comma_join(what)}.")
 
     def _earlier(self, name: str | None) -> Benchmark | None:
         """What to compare with. A first one has nothing before it, and may say `latest` as well."""
@@ -141,7 +141,7 @@ class Command(BaseCommand):
             return None
         found = kept.find(name)
         if found is None and name != kept.LATEST:
-            raise CommandError(f"No benchmark is kept as {quote(name)}; see --list.")
+            raise CommandError(f"No benchmark is kept as {short_repr(name)}; see --list.")
         if found is None:
             self.stderr.write("There is none yet to compare with.", style_func=str)
         return found
@@ -150,8 +150,8 @@ class Command(BaseCommand):
         named: list[str] = options["backend"] or []
         for name in named:
             if name not in registry:
-                known = listing(registry)
-                raise CommandError(f"{quote(name)} is not registered. Registered: {known}.")
+                known = comma_join(registry)
+                raise CommandError(f"{short_repr(name)} is not registered. Registered: {known}.")
         probe(registry, named or registry)
         runtime = RUNTIME_ALIASES.get(options["runtime"], options["runtime"])
         found, left_out = targets(registry, runtime=runtime, image=options["image"])

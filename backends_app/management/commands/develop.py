@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 from django.core.management.commands import runserver
 from knox.models import get_token_model
 
-from ...executors import executor
+from ...executors import get_executor
 from ...health import PROBE_TIMEOUT_S
 from ...registry import registry
 from ..output import backend_table, show
@@ -44,7 +44,7 @@ class Command(runserver.Command):
         user, password = self._user()
         self._revoke_tokens(user)
         _, token = get_token_model().objects.create(user=user)
-        executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
+        get_executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         here = f"http://{host}:{server_port}"
         self.stdout.write(f"\nVulcan listens at {here}/ (stop it with CONTROL-C)\n")

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from ...api.representation import backend_list
-from ...exceptions import listing
+from ...exceptions import comma_join
 from ...health import HealthMonitor
 from ...registry import registry
 from ..output import add_format, backend_table, show
@@ -31,13 +31,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         for name in options["require"]:
             if name not in registry:
-                raise CommandError(f"{name} is not registered. Registered: {listing(registry)}.")
+                raise CommandError(f"{name} is not registered. Registered: {comma_join(registry)}.")
         HealthMonitor(registry).probe_all()
         snapshot = registry.snapshot
         if options["format"] == "json":
             self.stdout.write(backend_list(snapshot).body.decode())
         else:
-            show(self, options, backend_table(snapshot.infos()))
+            show(self, options, backend_table(snapshot.list()))
         failing = [
             name
             for name, entry in snapshot.entries.items()
@@ -45,4 +45,4 @@ class Command(BaseCommand):
             or (name in options["require"] and not entry.health.healthy)
         ]
         if failing:
-            raise CommandError(f"Not healthy: {listing(failing)}.")
+            raise CommandError(f"Not healthy: {comma_join(failing)}.")

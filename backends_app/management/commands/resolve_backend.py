@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from rich.text import Text
 
-from ...api.serializers import CandidateSerializer, ResolutionSerializer, isolation_from_text
+from ...api.serializers import CandidateSerializer, ResolutionSerializer, parse_isolation
 from ...health import HealthMonitor
 from ...registry import registry
 from ...routing import RUNTIMES
@@ -34,7 +34,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         HealthMonitor(registry).probe_all()
         resolution = registry.explain(
-            isolation_from_text(options["isolation"]), options["runtime"], options["source_format"]
+            parse_isolation(options["isolation"]), options["runtime"], options["source_format"]
         )
         if options["format"] == "json":
             if resolution.error is None:

@@ -14,13 +14,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ... import metrics, metrics_folder, metrics_server
 from ...conf import metrics_access, runtime_dir
-from ...exceptions import listing
-from ...executors import executor
+from ...exceptions import comma_join
+from ...executors import get_executor
 from ...registry import registry
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+POLL_INTERVAL_S = 0.5
 AGAIN_S = 2.0  # before a worker that has ended is started again
 
 
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         parser.add_argument("--alone", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        mine = executor()
+        mine = get_executor()
         if not mine.remote:
             raise CommandError(
                 "ISOLATION_EXECUTOR names an executor that runs workloads in the server itself, so "
@@ -52,7 +52,7 @@ class Command(BaseCommand):
         names = options["backend"] or list(registry)
         for name in names:
             if name not in registry:
-                raise CommandError(f"No backend {name!r}; registered: {listing(registry)}.")
+                raise CommandError(f"No backend {name!r}; registered: {comma_join(registry)}.")
         if options["alone"]:
             parent = os.getppid()
             mine.work(names[0], lambda: os.getppid() == parent)
@@ -69,7 +69,9 @@ class Command(BaseCommand):
         os.environ[metrics_folder.VARIABLE] = str(folder)  # of the workers
         host, port = address
         try:
-            port = metrics_server.serve(host, port, lambda: metrics.of_workers(names, folder))
+            port = metrics_server.serve(
+                host, port, lambda: metrics.worker_exposition(names, folder)
+            )
         except OSError as error:
             metrics_folder.remove(folder)
             raise CommandError(f"No metrics at {host}:{port}: {error.strerror}.") from error
@@ -96,7 +98,7 @@ def _supervise(names: Sequence[str], gone: Callable[[int], None] = lambda pid: N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     workers = {name: _start(name) for name in names}
-    while not ended.wait(LOOK_S):
+    while not ended.wait(POLL_INTERVAL_S):
         for name, worker in workers.items():
             if worker.poll() is not None:
                 logger.warning(

@@ -12,13 +12,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from ... import strict_json
-from ...api.serializers import WorkloadSerializer, isolation_from_text
+from ...api.serializers import WorkloadSerializer, parse_isolation
 from ...backends import progress
 from ...conf import limits
-from ...exceptions import VulcanError, quote
-from ...executors import executor
+from ...exceptions import VulcanError, short_repr
+from ...executors import get_executor
 from ...health import PROBE_TIMEOUT_S
-from ...lifecycle import Order
+from ...lifecycle import Submission
 from ...models import Workload
 from ...routing import RUNTIMES
 from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
@@ -84,10 +84,10 @@ class Command(BaseCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        mine = executor()
+        mine = get_executor()
         try:
-            order = Order(spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"])
-            mine.find_health(PROBE_TIMEOUT_S)
+            order = Submission(spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"])
+            mine.wait_for_health(PROBE_TIMEOUT_S)
             if options["submit"]:
                 workload = mine.submit(order)
             else:
@@ -120,7 +120,7 @@ class Command(BaseCommand):
             )
         try:
             program_input = strict_json.loads(options["input"])
-        except strict_json.JSONRefused as refused:
+        except strict_json.InvalidJSON as refused:
             raise CommandError(f"--input is no JSON: {refused}.", returncode=NOT_RUN) from refused
         code, archive, suffix = options["code"], None, ""
         if file is not None and file.lower().endswith(ARCHIVE_SUFFIXES):
@@ -133,7 +133,7 @@ class Command(BaseCommand):
         bound = limits()
         return WorkloadSpec(
             runtime=options["runtime"] or guessed,
-            isolation=isolation_from_text(options["isolation"]),
+            isolation=parse_isolation(options["isolation"]),
             code=code,
             archive=archive,
             image=options["image"],
@@ -185,7 +185,7 @@ def _read(file: str) -> tuple[str, str]:
         data, suffix = _bytes(file), Path(file).suffix.lower()
         return b64encode(data).decode() if suffix == ".wasm" else data.decode(), suffix
     except UnicodeDecodeError as error:
-        raise CommandError(f"{quote(file)} is not UTF-8 text.", returncode=NOT_RUN) from error
+        raise CommandError(f"{short_repr(file)} is not UTF-8 text.", returncode=NOT_RUN) from error
 
 
 def _bytes(file: str) -> bytes:
@@ -193,5 +193,5 @@ def _bytes(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError as error:
         raise CommandError(
-            f"{quote(file)} cannot be read: {error.strerror}.", returncode=NOT_RUN
+            f"{short_repr(file)} cannot be read: {error.strerror}.", returncode=NOT_RUN
         ) from error

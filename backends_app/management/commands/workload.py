@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ... import lifecycle, logs, tails
 from ...api.serializers import WorkloadSerializer, WorkloadSummarySerializer
-from ...exceptions import VulcanError, quote
+from ...exceptions import VulcanError, short_repr
 from ...logs import Line
 from ...models import Workload
 from ...workloads import Status
@@ -96,7 +96,7 @@ class Command(BaseCommand):
 def _one(beginning: str) -> Workload:
     found = list(Workload.objects.filter(pk__startswith=beginning)[:2])
     if not found or not beginning:
-        raise CommandError(f"There is no workload {quote(beginning)}.")
+        raise CommandError(f"There is no workload {short_repr(beginning)}.")
     if len(found) > 1:
-        raise CommandError(f"More than one workload begins with {quote(beginning)}.")
+        raise CommandError(f"More than one workload begins with {short_repr(beginning)}.")
     return found[0]

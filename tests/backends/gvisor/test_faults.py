@@ -38,7 +38,7 @@ def test_a_runtime_that_was_taken_away_is_missed_at_once_and_never_replaced(
     own: GVisorBackend, own_engine: TestEngine, registry: Registry
 ):
     registry.register("gvisor", own)
-    registry.publish("gvisor", own, own.probe())
+    registry.set_health("gvisor", own, own.probe())
     assert services.run(ECHO, registry=registry).result.output == 1
     own_engine.runtimes = {}
     own_engine.reload()

@@ -379,7 +379,7 @@ def test_resources_are_limits_of_the_engine(engine: TestEngine, backend: GVisorB
     made = client.inspect_container(found[0]["Id"])
     client.close()
     while thread.is_alive():
-        backend.cleanup(spec.id)
+        backend.kill(spec.id)
         thread.join(0.05)
     host = made["HostConfig"]
     assert host["Runtime"] == "runsc"

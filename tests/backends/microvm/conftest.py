@@ -64,7 +64,7 @@ def backend(make) -> MicroVMBackend:
 
 
 def execute(backend: MicroVMBackend, code: str | None = None, **given) -> WorkloadResult:
-    names = ("input", "archive", "command", "heard")
+    names = ("input", "archive", "command", "on_output")
     fields = {name: given.pop(name) for name in names if name in given}
     runtime, output_bytes = given.pop("runtime", "python"), given.pop("output_bytes", OUTPUT_BYTES)
     resources = Resources(**{"timeout_s": 60, **given})

@@ -248,7 +248,7 @@ def test_a_million_empty_entries_are_stopped():
     data = gzip.compress(
         b"".join(entry(f"f{number}")[0].tobuf() for number in range(20_000)), compresslevel=1
     )
-    assert f"more than {archive.MOST_ENTRIES:,} entries" in refused(data)
+    assert f"more than {archive.MAX_ENTRIES:,} entries" in refused(data)
 
 
 def test_what_says_that_it_is_large_and_is_not():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backends_app.backends.microvm.channel import MOST_FRAME_BYTES, Port, Program, Share, request
+from backends_app.backends.microvm.channel import MAX_FRAME_BYTES, Port, Program, Share, request
 from backends_app.backends.microvm.results import Streams, result_of
 from backends_app.confinement.client import Exit
 from backends_app.confinement.streams import Capture
@@ -103,7 +103,7 @@ def test_nothing_is_heard_after_the_end():
     [
         frame(b"?", b""),
         frame(b"\0", b"x" * 100),
-        b"o" + struct.pack(">I", MOST_FRAME_BYTES + 1),
+        b"o" + struct.pack(">I", MAX_FRAME_BYTES + 1),
         b"o\xff\xff\xff\xff",
         frame(b"x", b""),
         frame(b"x", b"{}"),
@@ -138,7 +138,7 @@ def test_any_bytes_give_a_result_and_keep_little():
         heard = Heard()
         for _ in range(20):
             heard.port.write(chance.randbytes(chance.randrange(200)))
-            assert len(heard.port._data) <= MOST_FRAME_BYTES + 200
+            assert len(heard.port._data) <= MAX_FRAME_BYTES + 200
         assert heard.result().status is Status.FAILED
 
 

@@ -33,7 +33,7 @@ def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> Work
         begun.set()
 
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(execute, backend, ENDLESS, heard=hear, **given)
+        running = thread.submit(execute, backend, ENDLESS, on_output=hear, **given)
         assert begun.wait(PATIENCE_S)
         [pid] = machines()
         do(pid)

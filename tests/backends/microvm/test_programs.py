@@ -32,7 +32,7 @@ def test_what_was_printed_is_not_lost(run, code, reason):
 def test_prints_are_heard_of_while_it_runs(backend, run):
     heard: list[bytes] = []
     code = "import sys, time\nfor n in range(3): print(n, end=' '); time.sleep(0.5)\nprint(end='.')"
-    result = run(code, heard=lambda stream, data: heard.append(data))
+    result = run(code, on_output=lambda stream, data: heard.append(data))
     assert result.stdout == "0 1 2 ."
     assert len(heard) >= 3
     assert heard[0] in (b"0", b"0 ")

@@ -80,7 +80,7 @@ def signed_in(token: str) -> str:
 def served(serve, signed_in, backend):
     registry = Registry()
     registry.register("microvm", backend)
-    registry.publish("microvm", backend, probed(backend))
+    registry.set_health("microvm", backend, probed(backend))
     client = serve(registry)
     client.credentials(HTTP_AUTHORIZATION=f"Token {signed_in}")
     yield client
@@ -132,7 +132,7 @@ def test_auto_leads_all_five_runtimes_to_three_healthy_backends(backend):
         ):
             stack.callback(one.close)
             registry.register(name, one)
-            registry.publish(name, one, probed(one))
+            registry.set_health(name, one, probed(one))
         assert [info.healthy for info in registry.list()] == [True, True, True]
         cat = {"image": "busybox:test", "command": ("cat",)}
         go = 'package main\nimport ("io"; "os")\nfunc main() { io.Copy(os.Stdout, os.Stdin) }'

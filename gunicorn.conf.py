@@ -56,8 +56,8 @@ forwarder_headers = ""  # by default SCRIPT_NAME and PATH_INFO, which a client c
 
 
 _default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")  # as in backends_app.conf
-_folder = metrics_folder.fresh(Path(_given.get("RUNTIME_DIR") or _default))
-os.environ[metrics_folder.VARIABLE] = str(_folder)
+_folder = metrics_folder.create(Path(_given.get("RUNTIME_DIR") or _default))
+os.environ[metrics_folder.ENV_VAR] = str(_folder)
 
 
 class _ExpectedBody:

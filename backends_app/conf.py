@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 
 from .backends.base import Backend
 from .exceptions import InvalidBackend, InvalidOption, InvalidSetting, comma_join
-from .registry import Registry, name_problem, registry
+from .registry import Registry, registry, validate_name
 from .routing import RUNTIME_ALIASES, RouteTable
 from .workloads import SOURCE_FORMATS, Limits, ResourceRange
 
@@ -70,13 +70,13 @@ def populate() -> None:
         metrics_access()
         required_backends()
         registry.set_routes(load_routes())
-        _exchange_backends()
+        _replace_backends()
 
 
 def reload(*, setting: str, **kwargs: object) -> None:
     """Receiver of `setting_changed`: take over the new settings, or refuse them."""
     if setting == "ISOLATION_BACKENDS":
-        _exchange_backends()
+        _replace_backends()
     elif setting == "ISOLATION_ROUTES":
         registry.set_routes(load_routes())
     elif setting == "ISOLATION_LIMITS":
@@ -96,7 +96,7 @@ def reload(*, setting: str, **kwargs: object) -> None:
         required_backends()
 
 
-def _exchange_backends() -> None:
+def _replace_backends() -> None:
     """Register what the settings say in the place of what they said before."""
     global _configured
     backends, old = load_backends(), _configured or {}
@@ -159,7 +159,7 @@ def limits() -> Limits:
     defaults = Limits()
     _known_keys(where, configured, [part.name for part in fields(Limits)])
     values: dict[str, Any] = {
-        key: _bound(f"{where}[{key!r}]", value, getattr(defaults, key))
+        key: _resource_range(f"{where}[{key!r}]", value, getattr(defaults, key))
         if isinstance(getattr(defaults, key), ResourceRange)
         else _number(f"{where}[{key!r}]", value, whole=True)
         for key, value in configured.items()
@@ -281,11 +281,11 @@ def _known_keys(where: str, value: Mapping[str, Any], known: Any) -> None:
 
 
 def _name(where: str, value: object) -> None:
-    if problem := name_problem(value):
+    if problem := validate_name(value):
         raise InvalidSetting(where, value, f"must be the name of a backend: {problem}")
 
 
-def _bound(where: str, value: object, default: ResourceRange) -> ResourceRange:
+def _resource_range(where: str, value: object, default: ResourceRange) -> ResourceRange:
     given = _mapping(where, value)
     _known_keys(where, given, [part.name for part in fields(ResourceRange)])
     numbers = {

@@ -23,8 +23,8 @@ INTERVAL_S = 30.0
 RETRY_S = (5.0, 120.0)
 PROBE_TIMEOUT_S = 10.0
 FIRST_ROUND_S = 1.0
-LONGEST_SLEEP_S = 1.0  # how soon a backend that was registered meanwhile is noticed
-_NO_ANSWER = Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
+MAX_SLEEP_S = 1.0  # how soon a backend that was registered meanwhile is noticed
+_TIMED_OUT = Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Probe:
 
     backend: Backend
     started: float
-    found: Health | None = None
+    result: Health | None = None
     timed_out: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -72,18 +72,18 @@ class HealthMonitor:
         self.registry = registry
         self._spawn = spawn
         self._clock = clock
-        self.forget()
+        self._reset_after_fork()
 
-    def forget(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Begin anew, not started; for a forked child, which has none of its parent's threads."""
         self._start = threading.Lock()
         self._started = False
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._first_round = threading.Event()
-        self._watches: dict[str, _ProbeState] = {}
-        self._asking = threading.Lock()
-        self._asked: dict[str, _Probe] = {}
+        self._states: dict[str, _ProbeState] = {}
+        self._on_demand_lock = threading.Lock()
+        self._on_demand: dict[str, _Probe] = {}
 
     def ensure_started(self, wait_s: float = FIRST_ROUND_S) -> None:
         """Start the monitor unless it runs.
@@ -123,35 +123,35 @@ class HealthMonitor:
         thread, however often it is asked for. Raises `BackendNotRegistered`.
         """
         backend = self.registry.get(name).backend
-        with self._asking:
-            probe = self._asked.get(name)
+        with self._on_demand_lock:
+            probe = self._on_demand.get(name)
             if probe is None or probe.ended.is_set() or probe.backend is not backend:
-                probe = self._asked[name] = _Probe(backend, started=self._clock())
-                self._spawn(self._prober(name, probe), f"vulcan-probe-{name}")
+                probe = self._on_demand[name] = _Probe(backend, started=self._clock())
+                self._spawn(self._probe_job(name, probe), f"vulcan-probe-{name}")
         probe.ended.wait(max(0.0, probe.started + PROBE_TIMEOUT_S - self._clock()))
-        return self._publish(name, backend, probe.found or _NO_ANSWER)
+        return self._publish(name, backend, probe.result or _TIMED_OUT)
 
     def tick(self) -> float:
         """Start the probes that are due, publish those that have ended; seconds until the next."""
         now = self._clock()
         entries = self.registry.snapshot.entries
-        self._watches = {
-            name: watch
-            for name, watch in self._watches.items()
-            if name in entries and entries[name].backend is watch.backend
+        self._states = {
+            name: state
+            for name, state in self._states.items()
+            if name in entries and entries[name].backend is state.backend
         }
         for name, entry in entries.items():
-            watch = self._watches.setdefault(name, _ProbeState(entry.backend, due=now))
-            self._expedite(watch, entry, now)
-            if watch.probe is None and watch.due <= now:
-                watch.probe = _Probe(watch.backend, started=now)
-                prober = self._prober(name, watch.probe, self._wake)
+            state = self._states.setdefault(name, _ProbeState(entry.backend, due=now))
+            self._expedite(state, entry, now)
+            if state.probe is None and state.due <= now:
+                state.probe = _Probe(state.backend, started=now)
+                prober = self._probe_job(name, state.probe, self._wake)
                 self._spawn(prober, f"vulcan-probe-{name}")
-            if watch.probe is not None:
-                self._collect(name, watch, watch.probe, now)
+            if state.probe is not None:
+                self._collect(name, state, state.probe, now)
         if self._round_complete():
             self._first_round.set()
-        return max(0.0, min((watch.due for watch in self._watches.values()), default=now) - now)
+        return max(0.0, min((state.due for state in self._states.values()), default=now) - now)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -159,64 +159,64 @@ class HealthMonitor:
                 pause = self.tick()
             except Exception:
                 logger.exception("the health monitor failed; it goes on")
-                pause = LONGEST_SLEEP_S
-            busy = any(watch.probe for watch in self._watches.values())
-            self._wake.wait(LONGEST_SLEEP_S if busy else min(pause, LONGEST_SLEEP_S))
+                pause = MAX_SLEEP_S
+            busy = any(state.probe for state in self._states.values())
+            self._wake.wait(MAX_SLEEP_S if busy else min(pause, MAX_SLEEP_S))
             self._wake.clear()
 
-    def _prober(
+    def _probe_job(
         self, name: str, probe: _Probe, wake: threading.Event | None = None
     ) -> Callable[[], None]:
         """`wake` is this process's, and no other's."""
 
         def run() -> None:
-            spares = _spares_ready(probe.backend)  # before the probe takes one
+            warm_count = _warm_count(probe.backend)  # before the probe takes one
             started = self._clock()
-            probe.found = run_probe(probe.backend)
+            probe.result = run_probe(probe.backend)
             seconds = self._clock() - started
             probe.ended.set()
             if wake is not None:
                 wake.set()
-            signals.probe_ended.send_robust(None, name=name, seconds=seconds, spares=spares)
+            signals.probe_ended.send_robust(None, name=name, seconds=seconds, warm_count=warm_count)
 
         return run
 
     def _round_complete(self) -> bool:
-        return all(watch.probed for watch in self._watches.values())
+        return all(state.probed for state in self._states.values())
 
-    def _expedite(self, watch: _ProbeState, entry: RegisteredBackend, now: float) -> None:
+    def _expedite(self, state: _ProbeState, entry: RegisteredBackend, now: float) -> None:
         """A workload that met a fault has published it; look again soon."""
-        if watch.probed and watch.failures == 0 and not entry.health.eligible:
-            watch.failures = 1
-            watch.due = min(watch.due, now + RETRY_S[0])
+        if state.probed and state.failures == 0 and not entry.health.eligible:
+            state.failures = 1
+            state.due = min(state.due, now + RETRY_S[0])
 
-    def _collect(self, name: str, watch: _ProbeState, probe: _Probe, now: float) -> None:
-        if probe.found is not None:
-            watch.probe = None
+    def _collect(self, name: str, state: _ProbeState, probe: _Probe, now: float) -> None:
+        if probe.result is not None:
+            state.probe = None
             if not probe.timed_out:
-                self._record(name, watch, probe.found)
-            watch.due = now + (INTERVAL_S if watch.failures == 0 else self._backoff(watch.failures))
+                self._record(name, state, probe.result)
+            state.due = now + (INTERVAL_S if state.failures == 0 else self._backoff(state.failures))
         elif now - probe.started >= PROBE_TIMEOUT_S and not probe.timed_out:
             probe.timed_out = True
-            self._record(name, watch, _NO_ANSWER)
+            self._record(name, state, _TIMED_OUT)
 
-    def _record(self, name: str, watch: _ProbeState, found: Health) -> None:
-        watch.probed = True
-        watch.failures = 0 if found.healthy else watch.failures + 1
-        self._publish(name, watch.backend, found)
+    def _record(self, name: str, state: _ProbeState, result: Health) -> None:
+        state.probed = True
+        state.failures = 0 if result.healthy else state.failures + 1
+        self._publish(name, state.backend, result)
 
-    def _publish(self, name: str, backend: Backend, found: Health) -> Health:
+    def _publish(self, name: str, backend: Backend, result: Health) -> Health:
         """Make it known, where it changes anything; what is known now."""
         before = self.registry.snapshot.entries.get(name)
-        if before is not None and before.health.detected and not found.healthy:
+        if before is not None and before.health.detected and not result.healthy:
             # It was here: a fault, not a host that never had it; and it still is what it was.
-            attributes = found.attributes or before.health.attributes
-            found = Health.unhealthy(found.description, attributes)
-        if self.registry.set_health(name, backend, found):
+            attributes = result.attributes or before.health.attributes
+            result = Health.unhealthy(result.description, attributes)
+        if self.registry.set_health(name, backend, result):
             first = before is None or before.health.healthy is None
-            level = logging.DEBUG if first else logging.INFO if found.healthy else logging.WARNING
-            logger.log(level, "backend %s is %s: %s", name, found.state, found.description)
-        return found
+            level = logging.DEBUG if first else logging.INFO if result.healthy else logging.WARNING
+            logger.log(level, "backend %s is %s: %s", name, result.state, result.description)
+        return result
 
     def _backoff(self, failures: int) -> float:
         shortest, longest = RETRY_S
@@ -226,18 +226,18 @@ class HealthMonitor:
 def run_probe(backend: Backend) -> Health:
     """The backend's probe, with every way in which it can fail turned into a finding."""
     try:
-        found = backend.probe()
+        result = backend.probe()
     except BaseException as error:  # a backend is anybody's code, and this thread is its own
         logger.warning("probe of %s raised", type(backend).__name__, exc_info=True)
         return Health.unhealthy(f"its probe raised {type(error).__name__}")
-    if not isinstance(found, Health):
-        return Health.unhealthy(f"its probe answered {type(found).__name__} instead of Health")
-    if found.healthy is None:
+    if not isinstance(result, Health):
+        return Health.unhealthy(f"its probe answered {type(result).__name__} instead of Health")
+    if result.healthy is None:
         return Health.unhealthy("its probe left open whether it works")
-    return found
+    return result
 
 
-def _spares_ready(backend: Backend) -> int | None:
+def _warm_count(backend: Backend) -> int | None:
     try:
         return backend.warm_count()
     except BaseException as error:  # noqa: BLE001 - as in `probed`
@@ -248,4 +248,4 @@ def _spares_ready(backend: Backend) -> int | None:
 monitor = HealthMonitor(registry)
 """The monitor of this process's registry."""
 
-os.register_at_fork(after_in_child=monitor.forget)
+os.register_at_fork(after_in_child=monitor._reset_after_fork)

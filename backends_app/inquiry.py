@@ -19,11 +19,11 @@ class Call(Generic[T]):
     """A question that is being answered; `at_the_latest` is by the clock of `time.monotonic`."""
 
     future: "Future[T]"
-    at_the_latest: float
+    deadline: float
 
     def result(self) -> T:
         """The answer, or what was raised instead; raises `CallTimeout` when it takes too long."""
-        wait([self.future], max(0.0, self.at_the_latest - time.monotonic()))
+        wait([self.future], max(0.0, self.deadline - time.monotonic()))
         if not self.future.done():
             raise CallTimeout
         return self.future.result()
@@ -36,25 +36,25 @@ class SingleFlight(Generic[T]):
     a question hangs, everybody hears at once that there is no answer.
     """
 
-    def __init__(self, question: Callable[[], T], timeout_s: float) -> None:
-        self._question = question
-        self._patience_s = timeout_s
+    def __init__(self, function: Callable[[], T], timeout_s: float) -> None:
+        self._function = function
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._asked: Call[T] | None = None
+        self._current: Call[T] | None = None
 
     def start(self) -> Call[T]:
         with self._lock:
-            if self._asked is None or self._asked.future.done():
-                at_the_latest = time.monotonic() + self._patience_s
-                asked: Call[T] = Call(Future(), at_the_latest)
+            if self._current is None or self._current.future.done():
+                deadline = time.monotonic() + self._timeout_s
+                call: Call[T] = Call(Future(), deadline)
                 threading.Thread(
-                    target=self._find_out, args=[asked.future], name="vulcan-inquiry", daemon=True
+                    target=self._run, args=[call.future], name="vulcan-inquiry", daemon=True
                 ).start()
-                self._asked = asked
-            return self._asked
+                self._current = call
+            return self._current
 
-    def _find_out(self, future: "Future[T]") -> None:
+    def _run(self, future: "Future[T]") -> None:
         try:
-            future.set_result(self._question())
+            future.set_result(self._function())
         except BaseException as error:  # noqa: BLE001 - who asked gets it
             future.set_exception(error)

@@ -36,7 +36,7 @@ from .logs import LogBuffer
 from .models import Source, Workload, new_id
 from .nodes import node_id, node_name
 from .registry import Registry
-from .running import Execution, running
+from .running import Execution, supervisor
 from .services import Prepared
 from .slots import acquire_slot, wait_for_slot, workload_lock
 from .workloads import (
@@ -123,29 +123,31 @@ def _log_transition(
 # Submitting
 
 
-def check_idempotency(order: Submission) -> None:
+def check_idempotency(submission: Submission) -> None:
     """Look for an earlier submission with the same idempotency key.
 
     Raises `DuplicateSubmission` when it asked for the same, `IdempotencyKeyConflict` otherwise.
     """
-    if order.key is None:
+    if submission.key is None:
         return
-    found = Workload.objects.filter(owner=order.owner_id, idempotency_key=order.key).first()
+    found = Workload.objects.filter(
+        owner=submission.owner_id, idempotency_key=submission.key
+    ).first()
     if found is None:
         return
-    if found.idempotency_digest != order.digest:
-        raise IdempotencyKeyConflict(order.key)
+    if found.idempotency_digest != submission.digest:
+        raise IdempotencyKeyConflict(submission.key)
     raise DuplicateSubmission(found)
 
 
-def record(order: Submission, prepared: Prepared, status: Status) -> Workload:
+def create_workload(submission: Submission, prepared: Prepared, status: Status) -> Workload:
     """Insert the row; raise what `check_idempotency` raises."""
     spec, resolution = prepared.spec, prepared.resolution
     now = datetime.now(UTC)
     begun = status is Status.RUNNING
     workload = Workload(
         id=spec.id,
-        owner_id=order.owner_id,
+        owner_id=submission.owner_id,
         status=status,
         runtime=spec.runtime or "",
         source_format=spec.source_format,
@@ -156,9 +158,9 @@ def record(order: Submission, prepared: Prepared, status: Status) -> Workload:
         cpus=spec.resources.cpus,
         mem_mb=spec.resources.mem_mb,
         timeout_s=spec.resources.timeout_s,
-        rerun_if_lost=order.rerun_if_lost,
-        idempotency_key=order.key,
-        idempotency_digest="" if order.key is None else order.digest,
+        rerun_if_lost=submission.rerun_if_lost,
+        idempotency_key=submission.key,
+        idempotency_digest="" if submission.key is None else submission.digest,
         created_at=prepared.created_at,
         started_at=now if begun else None,
         attempt=1 if begun else 0,
@@ -168,7 +170,7 @@ def record(order: Submission, prepared: Prepared, status: Status) -> Workload:
     try:
         with atomic():
             workload.save(force_insert=True)
-            if not begun or order.rerun_if_lost or retention().source_days > 0:
+            if not begun or submission.rerun_if_lost or retention().source_days > 0:
                 rest = {"command": spec.command, "input": spec.input}
                 Source(
                     workload=workload,
@@ -178,34 +180,34 @@ def record(order: Submission, prepared: Prepared, status: Status) -> Workload:
                     rest=rest,
                 ).save(force_insert=True)
     except IntegrityError:
-        check_idempotency(order)  # it came in the moment since the last look
+        check_idempotency(submission)  # it came in the moment since the last look
         raise
     _log_transition("submitted", workload)
     return workload
 
 
 def run_inline(
-    order: Submission, registry: Registry, running_per_user: int | None = None
+    submission: Submission, registry: Registry, running_per_user: int | None = None
 ) -> Workload:
     """Record and run the workload in the caller's thread.
 
     Raises what `services.run` raises, and then there is no record, but for a backend that broke
     under the workload; and `BackendAtCapacity` when `running_per_user` of this user run there.
     """
-    prepared = services.prepare(order.spec, registry=registry)
+    prepared = services.prepare(submission.spec, registry=registry)
     name, backend, spec = prepared.name, prepared.backend, prepared.spec
     if running_per_user is not None:
-        mine = Workload.objects.filter(owner_id=order.owner_id, isolation_used=name)
+        mine = Workload.objects.filter(owner_id=submission.owner_id, isolation_used=name)
         if mine.filter(status=Status.RUNNING).count() >= running_per_user:
             raise BackendAtCapacity(name, running_per_user)
     with ExitStack() as held:
         held.enter_context(workload_lock(spec.id, runtime_dir()))
         wanted = acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir())
-        if order.key is None:
+        if submission.key is None:
             held.enter_context(wanted)
-            workload = record(order, prepared, Status.RUNNING)
+            workload = create_workload(submission, prepared, Status.RUNNING)
         else:  # the record first: it is what others with the key wait for
-            workload = record(order, prepared, Status.RUNNING)
+            workload = create_workload(submission, prepared, Status.RUNNING)
             try:
                 held.enter_context(wanted)
             except (BackendAtCapacity, BackendUnavailable):
@@ -225,7 +227,7 @@ def run_inline(
 def run_next(
     name: str,
     registry: Registry,
-    give_up: Callable[[], bool],
+    should_stop: Callable[[], bool],
     running_per_user: int | None = None,
 ) -> bool:
     """Run the next of the workloads that wait for a backend; False when none is to be run here now.
@@ -240,8 +242,8 @@ def run_next(
     release_connection()
     passed: list[str] = []
     limit = entry.capabilities.max_concurrency
-    with wait_for_slot(name, limit, runtime_dir(), give_up) as has_slot:
-        while has_slot and not give_up():
+    with wait_for_slot(name, limit, runtime_dir(), should_stop) as has_slot:
+        while has_slot and not should_stop():
             workload = _next_waiting(name, passed, running_per_user)
             if workload is None:
                 break
@@ -284,10 +286,10 @@ def _next_waiting(
 
 def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> None:
     try:
-        spec = _spec(workload)
+        spec = _load_spec(workload)
     except Source.DoesNotExist:
         reason = ExitReason.BACKEND_ERROR
-        end(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
+        finish(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
         return
     try:
         _run(workload, spec, backend, registry)
@@ -315,7 +317,7 @@ def _claim(workload: Workload) -> bool:
     return True
 
 
-def _spec(workload: Workload) -> WorkloadSpec:
+def _load_spec(workload: Workload) -> WorkloadSpec:
     source = workload.source
     return WorkloadSpec(
         id=workload.pk,
@@ -340,10 +342,10 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
     fault: Exception | None = None
     release_connection()
     _log_transition("begun", workload)
-    with log_context(workload), running.supervise(execution):
+    with log_context(workload), supervisor.supervise(execution):
         try:
             result = services.execute(
-                replace(spec, on_output=log.hear),
+                replace(spec, on_output=log.write),
                 workload.isolation_used,
                 backend,
                 registry=registry,
@@ -359,18 +361,18 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
             )
         if log.empty:  # a backend may say it only now
             for stream in STREAMS:
-                log.hear(stream, getattr(result, stream).encode())
-        log.finish()
+                log.write(stream, getattr(result, stream).encode())
+        log.close()
         if result.exit_reason is ExitReason.KILLED and not execution.killed:
             recover_lost(workload)  # nobody asked for it: the server ends
         else:
-            with execution.storing:
-                end(workload, result, log)
+            with execution.store_lock:
+                finish(workload, result, log)
     if fault is not None:
         raise fault
 
 
-def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None) -> bool:
+def finish(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None) -> bool:
     """Record how it ended; False when it had ended in another way before.
 
     It has happened, so this does not give up while the database cannot be reached.
@@ -378,7 +380,7 @@ def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None
     pause, longest = STORE_RETRY_S
     while True:
         try:
-            return _end(workload, result, log)
+            return _finish_once(workload, result, log)
         except (OperationalError, InterfaceError) as error:
             with log_context(workload):
                 logger.warning("the end of the workload cannot be recorded yet: %s", error)
@@ -387,7 +389,7 @@ def end(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None
             close_old_connections()
 
 
-def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> bool:
+def _finish_once(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> bool:
     changes = {
         "finished_at": datetime.now(UTC),
         "exit_reason": str(result.exit_reason),
@@ -406,7 +408,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         "stdout": result.stdout,
         "stderr": result.stderr,
     }
-    blocks = log.ready() if log is not None else ()
+    blocks = log.pending_blocks() if log is not None else ()
     mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
     with atomic():
         ended = mine.transition(result.status, **changes)
@@ -418,7 +420,7 @@ def _end(workload: Workload, result: WorkloadResult, log: LogBuffer | None) -> b
         workload.refresh_from_db()
         return False
     if log is not None:
-        log.stored(len(blocks))
+        log.acknowledge(len(blocks))
     workload.status = result.status
     for name, value in changes.items():
         setattr(workload, name, value)
@@ -439,7 +441,7 @@ def resubmission(workload: Workload, owner_id: int | None) -> Submission:
     source is not kept.
     """
     try:
-        spec = _spec(workload)
+        spec = _load_spec(workload)
     except Source.DoesNotExist:
         raise InvalidRequest(
             "id",
@@ -469,7 +471,7 @@ def recover_lost(workload: Workload) -> None:
         return
     killed = workload.kill_requested_at is not None
     reason = ExitReason.KILLED if killed else ExitReason.WORKER_LOST
-    if end(workload, WorkloadResult(exit_reason=reason, error=WORKER_LOST_MESSAGE)):
+    if finish(workload, WorkloadResult(exit_reason=reason, error=WORKER_LOST_MESSAGE)):
         _log_transition("lost with its worker", workload, level=logging.WARNING)
 
 
@@ -478,10 +480,10 @@ def recover_lost(workload: Workload) -> None:
 
 def wait(workload: Workload, timeout_s: float) -> bool:
     """Wait until it has ended; False when that takes longer, or the row has gone."""
-    at_the_latest = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     pause = POLL_INTERVAL_S[0]
     while not workload.ended:
-        left = at_the_latest - time.monotonic()
+        left = deadline - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(pause, left))

@@ -14,7 +14,7 @@ from .workloads import STREAMS
 
 MAX_LINES = 10_000
 MAX_LINE_BYTES = 16 * 1024
-SHOWN_AFTER_S = 0.5
+FLUSH_AFTER_S = 0.5
 HOST = "host"
 """The stream of what Vulcan itself has to say in a log."""
 FULL = "… the log is full: what follows is not kept …"
@@ -48,15 +48,15 @@ class LogBuffer:
     """
 
     def __init__(
-        self, most_bytes: int, first: int = 1, clock: Callable[[], float] = time.monotonic
+        self, max_bytes: int, first: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._lock = threading.Lock()
         self._clock = clock
-        self._begun_at = dict.fromkeys(STREAMS, 0.0)
-        self._shown: set[str] = set()  # the streams whose last line was shown before it ended
-        self._left_bytes = most_bytes
+        self._partial_since = dict.fromkeys(STREAMS, 0.0)
+        self._flushed: set[str] = set()  # the streams whose last line was shown before it ended
+        self._left_bytes = max_bytes
         self._left_lines = MAX_LINES
-        self._begun = dict.fromkeys(STREAMS, b"")
+        self._partial = dict.fromkeys(STREAMS, b"")
         self._ready: list[Block] = []
         self._sealed = 0  # how many of these somebody is storing: nothing is added to them
         self._first = self._next = first
@@ -64,20 +64,20 @@ class LogBuffer:
     @property
     def empty(self) -> bool:
         """Has nothing been heard at all?"""
-        return self._next == self._first and not any(self._begun.values())
+        return self._next == self._first and not any(self._partial.values())
 
-    def hear(self, stream: str, data: bytes) -> None:
+    def write(self, stream: str, data: bytes) -> None:
         with self._lock:
-            if self._full or stream not in self._begun:
+            if self._full or stream not in self._partial:
                 return
-            begun = self._begun[stream]
-            said = begun + data
-            if stream in self._shown:
+            partial = self._partial[stream]
+            said = partial + data
+            if stream in self._flushed:
                 rest = said.lstrip(b"\r")
                 if not rest:
-                    self._begun[stream] = b"\r"
+                    self._partial[stream] = b"\r"
                     return
-                self._shown.discard(stream)
+                self._flushed.discard(stream)
                 said = rest[1:] if rest.startswith(b"\n") else said  # its end is there already
             whole, end, rest = said.rpartition(b"\n")
             rest = _overwritten(rest)
@@ -85,39 +85,39 @@ class LogBuffer:
                 cut = utf8.whole_end(rest[:MAX_LINE_BYTES])
                 whole, end = whole + end + rest[:cut], b"\n"
                 rest = rest[cut:]
-            if end or not begun:
-                self._begun_at[stream] = self._clock()
-            self._begun[stream] = rest
+            if end or not partial:
+                self._partial_since[stream] = self._clock()
+            self._partial[stream] = rest
             if end:
-                self._keep(stream, whole + end)
+                self._append(stream, whole + end)
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """The program has ended: what was begun is a line."""
         with self._lock:
-            for stream, rest in self._begun.items():
+            for stream, rest in self._partial.items():
                 if rest.strip(b"\r"):
-                    self._keep(stream, rest + b"\n")
-                self._begun[stream] = b""
+                    self._append(stream, rest + b"\n")
+                self._partial[stream] = b""
 
-    def ready(self) -> Sequence[Block]:
+    def pending_blocks(self) -> Sequence[Block]:
         """The blocks that nobody has stored yet.
 
         A line that was begun half a second ago is shown as it is: a prompt, a row of dots. What
         comes after it is a line of its own.
         """
         with self._lock:
-            shown = self._clock() - SHOWN_AFTER_S
-            for stream, begun in self._begun.items():
-                end = utf8.whole_end(begun)
-                if begun[:end].strip(b"\r") and self._begun_at[stream] <= shown:
-                    self._begun[stream] = begun[end:]
-                    if end == len(begun):
-                        self._shown.add(stream)
-                    self._keep(stream, begun[:end] + b"\n")
+            shown = self._clock() - FLUSH_AFTER_S
+            for stream, partial in self._partial.items():
+                end = utf8.whole_end(partial)
+                if partial[:end].strip(b"\r") and self._partial_since[stream] <= shown:
+                    self._partial[stream] = partial[end:]
+                    if end == len(partial):
+                        self._flushed.add(stream)
+                    self._append(stream, partial[:end] + b"\n")
             self._sealed = len(self._ready)
             return tuple(self._ready)
 
-    def stored(self, count: int) -> None:
+    def acknowledge(self, count: int) -> None:
         """The first `count` blocks are kept elsewhere now."""
         with self._lock:
             del self._ready[:count]
@@ -127,7 +127,7 @@ class LogBuffer:
     def _full(self) -> bool:
         return self._left_bytes <= 0 or self._left_lines <= 0
 
-    def _keep(self, stream: str, data: bytes) -> None:
+    def _append(self, stream: str, data: bytes) -> None:
         if self._full:
             return
         kept = data[: self._left_bytes]

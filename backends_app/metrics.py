@@ -99,7 +99,7 @@ THREADS_REFUSED = Counter(
     "vulcan_threads_refused_total",
     "Requests that were not to wait or stream, since too many did.",
 )
-SPARES = Gauge(
+WARM_INSTANCES = Gauge(
     "vulcan_warm_instances",
     "What waits prepared for the next workloads, in all processes; as old as the last probe.",
     ["backend"],
@@ -139,10 +139,10 @@ def _execution_ended(
         STARTUP.labels(name, runtime).observe(max(0.0, seconds - ran))
 
 
-def _probe_ended(name: str, seconds: float, spares: int | None, **_: Any) -> None:
+def _probe_ended(name: str, seconds: float, warm_count: int | None, **_: Any) -> None:
     PROBE.labels(name).observe(seconds)
-    if spares is not None:
-        SPARES.labels(name).set(spares)
+    if warm_count is not None:
+        WARM_INSTANCES.labels(name).set(warm_count)
 
 
 def _registry_read(operation: str, **_: Any) -> None:
@@ -264,7 +264,7 @@ def server_exposition() -> bytes:
     looked_up: list[Collector] = [SiteCollector(registry, get_executor())]
     if not get_executor().remote:
         looked_up.append(SlotCollector(registry, registry))
-    return _exposition(looked_up, os.environ.get(metrics_folder.VARIABLE))
+    return _exposition(looked_up, os.environ.get(metrics_folder.ENV_VAR))
 
 
 def worker_exposition(names: Iterable[str], folder: Path) -> bytes:

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+ENV_VAR = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client looks for it, in the moment when it is imported."""
 
 PREFIX = "metrics."
 
 
 @functools.cache
-def fresh(parent: Path) -> Path:
+def create(parent: Path) -> Path:
     """A new folder in `parent`, which has to be this user's alone; one for each process that asks.
 
     Processes that fork off keep its lock.

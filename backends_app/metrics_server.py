@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 
-from .operations import alive, answered, exposed
+from .operations import dispatch, liveness, metrics_response
 
 CLIENT_S = 10.0  # for one request, at the most
 
@@ -32,11 +32,11 @@ def serve(host: str, port: int, exposition: Callable[[], bytes]) -> int:
     """
 
     def metrics(request: HttpRequest) -> HttpResponse:
-        return exposed(request, exposition)
+        return metrics_response(request, exposition)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        answers = {"/healthz": alive, "/metrics": metrics}
-        response = answered(WSGIRequest(environ), answers) or HttpResponseNotFound()
+        answers = {"/healthz": liveness, "/metrics": metrics}
+        response = dispatch(WSGIRequest(environ), answers) or HttpResponseNotFound()
         status = f"{response.status_code} {response.reason_phrase}"
         start_response(status, list(response.items()))
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else response.content]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.KILLED)
 _ENDED = [str(one) for one in ENDED]  # as a migration is to have it
-SOURCES: Mapping[Status, tuple[Status, ...]] = {
+PREVIOUS_STATUSES: Mapping[Status, tuple[Status, ...]] = {
     # Back to pending goes a workload whose worker was lost and that asked to be run once more.
     Status.PENDING: (Status.RUNNING,),
     Status.RUNNING: (Status.PENDING,),
@@ -35,7 +35,7 @@ SOURCES: Mapping[Status, tuple[Status, ...]] = {
 }
 """Which statuses each status may follow."""
 
-LARGE = ("output", "stdout", "stderr")
+LARGE_FIELDS = ("output", "stdout", "stderr")
 """The columns that can be large."""
 
 MAX_KEY_CHARS = 255
@@ -47,7 +47,7 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def is_id(text: str) -> bool:
+def is_workload_id(text: str) -> bool:
     """Could a workload have this id? What else a stranger sends is not asked for."""
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
@@ -57,7 +57,7 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
 
     def transition(self, to: Status, **changes: Any) -> int:
         """Change the status of those here that may have it now; how many did."""
-        return self.filter(status__in=SOURCES[to]).update(status=to, **changes)
+        return self.filter(status__in=PREVIOUS_STATUSES[to]).update(status=to, **changes)
 
     def visible_to(self, user: "AbstractBaseUser | AnonymousUser") -> "WorkloadQuerySet":
         """People see their own, staff see all; another's is as good as none."""
@@ -67,7 +67,7 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
 
     def summaries(self) -> "WorkloadQuerySet":
         """Without the columns that can be large."""
-        return self.defer(*LARGE)
+        return self.defer(*LARGE_FIELDS)
 
 
 class Workload(models.Model):

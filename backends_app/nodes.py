@@ -25,7 +25,7 @@ from .registry import BackendInfo
 from .slots import unusable
 from .workloads import Status
 
-KEPT_FACTOR = 10  # for how long the dead are remembered
+FORGET_FACTOR = 10  # for how long the dead are remembered
 
 NodeBackendKey: TypeAlias = tuple[str, str]
 """The id of a node, and the name of a backend on it."""
@@ -94,12 +94,12 @@ def deregister(node: str, names: Iterable[str]) -> None:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Observation:
     """What was heard of one backend on one node; `believed` once there was reason to."""
 
     beats: int | None
-    heard: float
-    believed: bool
+    changed_at: float
+    trusted: bool
 
 
 class FailureDetector:
@@ -113,37 +113,37 @@ class FailureDetector:
     def __init__(self, lost_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lost_after_s = lost_after_s
         self._clock = clock
-        self._seen: dict[NodeBackendKey, _Seen] = {}
+        self._observations: dict[NodeBackendKey, _Observation] = {}
         self.alive: list[NodeBackend] = []
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read what the nodes say, and forget those that have been silent for too long."""
         now, rows = self._clock(), list(NodeBackend.objects.all())
         alive: list[NodeBackend] = []
         for row in rows:
             key = (row.node_id, row.name)
-            seen = self._seen.get(key)
-            if seen is None:
+            observation = self._observations.get(key)
+            if observation is None:
                 recent = abs((datetime.now(UTC) - row.seen_at).total_seconds()) < self._lost_after_s
-                seen = self._seen[key] = _Seen(row.beats, now, believed=recent)
-            elif row.beats != seen.beats:
-                seen = self._seen[key] = _Seen(row.beats, now, believed=True)
-            if now - seen.heard >= self._lost_after_s:
+                observation = self._observations[key] = _Observation(row.beats, now, trusted=recent)
+            elif row.beats != observation.beats:
+                observation = self._observations[key] = _Observation(row.beats, now, trusted=True)
+            if now - observation.changed_at >= self._lost_after_s:
                 NodeBackend.objects.filter(pk=row.pk, beats=row.beats).delete()
-            elif seen.believed:
+            elif observation.trusted:
                 alive.append(row)
         self.alive = alive
-        self._seen = {
-            key: seen
-            for key, seen in self._seen.items()
-            if now - seen.heard < KEPT_FACTOR * self._lost_after_s
+        self._observations = {
+            key: observation
+            for key, observation in self._observations.items()
+            if now - observation.changed_at < FORGET_FACTOR * self._lost_after_s
         }
 
-    def lost(self, served: NodeBackendKey) -> bool:
+    def is_lost(self, key: NodeBackendKey) -> bool:
         """Has nobody heard anything new of it for too long? Not before that has been watched."""
         now = self._clock()
-        seen = self._seen.setdefault(served, _Seen(None, now, believed=False))
-        return now - seen.heard >= self._lost_after_s
+        observation = self._observations.setdefault(key, _Observation(None, now, trusted=False))
+        return now - observation.changed_at >= self._lost_after_s
 
     def health(self, name: str) -> Health:
         """How a backend is, taken over all nodes that serve it."""

@@ -28,16 +28,16 @@ class ProbeMiddleware:
         self._get_response = get_response
         readiness = Readiness(registry, get_executor, required_backends)
         self._answers = {
-            "/healthz": alive,
-            "/readyz": lambda request: ready(readiness),
-            "/metrics": lambda request: exposed(request, metrics.server_exposition),
+            "/healthz": liveness,
+            "/readyz": lambda request: readiness_response(readiness),
+            "/metrics": lambda request: metrics_response(request, metrics.server_exposition),
         }
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return answered(request, self._answers) or self._get_response(request)
+        return dispatch(request, self._answers) or self._get_response(request)
 
 
-def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpResponse | None:
+def dispatch(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpResponse | None:
     """The answer to one of these paths, None for any other; nobody may keep it."""
     path = request.path_info.removesuffix("/")
     if path not in answers or (path == "/metrics" and metrics_access().access == "off"):
@@ -54,17 +54,17 @@ def answered(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpRespons
     return response
 
 
-def alive(request: HttpRequest) -> HttpResponse:
+def liveness(request: HttpRequest) -> HttpResponse:
     """This process answers; nothing else is looked at."""
     return JsonResponse({"status": "alive"})
 
 
-def ready(readiness: Readiness) -> HttpResponse:
+def readiness_response(readiness: Readiness) -> HttpResponse:
     report = readiness.report()
     return JsonResponse(report.as_json(), status=200 if report.ready else 503)
 
 
-def exposed(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
+def metrics_response(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
     """The metrics, for who may read them."""
     if metrics.is_authorized(request.headers.get("Authorization", "")):
         return HttpResponse(exposition(), content_type=metrics.CONTENT_TYPE)

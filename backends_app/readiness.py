@@ -18,7 +18,7 @@ from .registry import Registry
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 1.0
+TIMEOUT_S = 1.0
 OK = "ok"
 
 
@@ -52,20 +52,20 @@ class Readiness:
         registry: Registry,
         executor: Callable[[], Executor],
         required: Callable[[], Sequence[str]],
-        timeout_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._registry = registry
         self._executor = executor
         self._required = required
         self._last: Report | None = None
-        self._inquiries = [
-            SingleFlight(question, timeout_s) for question in (_database, self._executor_problem)
+        self._checks = [
+            SingleFlight(check, timeout_s) for check in (_check_database, self._check_executor)
         ]
 
     def report(self) -> Report:
         """Both are asked at once, so this takes no longer than one of them may."""
-        asked = [inquiry.start() for inquiry in self._inquiries]
-        database, executor = map(_said, asked)
+        calls = [check.start() for check in self._checks]
+        database, executor = map(_status, calls)
         entries = self._registry.snapshot.entries
         backends = {
             name: entries[name].health.state if name in entries else "not registered"
@@ -78,13 +78,13 @@ class Readiness:
         self._last = report
         return report
 
-    def _executor_problem(self) -> str:
+    def _check_executor(self) -> str:
         executor = self._executor()
         executor.ensure_started(wait_s=0)  # who is not ready gets no request that would do it
-        return executor.problem() or OK
+        return executor.readiness_error() or OK
 
 
-def _database() -> str:
+def _check_database() -> str:
     try:
         Workload.objects.values_list("pk").first()  # `SELECT 1` would not even open a file
         return OK
@@ -92,9 +92,9 @@ def _database() -> str:
         connection.close()  # it is this thread's own
 
 
-def _said(asked: Call[str]) -> str:
+def _status(call: Call[str]) -> str:
     try:
-        return asked.result()
+        return call.result()
     except CallTimeout:
         return "no answer in time"
     except (DatabaseError, InterfaceError):

@@ -207,7 +207,7 @@ class Registry:
         self._snapshot = Snapshot(ordered, routes or self._snapshot.routes)
 
 
-def name_problem(name: object) -> str | None:
+def validate_name(name: object) -> str | None:
     """Why no backend can have this name, or None."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "a name takes a lower-case letter, then up to 62 of lower-case letters, digits and -"
@@ -215,7 +215,7 @@ def name_problem(name: object) -> str | None:
 
 
 def _entry(name: str, backend: Backend) -> RegisteredBackend:
-    if problem := name_problem(name):
+    if problem := validate_name(name):
         raise InvalidBackendName(name, problem)
     capabilities = getattr(backend, "capabilities", None)
     if not isinstance(capabilities, BackendCapabilities):

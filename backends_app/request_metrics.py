@@ -21,8 +21,8 @@ OTHER_METHOD = "<invalid method>"
 NO_VIEW = "<unnamed view>"
 
 
-class _KeptMetrics(Metrics):  # type: ignore[misc]
-    KEPT = {
+class _SelectedMetrics(Metrics):  # type: ignore[misc]
+    NAMES = {
         "django_http_requests_latency_seconds_by_view_method",
         "django_http_responses_total_by_status_view_method",
         "django_http_exceptions_total_by_type",
@@ -30,7 +30,7 @@ class _KeptMetrics(Metrics):  # type: ignore[misc]
     }
 
     def register_metric(self, metric_cls: Any, name: str, *arguments: Any, **named: Any) -> Any:
-        if name in self.KEPT:
+        if name in self.NAMES:
             return super().register_metric(metric_cls, name, *arguments, **named)
         return None
 
@@ -40,13 +40,15 @@ class RequestMetricsMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
-        self._metrics = _KeptMetrics.get_instance()
+        self._metrics = _SelectedMetrics.get_instance()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         began = time.perf_counter()
         response = self._get_response(request)
         method = request.method if request.method in METHODS else OTHER_METHOD
-        latency, answers = _of(self._metrics, _view(request), method, response.status_code)
+        latency, answers = _label_metrics(
+            self._metrics, _view(request), method, response.status_code
+        )
         latency.observe(time.perf_counter() - began)
         answers.inc()
         return response
@@ -57,7 +59,9 @@ class RequestMetricsMiddleware:
 
 
 @functools.cache
-def _of(metrics: Metrics, view: str, method: str, status: int) -> tuple[Histogram, Counter]:
+def _label_metrics(
+    metrics: Metrics, view: str, method: str, status: int
+) -> tuple[Histogram, Counter]:
     """There are only so many views, methods and statuses."""
     return (
         metrics.requests_latency_by_view_method.labels(view, method),

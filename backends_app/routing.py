@@ -158,12 +158,12 @@ class Resolution:
 
     def _candidate(self, name: str) -> Candidate:
         entry = self.entries.get(name)
-        finding = check_eligibility(entry, self.runtime, self.source_format)
-        reason = describe_eligibility(entry, finding)
-        if finding is None and name != self.name:
+        ineligibility = check_eligibility(entry, self.runtime, self.source_format)
+        reason = describe_eligibility(entry, ineligibility)
+        if ineligibility is None and name != self.name:
             passed = "an earlier one was taken" if name in self.names else "not what the rule names"
             reason = f"{reason}; {passed}"
-        return Candidate(name, finding is None, reason)
+        return Candidate(name, ineligibility is None, reason)
 
 
 def decide(
@@ -187,11 +187,11 @@ def decide(
             rule="the request is malformed",
             error=error,
         )
-    names, rule = _names(isolation, runtime, source_format, routes)
-    findings = {
+    names, rule = _allowed_names(isolation, runtime, source_format, routes)
+    ineligibilities = {
         name: check_eligibility(entries.get(name), runtime, source_format) for name in names
     }
-    chosen = next((name for name in names if findings[name] is None), None)
+    chosen = next((name for name in names if ineligibilities[name] is None), None)
     return Resolution(
         isolation=isolation,
         runtime=runtime,
@@ -201,15 +201,19 @@ def decide(
         entries=entries,
         name=chosen,
         backend=None if chosen is None else entries[chosen].backend,
-        error=None if chosen is not None else _error(findings, runtime, source_format, entries),
+        error=None
+        if chosen is not None
+        else _error(ineligibilities, runtime, source_format, entries),
     )
 
 
-def describe_eligibility(entry: RegisteredBackend | None, finding: Ineligibility | None) -> str:
+def describe_eligibility(
+    entry: RegisteredBackend | None, ineligibility: Ineligibility | None
+) -> str:
     """A finding in words."""
     if entry is None:
         return "not registered"
-    match finding:
+    match ineligibility:
         case Ineligibility.RUNTIME:
             return f"runs {comma_join(entry.capabilities.supported_runtimes)} only"
         case Ineligibility.SOURCE_FORMAT:
@@ -221,7 +225,7 @@ def describe_eligibility(entry: RegisteredBackend | None, finding: Ineligibility
             return "healthy" if entry.health.healthy else "not probed yet"
 
 
-def _names(
+def _allowed_names(
     isolation: Isolation, runtime: str, source_format: str, routes: RouteTable
 ) -> tuple[tuple[str, ...], str]:
     """The backends that may be taken, best first, and the rule that says so."""
@@ -234,47 +238,59 @@ def _names(
 
 
 def _error(
-    findings: Mapping[str, Ineligibility | None],
+    ineligibilities: Mapping[str, Ineligibility | None],
     runtime: str,
     source_format: str,
     entries: Mapping[str, RegisteredBackend],
 ) -> VulcanError:
     """The error of the first name, or of the first that only its health keeps from running this:
     it is the one that may work later."""
-    hopeful = (name for name, finding in findings.items() if finding is Ineligibility.HEALTH)
-    name = next(hopeful, next(iter(findings)))
+    unavailable = (
+        name
+        for name, ineligibility in ineligibilities.items()
+        if ineligibility is Ineligibility.HEALTH
+    )
+    name = next(unavailable, next(iter(ineligibilities)))
     eligible = _where(
         entries, lambda other: check_eligibility(other, runtime, source_format) is None
     )
     entry = entries.get(name)
     if entry is None:
         return BackendNotRegistered(name, tuple(entries), eligible)
-    can = entry.capabilities
-    match findings[name]:
+    capabilities = entry.capabilities
+    match ineligibilities[name]:
         case Ineligibility.RUNTIME:
-            able = _where(entries, lambda other: runtime in other.capabilities.supported_runtimes)
-            return RuntimeNotSupported(name, runtime, tuple(can.supported_runtimes), able, eligible)
+            supporting = _where(
+                entries, lambda other: runtime in other.capabilities.supported_runtimes
+            )
+            return RuntimeNotSupported(
+                name, runtime, tuple(capabilities.supported_runtimes), supporting, eligible
+            )
         case Ineligibility.SOURCE_FORMAT:
-            able = _where(
+            supporting = _where(
                 entries, lambda other: source_format in other.capabilities.supported_source_formats
             )
             return SourceFormatNotSupported(
-                name, source_format, tuple(can.supported_source_formats), able, eligible
+                name,
+                source_format,
+                tuple(capabilities.supported_source_formats),
+                supporting,
+                eligible,
             )
         case _:
             return BackendUnavailable(entry.health.description, name=name, eligible=eligible)
 
 
 def _where(
-    entries: Mapping[str, RegisteredBackend], able: Callable[[RegisteredBackend], bool]
+    entries: Mapping[str, RegisteredBackend], supporting: Callable[[RegisteredBackend], bool]
 ) -> tuple[str, ...]:
-    return tuple(entry.name for entry in entries.values() if able(entry))
+    return tuple(entry.name for entry in entries.values() if supporting(entry))
 
 
 def _isolation(value: object) -> Isolation:
     """`auto` or a name as it is; names in order as a tuple of one or more different ones."""
     if isinstance(value, str):
-        return _word("isolation", value, f"{AUTO}, a backend name or a list of names")
+        return _short_string("isolation", value, f"{AUTO}, a backend name or a list of names")
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise InvalidRequest(
             "isolation",
@@ -284,7 +300,7 @@ def _isolation(value: object) -> Isolation:
         raise InvalidRequest("isolation", f"A list takes 1 to {MAX_ISOLATIONS} backend names.")
     names: list[str] = []
     for item in value:
-        name = _word("isolation", item, "a backend name")
+        name = _short_string("isolation", item, "a backend name")
         if name == AUTO:
             raise InvalidRequest("isolation", f"{AUTO} stands alone; a list takes backend names.")
         if name in names:
@@ -294,18 +310,20 @@ def _isolation(value: object) -> Isolation:
 
 
 def _source_format(value: object) -> str:
-    return _word("source_format", value, f"one of {comma_join(SOURCE_FORMATS)}")
+    return _short_string("source_format", value, f"one of {comma_join(SOURCE_FORMATS)}")
 
 
 def _runtime(value: object, source_format: str) -> str:
     """The canonical name. Which runtimes exist is for the backends to say, so any word passes."""
     if value is None and source_format == "image":
         return RUNTIME_OF_IMAGES
-    runtime = _word("runtime", value, f"one of {comma_join(RUNTIMES)} (only an image needs none)")
+    runtime = _short_string(
+        "runtime", value, f"one of {comma_join(RUNTIMES)} (only an image needs none)"
+    )
     return RUNTIME_ALIASES.get(runtime, runtime)
 
 
-def _word(field: str, value: object, wanted: str) -> str:
+def _short_string(field: str, value: object, wanted: str) -> str:
     """A short non-empty string, or `InvalidRequest`."""
     if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS:
         return value

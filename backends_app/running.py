@@ -29,10 +29,10 @@ class Execution:
     backend: Backend
     log: LogBuffer
     killed: bool = False
-    storing: threading.Lock = field(default_factory=threading.Lock)
+    store_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Running:
+class Supervisor:
     """The executions of this process, and the one thread that looks after them.
 
     It begins with the first one and rests while there are none; what is over before it looks for
@@ -40,9 +40,9 @@ class Running:
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self._reset_after_fork()
 
-    def forget(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Begin anew: for a forked child, which has none of its parent's threads."""
         self._lock = threading.Lock()
         self._executions: dict[str, Execution] = {}
@@ -88,21 +88,21 @@ class Running:
             pause.wait(TICK_S)
             try:
                 with closing_connections():
-                    self.look()
+                    self.tick()
             except (DatabaseError, InterfaceError) as error:  # what it did not do, it does next
                 logger.warning("the running workloads cannot be looked after: %s", error)
             except Exception:
                 logger.exception("the running workloads cannot be looked after; it goes on")
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Store what was printed since, and end what is to be killed."""
         executions = self.all()
         for execution in executions:
-            with execution.storing:
-                if blocks := execution.log.ready():
+            with execution.store_lock:
+                if blocks := execution.log.pending_blocks():
                     with transaction.atomic():
                         logs.store(execution.workload_id, blocks)
-                    execution.log.stored(len(blocks))
+                    execution.log.acknowledge(len(blocks))
         asked = Workload.objects.filter(
             pk__in=[one.workload_id for one in executions], kill_requested_at__isnull=False
         )
@@ -114,7 +114,7 @@ class Running:
                 kill_workload(execution.backend, execution.workload_id)
 
 
-running = Running()
+supervisor = Supervisor()
 """The executions of this process."""
 
-os.register_at_fork(after_in_child=running.forget)
+os.register_at_fork(after_in_child=supervisor._reset_after_fork)

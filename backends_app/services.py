@@ -23,7 +23,7 @@ from .workloads import (
     Isolation,
     WorkloadResult,
     WorkloadSpec,
-    result_problem,
+    validate_result,
 )
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ def _executed(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult
     """Return the backend's result, or `backend_error` where it has none that could be recorded."""
     try:
         result = backend.execute(spec)
-        problem = result_problem(result)
+        problem = validate_result(result)
         if problem:
             logger.error("backend %s returned an invalid result: %s", name, problem)
             problem = f"backend {name!r} returned an invalid result: {problem}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
-RUNNING = ".running"
+LOCK_SUFFIX = ".running"
 POLL_INTERVAL_S = (0.005, 0.05)  # of a slot that is waited for: at first, and at most
 
 
@@ -27,25 +27,25 @@ def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     Raises `BackendAtCapacity` at once when all are taken or somebody waits for one, and
     `BackendUnavailable` when `folder` cannot be used or could be tampered with by another user.
     """
-    with _usable(name, folder):
-        turn = _locked(_turn(name, folder), shared=True)
+    with _unusable_as_unavailable(name, folder):
+        turn = _try_lock(_turn_file(name, folder), shared=True)
         held = None
         if turn is not None:
             try:
-                held = _take(name, limit, folder)
+                held = _lock_free_slot(name, limit, folder)
             finally:
-                _free(turn)
+                _unlock(turn)
     if held is None:
         raise BackendAtCapacity(name, limit)
     try:
         yield
     finally:
-        _free(held)
+        _unlock(held)
 
 
 @contextmanager
 def wait_for_slot(
-    name: str, limit: int, folder: Path, give_up: Callable[[], bool]
+    name: str, limit: int, folder: Path, should_stop: Callable[[], bool]
 ) -> Iterator[bool]:
     """Hold a slot as `slot` does, and wait for it; False when `give_up` said to wait no more.
 
@@ -54,23 +54,23 @@ def wait_for_slot(
     turn = held = None
     pause, longest = POLL_INTERVAL_S
     try:
-        with _usable(name, folder):
+        with _unusable_as_unavailable(name, folder):
             while held is None:
-                turn = _locked(_turn(name, folder)) if turn is None else turn
-                held = _take(name, limit, folder) if turn is not None else None
+                turn = _try_lock(_turn_file(name, folder)) if turn is None else turn
+                held = _lock_free_slot(name, limit, folder) if turn is not None else None
                 if held is None:
-                    if give_up():
+                    if should_stop():
                         break
                     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                     pause = min(2 * pause, longest)
             if turn is not None:
-                _free(turn)
+                _unlock(turn)
                 turn = None
         yield held is not None
     finally:
         for descriptor in (turn, held):
             if descriptor is not None:
-                _free(descriptor)
+                _unlock(descriptor)
 
 
 @contextmanager
@@ -81,8 +81,8 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     """
     try:
         ensure_private_dir(folder)
-        file = _mark(workload_id, folder)
-        held = _locked(file)
+        file = _lock_file(workload_id, folder)
+        held = _try_lock(file)
     except OSError as error:
         raise unusable(folder, error) from error
     try:
@@ -90,18 +90,18 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     finally:
         if held is not None:
             file.unlink(missing_ok=True)
-            _free(held)
+            _unlock(held)
 
 
 def is_locked(workload_id: str, folder: Path) -> bool:
     """Does a process of this user on this host work on the workload?"""
     try:
-        held = _locked(_mark(workload_id, folder), make=False)
+        held = _try_lock(_lock_file(workload_id, folder), make=False)
     except FileNotFoundError:
         return False
     if held is None:
         return True
-    _free(held)
+    _unlock(held)
     return False
 
 
@@ -110,17 +110,17 @@ def remove_stale_locks(folder: Path) -> int:
 
     Whoever takes a mark at the same moment finds its file gone and makes another; see `_locked`.
     """
-    swept = 0
-    for file in folder.glob(f"*{RUNNING}"):
+    removed = 0
+    for file in folder.glob(f"*{LOCK_SUFFIX}"):
         try:
-            held = _locked(file, make=False)
+            held = _try_lock(file, make=False)
         except OSError:  # gone meanwhile, or none of ours
             continue
         if held is not None:
             file.unlink(missing_ok=True)
-            _free(held)
-            swept += 1
-    return swept
+            _unlock(held)
+            removed += 1
+    return removed
 
 
 def slots_in_use(name: str, limit: int, folder: Path) -> int:
@@ -141,12 +141,12 @@ def _slots(name: str, limit: int, folder: Path) -> Iterator[Path]:
     return (folder / f"{name}.{number}.slot" for number in range(limit))
 
 
-def _turn(name: str, folder: Path) -> Path:
+def _turn_file(name: str, folder: Path) -> Path:
     return folder / f"{name}.turn"
 
 
 @contextmanager
-def _usable(name: str, folder: Path) -> Iterator[None]:
+def _unusable_as_unavailable(name: str, folder: Path) -> Iterator[None]:
     """Raise `BackendUnavailable` when the folder of the slots cannot be used."""
     try:
         ensure_private_dir(folder)
@@ -156,17 +156,17 @@ def _usable(name: str, folder: Path) -> Iterator[None]:
         raise BackendUnavailable(reason, name=name) from error
 
 
-def _mark(workload_id: str, folder: Path) -> Path:
-    return folder / f"{workload_id}{RUNNING}"
+def _lock_file(workload_id: str, folder: Path) -> Path:
+    return folder / f"{workload_id}{LOCK_SUFFIX}"
 
 
-def _take(name: str, limit: int, folder: Path) -> int | None:
+def _lock_free_slot(name: str, limit: int, folder: Path) -> int | None:
     """The descriptor of a file that is locked now, or None when every slot is taken."""
-    every = map(_locked, _slots(name, limit, folder))
+    every = map(_try_lock, _slots(name, limit, folder))
     return next((held for held in every if held is not None), None)
 
 
-def _locked(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
+def _try_lock(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
     """The descriptor of the file, which is locked now, or None when it was before.
 
     A file that was removed between opening and locking it is no lock: nobody else would find it.
@@ -176,7 +176,7 @@ def _locked(file: Path, *, make: bool = True, shared: bool = False) -> int | Non
         descriptor = os.open(file, flags, 0o600)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if _is_there(file, descriptor):
+            if _is_current(file, descriptor):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -184,17 +184,17 @@ def _locked(file: Path, *, make: bool = True, shared: bool = False) -> int | Non
         except OSError:
             os.close(descriptor)
             raise
-        _free(descriptor)
+        _unlock(descriptor)
 
 
-def _is_there(file: Path, descriptor: int) -> bool:
+def _is_current(file: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(file.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _free(held: int) -> None:
+def _unlock(held: int) -> None:
     """Closing would not do: a child between fork and exec still has the same open file."""
     fcntl.flock(held, fcntl.LOCK_UN)
     os.close(held)

@@ -20,73 +20,73 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.25
 KEEP_ALIVE_S = 10.0  # a reader that has gone away is noticed when something is sent to it
-LONGEST_S = 300.0  # then the reader comes back, if it is still there
+MAX_STREAM_S = 300.0  # then the reader comes back, if it is still there
 
 
 @dataclass(eq=False)
-class Tail:
+class LogFollower:
     """The log of one workload as far as it is known here; `end` is there when it is whole."""
 
     workload_id: str
     blocks: list[Block] = field(default_factory=list)
-    end: Mapping[str, str | None] | None = None
+    outcome: Mapping[str, str | None] | None = None
     readers: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
-    def last(self) -> int:
+    def last_line(self) -> int:
         """The number of the last line."""
         return self.blocks[-1].first + self.blocks[-1].lines - 1 if self.blocks else 0
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read what is new; the end first, since what comes before it is stored with it."""
         found = Workload.objects.filter(pk=self.workload_id)
         row = found.values("status", "exit_reason").first()
-        new = logs.blocks_after(self.workload_id, self.last)
+        new = logs.blocks_after(self.workload_id, self.last_line)
         with self.changed:
-            self.blocks += [block for block in new if block.first > self.last]
+            self.blocks += [block for block in new if block.first > self.last_line]
             if row is None:
-                self.end = {"status": None, "exit_reason": None}  # deleted meanwhile
+                self.outcome = {"status": None, "exit_reason": None}  # deleted meanwhile
             elif row["status"] in ENDED:
-                self.end = {"status": row["status"], "exit_reason": row["exit_reason"]}
-            if new or self.end:
+                self.outcome = {"status": row["status"], "exit_reason": row["exit_reason"]}
+            if new or self.outcome:
                 self.changed.notify_all()
 
 
-class Tails:
+class LogHub:
     """The logs that somebody follows in this process, and the one thread that reads them."""
 
     def __init__(self) -> None:
-        self.forget()
+        self._reset_after_fork()
 
-    def forget(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Begin anew: for a forked child, which has none of its parent's threads."""
         self._lock = threading.Lock()
-        self._tails: dict[str, Tail] = {}
+        self._followers: dict[str, LogFollower] = {}
         self._some = threading.Event()
         self._started = False
 
     @contextmanager
-    def following(self, workload_id: str) -> Iterator[Tail]:
+    def subscribe(self, workload_id: str) -> Iterator[LogFollower]:
         """Follow a log, together with those in this process that follow it already."""
         with self._lock:
-            tail = self._tails.setdefault(workload_id, Tail(workload_id))
-            tail.readers += 1
-            first = tail.readers == 1
+            follower = self._followers.setdefault(workload_id, LogFollower(workload_id))
+            follower.readers += 1
+            first = follower.readers == 1
             start, self._started = not self._started, True
         try:
             if first:
-                tail.look()
+                follower.refresh()
             if start:
                 threading.Thread(target=self._run, name="vulcan-tails", daemon=True).start()
             self._some.set()
-            yield tail
+            yield follower
         finally:
             with self._lock:
-                tail.readers -= 1
-                if not tail.readers:
-                    del self._tails[workload_id]
-                if not self._tails:
+                follower.readers -= 1
+                if not follower.readers:
+                    del self._followers[workload_id]
+                if not self._followers:
                     self._some.clear()
 
     def _run(self) -> None:
@@ -95,55 +95,57 @@ class Tails:
             self._some.wait()
             pause.wait(POLL_INTERVAL_S)
             with self._lock:
-                tails = [tail for tail in self._tails.values() if tail.end is None]
+                log_hub = [
+                    follower for follower in self._followers.values() if follower.outcome is None
+                ]
             try:
                 with closing_connections():
-                    for tail in tails:
-                        tail.look()
+                    for follower in log_hub:
+                        follower.refresh()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("logs cannot be followed: %s", error)
             except Exception:
                 logger.exception("logs cannot be followed; it goes on")
 
 
-tails = Tails()
+log_hub = LogHub()
 """The logs that are followed in this process."""
 
-os.register_at_fork(after_in_child=tails.forget)
+os.register_at_fork(after_in_child=log_hub._reset_after_fork)
 
 
-def follow(tail: Tail, number: int) -> Iterator[list[Line]]:
+def follow(follower: LogFollower, number: int) -> Iterator[list[Line]]:
     """The lines after the line `number` as they come, until the end; sometimes none at all."""
     known = 0
     while True:
-        with tail.changed:
-            tail.changed.wait_for(
-                lambda: len(tail.blocks) > known or tail.end is not None,  # noqa: B023
+        with follower.changed:
+            follower.changed.wait_for(
+                lambda: len(follower.blocks) > known or follower.outcome is not None,  # noqa: B023
                 KEEP_ALIVE_S,
             )
-            new, end = tail.blocks[known:], tail.end
+            new, outcome = follower.blocks[known:], follower.outcome
         known += len(new)
         yield list(logs.lines_after(new, number))
-        if end is not None:
+        if outcome is not None:
             return
 
 
-def events(tail: Tail, number: int) -> Iterator[str]:
+def sse_events(follower: LogFollower, number: int) -> Iterator[str]:
     """Server-Sent Events of the lines after the line `number`.
 
     A `log` event for each line, whose id is its number; `done` when there will be no more.
     """
     yield "retry: 1000\n\n"
     began = time.monotonic()
-    for lines in follow(tail, number):
+    for lines in follow(follower, number):
         text = "".join(
             f"id: {line.number}\n" + _event("log", {"stream": line.stream, "line": line.text})
             for line in lines
         )
         yield text or ": it goes on\n\n"
-        if time.monotonic() >= began + LONGEST_S:
+        if time.monotonic() >= began + MAX_STREAM_S:
             return
-    yield _event("done", tail.end)
+    yield _event("done", follower.outcome)
 
 
 def _event(name: str, data: object) -> str:

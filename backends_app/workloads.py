@@ -129,7 +129,7 @@ class WorkloadSpec:
                 "code", "Holds half a surrogate pair, which no UTF-8 has."
             ) from None
 
-    def module(self) -> bytes | None:
+    def wasm_module(self) -> bytes | None:
         """Return the WebAssembly module that `code` holds in base64; None when it holds none."""
         if self.runtime != WASM:
             return None
@@ -198,17 +198,17 @@ class Limits:
                     f"resources.{part.name}",
                     f"Must be between {bound.min:g} and {bound.max:g}; got {short_repr(value)}.",
                 )
-        module = spec.module()
+        module = spec.wasm_module()
         sizes = {
             "code": (spec.code_utf8() if module is None else module, self.code_bytes),
             "code_archive": (spec.archive or b"", self.archive_bytes),
             "input": (spec.input_json().rstrip(b"\n"), self.input_bytes),
         }
-        for name, (data, most) in sizes.items():
-            if len(data) > most:
+        for name, (data, max_bytes) in sizes.items():
+            if len(data) > max_bytes:
                 unit = "bytes" if data is not module else "bytes of the module"
                 raise InvalidRequest(
-                    name, f"Must be at most {most:,} {unit}; this is {len(data):,}."
+                    name, f"Must be at most {max_bytes:,} {unit}; this is {len(data):,}."
                 )
 
 
@@ -253,7 +253,7 @@ class WorkloadResult:
 MAX_SIGNAL_CHARS = 16
 
 
-def result_problem(result: object) -> str:
+def validate_result(result: object) -> str:
     """Return what no record or answer could hold of a result, with its field; empty if nothing.
 
     Backends are anybody's code, and a dataclass does not check its fields. `output` is the
@@ -279,10 +279,10 @@ def _check_text(value: object, max_chars: int | None = None) -> str:
     return ""
 
 
-def _check_integer(value: object, least: int, most: int) -> str:
+def _check_integer(value: object, least: int, max_bytes: int) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return f"must be an integer, not {type(value).__name__}"
-    return "" if least <= value <= most else f"must be between {least} and {most}"
+    return "" if least <= value <= max_bytes else f"must be between {least} and {max_bytes}"
 
 
 def _check_member(value: object, members: Collection[str]) -> str:
@@ -304,11 +304,11 @@ def _check_flag(value: object) -> str:
     return "" if isinstance(value, bool) else f"must be a boolean, not {type(value).__name__}"
 
 
-_figure = partial(_check_integer, least=0, most=2**63 - 1)  # as a column takes it
+_figure = partial(_check_integer, least=0, max_bytes=2**63 - 1)  # as a column takes it
 _encoding = partial(_check_member, members=ENCODINGS)
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "exit_reason": _check_reason,
-    "exit_code": _optional(partial(_check_integer, least=-(2**31), most=2**31 - 1)),
+    "exit_code": _optional(partial(_check_integer, least=-(2**31), max_bytes=2**31 - 1)),
     "signal": _optional(partial(_check_text, max_chars=MAX_SIGNAL_CHARS)),
     "stdout": _check_text,
     "stderr": _check_text,

@@ -60,9 +60,9 @@ def manage(
 
 def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
     """Return what `condition` returns as soon as that is true; fail after PATIENCE_S."""
-    at_the_latest = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
-        assert time.monotonic() < at_the_latest, what
+        assert time.monotonic() < deadline, what
         time.sleep(POLL_INTERVAL_S)
     return found
 

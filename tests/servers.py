@@ -177,12 +177,12 @@ http {{
 
 
 def _until_it_listens(port: int) -> None:
-    at_the_latest = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            assert time.monotonic() < at_the_latest, "the server does not listen"
+            assert time.monotonic() < deadline, "the server does not listen"
             time.sleep(0.02)
         else:
             return

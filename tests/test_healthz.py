@@ -92,9 +92,9 @@ def test_a_server_is_ready_when_its_database_and_executor_are(report):
 
 
 def test_no_request_has_to_come_before_it_is_ready(report, executor: LocalExecutor):
-    assert not executor.serving
+    assert not executor.is_started
     assert report()["executor"] == "ok"
-    assert executor.serving
+    assert executor.is_started
 
 
 def test_required_backends_have_to_be_healthy(report, filled: Registry, fakes):
@@ -141,7 +141,7 @@ def test_an_executor_that_hangs_is_not_waited_for(filled: Registry, transactiona
     free = threading.Event()
 
     class Hanging(LocalExecutor):
-        def problem(self) -> str:
+        def readiness_error(self) -> str:
             free.wait(60)
             return ""
 

@@ -19,18 +19,18 @@ from backends_app.exceptions import (
 )
 from backends_app.lifecycle import (
     DuplicateSubmission,
-    end,
+    finish,
     kill,
     recover_lost,
     run_inline,
     run_next,
 )
-from backends_app.models import ENDED, SOURCES, LogBlock, Source, Workload
+from backends_app.models import ENDED, PREVIOUS_STATUSES, LogBlock, Source, Workload
 from backends_app.registry import Registry
-from backends_app.running import running
+from backends_app.running import supervisor
 from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.workloads import order, recorded
+from tests.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -54,7 +54,7 @@ def test_only_what_may_follow_follows(before: Status, to: Status):
     workload = recorded(before)
     ended = {"finished_at": datetime.now(UTC) if to in ENDED else None}
     changed = Workload.objects.filter(pk=workload.pk).transition(to, **ended)
-    assert changed == (before in SOURCES[to])
+    assert changed == (before in PREVIOUS_STATUSES[to])
     workload.refresh_from_db()
     assert workload.status == (to if changed else before)
 
@@ -71,7 +71,7 @@ def test_the_database_holds_no_nonsense(row):
 
 
 def test_a_run_is_a_record(filled: Registry, user: User):
-    workload = run_inline(order(owner=user, input={"a": "\x00"}), filled)
+    workload = run_inline(submission(owner=user, input={"a": "\x00"}), filled)
     kept = Workload.objects.get()
     assert kept == workload
     assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", {"a": "\x00"})
@@ -84,10 +84,10 @@ def test_a_run_is_a_record(filled: Registry, user: User):
 
 def test_a_request_that_cannot_run_leaves_no_record(filled: Registry, fakes):
     with pytest.raises(InvalidRequest):
-        run_inline(order(isolation=[]), filled)
+        run_inline(submission(isolation=[]), filled)
     filled.unregister("isolate")
     with pytest.raises(BackendNotRegistered):
-        run_inline(order(), filled)
+        run_inline(submission(), filled)
     assert not Workload.objects.exists()
 
 
@@ -102,13 +102,13 @@ def test_no_slot_no_record(registry: Registry):
 
     registry.register("isolate", Full(max_concurrency=1))
     thread = threading.Thread(
-        target=lifecycle.services.run, args=[order().spec], kwargs={"registry": registry}
+        target=lifecycle.services.run, args=[submission().spec], kwargs={"registry": registry}
     )
     thread.start()
     inside.wait(60)
     for key in (None, "key"):
         with pytest.raises(BackendAtCapacity):
-            run_inline(order(key=key), registry)
+            run_inline(submission(key=key), registry)
     leave.set()
     thread.join()
     assert not Workload.objects.exists()
@@ -120,7 +120,7 @@ def test_a_backend_that_breaks_under_it_is_recorded_and_raised(filled: Registry,
 
     fakes["isolate"].program = broken
     with pytest.raises(BackendUnavailable):
-        run_inline(order(), filled)
+        run_inline(submission(), filled)
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason, kept.error) == (
         "failed",
@@ -135,7 +135,7 @@ def test_what_a_backend_refuses_while_it_runs_leaves_no_record(filled: Registry,
 
     fakes["isolate"].program = refused
     with pytest.raises(InvalidRequest):
-        run_inline(order(), filled)
+        run_inline(submission(), filled)
     assert not Workload.objects.exists()
 
 
@@ -146,7 +146,7 @@ def test_a_bug_in_a_backend_ends_the_workload(filled: Registry, bug: type[BaseEx
             raise bug
 
     filled.register("isolate", Buggy(), replace=True)
-    workload = run_inline(order(), filled)
+    workload = run_inline(submission(), filled)
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason, kept.error) == (
         "failed",
@@ -160,7 +160,7 @@ def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes
     fakes["isolate"].program = lambda workload: WorkloadResult(
         exit_reason=ExitReason.EXITED, exit_code=0, stdout="half \ud800"
     )
-    run_inline(order(), filled)
+    run_inline(submission(), filled)
     kept = Workload.objects.get()
     assert kept.exit_reason == "backend_error"
     assert "stdout holds half a surrogate pair" in kept.error
@@ -175,13 +175,13 @@ def test_what_it_prints_is_its_log(filled: Registry, fakes):
         return DONE
 
     fakes["isolate"].program = program
-    workload = run_inline(order(), filled)
+    workload = run_inline(submission(), filled)
     assert lines(workload) == ["one", "oops", "two"]
 
 
 def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
     fakes["isolate"].program = lambda workload: DONE
-    assert lines(run_inline(order(), filled)) == ["out"]
+    assert lines(run_inline(submission(), filled)) == ["out"]
 
 
 # One that waits
@@ -250,8 +250,8 @@ def test_the_same_hint_twice_runs_it_once(filled: Registry, fakes):
 
 def test_there_is_one_end():
     workload = recorded(Status.RUNNING)
-    assert end(workload, DONE)
-    assert not end(workload, WorkloadResult(exit_reason=ExitReason.TIMEOUT))
+    assert finish(workload, DONE)
+    assert not finish(workload, WorkloadResult(exit_reason=ExitReason.TIMEOUT))
     kept = Workload.objects.get()
     assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", [1])
 
@@ -261,7 +261,7 @@ def test_an_end_of_an_attempt_that_was_given_up_is_none():
     late = Workload.objects.get()
     recover_lost(workload)
     Workload.objects.filter(pk=workload.pk).update(status="running", attempt=2)
-    assert not end(late, DONE)
+    assert not finish(late, DONE)
     assert Workload.objects.get().status == "running"
 
 
@@ -275,8 +275,8 @@ def test_the_end_is_recorded_when_the_database_is_back(monkeypatch):
             raise OperationalError("database is locked")
         return real(*given)
 
-    monkeypatch.setattr(lifecycle, "_end", locked)
-    assert end(workload, DONE)
+    monkeypatch.setattr(lifecycle, "_finish_once", locked)
+    assert finish(workload, DONE)
     assert len(tried) == 3
 
 
@@ -340,8 +340,8 @@ def test_what_ends_because_the_server_does_was_not_killed(filled: Registry, fake
     """A drain ends what runs; nobody has asked for its end."""
     killed = WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
     fakes["isolate"].program = lambda workload: killed
-    assert run_inline(order(), filled).exit_reason == "worker_lost"
-    again = run_inline(order(rerun_if_lost=True), filled)
+    assert run_inline(submission(), filled).exit_reason == "worker_lost"
+    again = run_inline(submission(rerun_if_lost=True), filled)
     assert (again.status, again.attempt) == ("pending", 1)
 
 
@@ -352,7 +352,7 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
         def execute(self, workload: WorkloadSpec) -> WorkloadResult:
             workload.on_output("stdout", b"so far\n")
             Workload.objects.filter(pk=workload.id).update(kill_requested_at=datetime.now(UTC))
-            running.look()
+            supervisor.tick()
             assert gone.wait(60)
             assert LogBlock.objects.get().text == "so far\n"
             return WorkloadResult(exit_reason=ExitReason.KILLED, stdout="so far\n")
@@ -361,7 +361,7 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
             gone.set()
 
     filled.register("isolate", Endless(), replace=True)
-    workload = run_inline(order(), filled)
+    workload = run_inline(submission(), filled)
     assert (workload.status, workload.exit_reason) == ("killed", "killed")
     assert lines(workload) == ["so far"]
 
@@ -370,21 +370,21 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
 
 
 def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
-    first = run_inline(order(owner=user, key="k"), filled)
+    first = run_inline(submission(owner=user, key="k"), filled)
     with pytest.raises(DuplicateSubmission) as replayed:
-        run_inline(order(owner=user, key="k"), filled)
+        run_inline(submission(owner=user, key="k"), filled)
     assert replayed.value.workload == first
     with pytest.raises(IdempotencyKeyConflict):
-        lifecycle.check_idempotency(order(owner=user, key="k", input=1))
+        lifecycle.check_idempotency(submission(owner=user, key="k", input=1))
     with pytest.raises(IdempotencyKeyConflict):
-        lifecycle.check_idempotency(order(owner=user, key="k", rerun_if_lost=True))
-    run_inline(order(owner=User.objects.create_user("bob"), key="k", input=1), filled)
+        lifecycle.check_idempotency(submission(owner=user, key="k", rerun_if_lost=True))
+    run_inline(submission(owner=User.objects.create_user("bob"), key="k", input=1), filled)
     assert len(fakes["isolate"].workloads) == 2
 
 
 def test_the_digest_tells_requests_apart_and_no_source():
     digests = {
-        order(**given).digest
+        submission(**given).digest
         for given in (
             {},
             {"code": "x"},
@@ -396,8 +396,8 @@ def test_the_digest_tells_requests_apart_and_no_source():
         )
     }
     assert len(digests) == 7
-    assert order().digest == order().digest
-    assert "export" not in order().digest
+    assert submission().digest == submission().digest
+    assert "export" not in submission().digest
 
 
 # Once more
@@ -405,9 +405,9 @@ def test_the_digest_tells_requests_apart_and_no_source():
 
 def test_a_source_is_kept_where_the_operator_says_so(filled: Registry, fakes, user: User, settings):
     with pytest.raises(InvalidRequest, match="source_days"):
-        lifecycle.resubmission(run_inline(order(), filled), user.pk)
+        lifecycle.resubmission(run_inline(submission(), filled), user.pk)
     settings.ISOLATION_RETENTION = {"source_days": 1}
-    first = run_inline(order(input=5, isolation=["isolate"], command=[]), filled)
+    first = run_inline(submission(input=5, isolation=["isolate"], command=[]), filled)
     again = run_inline(lifecycle.resubmission(first, user.pk), filled)
     assert again.pk != first.pk
     assert (again.owner, again.output, again.isolation) == (user, 5, ["isolate"])

@@ -12,12 +12,12 @@ from tests.workloads import recorded
 MB = 1024 * 1024
 
 
-def logged(*said: tuple[str, bytes], most_bytes: int = MB) -> list[Block]:
-    buffer = LogBuffer(most_bytes)
+def logged(*said: tuple[str, bytes], max_bytes: int = MB) -> list[Block]:
+    buffer = LogBuffer(max_bytes)
     for stream, data in said:
-        buffer.hear(stream, data)
-    buffer.finish()
-    return list(buffer.ready())
+        buffer.write(stream, data)
+    buffer.close()
+    return list(buffer.pending_blocks())
 
 
 def lines(blocks: list[Block], after: int = 0) -> list[tuple[int, str, str]]:
@@ -36,13 +36,13 @@ def test_lines_are_numbered_over_both_streams_as_they_came():
 
 def test_a_line_is_one_when_it_has_ended():
     buffer = LogBuffer(MB)
-    buffer.hear("stdout", b"be")
-    buffer.hear("stderr", b"x\n")
-    buffer.hear("stdout", b"gun")
-    assert [block.text for block in buffer.ready()] == ["x\n"]
-    buffer.hear("stdout", b"\nand")
-    buffer.finish()
-    assert lines(list(buffer.ready())) == [
+    buffer.write("stdout", b"be")
+    buffer.write("stderr", b"x\n")
+    buffer.write("stdout", b"gun")
+    assert [block.text for block in buffer.pending_blocks()] == ["x\n"]
+    buffer.write("stdout", b"\nand")
+    buffer.close()
+    assert lines(list(buffer.pending_blocks())) == [
         (1, "stderr", "x"),
         (2, "stdout", "begun"),
         (3, "stdout", "and"),
@@ -51,12 +51,12 @@ def test_a_line_is_one_when_it_has_ended():
 
 def test_what_is_being_stored_is_not_added_to():
     buffer = LogBuffer(MB)
-    buffer.hear("stdout", b"a\n")
-    taken = buffer.ready()
-    buffer.hear("stdout", b"b\n")
-    buffer.stored(len(taken))
+    buffer.write("stdout", b"a\n")
+    taken = buffer.pending_blocks()
+    buffer.write("stdout", b"b\n")
+    buffer.acknowledge(len(taken))
     assert [block.text for block in taken] == ["a\n"]
-    assert buffer.ready() == (Block(2, "stdout", "b\n", 1),)
+    assert buffer.pending_blocks() == (Block(2, "stdout", "b\n", 1),)
 
 
 def test_a_line_without_an_end_is_broken():
@@ -76,12 +76,12 @@ def test_a_line_without_an_end_is_broken():
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], most_bytes: int):
-    blocks = logged(*(("stdout", data) for data in said), most_bytes=most_bytes)
+def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], max_bytes: int):
+    blocks = logged(*(("stdout", data) for data in said), max_bytes=max_bytes)
     *kept, last = lines(blocks)
     assert last[1:] == ("host", FULL)
     assert len(kept) <= MAX_LINES
-    assert sum(len(text) + 1 for _, _, text in kept) <= most_bytes + MAX_LINE_BYTES
+    assert sum(len(text) + 1 for _, _, text in kept) <= max_bytes + MAX_LINE_BYTES
     assert [number for number, _, _ in [*kept, last]] == [*range(1, len(kept) + 2)]
 
 
@@ -102,22 +102,22 @@ class Clock:
 
 
 def shown(buffer: LogBuffer) -> list[str]:
-    return [text for _, _, text in lines(list(buffer.ready()))]
+    return [text for _, _, text in lines(list(buffer.pending_blocks()))]
 
 
 def test_a_line_that_does_not_end_is_shown_after_half_a_second():
     clock = Clock()
     buffer = LogBuffer(MB, clock=clock)
-    buffer.hear("stdout", "Name ä".encode()[:-1])
-    buffer.hear("stderr", b"...")
+    buffer.write("stdout", "Name ä".encode()[:-1])
+    buffer.write("stderr", b"...")
     clock.now += 0.4
     assert shown(buffer) == []
     clock.now += 0.2
     assert shown(buffer) == ["Name ", "..."]
     assert shown(buffer) == ["Name ", "..."]
-    buffer.hear("stdout", "ä".encode()[1:] + b"!\n")
-    buffer.hear("stderr", b"\n\nx")
-    buffer.finish()
+    buffer.write("stdout", "ä".encode()[1:] + b"!\n")
+    buffer.write("stderr", b"\n\nx")
+    buffer.close()
     assert shown(buffer) == ["Name ", "...", "ä!", "", "x"]
 
 
@@ -142,11 +142,11 @@ def test_a_bar_is_shown_as_it_grows_and_takes_no_room():
     clock = Clock()
     buffer = LogBuffer(20 * MAX_LINE_BYTES, clock=clock)
     for percent in range(101):
-        buffer.hear("stdout", f"\r{percent:3}% {'#' * 1000}".encode())
+        buffer.write("stdout", f"\r{percent:3}% {'#' * 1000}".encode())
         clock.now += 0.01
-        buffer.ready()
-    buffer.hear("stdout", b"\r\n")
-    buffer.hear("stdout", b"done\n")
+        buffer.pending_blocks()
+    buffer.write("stdout", b"\r\n")
+    buffer.write("stdout", b"done\n")
     seen = [text.split("%")[0].strip() for text in shown(buffer)]
     assert seen[-2:] == ["100", "done"]
     assert 2 <= len(seen) <= 5
@@ -159,20 +159,20 @@ def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slo
     """Not by the length of a line, nor where the log is full, nor by what is shown early."""
     clock = Clock()
     data = text.encode()
-    for most_bytes in (len(data) + 400, max(1, len(data) // 2)):
+    for max_bytes in (len(data) + 400, max(1, len(data) // 2)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(logs, "MAX_LINE_BYTES", longest)
-            buffer = LogBuffer(most_bytes, clock=clock)
+            buffer = LogBuffer(max_bytes, clock=clock)
             for at in range(0, len(data), size):
-                buffer.hear("stdout", data[at : at + size])
+                buffer.write("stdout", data[at : at + size])
                 clock.now += slow
-                buffer.ready()
-            buffer.finish()
-            kept = [line for line in lines(list(buffer.ready())) if line[1] == "stdout"]
+                buffer.pending_blocks()
+            buffer.close()
+            kept = [line for line in lines(list(buffer.pending_blocks())) if line[1] == "stdout"]
         assert all("\ufffd" not in line for _, _, line in kept)
         found = "".join(line for _, _, line in kept)
         assert text.replace("\n", "").startswith(found)
-        assert most_bytes < len(data) or text.replace("\n", "") == found
+        assert max_bytes < len(data) or text.replace("\n", "") == found
 
 
 def test_other_streams_are_none():
@@ -182,9 +182,9 @@ def test_other_streams_are_none():
 def test_a_second_attempt_goes_on_counting():
     buffer = LogBuffer(MB, 8)
     assert buffer.empty
-    buffer.hear("stdout", b"a\n")
+    buffer.write("stdout", b"a\n")
     assert not buffer.empty
-    assert buffer.ready() == (Block(8, "stdout", "a\n", 1),)
+    assert buffer.pending_blocks() == (Block(8, "stdout", "a\n", 1),)
 
 
 @pytest.mark.database

@@ -16,7 +16,7 @@ from backends_app.registry import Registry, registry
 from backends_app.slots import acquire_slot
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.scrapes import Scrape
-from tests.workloads import order, recorded
+from tests.workloads import recorded, submission
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +46,7 @@ def test_a_workload_is_counted_by_backend_runtime_and_exit_reason(
 ):
     result = WorkloadResult(exit_reason=ExitReason(reason), exit_code=code, duration_ms=40)
     fakes["isolate"].program = lambda workload: result
-    lifecycle.run_inline(order(), filled)
+    lifecycle.run_inline(submission(), filled)
     mine = {"backend": "isolate", "runtime": "node"}
     assert grown("vulcan_workloads_total", **mine) == 1
     assert grown("vulcan_workloads_total", **mine, exit_reason=reason) == 1
@@ -77,7 +77,7 @@ def test_a_backend_that_breaks_is_counted_and_no_duration_made_up(filled: Regist
 
     fakes["isolate"].program = program
     with pytest.raises(BackendUnavailable):
-        lifecycle.run_inline(order(), filled)
+        lifecycle.run_inline(submission(), filled)
     assert grown("vulcan_workloads_total", backend="isolate", exit_reason="backend_error") == 1
     assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
@@ -167,7 +167,7 @@ def test_what_a_receiver_raises_stops_no_workload(filled: Registry, grown, caplo
     signals.workload_ended.connect(receiver)
     signals.execution_ended.connect(receiver)
     try:
-        assert lifecycle.run_inline(order(), filled).status == Status.COMPLETED
+        assert lifecycle.run_inline(submission(), filled).status == Status.COMPLETED
     finally:
         signals.workload_ended.disconnect(receiver)
         signals.execution_ended.disconnect(receiver)

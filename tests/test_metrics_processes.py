@@ -147,7 +147,7 @@ def test_the_folder_lies_where_the_runtime_folder_is(migrated: Path):
 def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="not this user's alone"):
-        metrics_folder.fresh(tmp_path)
+        metrics_folder.create(tmp_path)
 
 
 def test_what_else_lies_there_is_left_alone(tmp_path: Path):
@@ -155,9 +155,9 @@ def test_what_else_lies_there_is_left_alone(tmp_path: Path):
     slot, dead = tmp_path / "metrics.0.slot", tmp_path / "metrics.of-the-dead"
     slot.touch()  # of a backend with this name
     dead.mkdir()
-    fresh = metrics_folder.fresh(tmp_path)
+    fresh = metrics_folder.create(tmp_path)
     assert {*tmp_path.iterdir()} == {slot, fresh}
-    assert metrics_folder.fresh(tmp_path) == fresh
+    assert metrics_folder.create(tmp_path) == fresh
 
 
 def test_the_development_server_needs_no_folder(migrated: Path):

@@ -35,7 +35,7 @@ def watch(clock: Clock) -> FailureDetector:
 
 
 def alive(watch: FailureDetector) -> list[tuple[str, str]]:
-    watch.look()
+    watch.refresh()
     return [(row.node_id, row.name) for row in watch.alive]
 
 
@@ -62,15 +62,15 @@ def test_who_is_silent_for_long_is_forgotten(
     assert len(alive(watch)) == 3
     clock.now += 29
     assert len(alive(watch)) == 3
-    assert not watch.lost(("n", "isolate"))
+    assert not watch.is_lost(("n", "isolate"))
     clock.now += 2
     assert alive(watch) == []
-    assert watch.lost(("n", "isolate"))
+    assert watch.is_lost(("n", "isolate"))
     assert not NodeBackend.objects.exists()
     heartbeat("n", filled.list(), NOW)
     heartbeat("n", filled.list(), NOW)
     assert len(alive(watch)) == 3
-    assert not watch.lost(("n", "isolate"))
+    assert not watch.is_lost(("n", "isolate"))
 
 
 def test_one_who_goes_on_counting_lives(filled: Registry, watch: FailureDetector, clock: Clock):
@@ -91,7 +91,7 @@ def test_a_clock_that_is_wrong_or_jumps_kills_nobody(
     assert len(alive(watch)) == 3
     fresh = FailureDetector(lost_after_s=30, clock=clock)  # of a server that begins after the jump
     assert alive(fresh) == []
-    assert not fresh.lost(("n", "isolate"))
+    assert not fresh.is_lost(("n", "isolate"))
     heartbeat("n", filled.list(), NOW)
     NodeBackend.objects.update(**wrong)
     assert len(alive(fresh)) == 3
@@ -100,16 +100,16 @@ def test_a_clock_that_is_wrong_or_jumps_kills_nobody(
 def test_a_node_that_nobody_has_ever_seen_is_lost_when_that_has_been_watched(
     watch: FailureDetector, clock: Clock
 ):
-    assert not watch.lost(("ghost", "isolate"))
+    assert not watch.is_lost(("ghost", "isolate"))
     clock.now += 31
-    assert watch.lost(("ghost", "isolate"))
+    assert watch.is_lost(("ghost", "isolate"))
 
 
 def test_health_over_all_nodes(filled: Registry, watch: FailureDetector):
     assert watch.health("isolate").state == "undetected"
     filled.set_health("isolate", filled.get("isolate").backend, Health.unhealthy("no memory"))
     heartbeat("n", filled.list(), NOW)
-    watch.look()
+    watch.refresh()
     health = watch.health("isolate")
     assert (health.state, "no memory" in health.description) == ("unhealthy", True)
     ok = Health.ok("well", {"version": "1", "mode": "a"})
@@ -118,7 +118,7 @@ def test_health_over_all_nodes(filled: Registry, watch: FailureDetector):
     other = Health.ok("well", {"version": "1", "mode": "b"})
     filled.set_health("isolate", filled.get("isolate").backend, other)
     heartbeat("o", filled.list(), NOW)
-    watch.look()
+    watch.refresh()
     health = watch.health("isolate")
     assert (health.state, health.attributes) == ("healthy", {"version": "1"})
     assert watch.health("isolate") == health  # equal states, equal words
@@ -130,7 +130,7 @@ def test_the_summary_counts_what_runs(filled: Registry, watch: FailureDetector):
         recorded(Status.RUNNING, node_id="n")
     recorded(Status.RUNNING, node_id="other")
     recorded(Status.COMPLETED, node_id="n")
-    watch.look()
+    watch.refresh()
     [node] = summarize(watch.alive)
     assert (node.id, node.running) == ("n", 2)
     assert [(one.name, one.running) for one in node.backends] == [

@@ -14,7 +14,9 @@ def node(**given: Any) -> WorkloadSpec:
     return WorkloadSpec(**{"runtime": "node", "code": CODE, **given})
 
 
-def order(*, owner: Any = None, key: str | None = None, rerun_if_lost: bool = False, **given: Any):
+def submission(
+    *, owner: Any = None, key: str | None = None, rerun_if_lost: bool = False, **given: Any
+):
     """An order of a workload of node's."""
     owner_id = None if owner is None else owner.pk
     return Submission(spec=node(**given), owner_id=owner_id, key=key, rerun_if_lost=rerun_if_lost)

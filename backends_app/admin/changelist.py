@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.utils import formats, timezone
 from django.utils.functional import cached_property
 
-from ..models import LARGE, Workload
+from ..models import LARGE_FIELDS, Workload
 from ..registry import registry
 from ..routing import RUNTIMES
 
@@ -122,7 +122,7 @@ class WorkloadChangeList(ChangeList):
             rows = super().get_queryset(request, exclude_parameters)
         except (ValueError, OverflowError) as error:  # the year after 9999
             raise IncorrectLookupParameters(error) from error
-        return rows.defer(*LARGE, "candidates", "error")
+        return rows.defer(*LARGE_FIELDS, "candidates", "error")
 
     def dates(self) -> dict[str, Any]:
         """What the template of Django's hierarchy shows."""

@@ -10,7 +10,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Q, QuerySet
 from django.http import StreamingHttpResponse
 
-from ..models import LARGE, Workload
+from ..models import LARGE_FIELDS, Workload
 
 COLUMNS = (
     *("id", "owner", "status", "runtime", "source_format", "isolation", "isolation_used", "rule"),
@@ -46,7 +46,7 @@ def _rows(workloads: QuerySet[Workload], audit: Audit) -> Iterator[Row]:
     Each time by a query of its own: one that stays open would keep SQLite from writing the log.
     """
     newest_first = workloads.order_by("-created_at", "-id").select_related("owner")
-    rest = newest_first = newest_first.defer(None).defer(*LARGE, "candidates")
+    rest = newest_first = newest_first.defer(None).defer(*LARGE_FIELDS, "candidates")
     while found := list(rest[:AT_ONCE]):
         audit(found)
         for workload in found:

@@ -26,7 +26,7 @@ class BodyMemory:
     def held(self) -> int:
         return self._held.total()
 
-    def take(self, user: object, count: int, limit: int) -> None:
+    def reserve(self, user: object, count: int, limit: int) -> None:
         """Reserve `count` bytes for a user; raise `BodyMemoryFull` when they are too many."""
         with self._lock:
             own, total = self._held[user], self._held.total()
@@ -34,7 +34,7 @@ class BodyMemory:
                 raise BodyMemoryFull(limit)
             self._held[user] += count
 
-    def give_back(self, user: object, count: int) -> None:
+    def release(self, user: object, count: int) -> None:
         with self._lock:
             self._held[user] -= count
             if not self._held[user]:

@@ -31,7 +31,7 @@ class StrictJSONParser(BaseParser):
             raise ParseError("The body ended before its announced length.") from error
 
 
-def most_body_bytes() -> int:
+def max_body_bytes() -> int:
     """The largest body that could hold an acceptable workload, with its escapes and base64."""
     bound = limits()
     source = max(2 * bound.code_bytes, bound.archive_bytes * 4 // 3 + 4)
@@ -40,10 +40,10 @@ def most_body_bytes() -> int:
 
 def max_bodies_bytes() -> int:
     """Return how many bytes of bodies a process holds at once."""
-    return limits().bodies_bytes or 2 * most_body_bytes()
+    return limits().bodies_bytes or 2 * max_body_bytes()
 
 
-def refuse_oversized(request: HttpRequest) -> None:
+def check_body_size(request: HttpRequest) -> None:
     """Judge a body by its announced length, before any of it is read.
 
     Most clients send all they have before they listen. The server drops that without a thread, see
@@ -55,7 +55,7 @@ def refuse_oversized(request: HttpRequest) -> None:
         announced = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
         raise ParseError("Content-Length is no number.") from None
-    most = most_body_bytes()
+    most = max_body_bytes()
     if announced > most:
         raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")
 
@@ -69,11 +69,11 @@ def reserve_memory(request: HttpRequest, user: object) -> int:
     announced = int(request.META.get("CONTENT_LENGTH") or 0)
     if announced <= ENVELOPE_BYTES:
         return 0
-    body_memory.take(user, announced, max_bodies_bytes())
+    body_memory.reserve(user, announced, max_bodies_bytes())
     return announced
 
 
-def refuse_type(request: Request) -> None:
+def check_content_type(request: Request) -> None:
     """Judge a body by its announced type, as DRF would when it reads it; none at all is no body."""
     if request.META.get("CONTENT_LENGTH") in (None, "", "0"):
         return

@@ -11,7 +11,7 @@ from drf_spectacular.utils import OpenApiResponse
 
 from .serializers import EnvelopeSerializer
 
-MEANINGS = {
+DESCRIPTIONS = {
     400: "A field is wrong, or no backend takes such a workload.",
     401: "The token is missing, unknown or expired.",
     403: "Not allowed; with a session, the CSRF token is missing.",
@@ -28,7 +28,7 @@ MEANINGS = {
 
 def errors(*codes: int) -> dict[int, Any]:
     """The `responses` of `extend_schema` for these statuses."""
-    return {code: OpenApiResponse(EnvelopeSerializer, MEANINGS[code]) for code in codes}
+    return {code: OpenApiResponse(EnvelopeSerializer, DESCRIPTIONS[code]) for code in codes}
 
 
 def canonical_paths_only(endpoints: list[Any]) -> list[Any]:

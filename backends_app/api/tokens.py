@@ -23,7 +23,7 @@ class OwnTokensView(SizeLimitedView):
 
     permission_classes = [IsAuthenticated]
 
-    def own(self) -> "QuerySet[AuthToken]":
+    def own_tokens(self) -> "QuerySet[AuthToken]":
         return get_token_model().objects.filter(user=self.request.user).order_by("created")
 
 
@@ -44,7 +44,7 @@ class TokensView(OwnTokensView):
         responses={200: TokenSerializer(many=True), **errors(401, 403, 406)},
     )
     def get(self, request: Request) -> Response:
-        return Response(TokenSerializer(self.own(), many=True).data)
+        return Response(TokenSerializer(self.own_tokens(), many=True).data)
 
     @extend_schema(
         operation_id="tokens_create",
@@ -64,7 +64,7 @@ class TokensView(OwnTokensView):
         responses={204: None, **errors(401, 403, 406, 411, 413)},
     )
     def delete(self, request: Request) -> Response:
-        self.own().delete()
+        self.own_tokens().delete()
         return Response(status=204)
 
 
@@ -80,7 +80,7 @@ class TokenView(OwnTokensView):
     def delete(self, request: Request, key: str) -> Response:
         if (
             not re.fullmatch(r"[!-~]{1,25}", key)
-            or not self.own().filter(token_key=key).delete()[0]
+            or not self.own_tokens().filter(token_key=key).delete()[0]
         ):
             raise NotFound()
         return Response(status=204)

@@ -48,19 +48,19 @@ from ..exceptions import (
 from ..executors import get_executor
 from ..executors.base import Executor
 from ..lifecycle import Submission
-from ..models import Workload, WorkloadQuerySet, is_id
+from ..models import Workload, WorkloadQuerySet, is_workload_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Route, check_eligibility, describe_eligibility
-from ..tails import events, tails
+from ..tails import log_hub, sse_events
 from ..thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
 from .bodies import body_memory
 from .errors import RETRY_CAPACITY_S
 from .pagination import WorkloadPagination
-from .parsers import refuse_oversized, refuse_type, reserve_memory
+from .parsers import check_body_size, check_content_type, reserve_memory
 from .renderers import EventStreamRenderer
 from .representation import backend_list
-from .schema import MEANINGS, OnceGenerator, errors
+from .schema import DESCRIPTIONS, OnceGenerator, errors
 from .serializers import (
     BackendDetailSerializer,
     BackendInfoSerializer,
@@ -130,18 +130,18 @@ class SizeLimitedView(APIView):
         return response
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        refuse_oversized(request._request)
-        reads = self.reads_body and request.method == "POST"
-        if reads:
-            refuse_type(request)
+        check_body_size(request._request)
+        has_body = self.reads_body and request.method == "POST"
+        if has_body:
+            check_content_type(request)
         super().initial(request, *args, **kwargs)
-        if reads:
+        if has_body:
             count = reserve_memory(request._request, request.user.pk)
             self.reserved = (request.user.pk, count)
 
     def _release(self) -> None:
         """Free the body: the request refers to itself and would stay until garbage is collected."""
-        body_memory.give_back(*self.reserved)
+        body_memory.release(*self.reserved)
         request = self.__dict__.get("request")
         if isinstance(request, Request):
             request.__dict__.clear()
@@ -161,7 +161,7 @@ class RegistryView(SizeLimitedView):
 
     registry: Registry = registry
     executor_override: Executor | None = None
-    reads: ClassVar[str] = ""
+    registry_operation: ClassVar[str] = ""
     """What a GET asks the registry for, if it does."""
 
     @property
@@ -171,11 +171,11 @@ class RegistryView(SizeLimitedView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if self.executor_override is None:
             self.executor.ensure_started()
-        if self.reads and request.method in ("GET", "HEAD"):
-            signals.registry_read.send_robust(None, operation=self.reads)
-        return self.answer(request, *args, **kwargs)
+        if self.registry_operation and request.method in ("GET", "HEAD"):
+            signals.registry_read.send_robust(None, operation=self.registry_operation)
+        return self.dispatch_view(request, *args, **kwargs)
 
-    def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """DRF's dispatch; the registry's health is known by now."""
         return super().dispatch(request, *args, **kwargs)
 
@@ -210,16 +210,16 @@ class BackendListView(RegistryView):
     """Every registered backend: what it can do and whether it works on this host right now."""
 
     name = "Backends"
-    reads = "list"
+    registry_operation = "list"
     permission_classes = [AllowAny]
 
-    def answer(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """What needs no negotiation and no user is "not modified" before DRF has begun."""
         if "HTTP_IF_NONE_MATCH" not in request.META or not _is_plain(request):
-            return super().answer(request, *args, **kwargs)
+            return super().dispatch_view(request, *args, **kwargs)
         not_modified = _not_modified(request, backend_list(self.registry.snapshot).etag)
         if not_modified is None:
-            return super().answer(request, *args, **kwargs)
+            return super().dispatch_view(request, *args, **kwargs)
         not_modified.headers["Vary"] = "Accept, Cookie"
         return not_modified
 
@@ -246,7 +246,7 @@ class BackendListView(RegistryView):
 class BackendDetailView(RegistryView):
     """One backend, and the routes that lead to it."""
 
-    reads = "get"
+    registry_operation = "get"
     permission_classes = [AllowAny]
 
     @extend_schema(
@@ -282,7 +282,7 @@ class RouteListView(RegistryView):
     """What `auto` means, row by row, and whether each target would take such a workload now."""
 
     name = "Routes"
-    reads = "routes"
+    registry_operation = "routes"
     permission_classes = [AllowAny]
 
     @extend_schema(
@@ -305,7 +305,7 @@ class ResolveView(RegistryView):
     """Which backend a workload would go to, and why, without running it."""
 
     name = "Resolve"
-    reads = "explain"
+    registry_operation = "explain"
     permission_classes = [AllowAny]
     PARAMETERS = ("isolation", "runtime", "source_format")
 
@@ -329,8 +329,8 @@ class ResolveView(RegistryView):
         ],
         responses={
             200: ResolutionSerializer,
-            400: OpenApiResponse(UnresolvedSerializer, MEANINGS[400]),
-            503: OpenApiResponse(UnresolvedSerializer, MEANINGS[503]),
+            400: OpenApiResponse(UnresolvedSerializer, DESCRIPTIONS[400]),
+            503: OpenApiResponse(UnresolvedSerializer, DESCRIPTIONS[503]),
             **errors(401, 406),
         },
     )
@@ -378,7 +378,9 @@ class OwnerScopedView(RegistryView):
         return Workload.objects.all().visible_to(self.request.user)
 
     def workload(self, workload_id: str) -> Workload:
-        found = self.visible().filter(pk=workload_id).first() if is_id(workload_id) else None
+        found = (
+            self.visible().filter(pk=workload_id).first() if is_workload_id(workload_id) else None
+        )
         if found is None:
             raise NotFound()
         return found
@@ -390,9 +392,9 @@ class SubmitView(OwnerScopedView, GenericAPIView):
     serializer_class = WorkloadRequestSerializer
     throttle_classes = [UserThrottle, AddressThrottle]
     reads_body = True
-    REPORT = WorkloadSerializer()  # one for all: what it makes its fields from is made once
+    SERIALIZER = WorkloadSerializer()  # one for all: what it makes its fields from is made once
 
-    def order(self, request: Request) -> Submission:
+    def parse_submission(self, request: Request) -> Submission:
         size = int(request.META.get("CONTENT_LENGTH") or 0)
         with thread_shares.hold(request.user.pk) if size > LARGE_BODY_BYTES else nullcontext():
             data = request.data  # a client may take its time to send it
@@ -408,9 +410,9 @@ class SubmitView(OwnerScopedView, GenericAPIView):
         finally:
             serializer.__dict__.clear()  # its fields refer to it, and it to the body
 
-    def answer_with(self, workload: Workload, status: int) -> Response:
+    def workload_response(self, workload: Workload, status: int) -> Response:
         where = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)
-        data = self.REPORT.to_representation(workload)
+        data = self.SERIALIZER.to_representation(workload)
         headers = {"Location": where}
         if status == HTTP_202_ACCEPTED:
             headers["Retry-After"] = str(RETRY_CAPACITY_S)
@@ -457,13 +459,13 @@ class WorkloadsView(SubmitView):
         examples=[TYPESCRIPT],
     )
     def post(self, request: Request) -> Response:
-        order = self.order(request)
+        submission = self.parse_submission(request)
         try:
             with thread_shares.hold(request.user.pk):
-                workload = self.executor.run(order)
+                workload = self.executor.run(submission)
         except TooManyWaiting:
-            workload = self.executor.submit(order)
-        return self.answer_with(workload, 201 if workload.ended else HTTP_202_ACCEPTED)
+            workload = self.executor.submit(submission)
+        return self.workload_response(workload, 201 if workload.ended else HTTP_202_ACCEPTED)
 
     def links(self) -> list[Link]:
         return [
@@ -490,7 +492,9 @@ class AsyncWorkloadsView(SubmitView):
         examples=[TYPESCRIPT],
     )
     def post(self, request: Request) -> Response:
-        return self.answer_with(self.executor.submit(self.order(request)), HTTP_202_ACCEPTED)
+        return self.workload_response(
+            self.executor.submit(self.parse_submission(request)), HTTP_202_ACCEPTED
+        )
 
     def links(self) -> list[Link]:
         return [self.link("your workloads", "workloads")]
@@ -499,14 +503,14 @@ class AsyncWorkloadsView(SubmitView):
 class WorkloadView(OwnerScopedView):
     """One workload: where it is in its life, and what came of it."""
 
-    REPORT = WorkloadSerializer()
+    SERIALIZER = WorkloadSerializer()
 
     @extend_schema(
         operation_id="workloads_retrieve",
         responses={200: WorkloadSerializer, **errors(401, 403, 404, 406)},
     )
     def get(self, request: Request, workload_id: str) -> Response:
-        return Response(self.REPORT.to_representation(self.workload(workload_id)))
+        return Response(self.SERIALIZER.to_representation(self.workload(workload_id)))
 
     @extend_schema(
         operation_id="workloads_kill",
@@ -524,7 +528,7 @@ class WorkloadView(OwnerScopedView):
         except TooManyWaiting:
             lifecycle.kill(workload, wait_s=0)
         status = 200 if workload.ended else 202
-        return Response(self.REPORT.to_representation(workload), status=status)
+        return Response(self.SERIALIZER.to_representation(workload), status=status)
 
     def get_view_name(self) -> str:
         return "Workload"
@@ -610,11 +614,11 @@ class EventStream(StreamingHttpResponse):
     def __init__(self, workload_id: str, after: int, user_id: int | None) -> None:
         with ExitStack() as held:
             held.enter_context(thread_shares.hold(user_id))
-            tail = held.enter_context(tails.following(workload_id))
+            follower = held.enter_context(log_hub.subscribe(workload_id))
             self._held = held.pop_all()
         release_connection()
         super().__init__(
-            events(tail, after),
+            sse_events(follower, after),
             content_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -721,10 +725,10 @@ def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
 def route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
     """A row of the auto table, and whether its target would take such a workload now."""
     entry = snapshot.entries.get(route.target)
-    finding = check_eligibility(entry, route.runtime, route.source_format)
+    ineligibility = check_eligibility(entry, route.runtime, route.source_format)
     return {
         **asdict(route),
         "rule": route.rule,
-        "eligible": finding is None,
-        "reason": describe_eligibility(entry, finding),
+        "eligible": ineligibility is None,
+        "reason": describe_eligibility(entry, ineligibility),
     }

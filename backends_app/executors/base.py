@@ -27,17 +27,17 @@ from ..lifecycle import DuplicateSubmission, Submission
 from ..models import Workload
 from ..nodes import Node
 from ..registry import BackendInfo, Registry
-from ..running import running
+from ..running import supervisor
 from ..slots import ensure_private_dir, is_locked, remove_stale_locks
 from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)
 
-KEEP_S = 1.0
-SWEEP_S = 60.0
-ENDING = "its server is being ended"
+MAINTENANCE_INTERVAL_S = 1.0
+SWEEP_INTERVAL_S = 60.0
+SHUTTING_DOWN = "its server is being ended"
 MAX_REQUEUED = 500  # for each backend in one round
-ENDING_S = 5.0
+KILL_TIMEOUT_S = 5.0
 WAIT_MARGIN_S = 30.0
 
 
@@ -89,7 +89,7 @@ class Executor:
         if self._lost_after_s < 2 * self._heartbeat_s:
             raise InvalidOption("lost_after_s", lost_after_s, "must be at least twice heartbeat_s")
         self._start_lock = threading.Lock()
-        self._started_in = 0  # the process
+        self._started_pid = 0  # the process
         self._begin()
         _executors.add(self)
 
@@ -98,29 +98,29 @@ class Executor:
         self._started_at = datetime.now(UTC)
         self._draining, self._drained = threading.Event(), threading.Event()
         self._first_round = threading.Event()
-        self._watch = nodes.FailureDetector(self._lost_after_s)
-        self._waiting: dict[str, float] = {}  # since when this process sees them wait
-        self._beaten = -self._heartbeat_s
-        self._swept = -SWEEP_S
+        self._detector = nodes.FailureDetector(self._lost_after_s)
+        self._pending_since: dict[str, float] = {}  # since when this process sees them wait
+        self._last_heartbeat = -self._heartbeat_s
+        self._last_sweep = -SWEEP_INTERVAL_S
         self._announced: frozenset[str] = frozenset()
-        self._unserved: dict[str, float] = {}  # since when no node serves what is waited for
+        self._unserved_since: dict[str, float] = {}  # since when no node serves what is waited for
 
     # Orders
 
-    def submit(self, order: Submission) -> Workload:
+    def submit(self, submission: Submission) -> Workload:
         """Record the workload as pending and return at once.
 
         Raises what `services.prepare` raises, `QueueFull` and `IdempotencyKeyConflict`; then there
         is no record.
         """
         try:
-            lifecycle.check_idempotency(order)
-            prepared = services.prepare(order.spec, registry=self.registry)
-            self._check_queue(prepared.name, order.owner_id)
-            workload = lifecycle.record(order, prepared, Status.PENDING)
+            lifecycle.check_idempotency(submission)
+            prepared = services.prepare(submission.spec, registry=self.registry)
+            self._check_queue(prepared.name, submission.owner_id)
+            workload = lifecycle.create_workload(submission, prepared, Status.PENDING)
         except DuplicateSubmission as replayed:
             return replayed.workload
-        self.send(workload.pk, prepared.name)
+        self.notify(workload.pk, prepared.name)
         return workload
 
     def _check_queue(self, name: str, owner_id: int | None) -> None:
@@ -133,7 +133,7 @@ class Executor:
         if found["own"] >= self._queue_size_per_user:
             raise QueueFull(name, self._queue_size_per_user, own=True)
 
-    def run(self, order: Submission) -> Workload:
+    def run(self, submission: Submission) -> Workload:
         """Run the workload in this thread, or in its turn where it has to wait; return at its end.
 
         The workload that comes back may still run when that takes longer than any should. Raises
@@ -142,17 +142,19 @@ class Executor:
         wait_s = limits().timeout_s.max + WAIT_MARGIN_S
         if not self.remote:
             try:
-                lifecycle.check_idempotency(order)
-                return lifecycle.run_inline(order, self.registry, self._running_per_user)
+                lifecycle.check_idempotency(submission)
+                return lifecycle.run_inline(submission, self.registry, self._running_per_user)
             except BackendAtCapacity:
-                if not self.serving:  # nobody would take up what waits
+                if not self.is_started:  # nobody would take up what waits
                     raise
             except DuplicateSubmission as replayed:
                 lifecycle.wait(replayed.workload, wait_s)
                 if Workload.objects.filter(pk=replayed.workload.pk).exists():
                     return replayed.workload
-                return self.run(order)  # who had the key found no slot and took the record back
-        workload = self.submit(order)
+                return self.run(
+                    submission
+                )  # who had the key found no slot and took the record back
+        workload = self.submit(submission)
         lifecycle.wait(workload, wait_s)
         return workload
 
@@ -162,11 +164,11 @@ class Executor:
             name, self.registry, lambda: self.draining, self._running_per_user
         )
 
-    def send(self, workload_id: str, name: str) -> None:
+    def notify(self, workload_id: str, name: str) -> None:
         """Say that a workload waits for the backend `name`; no error if nobody can be told now."""
         raise NotImplementedError
 
-    def sent(self, name: str) -> Set[str] | None:
+    def queued_ids(self, name: str) -> Set[str] | None:
         """Those that wait for this backend and are known to somebody; None where nobody is to be
         told now.
         """
@@ -174,7 +176,7 @@ class Executor:
 
     # Serving
 
-    def serves(self) -> Sequence[BackendInfo]:
+    def local_backends(self) -> Sequence[BackendInfo]:
         """The backends whose workloads this process runs."""
         raise NotImplementedError
 
@@ -182,15 +184,15 @@ class Executor:
         """See to it that the registry knows how its backends are, within this time if possible."""
 
     @property
-    def serving(self) -> bool:
+    def is_started(self) -> bool:
         """Does this process serve?"""
-        return self._started_in == os.getpid()
+        return self._started_pid == os.getpid()
 
     @property
     def draining(self) -> bool:
         return self._draining.is_set()
 
-    def problem(self) -> str:
+    def readiness_error(self) -> str:
         """Why it can take no orders now, or nothing; may take a moment: it asks whom it needs."""
         if self.draining:
             return "it ends"
@@ -198,53 +200,55 @@ class Executor:
             ensure_private_dir(runtime_dir())
         except OSError:
             return "its runtime folder cannot be used"
-        return "" if self.serving else "it has not started"
+        return "" if self.is_started else "it has not started"
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
         """Serve in this process, unless it does already. The first caller waits a little."""
-        if self.serving:
+        if self.is_started:
             return
         with self._start_lock:
-            if self.serving:
+            if self.is_started:
                 return
             self._begin()
-            self._started_in = os.getpid()
-        self._keeper = threading.Thread(target=self._keep, name="vulcan-keeper", daemon=True)
-        self._keeper.start()
+            self._started_pid = os.getpid()
+        self._maintenance_thread = threading.Thread(
+            target=self._maintain, name="vulcan-keeper", daemon=True
+        )
+        self._maintenance_thread.start()
         atexit.register(self.drain)
         self.wait_for_health(wait_s)
 
     def drain(self) -> None:
         """Take up nothing more, let what runs end within the grace time, and settle the rest."""
-        if not self.serving or self.draining:
+        if not self.is_started or self.draining:
             return
         self._draining.set()
         self.stop_accepting()
-        if not running.wait_until_idle(self._grace_s):
-            running.kill_all()
-            running.wait_until_idle(ENDING_S)
+        if not supervisor.wait_until_idle(self._grace_s):
+            supervisor.kill_all()
+            supervisor.wait_until_idle(KILL_TIMEOUT_S)
         self._drained.set()
-        self._keeper.join(ENDING_S)
+        self._maintenance_thread.join(KILL_TIMEOUT_S)
 
     def stop_accepting(self) -> None:
         """The process is being drained."""
 
-    def forget(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a forked child, which serves when it is asked to."""
         self._start_lock = threading.Lock()
 
     @property
     def node_count(self) -> int:
         """How many nodes live, as this process has heard."""
-        return len({row.node_id for row in self._watch.alive})
+        return len({row.node_id for row in self._detector.alive})
 
     def live_nodes(self) -> Sequence[Node]:
         """The nodes that live, by name, with what runs on each."""
-        if not self.serving:  # or its keeper has looked just now
-            self._watch.look()
-        return nodes.summarize(self._watch.alive)
+        if not self.is_started:  # or its keeper has looked just now
+            self._detector.refresh()
+        return nodes.summarize(self._detector.alive)
 
-    def work(self, name: str, wanted: Callable[[], bool]) -> None:
+    def run_worker(self, name: str, wanted: Callable[[], bool]) -> None:
         """Run what waits for the backend `name`, until the process is told to end or not wanted.
 
         For executors that are remote; `manage.py run_worker` calls it.
@@ -253,11 +257,11 @@ class Executor:
 
     # The keeper
 
-    def _keep(self) -> None:
+    def _maintain(self) -> None:
         while not self._drained.is_set():
             try:
                 with closing_connections():
-                    self.keep()
+                    self.run_maintenance()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the keeper cannot reach the database: %s", error)
             except HostFault as fault:
@@ -265,69 +269,71 @@ class Executor:
             except Exception:
                 logger.exception("the keeper failed; it goes on")
             self._first_round.set()
-            self._drained.wait(KEEP_S)
+            self._drained.wait(MAINTENANCE_INTERVAL_S)
         try:
             with closing_connections():
                 nodes.deregister(
-                    nodes.node_id(runtime_dir()), [info.name for info in self.serves()]
+                    nodes.node_id(runtime_dir()), [info.name for info in self.local_backends()]
                 )
         except (DatabaseError, InterfaceError, HostFault) as error:
             logger.warning("this node could not take its leave: %s", error)
 
-    def keep(self) -> None:
+    def run_maintenance(self) -> None:
         """One round: say that this node lives, hear of others, settle what was lost."""
         now, mine = time.monotonic(), nodes.node_id(runtime_dir())
-        served = self.serves()
+        served = self.local_backends()
         if self.draining:  # it lives, and takes up nothing more
-            served = [replace(info, healthy=False, health_description=ENDING) for info in served]
+            served = [
+                replace(info, healthy=False, health_description=SHUTTING_DOWN) for info in served
+            ]
         names = frozenset(info.name for info in served)
         if gone := self._announced - names:
             nodes.deregister(mine, gone)
         self._announced = names
-        if served and now - self._beaten >= self._heartbeat_s:
-            self._beaten = now
+        if served and now - self._last_heartbeat >= self._heartbeat_s:
+            self._last_heartbeat = now
             nodes.heartbeat(mine, served, self._started_at)
-        if now - self._swept >= SWEEP_S:
-            self._swept = now
+        if now - self._last_sweep >= SWEEP_INTERVAL_S:
+            self._last_sweep = now
             if count := remove_stale_locks(runtime_dir()):
                 logger.info("%d lock files of processes that were killed were removed", count)
-        self._watch.look()
-        self.heard(self._watch)
+        self._detector.refresh()
+        self.on_nodes_changed(self._detector)
         begun = Workload.objects.filter(status=Status.RUNNING).summaries()
         for workload in begun:
-            if self._lost(workload, mine):
+            if self._is_lost(workload, mine):
                 lifecycle.recover_lost(workload)
                 if workload.status == Status.PENDING:
-                    self.send(workload.pk, workload.isolation_used)
-        self._send_again(now)
+                    self.notify(workload.pk, workload.isolation_used)
+        self._requeue(now)
         if not self.draining:
             self._fail_unserved(now)
 
-    def _lost(self, workload: Workload, mine: str) -> bool:
+    def _is_lost(self, workload: Workload, mine: str) -> bool:
         """Is there nobody left who could say what becomes of it?"""
         if workload.node_id == mine:
             return not is_locked(workload.pk, runtime_dir())
-        return self._watch.lost((workload.node_id, workload.isolation_used))
+        return self._detector.is_lost((workload.node_id, workload.isolation_used))
 
-    def heard(self, watch: nodes.FailureDetector) -> None:
+    def on_nodes_changed(self, watch: nodes.FailureDetector) -> None:
         """The nodes have been looked at."""
 
-    def _send_again(self, now: float) -> None:
+    def _requeue(self, now: float) -> None:
         """Tell somebody of what has waited for a while, where nobody knows of it any more."""
         pending = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
         since: dict[str, float] = {}
         for name in self.registry:
             rows = pending.filter(isolation_used=name).values_list("pk", flat=True)[:MAX_REQUEUED]
-            since |= {pk: self._waiting.get(pk, now) for pk in rows}
+            since |= {pk: self._pending_since.get(pk, now) for pk in rows}
             overdue = [pk for pk in rows if now - since[pk] >= self.requeue_after_s]
-            known = self.sent(name) if overdue else None
+            known = self.queued_ids(name) if overdue else None
             if known is None:
                 continue
             for pk in overdue:
                 if pk not in known:
-                    self.send(pk, name)
+                    self.notify(pk, name)
                     since[pk] = now
-        self._waiting = since
+        self._pending_since = since
 
     def _fail_unserved(self, now: float) -> None:
         """Fail what waits for a backend that is gone, or that has worked on no node for too long.
@@ -336,12 +342,14 @@ class Executor:
         gone when no node that lives has it either, and has not had it for two heartbeats.
         """
         pending = Workload.objects.filter(status=Status.PENDING)
-        alive = self._watch.alive
+        alive = self._detector.alive
         registered = {*self.registry, *(row.name for row in alive)}
         working = {row.name for row in alive if row.healthy is not False}
         wanted = set(pending.order_by().values_list("isolation_used", flat=True).distinct())
-        self._unserved = {name: self._unserved.get(name, now) for name in wanted - working}
-        for name, since in self._unserved.items():
+        self._unserved_since = {
+            name: self._unserved_since.get(name, now) for name in wanted - working
+        }
+        for name, since in self._unserved_since.items():
             if name in registered:
                 timeout_s = self._unserved_after_s
                 error = f"backend {name!r} has worked on no node for {timeout_s:,g} s"
@@ -351,7 +359,7 @@ class Executor:
             if now - since >= timeout_s:
                 result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error)
                 for workload in pending.filter(isolation_used=name).summaries()[:MAX_REQUEUED]:
-                    lifecycle.end(workload, result)
+                    lifecycle.finish(workload, result)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -360,10 +368,10 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
-def _forget() -> None:
+def _reset_executors() -> None:
     for executor in list(_executors):
-        executor.forget()
+        executor._reset_after_fork()
 
 
 _executors: "weakref.WeakSet[Executor]" = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_executors)

@@ -23,7 +23,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from .. import nodes
 from ..backends import options
 from ..health import monitor
-from ..models import is_id
+from ..models import is_workload_id
 from ..registry import BackendInfo, Registry
 from .base import Executor
 
@@ -81,18 +81,18 @@ class CeleryExecutor(Executor):
             self._app = app
         return self._app
 
-    def forget(self) -> None:
-        super().forget()
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
         self._app = None  # with the connections of its pool
 
-    def send(self, workload_id: str, name: str) -> None:
+    def notify(self, workload_id: str, name: str) -> None:
         try:
             self.app.send_task(TASK, args=[workload_id], queue=queue(name), retry=False)
         except UNREACHABLE as error:
             # It is recorded, so it is not lost: the keeper of some process sends it again.
             logger.warning("Redis does not take messages: %s", type(error).__name__)
 
-    def sent(self, name: str) -> Set[str] | None:
+    def queued_ids(self, name: str) -> Set[str] | None:
         """While messages wait in the queue, they are taken for those of all that wait."""
         try:
             with self.app.connection_for_read() as connection:
@@ -106,26 +106,26 @@ class CeleryExecutor(Executor):
             return None
         return None if waiting else frozenset()
 
-    def problem(self) -> str:
+    def readiness_error(self) -> str:
         try:
             with self.app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_S)
         except UNREACHABLE:
             return "Redis does not answer"
-        return super().problem()
+        return super().readiness_error()
 
     # The process that takes orders
 
     def wait_for_health(self, wait_s: float) -> None:
         if self._served is not None:
             monitor.ensure_started(wait_s)
-        elif self.serving:
+        elif self.is_started:
             self._first_round.wait(wait_s)
         else:
-            self._watch.look()
-            self.heard(self._watch)
+            self._detector.refresh()
+            self.on_nodes_changed(self._detector)
 
-    def heard(self, watch: nodes.FailureDetector) -> None:
+    def on_nodes_changed(self, watch: nodes.FailureDetector) -> None:
         """Here a backend is as healthy as the nodes say."""
         if self._served is None:
             for entry in self.registry.snapshot.entries.values():
@@ -133,10 +133,10 @@ class CeleryExecutor(Executor):
 
     # The worker
 
-    def serves(self) -> Sequence[BackendInfo]:
+    def local_backends(self) -> Sequence[BackendInfo]:
         return [info for info in self.registry.list() if info.name == self._served]
 
-    def work(self, name: str, wanted: Callable[[], bool]) -> None:
+    def run_worker(self, name: str, wanted: Callable[[], bool]) -> None:
         """Be a worker of the backend `name` until the process is told to end, or is not wanted."""
         self._served = name
         for other in self.registry:
@@ -191,7 +191,11 @@ class CeleryExecutor(Executor):
         raise SystemExit(0)
 
     def _carry_out(self, workload_id: object) -> None:
-        if isinstance(workload_id, str) and is_id(workload_id) and self._served is not None:
+        if (
+            isinstance(workload_id, str)
+            and is_workload_id(workload_id)
+            and self._served is not None
+        ):
             self.run_next(self._served)
 
 

@@ -81,14 +81,14 @@ class LocalExecutor(Executor):
         super()._begin()
         self._threads: dict[str, BackendThreads] = {}
 
-    def send(self, workload_id: str, name: str) -> None:
-        if self.serving and not self.draining:
+    def notify(self, workload_id: str, name: str) -> None:
+        if self.is_started and not self.draining:
             entry = self.registry.snapshot.entries.get(name)
             if entry is not None:
                 threads = self._threads.setdefault(name, BackendThreads(self, name))
                 threads.notify(entry.capabilities.max_concurrency)
 
-    def sent(self, name: str) -> Set[str] | None:
+    def queued_ids(self, name: str) -> Set[str] | None:
         """Threads that are busy look by themselves; to notify them again does no harm."""
         entry = self.registry.snapshot.entries.get(name)
         return frozenset() if entry is not None and entry.health.eligible else None
@@ -97,7 +97,7 @@ class LocalExecutor(Executor):
         for threads in list(self._threads.values()):
             threads.wake()
 
-    def serves(self) -> Sequence[BackendInfo]:
+    def local_backends(self) -> Sequence[BackendInfo]:
         return self.registry.list()
 
     def wait_for_health(self, wait_s: float) -> None:

@@ -9,7 +9,7 @@ from django.test import override_settings
 from knox.models import get_token_model
 
 from backends_app.api.bodies import BodyMemory, body_memory
-from backends_app.api.parsers import ENVELOPE_BYTES, max_bodies_bytes, most_body_bytes
+from backends_app.api.parsers import ENVELOPE_BYTES, max_bodies_bytes, max_body_bytes
 from backends_app.conf import limits
 from backends_app.exceptions import BodyMemoryFull, InvalidSetting
 from tests.hostile import Request
@@ -32,39 +32,39 @@ def post(client, size: int):
 
 def test_bytes_over_the_limit_are_refused_until_others_are_given_back():
     memory = BodyMemory()
-    memory.take("ada", 6, limit=10)
-    memory.take("bob", 4, limit=10)
+    memory.reserve("ada", 6, limit=10)
+    memory.reserve("bob", 4, limit=10)
     with pytest.raises(BodyMemoryFull):
-        memory.take("eve", 1, limit=10)
-    memory.give_back("ada", 6)
-    memory.take("eve", 6, limit=10)
+        memory.reserve("eve", 1, limit=10)
+    memory.release("ada", 6)
+    memory.reserve("eve", 6, limit=10)
     assert memory.held == 10
 
 
 def test_one_user_has_half_of_it():
     memory = BodyMemory()
-    memory.take("eve", 3, limit=10)
+    memory.reserve("eve", 3, limit=10)
     with pytest.raises(BodyMemoryFull):
-        memory.take("eve", 3, limit=10)
-    memory.take("ada", 6, limit=10)
+        memory.reserve("eve", 3, limit=10)
+    memory.reserve("ada", 6, limit=10)
 
 
 def test_one_body_is_accepted_whatever_the_limit():
     memory = BodyMemory()
-    memory.take("ada", 100, limit=10)
+    memory.reserve("ada", 100, limit=10)
     assert memory.held == 100
 
 
 def test_a_body_that_does_not_fit_is_429_and_small_ones_go_on(client):
     held = max_bodies_bytes()
-    body_memory.take("eve", held, held)
+    body_memory.reserve("eve", held, held)
     try:
         response = post(client, 2 * ENVELOPE_BYTES)
         assert (response.status_code, response["Retry-After"]) == (429, "1")
         assert response.json()["errors"][0]["code"] == "body_memory_full"
         assert post(client, 100).status_code == 201
     finally:
-        body_memory.give_back("eve", held)
+        body_memory.release("eve", held)
     assert post(client, 2 * ENVELOPE_BYTES).status_code == 201
 
 
@@ -108,7 +108,7 @@ def test_bodies_of_refused_requests_are_freed_without_the_garbage_collector(serv
 
 
 def test_the_limit_follows_from_that_of_one_body_unless_it_is_set():
-    assert max_bodies_bytes() == 2 * most_body_bytes()
+    assert max_bodies_bytes() == 2 * max_body_bytes()
     with override_settings(ISOLATION_LIMITS={"bodies_bytes": 1000}):
         assert limits().bodies_bytes == max_bodies_bytes() == 1000
     with (

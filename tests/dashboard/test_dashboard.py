@@ -186,7 +186,7 @@ def test_where_nothing_ended_there_is_a_way_to_change_that(look):
 
 
 def test_nodes_are_for_people_who_are_signed_in(look, executor, filled, user):
-    executor.keep()  # a round of what a process that serves does again and again
+    executor.run_maintenance()  # a round of what a process that serves does again and again
     assert re.search(
         rf"Nodes {nodes.node_name()} load .* isolate: 0 of 100 running", text(look(user))
     )

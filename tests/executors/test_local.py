@@ -26,7 +26,7 @@ from backends_app.registry import Registry
 from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
 from tests.programs import PATIENCE_S, wait_until
-from tests.workloads import order, recorded
+from tests.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -46,7 +46,7 @@ def ended(workload: Workload) -> Workload:
 
 
 def test_what_is_submitted_is_run(executor: LocalExecutor):
-    workloads = [executor.submit(order(input=number)) for number in range(50)]
+    workloads = [executor.submit(submission(input=number)) for number in range(50)]
     assert [ended(one).output for one in workloads] == [*range(50)]
 
 
@@ -67,7 +67,7 @@ def test_no_more_at_once_than_there_are_slots_and_in_order(registry: Registry):
     registry.register("isolate", FakeBackend(max_concurrency=2, program=program))
     executor = LocalExecutor(registry)
     executor.ensure_started(wait_s=0)
-    for one in [executor.submit(order(input=number)) for number in range(20)]:
+    for one in [executor.submit(submission(input=number)) for number in range(20)]:
         ended(one)
     executor.drain()
     assert most == 2
@@ -77,8 +77,8 @@ def test_no_more_at_once_than_there_are_slots_and_in_order(registry: Registry):
 def test_a_slow_backend_keeps_nobody_elses_work_waiting(executor: LocalExecutor, fakes):
     leave = threading.Event()
     fakes["microvm"].program = lambda workload: leave.wait(PATIENCE_S)
-    slow = [executor.submit(order(runtime="python")) for _ in range(200)]
-    assert ended(executor.submit(order(input=1))).output == 1
+    slow = [executor.submit(submission(runtime="python")) for _ in range(200)]
+    assert ended(executor.submit(submission(input=1))).output == 1
     leave.set()
     for one in slow:
         ended(one)
@@ -87,9 +87,9 @@ def test_a_slow_backend_keeps_nobody_elses_work_waiting(executor: LocalExecutor,
 def test_the_queue_is_bounded(filled: Registry):
     executor = LocalExecutor(filled, queue_size=3, queue_size_per_user=3)
     for _ in range(3):
-        executor.submit(order())
+        executor.submit(submission())
     with pytest.raises(QueueFull, match="3 workloads wait"):
-        executor.submit(order())
+        executor.submit(submission())
     assert Workload.objects.count() == 3
 
 
@@ -97,10 +97,10 @@ def test_the_queue_of_a_user_is_bounded(filled: Registry):
     executor = LocalExecutor(filled, queue_size=4)
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     for _ in range(2):
-        executor.submit(order(owner=ada))
+        executor.submit(submission(owner=ada))
     with pytest.raises(QueueFull, match="2 of your workloads"):
-        executor.submit(order(owner=ada))
-    executor.submit(order(owner=bob))
+        executor.submit(submission(owner=ada))
+    executor.submit(submission(owner=bob))
 
 
 def test_who_submits_many_keeps_nobody_waiting(filled: Registry, fakes):
@@ -135,8 +135,8 @@ def test_no_more_of_a_user_run_than_may(filled: Registry, fakes):
     executor = LocalExecutor(filled, running_per_user=1)
     assert not executor.run_next("isolate")
     with pytest.raises(BackendAtCapacity):
-        executor.run(order(owner=ada))
-    assert executor.run(order(owner=bob)).status == "completed"
+        executor.run(submission(owner=ada))
+    assert executor.run(submission(owner=bob)).status == "completed"
     lifecycle.recover_lost(running)
     assert executor.run_next("isolate")
 
@@ -160,10 +160,10 @@ def test_a_run_that_finds_no_slot_waits_in_line(filled: Registry, fakes):
     filled.register("isolate", FakeBackend(max_concurrency=1, program=program), replace=True)
     executor = LocalExecutor(filled, grace_s=PATIENCE_S)
     executor.ensure_started(wait_s=0)
-    first = executor.submit(order(input=1))
+    first = executor.submit(submission(input=1))
     assert inside.wait(PATIENCE_S)
     with ThreadPoolExecutor(1) as thread:
-        second = thread.submit(run_apart, executor, order(input=2))
+        second = thread.submit(run_apart, executor, submission(input=2))
         wait_until(lambda: Workload.objects.filter(status="pending").exists())
         leave.set()
         assert second.result(PATIENCE_S).output == 2
@@ -181,7 +181,7 @@ def test_what_waits_for_a_backend_that_is_not_well_waits(
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     workload = recorded()
     for _ in range(3):
-        executor.keep()
+        executor.run_maintenance()
     filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert ended(workload).status == "completed"
 
@@ -193,7 +193,7 @@ def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtim
         alive = recorded(Status.RUNNING, node_id=mine, id="a" * 32)
         lost = recorded(Status.RUNNING, node_id=mine)
         assert ended(lost).exit_reason == "worker_lost"
-        executor.keep()
+        executor.run_maintenance()
         assert {one.status for one in Workload.objects.filter(pk__in=[alive.pk, elsewhere.pk])} == {
             "running"
         }
@@ -202,7 +202,7 @@ def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtim
 def test_a_node_takes_its_leave(executor: LocalExecutor):
     served: list[str] = []
     while served != ["gvisor", "isolate", "microvm"]:
-        executor.keep()
+        executor.run_maintenance()
         served = [one.name for node in executor.live_nodes() for one in node.backends]
     executor.drain()
     assert not NodeBackend.objects.exists()
@@ -219,13 +219,13 @@ def test_draining_lets_work_end_and_takes_up_no_more(filled: Registry, fakes):
         return 1
 
     fakes["isolate"].program = program
-    workload = executor.submit(order())
+    workload = executor.submit(submission())
     assert inside.wait(PATIENCE_S)
     drain = threading.Thread(target=executor.drain)
     drain.start()
     while not executor.draining:
         time.sleep(0.001)
-    late = executor.submit(order())
+    late = executor.submit(submission())
     leave.set()
     drain.join()
     assert ended(workload).output == 1
@@ -254,7 +254,7 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
 
     def race(number: int) -> None:
         try:
-            workload = executor.submit(order(input=number))
+            workload = executor.submit(submission(input=number))
             if number % 10 == 0:
                 lifecycle.wait(workload, PATIENCE_S)
             elif number % 10 != 1:
@@ -263,7 +263,7 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
                 Workload.objects.filter(pk=workload.pk, status="running").update(
                     kill_requested_at=workload.created_at
                 )
-                lifecycle.running.look()
+                lifecycle.supervisor.tick()
             try:
                 lifecycle.kill(workload)
                 told[workload.pk] = workload.status
@@ -312,18 +312,18 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(filled: Registry, mo
     from backends_app import nodes
 
     away = [OperationalError("no connection")] * 2
-    look = nodes.FailureDetector.look
+    look = nodes.FailureDetector.tick
 
     def broken(self) -> None:
         if away:
             raise away.pop()
         look(self)
 
-    monkeypatch.setattr(nodes.FailureDetector, "look", broken)
-    monkeypatch.setattr("backends_app.executors.base.KEEP_S", 0.01)
+    monkeypatch.setattr(nodes.FailureDetector, "refresh", broken)
+    monkeypatch.setattr("backends_app.executors.base.MAINTENANCE_INTERVAL_S", 0.01)
     executor = LocalExecutor(filled)
     executor.ensure_started(wait_s=0)
-    assert ended(executor.submit(order())).status == "completed"
+    assert ended(executor.submit(submission())).status == "completed"
     while away:
         time.sleep(0.01)
     executor.drain()
@@ -334,13 +334,13 @@ def test_a_node_lives_while_it_is_drained_and_takes_nothing_more(filled: Registr
     executor.ensure_started(wait_s=0)
     leave = threading.Event()
     fakes["isolate"].program = lambda workload: leave.wait(PATIENCE_S)
-    executor.submit(order())
-    while not lifecycle.running.all():
+    executor.submit(submission())
+    while not lifecycle.supervisor.all():
         time.sleep(0.01)
     drain = threading.Thread(target=executor.drain)
     drain.start()
     while NodeBackend.objects.filter(healthy=True).exists():
-        executor.keep()
+        executor.run_maintenance()
     assert {row.healthy for row in NodeBackend.objects.all()} == {False}
     leave.set()
     drain.join()
@@ -366,7 +366,7 @@ def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: 
     workload = recorded()
     for _ in range(5):
         time.sleep(0.003)
-        executor.keep()
+        executor.run_maintenance()
     workload.refresh_from_db()
     assert workload.status == "pending"
 
@@ -375,12 +375,12 @@ def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled:
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     patient, workload = LocalExecutor(filled), recorded()
     for _ in range(3):
-        patient.keep()
+        patient.run_maintenance()
     workload.refresh_from_db()
     assert workload.status == "pending"
     impatient = LocalExecutor(filled, unserved_after_s=1e-9)
-    impatient.keep()
-    impatient.keep()
+    impatient.run_maintenance()
+    impatient.run_maintenance()
     workload.refresh_from_db()
     assert workload.exit_reason == "backend_error"
     assert workload.error.startswith("backend 'isolate' has worked on no node for ")
@@ -390,15 +390,15 @@ def test_locks_that_a_killed_server_left_are_swept_at_the_start(filled: Registry
     left = runtime_dir / f"{'a' * 32}.running"
     left.touch()
     with workload_lock("b" * 32, runtime_dir):
-        LocalExecutor(filled).keep()
+        LocalExecutor(filled).run_maintenance()
         assert [file.name[0] for file in runtime_dir.glob("*.running")] == ["b"]
     assert not left.exists()
 
 
 def test_locks_are_swept_again_and_again(filled: Registry, runtime_dir, monkeypatch):
-    monkeypatch.setattr("backends_app.executors.base.SWEEP_S", 0)
+    monkeypatch.setattr("backends_app.executors.base.SWEEP_INTERVAL_S", 0)
     executor = LocalExecutor(filled)
-    executor.keep()
+    executor.run_maintenance()
     (runtime_dir / "later.running").touch()
-    executor.keep()
+    executor.run_maintenance()
     assert not list(runtime_dir.glob("*.running"))

@@ -148,10 +148,10 @@ def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis, outsi
     workload = site.submit(PRINTS, 1)
     sender = outside(broker)
     for _ in range(20):
-        sender.send(workload, "isolate")
+        sender.notify(workload, "isolate")
     site.ended(workload)
     for _ in range(20):
-        sender.send(workload, "isolate")
+        sender.notify(workload, "isolate")
     assert site.ended(site.submit(RETURNS, 1))["output"] == 1
     assert times_run(site, workload) == 1
 

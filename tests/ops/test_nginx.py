@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from backends_app.api.parsers import most_body_bytes
+from backends_app.api.parsers import max_body_bytes
 from tests.faults.site import RETURNS, Program, Site
 from tests.needs import need
 from tests.programs import PATIENCE_S, ROOT, wait_until
@@ -433,9 +433,9 @@ def read_until(response: HTTPResponse, text: bytes) -> None:
 
 
 def test_a_body_that_is_too_large_is_vulcans_to_judge(front: Front, head: dict[str, str]):
-    answer = front.ask("POST", "/v1/workloads", b" " * (most_body_bytes() + 1), headers=head)
+    answer = front.ask("POST", "/v1/workloads", b" " * (max_body_bytes() + 1), headers=head)
     assert error(answer) == (413, "payload_too_large")
-    assert f"{most_body_bytes():,}" in json.loads(answer[2])["errors"][0]["detail"]
+    assert f"{max_body_bytes():,}" in json.loads(answer[2])["errors"][0]["detail"]
 
 
 def test_a_body_that_is_far_too_large_has_the_same_answer(
@@ -443,7 +443,7 @@ def test_a_body_that_is_far_too_large_has_the_same_answer(
 ):
     [megabytes] = re.findall(r"client_max_body_size (\d+)m;", CONFIGURATION)
     too_large = (int(megabytes) << 20) + 1
-    assert too_large > most_body_bytes() + 1
+    assert too_large > max_body_bytes() + 1
     body = b" " * too_large
     assert error(front.ask("POST", "/v1/workloads", body, headers=head)) == (
         *(413, "payload_too_large"),

@@ -108,9 +108,9 @@ def test_a_bug_in_a_page_for_an_error(fails, monkeypatch):
 def test_a_bug_in_what_answers_bugs(fails, monkeypatch, path: str):
     monkeypatch.setattr(errors, "server_error", broken)
     monkeypatch.setattr(JSONRenderer, "render", broken)
-    monkeypatch.setattr("backends_app.operations.alive", broken)
+    monkeypatch.setattr("backends_app.operations.liveness", broken)
     if path == "/healthz":
-        monkeypatch.setattr("backends_app.operations.answered", broken)
+        monkeypatch.setattr("backends_app.operations.dispatch", broken)
     fails(path)
 
 

@@ -21,7 +21,7 @@ from gunicorn.config import LimitRequestFields, LimitRequestFieldSize, LimitRequ
 from rest_framework.throttling import BaseThrottle
 
 from backends_app import strict_json
-from backends_app.api.parsers import most_body_bytes
+from backends_app.api.parsers import max_body_bytes
 from backends_app.backends.gvisor import images
 from backends_app.backends.isolate.backend import _readable
 from backends_app.backends.last_words import last_words
@@ -264,7 +264,7 @@ def test_a_body(request_of, settings, kind: str):
 
         return subject
 
-    check({tuple(shape): sent(*shape) for one, *shape in BODIES if one == kind}, most_body_bytes())
+    check({tuple(shape): sent(*shape) for one, *shape in BODIES if one == kind}, max_body_bytes())
 
 
 def test_what_a_program_prints():
@@ -307,10 +307,10 @@ def keep_log(text: str) -> None:
     for piece in (64, 65536):
         log, capture = LogBuffer(len(data)), Capture(len(data))
         for begin in range(0, len(data), piece):
-            log.hear("stdout", data[begin : begin + piece])
+            log.write("stdout", data[begin : begin + piece])
             capture.write(data[begin : begin + piece])
-        log.finish()
-        log.ready()
+        log.close()
+        log.pending_blocks()
         capture.text()
 
 

@@ -283,7 +283,7 @@ def _code(workload: WorkloadSpec) -> bytes:
     """Return the source as the harness takes it: text, or the bytes of a WebAssembly module."""
     if workload.runtime != WASM:
         return workload.code_utf8()
-    module = workload.module()
+    module = workload.wasm_module()
     if module is None:
         raise InvalidRequest("code", "Must be a WebAssembly module in base64.")
     return module

@@ -55,7 +55,7 @@ class Command(BaseCommand):
                 raise CommandError(f"No backend {name!r}; registered: {comma_join(registry)}.")
         if options["alone"]:
             parent = os.getppid()
-            mine.work(names[0], lambda: os.getppid() == parent)
+            mine.run_worker(names[0], lambda: os.getppid() == parent)
         elif options["metrics"] is None:
             _supervise(names)
         else:
@@ -65,8 +65,8 @@ class Command(BaseCommand):
         """The workers count together in a folder of their own, and this process says the sum."""
         if metrics_access().access == "off":
             raise CommandError("METRICS_ACCESS is off: there are no metrics to be answered.")
-        folder = metrics_folder.fresh(runtime_dir())
-        os.environ[metrics_folder.VARIABLE] = str(folder)  # of the workers
+        folder = metrics_folder.create(runtime_dir())
+        os.environ[metrics_folder.ENV_VAR] = str(folder)  # of the workers
         host, port = address
         try:
             port = metrics_server.serve(

@@ -86,13 +86,15 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         mine = get_executor()
         try:
-            order = Submission(spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"])
+            submission = Submission(
+                spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"]
+            )
             mine.wait_for_health(PROBE_TIMEOUT_S)
             if options["submit"]:
-                workload = mine.submit(order)
+                workload = mine.submit(submission)
             else:
                 with progress.shown(progress_bar), waiting("Running"):
-                    workload = mine.run(order)
+                    workload = mine.run(submission)
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error
         except DatabaseError as error:

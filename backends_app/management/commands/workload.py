@@ -71,8 +71,8 @@ class Command(BaseCommand):
         if not follow:
             self._print(list(logs.lines_after(logs.blocks_after(workload.pk, 0), 0)))
             return
-        with tails.tails.following(workload.pk) as tail:
-            for lines in tails.follow(tail, 0):
+        with tails.log_hub.subscribe(workload.pk) as follower:
+            for lines in tails.follow(follower, 0):
                 self._print(lines)
 
     def _print(self, lines: list[Line]) -> None:

@@ -282,7 +282,7 @@ def _known_keys(where: str, value: Mapping[str, Any], known: Any) -> None:
 
 def _name(where: str, value: object) -> None:
     if problem := validate_name(value):
-        raise InvalidSetting(where, value, f"must be the name of a backend: {problem}")
+        raise InvalidSetting(where, value, f"invalid backend name: {problem}")
 
 
 def _resource_range(where: str, value: object, default: ResourceRange) -> ResourceRange:

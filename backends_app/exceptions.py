@@ -1,18 +1,18 @@
-"""The error tree: every way in which Vulcan says no, with the evidence as attributes.
+"""The error tree. Each error carries its evidence as attributes.
 
 ::
 
-    ImproperlyConfigured                 Django's: the operator has to change something
+    ImproperlyConfigured                 Django's: the operator must change the configuration
     └── ConfigurationError
         ├── InvalidSetting               an ISOLATION_* setting: where, value, reason
         ├── InvalidBackendName           name
         ├── InvalidBackend               name, reason
         └── BackendAlreadyRegistered     name
 
-    InvalidOption                        a backend's constructor refuses one of its OPTIONS;
+    InvalidOption                        a backend's constructor rejects one of its OPTIONS;
                                          settings turn it into InvalidSetting with the alias
 
-    VulcanError                          the answer to one request; knows nothing of HTTP
+    VulcanError                          one request cannot be served; independent of HTTP
     ├── InvalidRequest                   field, reason
     ├── ResolutionError                  no backend for this request; name, eligible
     │   ├── BackendNotRegistered         name, registered
@@ -23,9 +23,9 @@
     ├── QueueFull                        name, limit, own
     ├── TooManyWaiting                   limit
     ├── HostFault
-    ├── BodyMemoryFull               limit
-    ├── IdempotencyKeyConflict                        key
-    └── WorkloadFinished                     status
+    ├── BodyMemoryFull                   limit
+    ├── IdempotencyKeyConflict           key
+    └── WorkloadFinished                 status
 """
 
 from collections.abc import Iterable
@@ -36,22 +36,22 @@ MAX_QUOTED_CHARS = 80
 
 
 def short_repr(value: object) -> str:
-    """`repr` that a stranger cannot make long: at most about 80 characters."""
+    """Return `repr(value)`, cut to about 80 characters: the value may come from a client."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…"
 
 
 def comma_join(names: Iterable[str]) -> str:
-    """Names as prose; says so when there are none."""
+    """Join names for a sentence; return "none" when there are none."""
     return ", ".join(names) or "none"
 
 
 class ConfigurationError(ImproperlyConfigured):
-    """Something in the settings or in a `register` call has to be changed."""
+    """The settings or a `register` call must be changed."""
 
 
 class InvalidSetting(ConfigurationError):
-    """A value under one of the ISOLATION_* settings is wrong."""
+    """A value in one of the ISOLATION_* settings is invalid."""
 
     def __init__(self, where: str, value: object, reason: str) -> None:
         self.where = where
@@ -61,16 +61,16 @@ class InvalidSetting(ConfigurationError):
 
 
 class InvalidBackendName(ConfigurationError):
-    """The name cannot be registered: it is malformed or reserved."""
+    """The name is malformed or reserved."""
 
     def __init__(self, name: object, reason: str) -> None:
         self.name = name
         self.reason = reason
-        super().__init__(f"{short_repr(name)} is no backend name: {reason}")
+        super().__init__(f"{short_repr(name)} is not a valid backend name: {reason}")
 
 
 class InvalidBackend(ConfigurationError):
-    """The object is no backend: something that every backend has is missing."""
+    """The object lacks something that every backend must have."""
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
@@ -79,7 +79,7 @@ class InvalidBackend(ConfigurationError):
 
 
 class BackendAlreadyRegistered(ConfigurationError):
-    """The name is taken; pass replace=True to put another backend in its place."""
+    """The name is registered already; `replace=True` replaces its backend."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -89,7 +89,7 @@ class BackendAlreadyRegistered(ConfigurationError):
 
 
 class InvalidOption(ValueError):
-    """A backend's constructor refuses one of its OPTIONS."""
+    """A backend's constructor rejects one of its OPTIONS."""
 
     def __init__(self, option: str, value: object, reason: str) -> None:
         self.option = option
@@ -99,11 +99,11 @@ class InvalidOption(ValueError):
 
 
 class VulcanError(Exception):
-    """Base of every answer that says why one request cannot be served."""
+    """Base of the errors that prevent one request from being served."""
 
 
 class InvalidRequest(VulcanError):
-    """One field of a request is malformed, whatever backends there are."""
+    """One field of a request is malformed, regardless of which backends are registered."""
 
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
@@ -112,23 +112,23 @@ class InvalidRequest(VulcanError):
 
 
 class ResolutionError(VulcanError):
-    """No backend takes this request.
+    """No backend accepts this request.
 
-    `name` is the backend that was meant to; `eligible` are those that would take it now if they
-    were asked for by name, or None where nobody asked for that.
+    `name` is the selected backend. `eligible` are the backends that would accept the request now if
+    named explicitly, or None where that was not computed.
     """
 
     def __init__(self, name: str, problem: str, eligible: tuple[str, ...] | None) -> None:
         self.name = name
         self.eligible = eligible
-        could = (
+        alternatives = (
             "" if eligible is None else f" Backends that could run this: {comma_join(eligible)}."
         )
-        super().__init__(f"{problem}{could}")
+        super().__init__(f"{problem}{alternatives}")
 
 
 class BackendNotRegistered(ResolutionError):
-    """The backend asked for, or the target of the route, is not in the registry."""
+    """The requested backend, or the target of the route, is not registered."""
 
     def __init__(
         self, name: str, registered: tuple[str, ...], eligible: tuple[str, ...] | None = None
@@ -141,7 +141,7 @@ class BackendNotRegistered(ResolutionError):
 
 
 class RuntimeNotSupported(ResolutionError):
-    """The backend is there and does not run this runtime; `supported_by` do, if they work."""
+    """The backend does not support this runtime; those in `supported_by` do."""
 
     def __init__(
         self,
@@ -155,14 +155,14 @@ class RuntimeNotSupported(ResolutionError):
         self.supported = supported
         self.supported_by = supported_by
         problem = (
-            f"Backend {name!r} does not run runtime {short_repr(runtime)}; it runs: "
+            f"Backend {name!r} does not support runtime {short_repr(runtime)}; it supports: "
             f"{comma_join(supported)}. Backends for this runtime: {comma_join(supported_by)}."
         )
         super().__init__(name, problem, eligible)
 
 
 class SourceFormatNotSupported(ResolutionError):
-    """The backend is there and does not take this format; `supported_by` do, if they work."""
+    """The backend does not support this source format; those in `supported_by` do."""
 
     def __init__(
         self,
@@ -176,79 +176,91 @@ class SourceFormatNotSupported(ResolutionError):
         self.supported = supported
         self.supported_by = supported_by
         problem = (
-            f"Backend {name!r} does not take source format {short_repr(source_format)}; it takes: "
-            f"{comma_join(supported)}. Backends for this format: {comma_join(supported_by)}."
+            f"Backend {name!r} does not support source format {short_repr(source_format)}; it "
+            f"supports: {comma_join(supported)}. "
+            f"Backends for this format: {comma_join(supported_by)}."
         )
         super().__init__(name, problem, eligible)
 
 
 class BackendUnavailable(ResolutionError):
-    """The backend could run this, and its infrastructure does not work now.
+    """The backend supports the workload, but its infrastructure does not work now.
 
-    A backend's `execute` raises it with the reason alone; who called it knows the name.
+    A backend's `execute` raises it with the reason alone; the caller adds the name.
     """
 
     def __init__(
         self, reason: str, *, name: str = "", eligible: tuple[str, ...] | None = None
     ) -> None:
         self.reason = reason
-        problem = f"Backend {name!r} cannot run workloads now: {reason.rstrip('.')}."
+        problem = f"Backend {name!r} is unavailable: {reason.rstrip('.')}."
         super().__init__(name, problem if name else reason, eligible)
 
 
 class BackendAtCapacity(VulcanError):
-    """Every slot of the backend is taken."""
+    """Every slot of the backend is in use."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
-        super().__init__(f"Backend {name!r} already runs its {limit} workloads. Try again soon.")
+        super().__init__(
+            f"Backend {name!r} is at capacity ({limit} running). Try again in a moment."
+        )
 
 
 class QueueFull(VulcanError):
-    """As many workloads wait for the backend as may wait: of everybody, or `own`, of this user."""
+    """The backend's queue is full, in total or, with `own`, for this user."""
 
     def __init__(self, name: str, limit: int, *, own: bool = False) -> None:
         self.name = name
         self.limit = limit
         self.own = own
-        whose = "of your workloads" if own else "workloads"
-        super().__init__(f"{limit:,} {whose} wait for backend {name!r} already. Try again later.")
+        queue = "Your queue" if own else "The queue"
+        super().__init__(
+            f"{queue} for backend {name!r} is full ({limit:,} workloads). Try again later."
+        )
 
 
 class TooManyWaiting(VulcanError):
-    """As many requests wait, or follow logs, in this process as may."""
+    """Too many requests of this process wait for workloads or stream logs."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        super().__init__(f"{limit:,} requests wait or follow logs already. Try again soon.")
+        super().__init__(
+            f"Too many requests are waiting or streaming logs (limit {limit:,}). "
+            "Try again in a moment."
+        )
 
 
 class BodyMemoryFull(VulcanError):
-    """The process holds as many bytes of bodies as it may."""
+    """The request bodies in this process's memory have reached their limit in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        super().__init__(f"Bodies of up to {limit:,} bytes are handled at once. Try again soon.")
+        super().__init__(
+            f"Too many bytes of request bodies are being processed (limit {limit:,}). "
+            "Try again in a moment."
+        )
 
 
 class HostFault(VulcanError):
-    """Say that this host lacks, or cannot trust, what every workload needs."""
+    """This host lacks, or cannot trust, something that every workload needs."""
 
 
 class IdempotencyKeyConflict(VulcanError):
-    """The idempotency key stands for another request of the same user."""
+    """The user has already used the idempotency key for a different request."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__(
-            f"The idempotency key {short_repr(key)} was given with another request; take a new one."
+            f"The idempotency key {short_repr(key)} was used for a different request. "
+            "Use a new key."
         )
 
 
 class WorkloadFinished(VulcanError):
-    """What is to be killed has ended."""
+    """The workload to be killed has already finished."""
 
     def __init__(self, status: str) -> None:
         self.status = status
-        super().__init__(f"The workload has ended: it is {status}.")
+        super().__init__(f"The workload has already finished: {status}.")

@@ -1,7 +1,7 @@
-"""The backend registry: which backends there are, what each can do, which one a request goes to.
+"""Hold the registered backends with their capabilities and health, and route requests to them.
 
 Reads take no lock. The whole state is one immutable `Snapshot`; a writer builds the next one under
-the lock and swaps it in, so a reader sees the state before or after a write, never between.
+the lock and swaps it in, so a reader sees the state before or after a write, never in between.
 """
 
 import builtins
@@ -28,7 +28,7 @@ _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendInfo:
-    """One registered backend as everybody may see it; equal state gives equal values."""
+    """Public information about one registered backend; equal states compare equal."""
 
     name: str
     capabilities: BackendCapabilities
@@ -42,9 +42,9 @@ class BackendInfo:
 class Snapshot:
     """The registry at one moment; `entries` is ordered by name.
 
-    `resolved` remembers what `resolve` has found in this snapshot, by source format, isolation and
-    runtime: three lookups cost less than making and hashing one key of three parts. It grows by
-    successes alone, so registered names times supported runtimes and formats bound it.
+    `resolved` caches the results of `resolve` by source format, isolation and runtime: three
+    lookups cost less than building and hashing one key of three parts. Only successes are cached,
+    so its size is bounded by registered names times supported runtimes and formats.
     """
 
     entries: Mapping[str, RegisteredBackend]
@@ -56,11 +56,11 @@ class Snapshot:
     def decide(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
     ) -> Resolution:
-        """Which backend, and why; see `routing.decide`."""
+        """Choose a backend; see `routing.decide`."""
         return decide(isolation, runtime, source_format, entries=self.entries, routes=self.routes)
 
     def list(self) -> list[BackendInfo]:
-        """Every backend, by name."""
+        """Return every backend, by name."""
         return [
             BackendInfo(
                 name=entry.name,
@@ -75,7 +75,7 @@ class Snapshot:
 
 
 class Registry:
-    """Backends by name. Every method may be called from any thread."""
+    """Backends by name. Thread-safe."""
 
     def __init__(self, routes: RouteTable | None = None) -> None:
         self._lock = threading.Lock()
@@ -83,14 +83,14 @@ class Registry:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The state right now; hold on to it for answers that agree with each other."""
+        """The current state; keep one snapshot for reads that must be consistent."""
         return self._snapshot
 
     def register(self, name: str, backend: Backend, *, replace: bool = False) -> None:
-        """Add a backend; its health is unknown until somebody probes it.
+        """Add a backend; its health is unknown until it is probed.
 
-        Raises `InvalidBackendName`, `InvalidBackend`, and `BackendAlreadyRegistered` when the name
-        is taken and `replace` is not set.
+        Raise `InvalidBackendName`, `InvalidBackend`, or `BackendAlreadyRegistered` when the name is
+        registered and `replace` is false.
         """
         entry = _entry(name, backend)
         with self._lock:
@@ -99,7 +99,7 @@ class Registry:
             self._swap({**self._snapshot.entries, name: entry})
 
     def unregister(self, name: str) -> Backend:
-        """Take a backend out and return it, still open; raises `BackendNotRegistered`."""
+        """Remove a backend and return it, still open; raise `BackendNotRegistered`."""
         with self._lock:
             entries = dict(self._snapshot.entries)
             entry = entries.pop(name, None)
@@ -111,14 +111,14 @@ class Registry:
     def resolve(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
     ) -> Backend:
-        """The backend to use.
+        """Return the backend to use.
 
-        Raises a `ResolutionError` that says why there is none, or `InvalidRequest`.
+        Raise a `ResolutionError` with the reason when there is none, or `InvalidRequest`.
         """
         snapshot = self._snapshot
         try:
             return snapshot.resolved[source_format][isolation][runtime]  # type: ignore[index]
-        except (KeyError, TypeError):  # not asked before, or a list, which does not hash
+        except (KeyError, TypeError):  # not cached, or a list, which is unhashable
             pass
         resolution = snapshot.decide(isolation, runtime, source_format)
         if resolution.error is not None:
@@ -132,25 +132,25 @@ class Registry:
     def explain(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
     ) -> Resolution:
-        """The decision of `resolve` as a value, with every candidate and its reason."""
+        """Return the decision of `resolve` as a value, with every candidate and its reason."""
         return self._snapshot.decide(isolation, runtime, source_format)
 
     def list(self) -> builtins.list[BackendInfo]:
-        """Every registered backend, by name."""
+        """Return every registered backend, by name."""
         return self._snapshot.list()
 
     def get(self, name: str) -> RegisteredBackend:
-        """One registered backend; raises `BackendNotRegistered`."""
+        """Return one registered backend; raise `BackendNotRegistered`."""
         entries = self._snapshot.entries
         if name not in entries:
             raise BackendNotRegistered(name, tuple(entries))
         return entries[name]
 
     def set_health(self, name: str, backend: Backend, health: Health) -> bool:
-        """Make a backend's health known; False when that changes nothing.
+        """Set a backend's health; return False when that changes nothing.
 
-        `backend` says whose health it is: a finding about an instance that has been replaced or
-        unregistered meanwhile is dropped.
+        `backend` is the instance that was probed: the health of an instance that has been replaced
+        or unregistered in the meantime is dropped.
         """
         with self._lock:
             entry = self._snapshot.entries.get(name)
@@ -163,26 +163,27 @@ class Registry:
     def replace_configured(
         self, *, add: Mapping[str, Backend], remove: Mapping[str, Backend]
     ) -> None:
-        """Exchange what settings registered in one step; whatever others registered stays.
+        """Replace the backends that settings registered, atomically; keep all others.
 
-        `remove` takes out a name only while it still holds that very instance: who has replaced one
-        keeps the name, and what `add` has for it is dropped. Raises `BackendAlreadyRegistered` when
-        a name of `add` was never in `remove` and is taken, changing nothing.
+        A name in `remove` is removed only while it still holds that very instance: if it was
+        replaced, the replacement stays and the backend in `add` is dropped. Raise
+        `BackendAlreadyRegistered`, and change nothing, when a name of `add` is registered and not
+        in `remove`.
         """
-        fresh = {name: _entry(name, backend) for name, backend in add.items()}
+        added = {name: _entry(name, backend) for name, backend in add.items()}
         with self._lock:
             entries = {
                 name: entry
                 for name, entry in self._snapshot.entries.items()
                 if remove.get(name) is not entry.backend
             }
-            for name in fresh:
+            for name in added:
                 if name in entries and name not in remove:
                     raise BackendAlreadyRegistered(name)
-            self._swap({**fresh, **entries})
+            self._swap({**added, **entries})
 
     def set_routes(self, routes: RouteTable) -> None:
-        """Put another auto table in place; the backends and their health stay."""
+        """Replace the route table; keep the backends and their health."""
         with self._lock:
             self._swap(self._snapshot.entries, routes)
 
@@ -190,14 +191,14 @@ class Registry:
         return name in self._snapshot.entries
 
     def __iter__(self) -> Iterator[str]:
-        """The registered names in order."""
+        """Iterate over the registered names in order."""
         return iter(tuple(self._snapshot.entries))
 
     def __len__(self) -> int:
         return len(self._snapshot.entries)
 
     def _reset_after_fork(self) -> None:
-        """For a forked child: the thread that held the lock, if any, was not copied."""
+        """Replace the lock in a forked child: the thread that may hold it was not copied."""
         self._lock = threading.Lock()
 
     def _swap(
@@ -208,9 +209,9 @@ class Registry:
 
 
 def validate_name(name: object) -> str | None:
-    """Why no backend can have this name, or None."""
+    """Return why a backend cannot have this name, or None when it is valid."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "a name takes a lower-case letter, then up to 62 of lower-case letters, digits and -"
+        return "must be a lower-case letter, then up to 62 lower-case letters, digits and hyphens"
     return "the name is reserved for automatic routing" if name == AUTO else None
 
 
@@ -219,7 +220,7 @@ def _entry(name: str, backend: Backend) -> RegisteredBackend:
         raise InvalidBackendName(name, problem)
     capabilities = getattr(backend, "capabilities", None)
     if not isinstance(capabilities, BackendCapabilities):
-        raise InvalidBackend(name, "its `capabilities` is no BackendCapabilities")
+        raise InvalidBackend(name, "its `capabilities` must be a BackendCapabilities")
     for method in ("probe", "execute", "kill", "close", "check"):
         if not callable(getattr(backend, method, None)):
             raise InvalidBackend(name, f"it has no method `{method}`; derive it from Backend")

@@ -1,4 +1,4 @@
-"""The route table and the one decision function: which backend, and why. Pure: no I/O, no state."""
+"""Choose the backend for a workload, and explain the choice. Pure: no I/O, no state."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ MAX_NAME_CHARS = 63
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the auto table; a row without source format and runtime is the default."""
+    """One row of the route table; a row without source format and runtime is the default."""
 
     target: str
     source_format: str | None = None
@@ -45,9 +45,9 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouteTable:
-    """What `auto` means (ISOLATION_ROUTES): by source format first, then by runtime, then default.
+    """The routes of `auto` (ISOLATION_ROUTES): by source format, then by runtime, then default.
 
-    Every value is a backend name; it need not be registered.
+    Every value is a backend name, which need not be registered.
     """
 
     source_formats: Mapping[str, str] = field(
@@ -69,7 +69,7 @@ class RouteTable:
             object.__setattr__(self, key, MappingProxyType(dict(getattr(self, key))))
 
     def __iter__(self) -> Iterator[Route]:
-        """The rows in the order in which they apply."""
+        """Iterate over the rows in the order in which they apply."""
         for source_format, target in self.source_formats.items():
             yield Route(target, source_format=source_format)
         for runtime, target in self.runtimes.items():
@@ -77,7 +77,7 @@ class RouteTable:
         yield Route(self.default)
 
     def route(self, runtime: str, source_format: str) -> Route:
-        """The row that applies."""
+        """Return the row that applies."""
         if source_format in self.source_formats:
             return Route(self.source_formats[source_format], source_format=source_format)
         if runtime in self.runtimes:
@@ -87,7 +87,7 @@ class RouteTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisteredBackend:
-    """One registered backend as the decision sees it."""
+    """One registered backend with its current health."""
 
     name: str
     backend: Backend
@@ -98,7 +98,7 @@ class RegisteredBackend:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One backend in a resolution: could it run the workload, and why (not)."""
+    """One backend in a resolution: whether it could run the workload, and why or why not."""
 
     name: str
     eligible: bool
@@ -106,7 +106,7 @@ class Candidate:
 
 
 class Ineligibility(Enum):
-    """What stands between one backend and a workload; the first of the checks that fails."""
+    """Why a backend cannot run a workload: the first check that fails."""
 
     NOT_REGISTERED = auto()
     RUNTIME = auto()
@@ -117,7 +117,7 @@ class Ineligibility(Enum):
 def check_eligibility(
     entry: RegisteredBackend | None, runtime: str | None, source_format: str | None
 ) -> Ineligibility | None:
-    """The checks in their order; a runtime or source format of None is any."""
+    """Return the first check that fails, or None; a runtime or source format of None matches any."""
     if entry is None:
         return Ineligibility.NOT_REGISTERED
     if runtime is not None and runtime not in entry.capabilities.supported_runtimes:
@@ -134,10 +134,10 @@ def check_eligibility(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolution:
-    """The answer to "which backend, and why".
+    """A routing decision and its reasons.
 
     Either `name` and `backend` are set or `error` is. `names` are the backends that the rule
-    allows, best first; `entries` are those that were registered when it was decided.
+    allows, best first; `entries` are the backends registered at the time of the decision.
     """
 
     isolation: Isolation
@@ -152,7 +152,7 @@ class Resolution:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The backends of the rule in its order, then every other one by name, with the reason."""
+        """The backends of the rule in its order, then all others by name, each with a reason."""
         others = (name for name in self.entries if name not in self.names)
         return tuple(self._candidate(name) for name in (*self.names, *others))
 
@@ -161,7 +161,11 @@ class Resolution:
         ineligibility = check_eligibility(entry, self.runtime, self.source_format)
         reason = describe_eligibility(entry, ineligibility)
         if ineligibility is None and name != self.name:
-            passed = "an earlier one was taken" if name in self.names else "not what the rule names"
+            passed = (
+                "a preferred backend was selected"
+                if name in self.names
+                else "not selected by the rule"
+            )
             reason = f"{reason}; {passed}"
         return Candidate(name, ineligibility is None, reason)
 
@@ -174,7 +178,7 @@ def decide(
     entries: Mapping[str, RegisteredBackend],
     routes: RouteTable,
 ) -> Resolution:
-    """Choose among `entries`; a caller's mistake is an `error` in the answer, never raised."""
+    """Choose among `entries`. A malformed request is an `error` in the result, never raised."""
     try:
         isolation = _isolation(isolation)
         source_format = _source_format(source_format)
@@ -210,7 +214,7 @@ def decide(
 def describe_eligibility(
     entry: RegisteredBackend | None, ineligibility: Ineligibility | None
 ) -> str:
-    """A finding in words."""
+    """Describe an ineligibility, or the health of an eligible backend, in words."""
     if entry is None:
         return "not registered"
     match ineligibility:
@@ -218,7 +222,7 @@ def describe_eligibility(
             return f"runs {comma_join(entry.capabilities.supported_runtimes)} only"
         case Ineligibility.SOURCE_FORMAT:
             formats = comma_join(entry.capabilities.supported_source_formats)
-            return f"takes source format {formats} only"
+            return f"accepts source format {formats} only"
         case Ineligibility.HEALTH:
             return f"{entry.health.state}: {entry.health.description}"
         case _:
@@ -228,11 +232,11 @@ def describe_eligibility(
 def _allowed_names(
     isolation: Isolation, runtime: str, source_format: str, routes: RouteTable
 ) -> tuple[tuple[str, ...], str]:
-    """The backends that may be taken, best first, and the rule that says so."""
+    """Return the allowed backends, best first, and the rule that allows them."""
     if not isinstance(isolation, str):
         return tuple(isolation), f"first eligible of {comma_join(isolation)}"
     if isolation != AUTO:
-        return (isolation,), f"isolation {isolation} as asked for"
+        return (isolation,), f"isolation {isolation} as requested"
     route = routes.route(runtime, source_format)
     return (route.target,), route.rule
 
@@ -243,8 +247,9 @@ def _error(
     source_format: str,
     entries: Mapping[str, RegisteredBackend],
 ) -> VulcanError:
-    """The error of the first name, or of the first that only its health keeps from running this:
-    it is the one that may work later."""
+    """Return the error of the first backend that is only unhealthy, since it may work later; or of
+    the first backend.
+    """
     unavailable = (
         name
         for name, ineligibility in ineligibilities.items()
@@ -288,7 +293,7 @@ def _where(
 
 
 def _isolation(value: object) -> Isolation:
-    """`auto` or a name as it is; names in order as a tuple of one or more different ones."""
+    """Return `auto` or a name unchanged, or a tuple of one or more distinct names, in order."""
     if isinstance(value, str):
         return _short_string("isolation", value, f"{AUTO}, a backend name or a list of names")
     if not isinstance(value, Sequence) or isinstance(value, bytes):
@@ -297,12 +302,14 @@ def _isolation(value: object) -> Isolation:
             f"Must be {AUTO}, a backend name or a list of names, not {short_repr(value)}.",
         )
     if not 1 <= len(value) <= MAX_ISOLATIONS:
-        raise InvalidRequest("isolation", f"A list takes 1 to {MAX_ISOLATIONS} backend names.")
+        raise InvalidRequest("isolation", f"A list must have 1 to {MAX_ISOLATIONS} backend names.")
     names: list[str] = []
     for item in value:
         name = _short_string("isolation", item, "a backend name")
         if name == AUTO:
-            raise InvalidRequest("isolation", f"{AUTO} stands alone; a list takes backend names.")
+            raise InvalidRequest(
+                "isolation", f"{AUTO} cannot be in a list; a list must have backend names."
+            )
         if name in names:
             raise InvalidRequest("isolation", f"{short_repr(name)} is in the list twice.")
         names.append(name)
@@ -314,7 +321,7 @@ def _source_format(value: object) -> str:
 
 
 def _runtime(value: object, source_format: str) -> str:
-    """The canonical name. Which runtimes exist is for the backends to say, so any word passes."""
+    """Return the canonical name. Any short string passes: the backends define the runtimes."""
     if value is None and source_format == "image":
         return RUNTIME_OF_IMAGES
     runtime = _short_string(
@@ -324,11 +331,11 @@ def _runtime(value: object, source_format: str) -> str:
 
 
 def _short_string(field: str, value: object, wanted: str) -> str:
-    """A short non-empty string, or `InvalidRequest`."""
+    """Return a short non-empty string, or raise `InvalidRequest`."""
     if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS:
         return value
-    missing = value is None or value == ""
+    is_missing = value is None or value == ""
     raise InvalidRequest(
         field,
-        f"Missing: give {wanted}." if missing else f"Must be {wanted}; got {short_repr(value)}.",
+        f"Missing: give {wanted}." if is_missing else f"Must be {wanted}; got {short_repr(value)}.",
     )

@@ -275,7 +275,7 @@ def _check_text(value: object, max_chars: int | None = None) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "holds half a surrogate pair"
+        return "contains an unpaired surrogate"
     return ""
 
 

@@ -163,7 +163,7 @@ def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes
     run_inline(submission(), filled)
     kept = Workload.objects.get()
     assert kept.exit_reason == "backend_error"
-    assert "stdout holds half a surrogate pair" in kept.error
+    assert "stdout contains an unpaired surrogate" in kept.error
     assert kept.stdout == ""
 
 

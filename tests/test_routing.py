@@ -57,7 +57,7 @@ def test_every_candidate_comes_with_its_reason(filled: Registry, fakes):
     assert [(one.name, one.eligible, one.reason) for one in candidates] == [
         ("isolate", True, "healthy"),
         ("gvisor", False, "runs oci only"),
-        ("microvm", True, "healthy; not what the rule names"),
+        ("microvm", True, "healthy; not selected by the rule"),
     ]
     candidates = filled.explain("auto", None, "image").candidates
     assert candidates[0].reason == "undetected: install runsc"
@@ -141,7 +141,7 @@ def test_nothing_outside_the_list_is_ever_taken(filled: Registry, fakes):
 
 def test_a_later_one_of_the_list_says_that_an_earlier_was_taken(filled: Registry):
     candidates = filled.explain(["isolate", "microvm"], "node").candidates
-    assert candidates[1].reason == "healthy; an earlier one was taken"
+    assert candidates[1].reason == "healthy; a preferred backend was selected"
 
 
 @pytest.mark.parametrize(

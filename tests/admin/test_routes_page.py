@@ -33,10 +33,10 @@ def test_a_decision_is_explained(operator):
     [
         ({"isolation": "nothing", "runtime": "node"}, "Backend 'nothing' is not registered."),
         ({"isolation": "gvisor,microvm", "runtime": "wasm"}, "Rule: first eligible of gvisor, mic"),
-        ({"runtime": "cobol"}, "'microvm' does not run runtime 'cobol'"),
+        ({"runtime": "cobol"}, "'microvm' does not support runtime 'cobol'"),
         ({}, "Missing: give one of"),
         ({"isolation": "gvisor,gvisor", "runtime": "oci"}, "is in the list twice."),
-        ({"runtime": "node", "source_format": "archive"}, "does not run runtime 'node'"),
+        ({"runtime": "node", "source_format": "archive"}, "does not support runtime 'node'"),
     ],
 )
 def test_a_refusal_is_explained(operator, query, why):
@@ -47,7 +47,7 @@ def test_a_refusal_is_explained(operator, query, why):
 
 def test_an_unhealthy_target_is_a_refusal_with_its_reason(operator, fleet, isolate):
     fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
-    assert "cannot run workloads now: broken" in asked(operator, runtime="node")
+    assert "is unavailable: broken" in asked(operator, runtime="node")
 
 
 def test_the_form_keeps_what_was_asked_and_refuses_what_it_cannot_ask(operator):

@@ -112,7 +112,7 @@ def test_what_cannot_be_run_again_is_told_with_the_reason(operator, fleet, isola
     fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
     reasons = said(act(operator, "rerun", lost, first, second))
     assert len(reasons) == 2
-    assert "2 could not be run again. Backend 'isolate' cannot run workloads now: b" in reasons[0]
+    assert "2 could not be run again. Backend 'isolate' is unavailable: b" in reasons[0]
     assert "1 could not be run again. Its source was deleted when it ended" in reasons[1]
     answer = operator.post(f"{PAGE}{lost.pk}/rerun/", follow=True)
     assert answer.redirect_chain == [(f"{PAGE}{lost.pk}/change/", 302)]

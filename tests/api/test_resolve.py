@@ -22,7 +22,7 @@ def test_the_resolution_in_its_shape(client):
         "candidates": [
             {"name": "isolate", "eligible": True, "reason": "healthy"},
             {"name": "gvisor", "eligible": False, "reason": "runs oci only"},
-            {"name": "microvm", "eligible": True, "reason": "healthy; not what the rule names"},
+            {"name": "microvm", "eligible": True, "reason": "healthy; not selected by the rule"},
         ],
     }
 

@@ -94,7 +94,7 @@ def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir)
         found = bench(registered(one=fake), rounds=1).run()
     figures = found.measured[0].modes["warm"]
     assert (figures.failures, len(fake.workloads)) == (1, 0)
-    assert "already runs its 1 workloads" in figures.failure
+    assert "at capacity (1 running)" in figures.failure
 
 
 def test_who_finds_no_slot_waits_for_one(runtime_dir):

@@ -1,4 +1,4 @@
-"""Connections are for queries, not for the time between them."""
+"""Return database connections while no query needs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from django.db import connection, connections
 
 
 def release_connection() -> None:
-    """Before something that takes long: give the connection back, where others wait for one."""
+    """Return a pooled connection to its pool before a long wait."""
     pooled = bool(connection.settings_dict["OPTIONS"].get("pool"))
     if pooled and not connection.in_atomic_block:
         connection.close()
@@ -15,7 +15,7 @@ def release_connection() -> None:
 
 @contextmanager
 def closing_connections() -> Iterator[None]:
-    """One round of a thread that rests in between: with a connection, and none after it."""
+    """Close all connections at the end of the block: for one round of a background thread."""
     try:
         yield
     finally:

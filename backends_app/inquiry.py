@@ -1,4 +1,4 @@
-"""Questions that might never be answered: who asks waits for a while, threads do not pile up."""
+"""Single-flight calls with a timeout: concurrent callers share one running call."""
 
 import threading
 import time
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 class CallTimeout(Exception):
-    """There was no answer in time; perhaps it still comes."""
+    """The call did not return in time; it may still be running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A question that is being answered; `at_the_latest` is by the clock of `time.monotonic`."""
+    """A running call; `deadline` is a time of `time.monotonic`."""
 
     future: "Future[T]"
     deadline: float
 
     def result(self) -> T:
-        """The answer, or what was raised instead; raises `CallTimeout` when it takes too long."""
+        """Wait for the result and return it, or raise the call's exception or `CallTimeout`."""
         wait([self.future], max(0.0, self.deadline - time.monotonic()))
         if not self.future.done():
             raise CallTimeout
@@ -30,10 +30,10 @@ class Call(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Asks `question` in a thread of its own, one at the most.
+    """Calls `function` in a thread of its own, at most one at a time.
 
-    Who asks meanwhile shares the answer, and no longer than `patience_s` after it was asked: while
-    a question hangs, everybody hears at once that there is no answer.
+    Concurrent callers share the running call and its deadline, `timeout_s` after its start: while a
+    call hangs past its deadline, every caller gets `CallTimeout` at once and no thread is added.
     """
 
     def __init__(self, function: Callable[[], T], timeout_s: float) -> None:
@@ -43,12 +43,13 @@ class SingleFlight(Generic[T]):
         self._current: Call[T] | None = None
 
     def start(self) -> Call[T]:
+        """Return the running call; start one unless it is running."""
         with self._lock:
             if self._current is None or self._current.future.done():
                 deadline = time.monotonic() + self._timeout_s
                 call: Call[T] = Call(Future(), deadline)
                 threading.Thread(
-                    target=self._run, args=[call.future], name="vulcan-inquiry", daemon=True
+                    target=self._run, args=[call.future], name="vulcan-single-flight", daemon=True
                 ).start()
                 self._current = call
             return self._current
@@ -56,5 +57,5 @@ class SingleFlight(Generic[T]):
     def _run(self, future: "Future[T]") -> None:
         try:
             future.set_result(self._function())
-        except BaseException as error:  # noqa: BLE001 - who asked gets it
+        except BaseException as error:  # noqa: BLE001 - raised in the callers
             future.set_exception(error)

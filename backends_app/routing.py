@@ -117,7 +117,7 @@ class Ineligibility(Enum):
 def check_eligibility(
     entry: RegisteredBackend | None, runtime: str | None, source_format: str | None
 ) -> Ineligibility | None:
-    """Return the first check that fails, or None; a runtime or source format of None matches any."""
+    """Return the first failing check, or None; a runtime or source format of None matches any."""
     if entry is None:
         return Ineligibility.NOT_REGISTERED
     if runtime is not None and runtime not in entry.capabilities.supported_runtimes:
@@ -325,7 +325,7 @@ def _runtime(value: object, source_format: str) -> str:
     if value is None and source_format == "image":
         return RUNTIME_OF_IMAGES
     runtime = _short_string(
-        "runtime", value, f"one of {comma_join(RUNTIMES)} (only an image needs none)"
+        "runtime", value, f"one of {comma_join(RUNTIMES)} (optional for images)"
     )
     return RUNTIME_ALIASES.get(runtime, runtime)
 

@@ -1,4 +1,4 @@
-"""What runs in this process: its log is stored and its kill is heard of while it runs."""
+"""Supervise the workloads that run in this process: store their logs, apply requested kills."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ TICK_S = 0.25
 
 @dataclass(eq=False)
 class Execution:
-    """One workload that runs here. `killed` says that its caller has asked for its end."""
+    """One running workload. `killed` is set when its kill has been requested."""
 
     workload_id: str
     backend: Backend
@@ -33,69 +33,71 @@ class Execution:
 
 
 class Supervisor:
-    """The executions of this process, and the one thread that looks after them.
+    """The executions of this process, and one thread that supervises them.
 
-    It begins with the first one and rests while there are none; what is over before it looks for
-    the first time costs it nothing.
+    The thread starts with the first execution and sleeps while there are none. Executions that end
+    before the first tick cost nothing.
     """
 
     def __init__(self) -> None:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        """Begin anew: for a forked child, which has none of its parent's threads."""
+        """Reset to the initial state: a forked child has none of its parent's threads."""
         self._lock = threading.Lock()
         self._executions: dict[str, Execution] = {}
-        self._some = threading.Event()
+        self._has_executions = threading.Event()
         self._idle = threading.Condition(self._lock)
         self._started = False
 
     @contextmanager
     def supervise(self, execution: Execution) -> Iterator[None]:
+        """Supervise an execution inside the block."""
         with self._lock:
             self._executions[execution.workload_id] = execution
-            self._some.set()
+            self._has_executions.set()
             start, self._started = not self._started, True
         if start:
-            threading.Thread(target=self._run, name="vulcan-running", daemon=True).start()
+            threading.Thread(target=self._run, name="vulcan-supervisor", daemon=True).start()
         try:
             yield
         finally:
             with self._lock:
                 del self._executions[execution.workload_id]
                 if not self._executions:
-                    self._some.clear()
+                    self._has_executions.clear()
                     self._idle.notify_all()
 
     def all(self) -> list[Execution]:
+        """Return the current executions."""
         with self._lock:
             return list(self._executions.values())
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Has everything ended within this time?"""
+        """Wait up to `timeout_s` for all executions to end; return whether they did."""
         with self._lock:
             return self._idle.wait_for(lambda: not self._executions, timeout_s)
 
     def kill_all(self) -> None:
-        """End what runs, though nobody has asked for that."""
+        """Kill all executions, without marking them as killed on request."""
         for execution in self.all():
             kill_workload(execution.backend, execution.workload_id)
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._some.wait()
+            self._has_executions.wait()
             pause.wait(TICK_S)
             try:
                 with closing_connections():
                     self.tick()
-            except (DatabaseError, InterfaceError) as error:  # what it did not do, it does next
-                logger.warning("the running workloads cannot be looked after: %s", error)
+            except (DatabaseError, InterfaceError) as error:  # the next tick tries again
+                logger.warning("the running workloads cannot be supervised: %s", error)
             except Exception:
-                logger.exception("the running workloads cannot be looked after; it goes on")
+                logger.exception("supervising the running workloads failed; retrying")
 
     def tick(self) -> None:
-        """Store what was printed since, and end what is to be killed."""
+        """Store new log lines, and kill the executions whose kill has been requested."""
         executions = self.all()
         for execution in executions:
             with execution.store_lock:
@@ -103,18 +105,18 @@ class Supervisor:
                     with transaction.atomic():
                         logs.store(execution.workload_id, blocks)
                     execution.log.acknowledge(len(blocks))
-        asked = Workload.objects.filter(
+        kill_requested = Workload.objects.filter(
             pk__in=[one.workload_id for one in executions], kill_requested_at__isnull=False
         )
-        killed = set(asked.values_list("pk", flat=True)) if executions else set()
+        killed = set(kill_requested.values_list("pk", flat=True)) if executions else set()
         for execution in executions:
             if execution.workload_id in killed:
                 execution.killed = True
-                # Each time, until it has ended: perhaps it has not even begun yet.
+                # Repeated until it has ended: it may not have started yet.
                 kill_workload(execution.backend, execution.workload_id)
 
 
 supervisor = Supervisor()
-"""The executions of this process."""
+"""The supervisor of this process."""
 
 os.register_at_fork(after_in_child=supervisor._reset_after_fork)

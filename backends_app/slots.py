@@ -1,8 +1,8 @@
-"""Locks that hold over all processes of this user on this host, and end with their holder.
+"""Slots and workload locks: file locks over all processes of this user on this host.
 
-A slot is one of as many as a backend may run workloads at once; a mark is the sign of life of one
-workload. Both are file locks: the kernel frees them when their holder ends, however it ends.
-Nothing is counted and nothing has to be repaired.
+A backend has as many slots as it may run workloads at once. A workload lock is held by the process
+that works on the workload. The kernel releases both when their holder exits, however it exits, so
+there is no counter to repair.
 """
 
 import fcntl
@@ -17,15 +17,15 @@ from pathlib import Path
 from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
 LOCK_SUFFIX = ".running"
-POLL_INTERVAL_S = (0.005, 0.05)  # of a slot that is waited for: at first, and at most
+POLL_INTERVAL_S = (0.005, 0.05)  # while waiting for a slot: initial, maximum
 
 
 @contextmanager
 def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     """Hold one of the `limit` slots of the backend `name`.
 
-    Raises `BackendAtCapacity` at once when all are taken or somebody waits for one, and
-    `BackendUnavailable` when `folder` cannot be used or could be tampered with by another user.
+    Raise `BackendAtCapacity` at once when all are in use or another process waits for one, and
+    `BackendUnavailable` when `folder` is unusable or another user could tamper with it.
     """
     with _unusable_as_unavailable(name, folder):
         turn = _try_lock(_turn_file(name, folder), shared=True)
@@ -47,9 +47,9 @@ def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
 def wait_for_slot(
     name: str, limit: int, folder: Path, should_stop: Callable[[], bool]
 ) -> Iterator[bool]:
-    """Hold a slot as `slot` does, and wait for it; False when `give_up` said to wait no more.
+    """Wait for a slot and hold it, as `acquire_slot` does; yield False when `should_stop()`.
 
-    Of those that wait, one holds the turn and takes the next slot. Nobody passes it.
+    One of the waiting processes holds the turn and gets the next slot; none can overtake it.
     """
     turn = held = None
     pause, longest = POLL_INTERVAL_S
@@ -75,9 +75,9 @@ def wait_for_slot(
 
 @contextmanager
 def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
-    """Show that this process works on the workload; False when another one already does.
+    """Hold the lock of a workload; yield False when another process holds it.
 
-    Raises `HostFault` when `folder` cannot be used or could be tampered with by another user.
+    Raise `HostFault` when `folder` is unusable or another user could tamper with it.
     """
     try:
         ensure_private_dir(folder)
@@ -94,7 +94,7 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
 
 
 def is_locked(workload_id: str, folder: Path) -> bool:
-    """Does a process of this user on this host work on the workload?"""
+    """Return whether a process of this user on this host holds the lock of the workload."""
     try:
         held = _try_lock(_lock_file(workload_id, folder), make=False)
     except FileNotFoundError:
@@ -106,15 +106,16 @@ def is_locked(workload_id: str, folder: Path) -> bool:
 
 
 def remove_stale_locks(folder: Path) -> int:
-    """Remove the marks whose holders were killed before they could; how many there were.
+    """Remove the lock files of processes that were killed; return how many there were.
 
-    Whoever takes a mark at the same moment finds its file gone and makes another; see `_locked`.
+    A process that locks one of them at the same moment finds its file gone and creates another; see
+    `_try_lock`.
     """
     removed = 0
     for file in folder.glob(f"*{LOCK_SUFFIX}"):
         try:
             held = _try_lock(file, make=False)
-        except OSError:  # gone meanwhile, or none of ours
+        except OSError:  # removed in the meantime, or not ours
             continue
         if held is not None:
             file.unlink(missing_ok=True)
@@ -124,9 +125,9 @@ def remove_stale_locks(folder: Path) -> int:
 
 
 def slots_in_use(name: str, limit: int, folder: Path) -> int:
-    """How many of the `limit` slots of the backend `name` are taken now on this host.
+    """Return how many of the `limit` slots of the backend `name` are in use on this host.
 
-    Read from the kernel's list of locks: to try them would take them from others for a moment.
+    Read from the kernel's list of locks: trying the locks would hold each for a moment.
     """
     locked = {
         int(words[5].rpartition(":")[2])
@@ -147,12 +148,12 @@ def _turn_file(name: str, folder: Path) -> Path:
 
 @contextmanager
 def _unusable_as_unavailable(name: str, folder: Path) -> Iterator[None]:
-    """Raise `BackendUnavailable` when the folder of the slots cannot be used."""
+    """Raise `BackendUnavailable` when the folder of the slots is unusable."""
     try:
         ensure_private_dir(folder)
         yield
     except OSError as error:
-        reason = f"the folder of its slots cannot be used: {error.strerror}"
+        reason = f"its slot folder is unusable: {error.strerror}"
         raise BackendUnavailable(reason, name=name) from error
 
 
@@ -161,15 +162,15 @@ def _lock_file(workload_id: str, folder: Path) -> Path:
 
 
 def _lock_free_slot(name: str, limit: int, folder: Path) -> int | None:
-    """The descriptor of a file that is locked now, or None when every slot is taken."""
+    """Lock a free slot and return its file descriptor, or None when all are in use."""
     every = map(_try_lock, _slots(name, limit, folder))
     return next((held for held in every if held is not None), None)
 
 
 def _try_lock(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
-    """The descriptor of the file, which is locked now, or None when it was before.
+    """Lock the file and return its descriptor, or None when another process holds the lock.
 
-    A file that was removed between opening and locking it is no lock: nobody else would find it.
+    If the file is removed between opening and locking, try again: no other process would find it.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
     while True:
@@ -195,18 +196,19 @@ def _is_current(file: Path, descriptor: int) -> bool:
 
 
 def _unlock(held: int) -> None:
-    """Closing would not do: a child between fork and exec still has the same open file."""
+    """Unlock, then close: a child between fork and exec still shares the open file."""
     fcntl.flock(held, fcntl.LOCK_UN)
     os.close(held)
 
 
 def unusable(folder: Path, error: OSError) -> HostFault:
-    return HostFault(f"the runtime folder {folder} cannot be used: {error.strerror}")
+    """Return the error for a runtime folder that is unusable."""
+    return HostFault(f"the runtime folder {folder} is unusable: {error.strerror}")
 
 
 def ensure_private_dir(folder: Path) -> None:
-    """Make the folder, and refuse one that somebody else has made or may write to."""
+    """Create the folder; raise `PermissionError` when another user owns or can access it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(1, "it is not this user's alone")
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise PermissionError(1, "it must belong to this user with mode 0700")

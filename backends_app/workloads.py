@@ -1,6 +1,6 @@
-"""What is asked for and what came of it: plain values that every layer shares.
+"""Value types for workloads, their limits and their results, shared by every layer.
 
-Sizes are bytes unless a name says otherwise, times are seconds or milliseconds as named, and
+Sizes are in bytes unless the name has another unit, times in seconds or milliseconds as named, and
 `cpus` counts whole processors.
 """
 
@@ -19,22 +19,22 @@ from .strict_json import JSON
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
-WASM = "wasm"  # the runtime whose `code` is no text but a module in base64
-MAX_COMMAND_BYTES = 128 * 1024  # as Linux takes for one argument
+WASM = "wasm"  # the runtime whose `code` is a module in base64 instead of text
+MAX_COMMAND_BYTES = 128 * 1024  # Linux's limit for one argument
 
 STREAMS = ("stdout", "stderr")
 ENCODINGS = UTF8, LOSSY = "utf-8", "utf-8-lossy"
-"""How a stream's text was made of what was printed: as it is, or with U+FFFD for some of it."""
+"""How a stream's bytes were decoded: exactly, or with U+FFFD for invalid bytes."""
 
 Isolation: TypeAlias = str | Sequence[str]
 """`auto`, one backend name, or names in order of preference."""
 
 OutputCallback: TypeAlias = Callable[[str, bytes], None]
-"""Takes one of `STREAMS` and what a program has just written there; must be quick."""
+"""Receives one of `STREAMS` and the bytes just written to it; must return quickly."""
 
 
 class Status(StrEnum):
-    """Where a workload is in its life."""
+    """The state of a workload's lifecycle."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -44,7 +44,7 @@ class Status(StrEnum):
 
 
 class ExitReason(StrEnum):
-    """Why a workload ended, as the host saw it."""
+    """Why a workload ended, as observed by the host."""
 
     EXITED = "exited"
     SIGNAL = "signal"
@@ -61,7 +61,7 @@ class ExitReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one workload may use at the most."""
+    """The maximum resources of one workload."""
 
     cpus: float = 1.0
     mem_mb: int = 256
@@ -69,12 +69,12 @@ class Resources:
 
 
 UNSPECIFIED = Resources()
-"""Stands for resources that the caller did not name: `services.run` puts the operator's there."""
+"""Stands for unspecified resources; `services.prepare` substitutes the operator's defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceRange:
-    """The default of a resource and the least and most that a caller may ask for."""
+    """The default of a resource, and the minimum and maximum that a caller may request."""
 
     default: float
     min: float
@@ -83,11 +83,11 @@ class ResourceRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadSpec:
-    """One workload as its caller describes it; exactly one of code, archive and image is given.
+    """One workload as requested; exactly one of code, archive and image is set.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr; `services.run` sets it, it is no caller's choice. `on_output` gets what the
-    program prints while it runs, from backends that can say it before the end.
+    stdout and stderr; `services.prepare` sets it, callers cannot. `on_output` receives what the
+    program prints while it runs, from backends that stream their output.
     """
 
     runtime: str | None = None
@@ -103,34 +103,34 @@ class WorkloadSpec:
     on_output: OutputCallback | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = [name for name in SOURCE_FORMATS if getattr(self, name) is not None]
-        if len(given) != 1:
+        sources = [name for name in SOURCE_FORMATS if getattr(self, name) is not None]
+        if len(sources) != 1:
             raise InvalidRequest(
                 "code",
                 "Give exactly one of code, code_archive and image"
-                + (f"; this has {len(given)} of them." if given else "."),
+                + (f"; got {len(sources)} of them." if sources else "."),
             )
 
     @property
     def source_format(self) -> str:
-        """Which of `SOURCE_FORMATS` the source is."""
+        """Return which of `SOURCE_FORMATS` the source has."""
         return next(name for name in SOURCE_FORMATS if getattr(self, name) is not None)
 
     def output_callback(self, stream: str) -> Callable[[bytes], None] | None:
-        """Who gets what the program writes to one of `STREAMS`, if anybody wants it."""
+        """Return the callback for output on one of `STREAMS`, or None without `on_output`."""
         return None if self.on_output is None else partial(self.on_output, stream)
 
     def code_utf8(self) -> bytes:
-        """`code` as the program's file has it; empty when the source is no code."""
+        """Return `code` as the bytes of the program's file; empty for other source formats."""
         try:
             return (self.code or "").encode()
         except UnicodeEncodeError:
             raise InvalidRequest(
-                "code", "Holds half a surrogate pair, which no UTF-8 has."
+                "code", "Contains an unpaired surrogate and cannot be encoded as UTF-8."
             ) from None
 
     def wasm_module(self) -> bytes | None:
-        """Return the WebAssembly module that `code` holds in base64; None when it holds none."""
+        """Return the WebAssembly module that `code` encodes in base64, or None."""
         if self.runtime != WASM:
             return None
         try:
@@ -139,19 +139,19 @@ class WorkloadSpec:
             return None
 
     def argv(self) -> tuple[str, ...]:
-        """`command` as a kernel takes it."""
+        """Return `command` checked for the kernel: no NUL, within its size limit."""
         try:
             size = sum(len(word.encode()) + 1 for word in self.command)
         except UnicodeEncodeError:
-            raise InvalidRequest("command", "Holds half a surrogate pair.") from None
+            raise InvalidRequest("command", "Contains an unpaired surrogate.") from None
         if any("\0" in word for word in self.command):
-            raise InvalidRequest("command", "Must not hold a NUL character.")
+            raise InvalidRequest("command", "Must not contain a NUL character.")
         if size > MAX_COMMAND_BYTES:
             raise InvalidRequest("command", f"Must be at most {MAX_COMMAND_BYTES:,} bytes.")
         return self.command
 
     def input_json(self) -> bytes:
-        """Return `input` as the program gets it: one line with a JSON document in UTF-8."""
+        """Return `input` as the program receives it: a JSON document in one line of UTF-8."""
         try:
             text = json.dumps(
                 self.input, ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -163,7 +163,7 @@ class WorkloadSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """The operator's bounds (ISOLATION_LIMITS): what a caller may ask for and send."""
+    """The operator's limits (ISOLATION_LIMITS) on requested resources and request sizes."""
 
     timeout_s: ResourceRange = ResourceRange(default=10.0, min=0.1, max=300.0)
     mem_mb: ResourceRange = ResourceRange(default=256, min=64, max=2048)
@@ -173,7 +173,7 @@ class Limits:
     input_bytes: int = 1024 * 1024
     output_bytes: int = 1024 * 1024
     bodies_bytes: int | None = None
-    """Bound the bytes of bodies that a process holds at once; by default two of the largest."""
+    """The maximum bytes of request bodies in one process; by default two of the largest."""
 
     def resources(
         self,
@@ -182,7 +182,7 @@ class Limits:
         mem_mb: int | None = None,
         timeout_s: float | None = None,
     ) -> Resources:
-        """What the caller asked for, with the operator's default for the rest."""
+        """Return the requested resources, with the operator's defaults for the rest."""
         return Resources(
             cpus=self.cpus.default if cpus is None else cpus,
             mem_mb=int(self.mem_mb.default) if mem_mb is None else mem_mb,
@@ -190,13 +190,14 @@ class Limits:
         )
 
     def check(self, spec: WorkloadSpec) -> None:
-        """Raise `InvalidRequest` for the first bound that the workload breaks."""
+        """Raise `InvalidRequest` for the first limit that the workload exceeds."""
         for part in fields(Resources):
-            value, bound = getattr(spec.resources, part.name), getattr(self, part.name)
-            if not bound.min <= value <= bound.max:  # NaN fails this too
+            value, allowed = getattr(spec.resources, part.name), getattr(self, part.name)
+            if not allowed.min <= value <= allowed.max:  # NaN fails this too
                 raise InvalidRequest(
                     f"resources.{part.name}",
-                    f"Must be between {bound.min:g} and {bound.max:g}; got {short_repr(value)}.",
+                    f"Must be between {allowed.min:g} and {allowed.max:g}; "
+                    f"got {short_repr(value)}.",
                 )
         module = spec.wasm_module()
         sizes = {
@@ -208,20 +209,20 @@ class Limits:
             if len(data) > max_bytes:
                 unit = "bytes" if data is not module else "bytes of the module"
                 raise InvalidRequest(
-                    name, f"Must be at most {max_bytes:,} {unit}; this is {len(data):,}."
+                    name, f"Must be at most {max_bytes:,} {unit}; got {len(data):,}."
                 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadResult:
-    """What the host saw of one execution.
+    """The result of one execution, as observed by the host.
 
-    `exit_reason` is the host's finding; only `output`, `stdout`, `stderr` and the text of `error`
-    are the program's own words. `exit_code` is None when the program was ended by a signal, which
-    is then named. `duration_ms` is the program's; to compile it before took `compile_ms`, None
-    where nothing was compiled. `cpu_time_ms` is user plus system time, `memory_bytes` the peak
-    resident set. `stdout_encoding` and `stderr_encoding` are `UTF8`, or `LOSSY` where bytes were
-    no UTF-8.
+    `exit_reason` is determined by the host; only `output`, `stdout`, `stderr` and the text of
+    `error` come from the program. `exit_code` is None when a signal ended the program; `signal` is
+    its name. `duration_ms` is the program's and excludes `compile_ms`, the time to compile it
+    before, which is None where nothing was compiled. `cpu_time_ms` is user plus system time,
+    `memory_bytes` the peak resident set. `stdout_encoding` and `stderr_encoding` are `UTF8`, or
+    `LOSSY` where the bytes were not valid UTF-8.
     """
 
     exit_reason: ExitReason
@@ -242,7 +243,7 @@ class WorkloadResult:
 
     @property
     def status(self) -> Status:
-        """Follows from the reason, so that the two cannot contradict each other."""
+        """Derive the status from the exit reason, so that the two cannot disagree."""
         if self.exit_reason is ExitReason.EXITED and self.exit_code == 0:
             return Status.COMPLETED
         if self.exit_reason is ExitReason.KILLED:
@@ -254,10 +255,10 @@ MAX_SIGNAL_CHARS = 16
 
 
 def validate_result(result: object) -> str:
-    """Return what no record or answer could hold of a result, with its field; empty if nothing.
+    """Return why a result cannot be recorded or rendered, starting with the field; "" if valid.
 
-    Backends are anybody's code, and a dataclass does not check its fields. `output` is the
-    program's own and is checked apart.
+    Backends may be third-party code, and a dataclass does not check its fields. `output` comes from
+    the program and is checked separately.
     """
     if not isinstance(result, WorkloadResult):
         return f"a {type(result).__name__} instead of a WorkloadResult"
@@ -279,15 +280,15 @@ def _check_text(value: object, max_chars: int | None = None) -> str:
     return ""
 
 
-def _check_integer(value: object, least: int, max_bytes: int) -> str:
+def _check_integer(value: object, least: int, most: int) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return f"must be an integer, not {type(value).__name__}"
-    return "" if least <= value <= max_bytes else f"must be between {least} and {max_bytes}"
+    return "" if least <= value <= most else f"must be between {least} and {most}"
 
 
 def _check_member(value: object, members: Collection[str]) -> str:
-    known = isinstance(value, str) and value in members
-    return "" if known else f"must be one of {comma_join(members)}"
+    is_member = isinstance(value, str) and value in members
+    return "" if is_member else f"must be one of {comma_join(members)}"
 
 
 def _optional(check: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -304,28 +305,28 @@ def _check_flag(value: object) -> str:
     return "" if isinstance(value, bool) else f"must be a boolean, not {type(value).__name__}"
 
 
-_figure = partial(_check_integer, least=0, max_bytes=2**63 - 1)  # as a column takes it
-_encoding = partial(_check_member, members=ENCODINGS)
+_check_count = partial(_check_integer, least=0, most=2**63 - 1)  # the range of the column
+_check_encoding = partial(_check_member, members=ENCODINGS)
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "exit_reason": _check_reason,
-    "exit_code": _optional(partial(_check_integer, least=-(2**31), max_bytes=2**31 - 1)),
+    "exit_code": _optional(partial(_check_integer, least=-(2**31), most=2**31 - 1)),
     "signal": _optional(partial(_check_text, max_chars=MAX_SIGNAL_CHARS)),
     "stdout": _check_text,
     "stderr": _check_text,
     "error": _check_text,
     "stdout_truncated": _check_flag,
     "stderr_truncated": _check_flag,
-    "stdout_encoding": _encoding,
-    "stderr_encoding": _encoding,
-    "duration_ms": _figure,
-    "compile_ms": _optional(_figure),
-    "cpu_time_ms": _optional(_figure),
-    "memory_bytes": _optional(_figure),
+    "stdout_encoding": _check_encoding,
+    "stderr_encoding": _check_encoding,
+    "duration_ms": _check_count,
+    "compile_ms": _optional(_check_count),
+    "cpu_time_ms": _optional(_check_count),
+    "memory_bytes": _optional(_check_count),
 }
 
 
 def output_from_stdout(stdout: str, *, truncated: bool) -> JSON:
-    """`stdout` parsed, when the whole of it is one JSON document; else None."""
+    """Parse `stdout` and return the value when all of it is one JSON document, else None."""
     if truncated:
         return None
     try:

@@ -31,7 +31,7 @@ def hanging() -> Iterator[Hanging]:
 
 
 def threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == "vulcan-inquiry"]
+    return [one for one in threading.enumerate() if one.name == "vulcan-single-flight"]
 
 
 def test_an_answer_is_given_and_each_question_is_put_anew():

@@ -304,9 +304,9 @@ def test_many_scrapes_at_once_leave_no_threads(scrape):
     for thread in threads:
         thread.join()
     for thread in threading.enumerate():
-        if thread.name == "vulcan-inquiry":
+        if thread.name == "vulcan-single-flight":
             thread.join(60)
-    assert all(thread.name != "vulcan-inquiry" for thread in threading.enumerate())
+    assert all(thread.name != "vulcan-single-flight" for thread in threading.enumerate())
 
 
 def test_a_request_that_raises_is_counted_once_and_by_its_error(client, grown):

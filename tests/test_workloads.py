@@ -79,7 +79,7 @@ def test_a_module_is_measured_in_its_own_bytes_not_in_those_of_its_base64():
             WorkloadSpec(runtime="wasm", code=b64encode(bytes(1024 * 1024 + 1)).decode())
         )
     assert raised.value.field == "code"
-    assert "at most 1,048,576 bytes of the module; this is 1,048,577" in str(raised.value)
+    assert "at most 1,048,576 bytes of the module; got 1,048,577" in str(raised.value)
     with pytest.raises(InvalidRequest):  # of another runtime it is the text that counts
         Limits().check(WorkloadSpec(runtime="node", code=largest))
 

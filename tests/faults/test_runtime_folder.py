@@ -49,10 +49,10 @@ def test_a_folder_that_cannot_be_trusted_is_503_until_it_can(local: Site, spoil)
         status, answer = local.ask("POST", "workloads", BODY)
         assert (status, answer["errors"][0]["code"]) == (503, "host_unavailable")
         assert str(local.folder) not in answer["errors"][0]["detail"]
-        assert ready(local) == "its runtime folder cannot be used"
+        assert ready(local) == "runtime folder unusable"
     finally:
         restore()
-    assert f"the runtime folder {local.folder}/web cannot be used" in server.printed
+    assert f"the runtime folder {local.folder}/web is unusable" in server.printed
     wait_until(lambda: local.ask("POST", "workloads", BODY)[0] == 201)
     wait_until(lambda: ready(local) == "ok")
 

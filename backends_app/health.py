@@ -1,8 +1,9 @@
-"""The monitor that keeps the registry's health fresh, with nobody waiting on a slow probe.
+"""Probe the backends in the background and keep the registry's health current.
 
-It starts lazily in each process, with the first call of `ensure_started`: never when Django is set
-up, so never before a server forks. The rhythm is Nomad's: a healthy backend is probed every 30 s,
-one that fails after 5 s, then twice as long each time up to 2 min.
+The monitor starts lazily in each process, with the first call of `ensure_started`: never during
+Django's set-up, so never before a server forks. A healthy backend is probed every 30 s, a failing
+one after 5 s, then after twice as long each time, up to 2 min. Nomad's driver manager has the same
+first delay and limit, but quadruples the delay.
 """
 
 import logging
@@ -23,13 +24,13 @@ INTERVAL_S = 30.0
 RETRY_S = (5.0, 120.0)
 PROBE_TIMEOUT_S = 10.0
 FIRST_ROUND_S = 1.0
-MAX_SLEEP_S = 1.0  # how soon a backend that was registered meanwhile is noticed
-_TIMED_OUT = Health.unhealthy(f"its probe gave no answer in {PROBE_TIMEOUT_S:g} s")
+MAX_SLEEP_S = 1.0  # bounds how long a newly registered backend goes unnoticed
+_TIMED_OUT = Health.unhealthy(f"its probe timed out after {PROBE_TIMEOUT_S:g} s")
 
 
 @dataclass(slots=True)
 class _Probe:
-    """One running probe; `found` is set by its thread when it is through, and then `ended`."""
+    """One running probe; its thread sets `result` when it is done, and then `ended`."""
 
     backend: Backend
     started: float
@@ -40,7 +41,7 @@ class _Probe:
 
 @dataclass(slots=True)
 class _ProbeState:
-    """What the monitor knows of one backend between probes."""
+    """The monitor's state of one backend between probes; `due` is a monotonic time."""
 
     backend: Backend
     due: float
@@ -54,12 +55,11 @@ def _in_thread(work: Callable[[], None], name: str) -> None:
 
 
 class HealthMonitor:
-    """Probes every backend of one registry and publishes what has changed.
+    """Probes every backend of one registry and publishes changes.
 
-    A probe that hangs keeps its own thread, one at the most for each backend, and costs nobody else
-    anything: after `PROBE_TIMEOUT_S` the backend is unhealthy, and it is not probed again until the
-    hanging probe ends. `spawn` and `clock` are parameters so that tests need neither threads nor
-    time.
+    A hanging probe holds its own thread, at most one per backend, and delays no other probe: after
+    `PROBE_TIMEOUT_S` the backend is unhealthy, and it is not probed again until the hanging probe
+    ends. `spawn` and `clock` are injected so that tests need neither threads nor waiting.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HealthMonitor:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        """Begin anew, not started; for a forked child, which has none of its parent's threads."""
+        """Reset to not started: a forked child has none of its parent's threads."""
         self._start = threading.Lock()
         self._started = False
         self._stopping = threading.Event()
@@ -86,10 +86,10 @@ class HealthMonitor:
         self._on_demand: dict[str, _Probe] = {}
 
     def ensure_started(self, wait_s: float = FIRST_ROUND_S) -> None:
-        """Start the monitor unless it runs.
+        """Start the monitor unless it is running.
 
-        Who starts it waits for the first round of probes, at most `wait_s` seconds; nobody else
-        ever waits.
+        The caller that starts it waits up to `wait_s` seconds for the first round of probes; other
+        callers never wait.
         """
         if self._started:
             return
@@ -101,12 +101,12 @@ class HealthMonitor:
         self._first_round.wait(wait_s)
 
     def stop(self) -> None:
-        """End the monitor's own thread; a probe that is under way ends by itself."""
+        """Stop the monitor's own thread; a running probe ends by itself."""
         self._stopping.set()
         self._wake.set()
 
     def probe_all(self) -> None:
-        """Probe every backend once and return when each has answered or been given up.
+        """Probe every backend once; return when each probe has ended or timed out.
 
         For commands; the monitor must not have been started.
         """
@@ -117,10 +117,10 @@ class HealthMonitor:
             self.tick()
 
     def probe_now(self, name: str) -> Health:
-        """Probe one backend out of turn, for somebody who waits; what was found and published.
+        """Probe one backend immediately; publish and return its health.
 
-        Who asks while such a probe is under way waits for that one, so one that hangs keeps one
-        thread, however often it is asked for. Raises `BackendNotRegistered`.
+        Concurrent callers wait for the same probe, so a hanging probe holds one thread, however
+        often it is requested. Raise `BackendNotRegistered`.
         """
         backend = self.registry.get(name).backend
         with self._on_demand_lock:
@@ -132,7 +132,7 @@ class HealthMonitor:
         return self._publish(name, backend, probe.result or _TIMED_OUT)
 
     def tick(self) -> float:
-        """Start the probes that are due, publish those that have ended; seconds until the next."""
+        """Start due probes and publish ended ones; return the seconds until the next is due."""
         now = self._clock()
         entries = self.registry.snapshot.entries
         self._states = {
@@ -158,7 +158,7 @@ class HealthMonitor:
             try:
                 pause = self.tick()
             except Exception:
-                logger.exception("the health monitor failed; it goes on")
+                logger.exception("the health monitor failed; retrying")
                 pause = MAX_SLEEP_S
             busy = any(state.probe for state in self._states.values())
             self._wake.wait(MAX_SLEEP_S if busy else min(pause, MAX_SLEEP_S))
@@ -167,7 +167,10 @@ class HealthMonitor:
     def _probe_job(
         self, name: str, probe: _Probe, wake: threading.Event | None = None
     ) -> Callable[[], None]:
-        """`wake` is this process's, and no other's."""
+        """Return the function that a probe's thread runs; it sets `wake` at its end.
+
+        `wake` belongs to the process that started the probe: `self._wake` is new after a fork.
+        """
 
         def run() -> None:
             warm_count = _warm_count(probe.backend)  # before the probe takes one
@@ -185,7 +188,7 @@ class HealthMonitor:
         return all(state.probed for state in self._states.values())
 
     def _expedite(self, state: _ProbeState, entry: RegisteredBackend, now: float) -> None:
-        """A workload that met a fault has published it; look again soon."""
+        """Probe again soon when a workload's fault has made the backend unhealthy."""
         if state.probed and state.failures == 0 and not entry.health.eligible:
             state.failures = 1
             state.due = min(state.due, now + RETRY_S[0])
@@ -206,10 +209,11 @@ class HealthMonitor:
         self._publish(name, state.backend, result)
 
     def _publish(self, name: str, backend: Backend, result: Health) -> Health:
-        """Make it known, where it changes anything; what is known now."""
+        """Set the health in the registry and log a change; return the published health."""
         before = self.registry.snapshot.entries.get(name)
         if before is not None and before.health.detected and not result.healthy:
-            # It was here: a fault, not a host that never had it; and it still is what it was.
+            # It was detected before: this is a fault, not an undetected backend. Its attributes
+            # stay.
             attributes = result.attributes or before.health.attributes
             result = Health.unhealthy(result.description, attributes)
         if self.registry.set_health(name, backend, result):
@@ -224,28 +228,28 @@ class HealthMonitor:
 
 
 def run_probe(backend: Backend) -> Health:
-    """The backend's probe, with every way in which it can fail turned into a finding."""
+    """Run the backend's probe and return its health; turn every failure into `unhealthy`."""
     try:
         result = backend.probe()
-    except BaseException as error:  # a backend is anybody's code, and this thread is its own
+    except BaseException as error:  # a backend may be third-party code; this thread runs only it
         logger.warning("probe of %s raised", type(backend).__name__, exc_info=True)
         return Health.unhealthy(f"its probe raised {type(error).__name__}")
     if not isinstance(result, Health):
-        return Health.unhealthy(f"its probe answered {type(result).__name__} instead of Health")
+        return Health.unhealthy(f"its probe returned {type(result).__name__} instead of Health")
     if result.healthy is None:
-        return Health.unhealthy("its probe left open whether it works")
+        return Health.unhealthy("its probe returned unknown health")
     return result
 
 
 def _warm_count(backend: Backend) -> int | None:
     try:
         return backend.warm_count()
-    except BaseException as error:  # noqa: BLE001 - as in `probed`
-        logger.warning("the spares of %s cannot be counted: %s", type(backend).__name__, error)
+    except BaseException as error:  # noqa: BLE001 - as in `run_probe`
+        logger.warning("counting warm instances of %s failed: %s", type(backend).__name__, error)
         return None
 
 
 monitor = HealthMonitor(registry)
-"""The monitor of this process's registry."""
+"""The health monitor of this process's registry."""
 
 os.register_at_fork(after_in_child=monitor._reset_after_fork)

@@ -1,7 +1,7 @@
-"""The life of a recorded workload: submitted, begun, ended; or killed, or lost with its worker.
+"""The lifecycle of a recorded workload: submit, claim, run, finish, kill, recover.
 
-Everything here works on the row. Two that want to change it differently meet in the database, where
-one of them comes first; see `models`.
+Everything here works on the row. Conflicting changes are resolved by the database, where one of
+them comes first; see `models`.
 """
 
 import hashlib
@@ -52,18 +52,18 @@ from .workloads import (
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
-POLL_INTERVAL_S = (0.01, 0.25)  # of a row that is waited for: at first, and at most
+POLL_INTERVAL_S = (0.01, 0.25)  # while waiting for a workload to end: initial, maximum
 KILL_WAIT_S = 5.0
 STORE_RETRY_S = (0.1, 5.0)
-WORKER_LOST_MESSAGE = "the worker that ran it has ended, or is not to be heard from"
+WORKER_LOST_MESSAGE = "the worker running it was lost"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What somebody submits: a workload, and what belongs to its record alone.
+    """A workload to submit, with what only its record needs.
 
-    `key` makes it the same workload when it is submitted again by the same owner. `rerun_if_lost`
-    says that it may be run a second time when nobody knows what became of the first.
+    `key` is the idempotency key: a second submission by the same owner is the same workload.
+    `rerun_if_lost` allows a second run when the outcome of the first is unknown.
     """
 
     spec: WorkloadSpec
@@ -73,9 +73,9 @@ class Submission:
 
     @property
     def digest(self) -> str:
-        """Equal for equal requests; it does not give the source away."""
+        """A SHA-256 of the request: equal for equal requests, and does not reveal the source."""
         spec = self.spec
-        said = {
+        request = {
             "runtime": spec.runtime,
             "isolation": spec.isolation,
             "code": spec.code,
@@ -86,11 +86,11 @@ class Submission:
             "resources": None if spec.resources is UNSPECIFIED else asdict(spec.resources),
             "rerun_if_lost": self.rerun_if_lost,
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 class DuplicateSubmission(Exception):
-    """The order has been given before; this is its workload."""
+    """The same request was submitted before; `workload` is its workload."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
@@ -98,7 +98,7 @@ class DuplicateSubmission(Exception):
 
 
 def log_context(workload: Workload) -> AbstractContextManager[None]:
-    """All that is logged meanwhile is about this workload."""
+    """Add the workload's id and owner to all log lines inside the block."""
     return bound_contextvars(workload_id=workload.pk, owner_id=workload.owner_id)
 
 
@@ -108,8 +108,8 @@ def _log_transition(
     more: Mapping[str, object] | None = None,
     level: int = logging.INFO,
 ) -> None:
-    """The one line for a step in its life."""
-    said = {
+    """Log the one line for a step of the lifecycle."""
+    fields = {
         "runtime": workload.runtime,
         "backend": workload.isolation_used,
         "node": workload.node,
@@ -117,7 +117,7 @@ def _log_transition(
         **(more or {}),
     }
     with log_context(workload):
-        logger.log(level, "workload %s", step, extra=said)
+        logger.log(level, "workload %s", step, extra=fields)
 
 
 # Submitting
@@ -126,7 +126,7 @@ def _log_transition(
 def check_idempotency(submission: Submission) -> None:
     """Look for an earlier submission with the same idempotency key.
 
-    Raises `DuplicateSubmission` when it asked for the same, `IdempotencyKeyConflict` otherwise.
+    Raise `DuplicateSubmission` when the request was the same, `IdempotencyKeyConflict` otherwise.
     """
     if submission.key is None:
         return
@@ -144,7 +144,7 @@ def create_workload(submission: Submission, prepared: Prepared, status: Status) 
     """Insert the row; raise what `check_idempotency` raises."""
     spec, resolution = prepared.spec, prepared.resolution
     now = datetime.now(UTC)
-    begun = status is Status.RUNNING
+    is_running = status is Status.RUNNING
     workload = Workload(
         id=spec.id,
         owner_id=submission.owner_id,
@@ -162,15 +162,15 @@ def create_workload(submission: Submission, prepared: Prepared, status: Status) 
         idempotency_key=submission.key,
         idempotency_digest="" if submission.key is None else submission.digest,
         created_at=prepared.created_at,
-        started_at=now if begun else None,
-        attempt=1 if begun else 0,
-        node=node_name() if begun else "",
-        node_id=node_id(runtime_dir()) if begun else "",
+        started_at=now if is_running else None,
+        attempt=1 if is_running else 0,
+        node=node_name() if is_running else "",
+        node_id=node_id(runtime_dir()) if is_running else "",
     )
     try:
         with atomic():
             workload.save(force_insert=True)
-            if not begun or submission.rerun_if_lost or retention().source_days > 0:
+            if not is_running or submission.rerun_if_lost or retention().source_days > 0:
                 rest = {"command": spec.command, "input": spec.input}
                 Source(
                     workload=workload,
@@ -180,7 +180,7 @@ def create_workload(submission: Submission, prepared: Prepared, status: Status) 
                     rest=rest,
                 ).save(force_insert=True)
     except IntegrityError:
-        check_idempotency(submission)  # it came in the moment since the last look
+        check_idempotency(submission)  # another request with the key came first
         raise
     _log_transition("submitted", workload)
     return workload
@@ -191,8 +191,8 @@ def run_inline(
 ) -> Workload:
     """Record and run the workload in the caller's thread.
 
-    Raises what `services.run` raises, and then there is no record, but for a backend that broke
-    under the workload; and `BackendAtCapacity` when `running_per_user` of this user run there.
+    Raise what `services.run` raises; no record remains then, except when the backend failed while
+    running it. Raise `BackendAtCapacity` when `running_per_user` workloads of this user run there.
     """
     prepared = services.prepare(submission.spec, registry=registry)
     name, backend, spec = prepared.name, prepared.backend, prepared.spec
@@ -200,16 +200,16 @@ def run_inline(
         mine = Workload.objects.filter(owner_id=submission.owner_id, isolation_used=name)
         if mine.filter(status=Status.RUNNING).count() >= running_per_user:
             raise BackendAtCapacity(name, running_per_user)
-    with ExitStack() as held:
-        held.enter_context(workload_lock(spec.id, runtime_dir()))
-        wanted = acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir())
+    with ExitStack() as stack:
+        stack.enter_context(workload_lock(spec.id, runtime_dir()))
+        slot = acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir())
         if submission.key is None:
-            held.enter_context(wanted)
+            stack.enter_context(slot)
             workload = create_workload(submission, prepared, Status.RUNNING)
-        else:  # the record first: it is what others with the key wait for
+        else:  # the record first: duplicates of this submission wait for it
             workload = create_workload(submission, prepared, Status.RUNNING)
             try:
-                held.enter_context(wanted)
+                stack.enter_context(slot)
             except (BackendAtCapacity, BackendUnavailable):
                 workload.delete()
                 raise
@@ -230,40 +230,40 @@ def run_next(
     should_stop: Callable[[], bool],
     running_per_user: int | None = None,
 ) -> bool:
-    """Run the next of the workloads that wait for a backend; False when none is to be run here now.
+    """Claim and run the next pending workload of a backend; return False when there is none.
 
-    Waits for a slot, and chooses when it has one, unless `give_up` tells that this process is to
-    begin nothing more. Whatever happens, the row tells.
+    Wait for a slot first, then choose a workload, unless `should_stop()` is true. Return False too
+    when the backend is unavailable here. The outcome is recorded in the row.
     """
     entry = registry.snapshot.entries.get(name)
     waiting = Workload.objects.filter(status=Status.PENDING, isolation_used=name)
     if entry is None or not entry.health.eligible or not waiting.exists():
         return False
     release_connection()
-    passed: list[str] = []
+    skipped: list[str] = []
     limit = entry.capabilities.max_concurrency
     with wait_for_slot(name, limit, runtime_dir(), should_stop) as has_slot:
         while has_slot and not should_stop():
-            workload = _next_waiting(name, passed, running_per_user)
+            workload = _next_pending(name, skipped, running_per_user)
             if workload is None:
                 break
-            with workload_lock(workload.pk, runtime_dir()) as mine:
-                if mine and _claim(workload):
+            with workload_lock(workload.pk, runtime_dir()) as is_locked:
+                if is_locked and _claim(workload):
                     _run_claimed(workload, entry.backend, registry)
                     return True
-            passed.append(workload.pk)  # it is somebody else's by now
+            skipped.append(workload.pk)  # another process has claimed it
     return False
 
 
-def _next_waiting(
-    name: str, passed: Sequence[str], running_per_user: int | None
+def _next_pending(
+    name: str, skipped: Sequence[str], running_per_user: int | None
 ) -> Workload | None:
-    """Choose a user of whom the fewest workloads run on a backend, and of that user the oldest.
+    """Return the oldest pending workload of a user with the fewest running on the backend.
 
-    Among equals chance decides. So who submits thousands keeps nobody waiting for more than a few.
+    Ties are broken at random. So a user who submits thousands delays others only by a few.
     """
     active = Workload.objects.filter(isolation_used=name)
-    waiting = active.filter(status=Status.PENDING).exclude(pk__in=passed)
+    pending = active.filter(status=Status.PENDING).exclude(pk__in=skipped)
     running_of: Counter[int | None] = Counter(
         dict(
             active.filter(status=Status.RUNNING)
@@ -274,14 +274,14 @@ def _next_waiting(
     )
     users = [
         user
-        for user in waiting.order_by().values_list("owner_id", flat=True).distinct()
+        for user in pending.order_by().values_list("owner_id", flat=True).distinct()
         if running_per_user is None or running_of[user] < running_per_user
     ]
     if not users:
         return None
     chosen = min(users, key=lambda user: (running_of[user], random.random()))  # noqa: S311
-    own = waiting.filter(owner_id=chosen).select_related("source").order_by("created_at")
-    return own.first() or _next_waiting(name, passed, running_per_user)
+    own = pending.filter(owner_id=chosen).select_related("source").order_by("created_at")
+    return own.first() or _next_pending(name, skipped, running_per_user)
 
 
 def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> None:
@@ -289,30 +289,30 @@ def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> No
         spec = _load_spec(workload)
     except Source.DoesNotExist:
         reason = ExitReason.BACKEND_ERROR
-        finish(workload, WorkloadResult(exit_reason=reason, error="its source is not there"))
+        finish(workload, WorkloadResult(exit_reason=reason, error="the source was deleted"))
         return
     try:
         _run(workload, spec, backend, registry)
     except (BackendUnavailable, InvalidRequest):
-        pass  # the row tells
+        pass  # recorded in the row
     except Exception:
         with log_context(workload):
-            logger.exception("workload met a bug")
+            logger.exception("running the workload failed with a bug")
 
 
 def _claim(workload: Workload) -> bool:
-    """Of all that want to run it, one can."""
-    claimed = {
+    """Change a pending workload to running; return whether this process did it."""
+    changes = {
         "attempt": workload.attempt + 1,
         "started_at": datetime.now(UTC),
         "node": node_name(),
         "node_id": node_id(runtime_dir()),
     }
-    waiting = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
-    if not waiting.transition(Status.RUNNING, **claimed):
+    attempt = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    if not attempt.transition(Status.RUNNING, **changes):
         return False
     workload.status = Status.RUNNING
-    for name, value in claimed.items():
+    for name, value in changes.items():
         setattr(workload, name, value)
     return True
 
@@ -336,12 +336,12 @@ def _load_spec(workload: Workload) -> WorkloadSpec:
 
 
 def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Registry) -> None:
-    """Run what is recorded as running, and record its end; a fault is recorded, and raised too."""
+    """Run a workload whose row is running, and record its end; record and raise a fault."""
     log = LogBuffer(spec.output_bytes, workload.log_lines + 1)
     execution = Execution(workload.pk, backend, log)
     fault: Exception | None = None
     release_connection()
-    _log_transition("begun", workload)
+    _log_transition("started", workload)
     with log_context(workload), supervisor.supervise(execution):
         try:
             result = services.execute(
@@ -351,20 +351,20 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
                 registry=registry,
             )
         except (BackendUnavailable, InvalidRequest) as error:
-            said = error.reason
             fault = error
-            result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=said)
+            result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error.reason)
         except Exception as bug:  # noqa: BLE001 - recorded, and raised below
             fault = bug
             result = WorkloadResult(
-                exit_reason=ExitReason.BACKEND_ERROR, error="the backend failed under it"
+                exit_reason=ExitReason.BACKEND_ERROR,
+                error="the backend failed while running it",
             )
-        if log.empty:  # a backend may say it only now
+        if log.empty:  # a backend that does not stream its output
             for stream in STREAMS:
                 log.write(stream, getattr(result, stream).encode())
         log.close()
         if result.exit_reason is ExitReason.KILLED and not execution.killed:
-            recover_lost(workload)  # nobody asked for it: the server ends
+            recover_lost(workload)  # its kill was not requested: the server is shutting down
         else:
             with execution.store_lock:
                 finish(workload, result, log)
@@ -373,9 +373,9 @@ def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Reg
 
 
 def finish(workload: Workload, result: WorkloadResult, log: LogBuffer | None = None) -> bool:
-    """Record how it ended; False when it had ended in another way before.
+    """Record the end of a workload; return False when another end was recorded before.
 
-    It has happened, so this does not give up while the database cannot be reached.
+    Retry for as long as the database cannot be reached, since the end is a fact.
     """
     pause, longest = STORE_RETRY_S
     while True:
@@ -409,14 +409,14 @@ def _finish_once(workload: Workload, result: WorkloadResult, log: LogBuffer | No
         "stderr": result.stderr,
     }
     blocks = log.pending_blocks() if log is not None else ()
-    mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    attempt = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
     with atomic():
-        ended = mine.transition(result.status, **changes)
-        if ended:
+        is_changed = attempt.transition(result.status, **changes)
+        if is_changed:
             if blocks:
                 logs.store(workload.pk, blocks)
             _drop_source(workload)
-    if not ended:
+    if not is_changed:
         workload.refresh_from_db()
         return False
     if log is not None:
@@ -425,27 +425,29 @@ def _finish_once(workload: Workload, result: WorkloadResult, log: LogBuffer | No
     for name, value in changes.items():
         setattr(workload, name, value)
     signals.workload_ended.send_robust(None, workload=workload)
-    how = {"exit_reason": str(result.exit_reason), "duration_ms": result.duration_ms}
-    _log_transition("ended", workload, {"status": str(result.status), **how})
+    outcome = {"exit_reason": str(result.exit_reason), "duration_ms": result.duration_ms}
+    _log_transition("ended", workload, {"status": str(result.status), **outcome})
     return True
 
 
 def _drop_source(workload: Workload) -> None:
-    """It is kept no longer than it is needed, unless the operator says so."""
+    """Delete the source of an ended workload, unless ISOLATION_RETENTION keeps it."""
     if retention().source_days == 0:
         Source.objects.filter(pk=workload.pk).delete()
 
 
 def resubmission(workload: Workload, owner_id: int | None) -> Submission:
-    """An order for the same workload once more, as a new one; raises `InvalidRequest` when its
-    source is not kept.
+    """Return a submission that runs the workload again as a new one.
+
+    Raise `InvalidRequest` when its source has been deleted.
     """
     try:
         spec = _load_spec(workload)
     except Source.DoesNotExist:
         raise InvalidRequest(
             "id",
-            "Its source was deleted when it ended; ISOLATION_RETENTION's source_days keeps it.",
+            "Its source was deleted when it ended; set source_days in ISOLATION_RETENTION to keep "
+            "sources.",
         ) from None
     return Submission(
         spec=replace(spec, id=new_id()), owner_id=owner_id, rerun_if_lost=workload.rerun_if_lost
@@ -453,20 +455,21 @@ def resubmission(workload: Workload, owner_id: int | None) -> Submission:
 
 
 def recover_lost(workload: Workload) -> None:
-    """Nobody will ever say what became of it: it has failed, or is run once more if it may be."""
-    mine = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
-    again = (
+    """Fail a running workload whose worker was lost, or make it pending again if allowed.
+
+    A workload whose kill was requested is recorded as killed.
+    """
+    attempt = Workload.objects.filter(pk=workload.pk, attempt=workload.attempt)
+    can_rerun = (
         workload.rerun_if_lost
         and workload.attempt < MAX_ATTEMPTS
         and workload.kill_requested_at is None
         and Source.objects.filter(pk=workload.pk).exists()
     )
-    if again:
-        fresh = {"started_at": None, "node": "", "node_id": ""}
-        if mine.filter(status=Status.RUNNING).transition(Status.PENDING, **fresh):
-            _log_transition(
-                "lost with its worker; it is run again", workload, level=logging.WARNING
-            )
+    if can_rerun:
+        changes = {"started_at": None, "node": "", "node_id": ""}
+        if attempt.filter(status=Status.RUNNING).transition(Status.PENDING, **changes):
+            _log_transition("lost with its worker; queued again", workload, level=logging.WARNING)
         workload.refresh_from_db()
         return
     killed = workload.kill_requested_at is not None
@@ -475,11 +478,11 @@ def recover_lost(workload: Workload) -> None:
         _log_transition("lost with its worker", workload, level=logging.WARNING)
 
 
-# Watching and ending
+# Waiting and killing
 
 
 def wait(workload: Workload, timeout_s: float) -> bool:
-    """Wait until it has ended; False when that takes longer, or the row has gone."""
+    """Wait up to `timeout_s` for the end; return False on timeout or when the row is deleted."""
     deadline = time.monotonic() + timeout_s
     pause = POLL_INTERVAL_S[0]
     while not workload.ended:
@@ -497,27 +500,29 @@ def wait(workload: Workload, timeout_s: float) -> bool:
 
 
 def kill(workload: Workload, wait_s: float | None = None) -> None:
-    """End it, whoever runs it; raises `WorkloadFinished` when it has ended otherwise.
+    """Kill a workload, wherever it runs; raise `WorkloadFinished` when it ended otherwise.
 
-    Returns when it has ended, or after `wait_s` (default: `KILL_WAIT_S`) when its worker has not
-    got to it yet.
+    Return when it has ended, or after `wait_s` (default: `KILL_WAIT_S`) when its worker has not
+    applied the kill yet.
     """
     now = datetime.now(UTC)
-    one = Workload.objects.filter(pk=workload.pk)
+    row = Workload.objects.filter(pk=workload.pk)
     result = {"exit_reason": str(ExitReason.KILLED), "finished_at": now}
     with atomic():
-        waited = one.filter(status=Status.PENDING).transition(
-            Status.KILLED, error="killed before it began", **result
+        was_pending = row.filter(status=Status.PENDING).transition(
+            Status.KILLED, error="killed before it started", **result
         )
-        if waited:
+        if was_pending:
             _drop_source(workload)
-    asked = not waited and one.filter(status=Status.RUNNING).update(kill_requested_at=now)
+    was_running = not was_pending and row.filter(status=Status.RUNNING).update(
+        kill_requested_at=now
+    )
     workload.refresh_from_db()
-    if waited:
+    if was_pending:
         signals.workload_ended.send_robust(None, workload=workload)
-    if not waited and not asked:
+    if not was_pending and not was_running:
         raise WorkloadFinished(workload.status)
-    _log_transition("killed before it began" if waited else "is to be killed", workload)
+    _log_transition("killed before it started" if was_pending else "kill requested", workload)
     wait(workload, KILL_WAIT_S if wait_s is None else wait_s)
     if workload.ended and workload.status != Status.KILLED:
         raise WorkloadFinished(workload.status)

@@ -1,6 +1,6 @@
-"""What workloads print: gathered line by line while they run, kept within bounds, read again.
+"""Collect, bound, store and read the lines that workloads print.
 
-Lines are numbered from 1 over both streams, in the order in which the host got them.
+Lines are numbered from 1 over both streams, in the order in which the host received them.
 """
 
 import threading
@@ -16,13 +16,13 @@ MAX_LINES = 10_000
 MAX_LINE_BYTES = 16 * 1024
 FLUSH_AFTER_S = 0.5
 HOST = "host"
-"""The stream of what Vulcan itself has to say in a log."""
-FULL = "… the log is full: what follows is not kept …"
+"""The stream of Vulcan's own messages in a log."""
+FULL = "… the log is full: further lines are dropped …"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole lines of one stream, each with its end; `first` is the number of the first one."""
+    """Whole lines of one stream with their newlines; `first` is the number of the first line."""
 
     first: int
     stream: str
@@ -32,7 +32,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line without its end."""
+    """One line without its newline."""
 
     number: int
     stream: str
@@ -40,11 +40,11 @@ class Line:
 
 
 class LogBuffer:
-    """Takes bytes as they come and gives blocks of whole lines; at most `most_bytes` in all.
+    """Turns written bytes into blocks of whole lines, at most `max_bytes` in total.
 
-    A line that does not end, or not soon, is broken into several, between characters. Of what a
-    carriage return goes back over, the last is kept, as a terminal would show it. `first` is the
-    number of the first line. One thread hears and another takes.
+    A line that is too long, or does not end soon, is split between characters. Text that a carriage
+    return overwrites is dropped, as a terminal would show it. `first` is the number of the first
+    line. One thread writes and another reads.
     """
 
     def __init__(
@@ -53,33 +53,34 @@ class LogBuffer:
         self._lock = threading.Lock()
         self._clock = clock
         self._partial_since = dict.fromkeys(STREAMS, 0.0)
-        self._flushed: set[str] = set()  # the streams whose last line was shown before it ended
+        self._flushed: set[str] = set()  # the streams whose last line was flushed before it ended
         self._left_bytes = max_bytes
         self._left_lines = MAX_LINES
         self._partial = dict.fromkeys(STREAMS, b"")
-        self._ready: list[Block] = []
-        self._sealed = 0  # how many of these somebody is storing: nothing is added to them
+        self._pending: list[Block] = []
+        self._sealed = 0  # how many of these are being stored: nothing is added to them
         self._first = self._next = first
 
     @property
     def empty(self) -> bool:
-        """Has nothing been heard at all?"""
+        """Whether nothing has been written."""
         return self._next == self._first and not any(self._partial.values())
 
     def write(self, stream: str, data: bytes) -> None:
+        """Add bytes of one stream."""
         with self._lock:
             if self._full or stream not in self._partial:
                 return
             partial = self._partial[stream]
-            said = partial + data
+            text = partial + data
             if stream in self._flushed:
-                rest = said.lstrip(b"\r")
+                rest = text.lstrip(b"\r")
                 if not rest:
                     self._partial[stream] = b"\r"
                     return
                 self._flushed.discard(stream)
-                said = rest[1:] if rest.startswith(b"\n") else said  # its end is there already
-            whole, end, rest = said.rpartition(b"\n")
+                text = rest[1:] if rest.startswith(b"\n") else text  # its newline was added before
+            whole, end, rest = text.rpartition(b"\n")
             rest = _overwritten(rest)
             while len(rest) > MAX_LINE_BYTES and len(whole) < self._left_bytes:
                 cut = utf8.whole_end(rest[:MAX_LINE_BYTES])
@@ -92,7 +93,7 @@ class LogBuffer:
                 self._append(stream, whole + end)
 
     def close(self) -> None:
-        """The program has ended: what was begun is a line."""
+        """Add the last, unfinished line of each stream: the program has ended."""
         with self._lock:
             for stream, rest in self._partial.items():
                 if rest.strip(b"\r"):
@@ -100,27 +101,27 @@ class LogBuffer:
                 self._partial[stream] = b""
 
     def pending_blocks(self) -> Sequence[Block]:
-        """The blocks that nobody has stored yet.
+        """Return the blocks that have not been acknowledged.
 
-        A line that was begun half a second ago is shown as it is: a prompt, a row of dots. What
-        comes after it is a line of its own.
+        A line that was started half a second ago is flushed unfinished: a prompt, a row of dots.
+        What follows it becomes a line of its own.
         """
         with self._lock:
-            shown = self._clock() - FLUSH_AFTER_S
+            flush_before = self._clock() - FLUSH_AFTER_S
             for stream, partial in self._partial.items():
                 end = utf8.whole_end(partial)
-                if partial[:end].strip(b"\r") and self._partial_since[stream] <= shown:
+                if partial[:end].strip(b"\r") and self._partial_since[stream] <= flush_before:
                     self._partial[stream] = partial[end:]
                     if end == len(partial):
                         self._flushed.add(stream)
                     self._append(stream, partial[:end] + b"\n")
-            self._sealed = len(self._ready)
-            return tuple(self._ready)
+            self._sealed = len(self._pending)
+            return tuple(self._pending)
 
     def acknowledge(self, count: int) -> None:
-        """The first `count` blocks are kept elsewhere now."""
+        """Drop the first `count` blocks: they have been stored."""
         with self._lock:
-            del self._ready[:count]
+            del self._pending[:count]
             self._sealed -= count
 
     @property
@@ -130,39 +131,41 @@ class LogBuffer:
     def _append(self, stream: str, data: bytes) -> None:
         if self._full:
             return
-        kept = data[: self._left_bytes]
-        if len(kept) < len(data):
-            kept = kept[: utf8.whole_end(kept)]
-        if b"\r" in kept:
-            kept = b"\n".join(_overwritten(line).rstrip(b"\r") for line in kept.split(b"\n"))
-        lines = kept.count(b"\n")
+        accepted = data[: self._left_bytes]
+        if len(accepted) < len(data):
+            accepted = accepted[: utf8.whole_end(accepted)]
+        if b"\r" in accepted:
+            accepted = b"\n".join(
+                _overwritten(line).rstrip(b"\r") for line in accepted.split(b"\n")
+            )
+        lines = accepted.count(b"\n")
         if lines > self._left_lines:
-            kept = b"\n".join(kept.split(b"\n", self._left_lines)[:-1]) + b"\n"
-        if not kept.endswith(b"\n"):
-            kept += b"\n"
+            accepted = b"\n".join(accepted.split(b"\n", self._left_lines)[:-1]) + b"\n"
+        if not accepted.endswith(b"\n"):
+            accepted += b"\n"
         self._left_bytes -= len(data)
         self._left_lines -= lines
-        self._add(stream, kept.decode(errors="replace"))
+        self._add(stream, accepted.decode(errors="replace"))
         if self._full:
             self._add(HOST, f"{FULL}\n")
 
     def _add(self, stream: str, text: str) -> None:
         lines = text.count("\n")
-        last = self._ready[-1] if len(self._ready) > self._sealed else None
+        last = self._pending[-1] if len(self._pending) > self._sealed else None
         if last is not None and last.stream == stream:
-            self._ready[-1] = replace(last, text=last.text + text, lines=last.lines + lines)
+            self._pending[-1] = replace(last, text=last.text + text, lines=last.lines + lines)
         else:
-            self._ready.append(Block(self._next, stream, text, lines))
+            self._pending.append(Block(self._next, stream, text, lines))
         self._next += lines
 
 
 def _overwritten(line: bytes) -> bytes:
-    """Return what a terminal would show of a line with carriage returns."""
+    """Return the part of a line after its last carriage return, as a terminal would show it."""
     return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
 def store(workload_id: str, blocks: Sequence[Block]) -> None:
-    """Write blocks that follow each other; inside the caller's transaction."""
+    """Store consecutive blocks, inside the caller's transaction."""
     LogBlock.objects.bulk_create(
         LogBlock(
             workload_id=workload_id,
@@ -178,7 +181,7 @@ def store(workload_id: str, blocks: Sequence[Block]) -> None:
 
 
 def blocks_after(workload_id: str, number: int) -> list[Block]:
-    """The stored blocks that have lines after the line `number`."""
+    """Return the stored blocks that have lines after line `number`."""
     found = LogBlock.objects.filter(workload_id=workload_id)
     begin = found.filter(first__lte=number + 1).order_by("-first").values_list("first").first()
     if begin is not None:
@@ -190,7 +193,7 @@ def blocks_after(workload_id: str, number: int) -> list[Block]:
 
 
 def lines_after(blocks: Sequence[Block], number: int) -> Iterator[Line]:
-    """The lines of the blocks that follow the line `number`."""
+    """Iterate over the lines of the blocks after line `number`."""
     for block in blocks:
         if block.first + block.lines - 1 <= number:
             continue

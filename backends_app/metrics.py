@@ -1,11 +1,11 @@
-"""What Prometheus reads: counted where it happens, or looked up in the moment of a scrape.
+"""Prometheus metrics: counted when events happen, or looked up during a scrape.
 
-What happens is heard of by the signals of `signals`. Several processes of one server count in one
-folder (see `metrics_folder`), and whichever of them is scraped gives the sum; what is looked up is
-the same in all of them, so only the one that is scraped says it.
+Events arrive by the signals in `signals`. The processes of one server count in one folder (see
+`metrics_folder`), and whichever is scraped returns the sum. Values that are looked up are the same
+in all processes, so only the scraped process exports them.
 
-Every label is a name of this server's own: a registered backend, a runtime that it runs, a word of
-an enum. Nothing that a client sends becomes one.
+Every label value is the server's own: a registered backend, a runtime that it supports, a member of
+an enum. Nothing that a client sends becomes a label.
 """
 
 import functools
@@ -45,10 +45,10 @@ from .slots import slots_in_use
 from .workloads import ExitReason, Status, WorkloadResult
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-DATABASE_S = 1.0  # how long a scrape waits for the database
+DATABASE_TIMEOUT_S = 1.0  # how long a scrape waits for the database
 STATES = tuple(Health.STATES.values())
 
-# They are more series than they are worth, and several processes would have none.
+# They add many series for little use, and multiprocess mode does not support them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 WORKLOADS = Counter(
@@ -64,25 +64,25 @@ DURATION = Histogram(
 )
 STARTUP = Histogram(
     "vulcan_workload_startup_seconds",
-    "What executions took beyond the program's own duration: to begin, and to clean up.",
+    "Duration of executions beyond the program's own: start-up and clean-up.",
     ["backend", "runtime"],
     buckets=[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
 )
 QUEUE = Histogram(
     "vulcan_workload_queue_seconds",
-    "From when a workload was submitted until it began.",
+    "Time from the submission of a workload until it started.",
     ["backend"],
     buckets=[0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900],
 )
 PROBE = Histogram(
     "vulcan_probe_duration_seconds",
-    "How long probes took; a hanging one is counted when it ends.",
+    "Duration of probes; a hanging probe is counted when it ends.",
     ["backend"],
     buckets=[0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
 )
 READS = Counter(
     "vulcan_registry_reads_total",
-    "What requests and workloads asked the registry.",
+    "Reads of the registry by requests and workloads.",
     ["operation"],
 )
 THREADS_HELD = Gauge(
@@ -92,26 +92,26 @@ THREADS_HELD = Gauge(
 )
 THREADS_LIMIT = Gauge(
     "vulcan_threads_held_limit",
-    "How many threads may be held, in all processes that had to ask.",
+    "How many threads may be held, over all processes that have held one.",
     multiprocess_mode="livesum",
 )
 THREADS_REFUSED = Counter(
     "vulcan_threads_refused_total",
-    "Requests that were not to wait or stream, since too many did.",
+    "Requests refused because too many were waiting or streaming.",
 )
 WARM_INSTANCES = Gauge(
     "vulcan_warm_instances",
-    "What waits prepared for the next workloads, in all processes; as old as the last probe.",
+    "Warm instances that wait for workloads, in all processes, as of the last probe.",
     ["backend"],
     multiprocess_mode="livesum",
 )
 
 
-# What happens
+# Events
 
 
 def subscribe() -> None:
-    """Count from now on; a second call changes nothing."""
+    """Connect the receivers of the signals; a second call changes nothing."""
     for signal, receiver in (
         (signals.workload_ended, _workload_ended),
         (signals.execution_ended, _execution_ended),
@@ -125,18 +125,18 @@ def subscribe() -> None:
 def _workload_ended(workload: Workload, **_: Any) -> None:
     name, runtime = workload.isolation_used, workload.runtime
     WORKLOADS.labels(name, runtime, workload.exit_reason).inc()
-    if workload.started_at is not None:  # perhaps by another host's clock
-        waited = workload.started_at - workload.created_at
-        QUEUE.labels(name).observe(max(0.0, waited.total_seconds()))
+    if workload.started_at is not None:  # possibly by another host's clock
+        delay = workload.started_at - workload.created_at
+        QUEUE.labels(name).observe(max(0.0, delay.total_seconds()))
 
 
 def _execution_ended(
     name: str, runtime: str, result: WorkloadResult, seconds: float, **_: Any
 ) -> None:
     if result.exit_reason is not ExitReason.BACKEND_ERROR:
-        ran = result.duration_ms / 1000
-        DURATION.labels(name, runtime).observe(ran)
-        STARTUP.labels(name, runtime).observe(max(0.0, seconds - ran))
+        duration_s = result.duration_ms / 1000
+        DURATION.labels(name, runtime).observe(duration_s)
+        STARTUP.labels(name, runtime).observe(max(0.0, seconds - duration_s))
 
 
 def _probe_ended(name: str, seconds: float, warm_count: int | None, **_: Any) -> None:
@@ -156,55 +156,55 @@ def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
         THREADS_REFUSED.inc()
 
 
-_reads = functools.cache(READS.labels)  # there are few, and this is counted often
+_reads = functools.cache(READS.labels)  # few labels, incremented often
 
 
 class MultiprocessCollector(Collector):
-    """What all processes of one server have counted, each in files of its own."""
+    """Sums what all processes of one server have counted, each in files of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        # MultiProcessCollector itself would fail over a file that has just been made.
-        files = [str(file) for file in self._folder.glob("*.db") if _has_begun(file)]
-        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return found
+        # MultiProcessCollector itself would fail on a file that was just created.
+        files = [str(file) for file in self._folder.glob("*.db") if _has_content(file)]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
 
 
-def _has_begun(file: Path) -> bool:
+def _has_content(file: Path) -> bool:
     try:
         return file.stat().st_size > 0
     except FileNotFoundError:  # its process has just ended
         return False
 
 
-# What is looked up
+# Collectors that look values up
 
 
 class SlotCollector(Collector):
-    """The slots of this host, of the backends whose workloads run here."""
+    """Collects the slots on this host of the backends whose workloads run here."""
 
     def __init__(self, registry: Registry, names: Iterable[str]) -> None:
         self._registry = registry
         self._names = names
 
     def collect(self) -> Iterator[Metric]:
-        used = _gauge("vulcan_slots_used", "Slots that are taken on this host.", "backend")
-        limit = _gauge("vulcan_slots_limit", "Slots that there are on this host.", "backend")
+        used = _gauge("vulcan_slots_used", "Slots in use on this host.", "backend")
+        limit = _gauge("vulcan_slots_limit", "Slots on this host.", "backend")
         for name in self._names:
             entry = self._registry.snapshot.entries.get(name)
             if entry is not None:
                 most = entry.capabilities.max_concurrency
                 limit.add_metric([name], most)
-                with suppress(OSError):  # what cannot be counted is not said
+                with suppress(OSError):  # omit a value that cannot be read
                     used.add_metric([name], slots_in_use(name, most, runtime_dir()))
         yield used
         yield limit
 
 
 class SiteCollector(Collector):
-    """What a server knows of the whole site: health, nodes, and what waits and runs."""
+    """Collects the state of the whole site: health, nodes, pending and running workloads."""
 
     def __init__(self, registry: Registry, executor: Executor) -> None:
         self._registry = registry
@@ -213,30 +213,30 @@ class SiteCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         entries = self._registry.snapshot.entries
         health = _gauge(
-            "vulcan_backend_health", "1 for the state that the backend is in.", "backend", "state"
+            "vulcan_backend_health", "1 for the current state of the backend.", "backend", "state"
         )
         for name, entry in entries.items():
             for state in STATES:
                 health.add_metric([name, state], entry.health.state == state)
         yield health
-        alive = _gauge("vulcan_nodes_alive", "Nodes that run workloads and are heard from.")
+        alive = _gauge("vulcan_nodes_alive", "Nodes that run workloads and are alive.")
         alive.add_metric([], self._executor.node_count)
         yield alive
-        reached = _gauge("vulcan_database_up", "1 when the database answered this scrape.")
+        database_up = _gauge("vulcan_database_up", "1 when the database responded to this scrape.")
         try:
-            found = _active.start().result()
+            counts = _active.start().result()
         except (DatabaseError, InterfaceError, CallTimeout):
-            reached.add_metric([], 0)
+            database_up.add_metric([], 0)
         else:
-            reached.add_metric([], 1)
+            database_up.add_metric([], 1)
             for status in (Status.PENDING, Status.RUNNING):
-                several = _gauge(
+                gauge = _gauge(
                     f"vulcan_workloads_{status}", f"Workloads that are {status}.", "backend"
                 )
-                for name in sorted({*entries, *(name for _, name in found)}):
-                    several.add_metric([name], found[status, name])
-                yield several
-        yield reached
+                for name in sorted({*entries, *(name for _, name in counts)}):
+                    gauge.add_metric([name], counts[status, name])
+                yield gauge
+        yield database_up
 
 
 def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
@@ -244,60 +244,60 @@ def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _count_active() -> "Tally[tuple[str, str]]":
-    """How many workloads of each backend wait, and run. The bounds of queues bound this."""
+    """Count the pending and running workloads of each backend; queue limits bound the cost."""
     try:
         active = Workload.objects.filter(status__in=[Status.PENDING, Status.RUNNING])
         rows = active.order_by().values_list("status", "isolation_used").annotate(Count("pk"))
         return Tally({(status, name): count for status, name, count in rows})
     finally:
-        connection.close()  # it is this thread's own
+        connection.close()  # it belongs to this thread
 
 
-_active = SingleFlight(_count_active, DATABASE_S)
+_active = SingleFlight(_count_active, DATABASE_TIMEOUT_S)
 
 
-# What is read
+# Expositions
 
 
 def server_exposition() -> bytes:
-    """What a server says; slots where it runs workloads itself."""
-    looked_up: list[Collector] = [SiteCollector(registry, get_executor())]
+    """Return the metrics of a server; with slots when it runs workloads itself."""
+    collectors: list[Collector] = [SiteCollector(registry, get_executor())]
     if not get_executor().remote:
-        looked_up.append(SlotCollector(registry, registry))
-    return _exposition(looked_up, os.environ.get(metrics_folder.ENV_VAR))
+        collectors.append(SlotCollector(registry, registry))
+    return _exposition(collectors, os.environ.get(metrics_folder.ENV_VAR))
 
 
 def worker_exposition(names: Iterable[str], folder: Path) -> bytes:
-    """What workers of these backends say, which count in `folder`."""
+    """Return the metrics of the workers of these backends, which count in `folder`."""
     return _exposition([SlotCollector(registry, names)], str(folder))
 
 
 def forget_process(pid: int, folder: Path) -> None:
-    """A process has ended: what it was the only one to know ends with it, what it counted stays."""
+    """Remove the gauges of a process that has ended; its counters stay."""
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
-def _exposition(looked_up: Iterable[Collector], folder: str | None) -> bytes:
-    """Everything in Prometheus' text format; without a folder, what this process has counted."""
-    together = CollectorRegistry()
+def _exposition(collectors: Iterable[Collector], folder: str | None) -> bytes:
+    """Return all metrics in Prometheus' text format; without a folder, those of this process."""
+    collector_registry = CollectorRegistry()
     if folder:
-        together.register(MultiprocessCollector(Path(folder)))
+        collector_registry.register(MultiprocessCollector(Path(folder)))
     else:
-        together.register(REGISTRY)
-    for collector in looked_up:
-        together.register(collector)
-    return generate_latest(together)
+        collector_registry.register(REGISTRY)
+    for collector in collectors:
+        collector_registry.register(collector)
+    return generate_latest(collector_registry)
 
 
 def is_authorized(authorization: str) -> bool:
-    """By the value of an Authorization header; in constant time."""
-    wanted = metrics_access()
-    if wanted.access == "open":
+    """Return whether an Authorization header allows reading the metrics, in constant time."""
+    settings = metrics_access()
+    if settings.access == "open":
         return True
-    scheme, _, given = authorization.partition(" ")
+    scheme, _, token = authorization.partition(" ")
     return (
-        wanted.access == "token"
-        and wanted.token != ""
+        settings.access == "token"
+        and settings.token != ""
         and scheme.lower() == "bearer"
-        and constant_time_compare(given.strip(), wanted.token)
+        and constant_time_compare(token.strip(), settings.token)
     )

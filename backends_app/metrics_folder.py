@@ -1,9 +1,10 @@
-"""The folder in which all processes of one server count together, as prometheus_client wants it.
+"""Create the folder in which all processes of one server store their metrics together.
 
-It is new for each server, so that nothing is counted twice, and locked as long as one of its
-processes lives; what a server that was killed has left behind is removed by the next one.
+prometheus_client requires such a folder. It is new for each server, so that nothing is counted
+twice, and locked while one of the server's processes lives. The next server removes what a killed
+one has left behind.
 
-Standard library only: the parent of gunicorn's workers imports this, and whatever it imports is old
+Standard library only: the parent of gunicorn's workers imports this, and its imports are stale
 after a reload.
 """
 
@@ -18,53 +19,56 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ENV_VAR = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus_client looks for it, in the moment when it is imported."""
+"""Where prometheus_client looks for the folder, at its import."""
 
 PREFIX = "metrics."
 
 
 @functools.cache
 def create(parent: Path) -> Path:
-    """A new folder in `parent`, which has to be this user's alone; one for each process that asks.
+    """Create and lock a new folder in `parent` and return it; the same one for each later call.
 
-    Processes that fork off keep its lock.
+    Forked processes keep the lock. Raise `PermissionError` when another user owns or can access
+    `parent`.
     """
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = parent.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{parent} is not this user's alone; name another RUNTIME_DIR")
-    with _alone(parent):
-        for left in parent.glob(f"{PREFIX}*/"):
-            if (held := _locked(left)) is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(held)
+    status = parent.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise PermissionError(
+            f"{parent} must belong to this user with mode 0700; set another RUNTIME_DIR"
+        )
+    with _parent_lock(parent):
+        for leftover in parent.glob(f"{PREFIX}*/"):
+            if (descriptor := _try_lock(leftover)) is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(descriptor)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        _locked(folder)
+        _try_lock(folder)
     return folder
 
 
 def remove(folder: Path) -> None:
-    """For the end of the server."""
+    """Remove the folder, at the end of the server."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """No other server makes or removes folders meanwhile."""
-    held = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+def _parent_lock(parent: Path) -> Iterator[None]:
+    """Keep other servers from creating or removing folders inside the block."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock of the folder, or None where another has it."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _try_lock(folder: Path) -> int | None:
+    """Lock the folder and return the descriptor, or None when another process holds the lock."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
+        os.close(descriptor)
         return None
-    return held
+    return descriptor

@@ -1,4 +1,4 @@
-"""The metrics of workers, on a port of their own: they serve nothing else."""
+"""Serve the metrics of workers on a port of their own."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 
 from .operations import dispatch, liveness, metrics_response
 
-CLIENT_S = 10.0  # for one request, at the most
+CLIENT_TIMEOUT_S = 10.0  # for one request
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -19,24 +19,24 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = CLIENT_S
+    timeout = CLIENT_TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are no news."""
+        """Do not log scrapes."""
 
 
 def serve(host: str, port: int, exposition: Callable[[], bytes]) -> int:
-    """Answer `/metrics`, and `/healthz`, in threads of this process; the port.
+    """Serve `/metrics` and `/healthz` in threads of this process; return the port.
 
-    Raises `OSError` when there is no such address, or somebody else has it.
+    Raise `OSError` when the address does not exist or is in use.
     """
 
     def metrics(request: HttpRequest) -> HttpResponse:
         return metrics_response(request, exposition)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        answers = {"/healthz": liveness, "/metrics": metrics}
-        response = dispatch(WSGIRequest(environ), answers) or HttpResponseNotFound()
+        handlers = {"/healthz": liveness, "/metrics": metrics}
+        response = dispatch(WSGIRequest(environ), handlers) or HttpResponseNotFound()
         status = f"{response.status_code} {response.reason_phrase}"
         start_response(status, list(response.items()))
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else response.content]

@@ -1,8 +1,8 @@
-"""Nodes: the hosts that run workloads, what each serves, and whether it is still there.
+"""Nodes: the hosts that run workloads, the backends they serve, and whether they are alive.
 
-A node is a host, or what passes for one: a runtime folder. Each process on it that runs workloads
-says again and again which backends it serves; who has heard nothing new for a while, by a clock
-that nobody sets, takes the node for dead. What the time is there, or here, does not matter.
+A node is a runtime folder, so usually a host. Each process on it that runs workloads sends
+heartbeats for the backends that it serves. A node without new heartbeats for a while, measured by
+the observer's monotonic clock, is considered dead. Neither side's wall clock matters.
 """
 
 import functools
@@ -25,7 +25,7 @@ from .registry import BackendInfo
 from .slots import unusable
 from .workloads import Status
 
-FORGET_FACTOR = 10  # for how long the dead are remembered
+FORGET_FACTOR = 10  # times `lost_after_s`: how long dead backends are remembered
 
 NodeBackendKey: TypeAlias = tuple[str, str]
 """The id of a node, and the name of a backend on it."""
@@ -33,7 +33,10 @@ NodeBackendKey: TypeAlias = tuple[str, str]
 
 @functools.cache
 def node_id(folder: Path) -> str:
-    """The id of the node that this runtime folder makes; a new folder is a new node."""
+    """Return the id of the node of this runtime folder; a new folder is a new node.
+
+    Raise `HostFault` when the folder is unusable.
+    """
     try:
         return _node_id(folder)
     except OSError as error:
@@ -50,7 +53,7 @@ def _node_id(folder: Path) -> str:
     draft = folder / f"node.{secrets.token_hex(8)}"
     draft.write_text(secrets.token_hex(16))
     try:
-        os.link(draft, file)  # whole, or not at all; the first one stands
+        os.link(draft, file)  # atomic: the first process wins
     except FileExistsError:
         pass
     finally:
@@ -63,11 +66,12 @@ def _read(file: Path) -> str:
 
 
 def node_name() -> str:
+    """Return the name of this host."""
     return socket.gethostname()
 
 
 def heartbeat(node: str, backends: Iterable[BackendInfo], started_at: datetime) -> None:
-    """Say that this node serves these backends, and how they are."""
+    """Record that this node is alive, and the health of the backends that it serves."""
     now = datetime.now(UTC)
     for info in backends:
         state = {
@@ -80,8 +84,8 @@ def heartbeat(node: str, backends: Iterable[BackendInfo], started_at: datetime) 
             "load": os.getloadavg()[0],
             "seen_at": now,
         }
-        mine = NodeBackend.objects.filter(node_id=node, name=info.name)
-        if not mine.update(**state, beats=F("beats") + 1):
+        row = NodeBackend.objects.filter(node_id=node, name=info.name)
+        if not row.update(**state, beats=F("beats") + 1):
             NodeBackend.objects.bulk_create(
                 [NodeBackend(node_id=node, name=info.name, started_at=started_at, **state)],
                 ignore_conflicts=True,  # another process of this node was first
@@ -89,13 +93,16 @@ def heartbeat(node: str, backends: Iterable[BackendInfo], started_at: datetime) 
 
 
 def deregister(node: str, names: Iterable[str]) -> None:
-    """This node serves these backends no longer."""
+    """Remove these backends of this node, which no longer serves them."""
     NodeBackend.objects.filter(node_id=node, name__in=list(names)).delete()
 
 
 @dataclass(slots=True)
 class _Observation:
-    """What was heard of one backend on one node; `believed` once there was reason to."""
+    """The last heartbeat seen of one backend on one node.
+
+    `beats` changed at `changed_at` (monotonic). `trusted` is set once a heartbeat proved it alive.
+    """
 
     beats: int | None
     changed_at: float
@@ -103,11 +110,11 @@ class _Observation:
 
 
 class FailureDetector:
-    """Judges who is alive, by what it has seen itself.
+    """Detects which nodes are alive, from the heartbeats that it observes itself.
 
-    What it sees for the first time is believed to be alive when its last beat looks recent: the one
-    thing for which a wrong clock matters, until the next beat. `clock` is a parameter so that tests
-    need no time.
+    A backend seen for the first time counts as alive when its last heartbeat looks recent. This is
+    the only use of wall clocks, until the next heartbeat. `clock` is injected so that tests need
+    not wait.
     """
 
     def __init__(self, lost_after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -117,7 +124,7 @@ class FailureDetector:
         self.alive: list[NodeBackend] = []
 
     def refresh(self) -> None:
-        """Read what the nodes say, and forget those that have been silent for too long."""
+        """Read the heartbeats, and delete the rows of nodes without one for too long."""
         now, rows = self._clock(), list(NodeBackend.objects.all())
         alive: list[NodeBackend] = []
         for row in rows:
@@ -140,13 +147,16 @@ class FailureDetector:
         }
 
     def is_lost(self, key: NodeBackendKey) -> bool:
-        """Has nobody heard anything new of it for too long? Not before that has been watched."""
+        """Return whether a backend on a node has had no heartbeat for `lost_after_s`.
+
+        The time counts from the first observation by this process.
+        """
         now = self._clock()
         observation = self._observations.setdefault(key, _Observation(None, now, trusted=False))
         return now - observation.changed_at >= self._lost_after_s
 
     def health(self, name: str) -> Health:
-        """How a backend is, taken over all nodes that serve it."""
+        """Return the health of a backend over all nodes that serve it."""
         rows = [row for row in self.alive if row.name == name]
         healthy = [row for row in rows if row.healthy]
         if healthy:
@@ -154,10 +164,10 @@ class FailureDetector:
         if not rows:
             return Health.undetected("no node serves it; start a worker: manage.py run_worker")
         worst = next((row for row in rows if row.detected), rows[0])
-        said = f"on {worst.node}: {worst.health_description}"
+        description = f"on {worst.node}: {worst.health_description}"
         if worst.detected:
-            return Health.unhealthy(said, worst.attributes)
-        return Health.undetected(said, worst.attributes)
+            return Health.unhealthy(description, worst.attributes)
+        return Health.undetected(description, worst.attributes)
 
 
 def _names(rows: Iterable[NodeBackend]) -> str:
@@ -165,7 +175,7 @@ def _names(rows: Iterable[NodeBackend]) -> str:
 
 
 def _common(rows: list[NodeBackend]) -> Mapping[str, str]:
-    """The attributes on which all agree."""
+    """Return the attributes that are equal on all nodes."""
     first, *others = (row.attributes or {} for row in rows)
     return {
         key: value
@@ -176,7 +186,7 @@ def _common(rows: list[NodeBackend]) -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedBackend:
-    """One backend on one node; `running` counts the workloads that run there now."""
+    """One backend on one node; `running` is the number of workloads running there now."""
 
     name: str
     detected: bool | None
@@ -189,7 +199,7 @@ class ServedBackend:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """One node by its own account; `load` is its host's average over one minute."""
+    """One node as it reports itself; `load` is its host's load average over one minute."""
 
     id: str
     name: str
@@ -201,8 +211,8 @@ class Node:
 
 
 def summarize(alive: Iterable[NodeBackend]) -> list[Node]:
-    """The nodes of these rows, by name."""
-    busy: Counter[NodeBackendKey] = Counter(
+    """Group rows into nodes, by name, with the number of workloads running on each."""
+    running: Counter[NodeBackendKey] = Counter(
         Workload.objects.filter(status=Status.RUNNING).values_list("node_id", "isolation_used")
     )
     by_node: dict[str, list[NodeBackend]] = {}
@@ -220,11 +230,11 @@ def summarize(alive: Iterable[NodeBackend]) -> list[Node]:
                     health_description=row.health_description,
                     attributes=row.attributes or {},
                     max_concurrency=row.max_concurrency,
-                    running=busy[node_id, row.name],
+                    running=running[node_id, row.name],
                 )
                 for row in sorted(rows, key=lambda row: row.name)
             ],
-            running=sum(busy[node_id, row.name] for row in rows),
+            running=sum(running[node_id, row.name] for row in rows),
             load=round(max(rows, key=lambda row: row.seen_at).load, 2),
             started_at=min(row.started_at for row in rows),
             seen_at=max(row.seen_at for row in rows),

@@ -1,7 +1,7 @@
-"""What load balancers and Prometheus ask, answered before anything else looks at the request.
+"""Serve liveness, readiness and metrics to load balancers and Prometheus.
 
-They know a server by its address instead of its name, speak no TLS to it, and have no session: what
-comes later in the chain would redirect or refuse them. So this middleware stands first.
+They address a server by IP instead of its name, use no TLS and have no session, so later middleware
+would redirect or reject them. Hence this middleware comes first.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,36 +18,36 @@ from .registry import registry
 
 METHODS = ("GET", "HEAD")
 
-Answer: TypeAlias = Callable[[HttpRequest], HttpResponse]
+Handler: TypeAlias = Callable[[HttpRequest], HttpResponse]
 
 
 class ProbeMiddleware:
-    """Answers `/healthz`, `/readyz` and, where it is not off, `/metrics`; the rest goes on."""
+    """Serves `/healthz`, `/readyz` and, unless it is off, `/metrics`; passes on other requests."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
         readiness = Readiness(registry, get_executor, required_backends)
-        self._answers = {
+        self._handlers = {
             "/healthz": liveness,
             "/readyz": lambda request: readiness_response(readiness),
             "/metrics": lambda request: metrics_response(request, metrics.server_exposition),
         }
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return dispatch(request, self._answers) or self._get_response(request)
+        return dispatch(request, self._handlers) or self._get_response(request)
 
 
-def dispatch(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpResponse | None:
-    """The answer to one of these paths, None for any other; nobody may keep it."""
+def dispatch(request: HttpRequest, handlers: Mapping[str, Handler]) -> HttpResponse | None:
+    """Return the uncacheable response of the path's handler, or None for other paths."""
     path = request.path_info.removesuffix("/")
-    if path not in answers or (path == "/metrics" and metrics_access().access == "off"):
+    if path not in handlers or (path == "/metrics" and metrics_access().access == "off"):
         return None
     if request.method in METHODS:
-        response = answers[path](request)
+        response = handlers[path](request)
     else:
         response = HttpResponseNotAllowed(METHODS)
     response.headers["Cache-Control"] = "no-store"
-    # Django would log each 503, and who asks goes on asking; see `Readiness` for what is logged.
+    # Django would log each 503, and probes repeat; `Readiness` logs changes instead.
     response._has_been_logged = True  # type: ignore[attr-defined]
     response.headers["X-Content-Type-Options"] = "nosniff"  # as SecurityMiddleware would
     response.headers["Content-Length"] = str(len(response.content))
@@ -55,17 +55,18 @@ def dispatch(request: HttpRequest, answers: Mapping[str, Answer]) -> HttpRespons
 
 
 def liveness(request: HttpRequest) -> HttpResponse:
-    """This process answers; nothing else is looked at."""
+    """Return 200: this process serves requests. Check nothing else."""
     return JsonResponse({"status": "alive"})
 
 
 def readiness_response(readiness: Readiness) -> HttpResponse:
+    """Return the readiness report, with 200 when ready and 503 otherwise."""
     report = readiness.report()
     return JsonResponse(report.as_json(), status=200 if report.ready else 503)
 
 
 def metrics_response(request: HttpRequest, exposition: Callable[[], bytes]) -> HttpResponse:
-    """The metrics, for who may read them."""
+    """Return the metrics, or 401 without the token."""
     if metrics.is_authorized(request.headers.get("Authorization", "")):
         return HttpResponse(exposition(), content_type=metrics.CONTENT_TYPE)
     return HttpResponse(

@@ -1,7 +1,7 @@
-"""Is this server ready for requests? For load balancers: quick, whatever else hangs.
+"""Check whether this server is ready for requests, quickly even when a dependency hangs.
 
-Not django-health-check: under WSGI its answer waits for a synchronous check that hangs, long after
-the check has been given up, and each request puts one more thread there.
+django-health-check is not used: under WSGI its response waits for a hanging synchronous check, long
+after the check has timed out, and each request adds one more waiting thread.
 """
 
 import logging
@@ -24,7 +24,7 @@ OK = "ok"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What was found; only words of this module, and names of backends with their states."""
+    """The results of all checks: fixed texts of this module, and backend names with states."""
 
     database: str
     executor: str
@@ -45,7 +45,7 @@ class Report:
 
 
 class Readiness:
-    """Looks at everything that requests need; `required` names the backends among it."""
+    """Checks everything that requests need; `required` returns the names of required backends."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Readiness:
         ]
 
     def report(self) -> Report:
-        """Both are asked at once, so this takes no longer than one of them may."""
+        """Run all checks at the same time, within the timeout of one, and log a change."""
         calls = [check.start() for check in self._checks]
         database, executor = map(_status, calls)
         entries = self._registry.snapshot.entries
@@ -72,15 +72,15 @@ class Readiness:
             for name in self._required()
         }
         report = Report(database=database, executor=executor, backends=backends)
-        if self._last is None or self._last.ready != report.ready:  # it is asked each second
+        if self._last is None or self._last.ready != report.ready:  # probes come each second
             level = logging.INFO if report.ready else logging.WARNING
-            logger.log(level, "this server answers that it is %s", report.as_json())
+            logger.log(level, "readiness changed: %s", report.as_json())
         self._last = report
         return report
 
     def _check_executor(self) -> str:
         executor = self._executor()
-        executor.ensure_started(wait_s=0)  # who is not ready gets no request that would do it
+        executor.ensure_started(wait_s=0)  # without readiness no request would start it
         return executor.readiness_error() or OK
 
 
@@ -96,8 +96,8 @@ def _status(call: Call[str]) -> str:
     try:
         return call.result()
     except CallTimeout:
-        return "no answer in time"
+        return "timed out"
     except (DatabaseError, InterfaceError):
-        return "the database does not answer"
+        return "the database is unreachable"
     except OSError:
-        return "the host has no descriptors or memory left"
+        return "the host is out of file descriptors or memory"

@@ -1,9 +1,9 @@
-"""django-prometheus' metrics of requests, with labels that no client chooses.
+"""Record django-prometheus' request metrics with labels that no client can choose.
 
-Its own middleware takes the method of a latency as the client has spelled it, so that everybody can
-make new series; ends with a 500 when a Content-Length is no number; counts a request that raises
-twice; and takes five times as long. This one keeps its metrics, under their names: those that are
-not in the others, and not what a client claims.
+django-prometheus' own middleware uses the method as the client spelled it, so that anyone can
+create new series; responds with 500 to a Content-Length that is not a number; counts a request that
+raises twice; and takes five times as long. This middleware records its metrics under their names,
+except those that duplicate others and those that depend on a client's claims.
 """
 
 import functools
@@ -36,21 +36,21 @@ class _SelectedMetrics(Metrics):  # type: ignore[misc]
 
 
 class RequestMetricsMiddleware:
-    """Stands early, so that what other middlewares answer, and the time they take, is in it."""
+    """Comes early in the chain, to include the responses and the duration of other middleware."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
         self._metrics = _SelectedMetrics.get_instance()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        began = time.perf_counter()
+        started = time.perf_counter()
         response = self._get_response(request)
         method = request.method if request.method in METHODS else OTHER_METHOD
-        latency, answers = _label_metrics(
+        latency, responses = _label_metrics(
             self._metrics, _view(request), method, response.status_code
         )
-        latency.observe(time.perf_counter() - began)
-        answers.inc()
+        latency.observe(time.perf_counter() - started)
+        responses.inc()
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> None:
@@ -62,7 +62,7 @@ class RequestMetricsMiddleware:
 def _label_metrics(
     metrics: Metrics, view: str, method: str, status: int
 ) -> tuple[Histogram, Counter]:
-    """There are only so many views, methods and statuses."""
+    """Return the labelled metrics; the cache is bounded by the views, methods and statuses."""
     return (
         metrics.requests_latency_by_view_method.labels(view, method),
         metrics.responses_by_status_view_method.labels(str(status), view, method),
@@ -70,6 +70,6 @@ def _label_metrics(
 
 
 def _view(request: HttpRequest) -> str:
-    """The name of a pattern in the URLs."""
-    found = request.resolver_match
-    return NO_VIEW if found is None else found.view_name or NO_VIEW
+    """Return the name of the matched URL pattern."""
+    match = request.resolver_match
+    return NO_VIEW if match is None else match.view_name or NO_VIEW

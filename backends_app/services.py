@@ -1,4 +1,4 @@
-"""Run a workload: prepare (bounds, resolve) → admit → execute → say what happened."""
+"""Run a workload without a record: check limits, resolve, acquire a slot, execute, report."""
 
 import json
 import logging
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadReport:
-    """A workload that ran: what was asked, where it went and why, what came of it.
+    """A workload that ran, with its routing decision and its result.
 
-    `node` is the host's name. The three times are UTC; durations are in `result`, which measured
-    them with a clock that nobody sets.
+    `node` is the host's name. The three times are UTC; the durations in `result` were measured with
+    monotonic clocks.
     """
 
     id: str
@@ -51,7 +51,7 @@ class WorkloadReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A workload that may run: within its bounds, with all of its resources and its backend."""
+    """A workload that passed all checks, with its resources filled in and its backend chosen."""
 
     spec: WorkloadSpec
     resolution: Resolution
@@ -61,14 +61,14 @@ class Prepared:
 
 
 def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
-    """Everything that can be said against the workload before it runs.
+    """Check the workload against the limits, choose its backend, and let the backend validate it.
 
-    Raises `InvalidRequest` or a `ResolutionError`.
+    Raise `InvalidRequest` or a `ResolutionError`.
     """
-    bound = limits()
-    resources = bound.resources() if spec.resources is UNSPECIFIED else spec.resources
-    asked = replace(spec, resources=resources, output_bytes=bound.output_bytes)
-    bound.check(asked)
+    bounds = limits()
+    resources = bounds.resources() if spec.resources is UNSPECIFIED else spec.resources
+    complete = replace(spec, resources=resources, output_bytes=bounds.output_bytes)
+    bounds.check(complete)
     created_at = datetime.now(UTC)
     signals.registry_read.send_robust(None, operation="resolve")
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
@@ -76,11 +76,11 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
         raise resolution.error
     assert resolution.name is not None
     assert resolution.backend is not None
-    asked = replace(asked, runtime=resolution.runtime)
-    with _broken_as_unavailable(resolution.name, "validate"):
-        resolution.backend.validate(asked)
+    complete = replace(complete, runtime=resolution.runtime)
+    with _bug_as_unavailable(resolution.name, "validate"):
+        resolution.backend.validate(complete)
     return Prepared(
-        spec=asked,
+        spec=complete,
         resolution=resolution,
         name=resolution.name,
         backend=resolution.backend,
@@ -91,15 +91,15 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
 def execute(
     spec: WorkloadSpec, name: str, backend: Backend, *, registry: Registry = registry
 ) -> WorkloadResult:
-    """Run a prepared workload in a slot that the caller holds, and leave nothing behind.
+    """Run a prepared workload in a slot that the caller holds, and clean up after it.
 
-    A backend whose infrastructure breaks under it is unhealthy from then on, until a probe says
-    otherwise; that is a `BackendUnavailable`. A backend with a bug gives a result with
-    `backend_error`: one workload may be what brings it out, and the others are not to suffer.
+    When the backend's infrastructure fails, mark the backend unhealthy until its next successful
+    probe and raise `BackendUnavailable`. A bug in the backend is a result with `backend_error`
+    instead: a single workload may trigger it, and others must not suffer.
     """
     started = time.monotonic()
     try:
-        result = _executed(spec, name, backend)
+        result = _call_execute(spec, name, backend)
         signals.execution_ended.send_robust(
             None,
             name=name,
@@ -109,21 +109,23 @@ def execute(
         )
         return result
     except BackendUnavailable as fault:
-        known = registry.snapshot.entries[name].health if name in registry else Health.unknown()
-        if known.detected:  # what was never found here is for its probe to judge
-            registry.set_health(name, backend, Health.unhealthy(fault.reason, known.attributes))
-        asked = registry.explain(spec.isolation, spec.runtime, spec.source_format)
-        others = tuple(one.name for one in asked.candidates if one.eligible and one.name != name)
+        health = registry.snapshot.entries[name].health if name in registry else Health.unknown()
+        if health.detected:  # only its probe decides about a backend that was never detected
+            registry.set_health(name, backend, Health.unhealthy(fault.reason, health.attributes))
+        resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
+        others = tuple(
+            one.name for one in resolution.candidates if one.eligible and one.name != name
+        )
         raise BackendUnavailable(fault.reason, name=name, eligible=others) from fault
     finally:
         kill_workload(backend, spec.id)
 
 
 def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
-    """Run the workload and wait for its end; nothing is recorded, and no database needed.
+    """Run the workload and wait for its end, without a record or a database.
 
-    Raises `InvalidRequest`, a `ResolutionError` or `BackendAtCapacity`; a program that fails is a
-    report like any other.
+    Raise `InvalidRequest`, a `ResolutionError` or `BackendAtCapacity`. A program that fails is not
+    an error: its report has the failure.
     """
     prepared = prepare(spec, registry=registry)
     name, backend = prepared.name, prepared.backend
@@ -146,27 +148,27 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
 
 
 def kill_workload(backend: Backend, workload_id: str) -> None:
-    """Call the backend's `kill`; a bug in it is logged, and keeps nobody from going on."""
+    """Call the backend's `kill`; log a bug in it and continue."""
     try:
         backend.kill(workload_id)
     except BaseException as bug:
         if is_interrupt(bug):
             raise
-        logger.exception("%s failed to clean up a workload", type(backend).__name__)
+        logger.exception("%s failed to kill a workload", type(backend).__name__)
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether somebody at a terminal has pressed Ctrl-C: that reaches the main thread alone.
+    """Return whether the error is a Ctrl-C at a terminal, which only reaches the main thread.
 
-    What else derives from `BaseException` has been raised by the code that was called.
+    Any other `BaseException` was raised by the called code.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     return isinstance(error, KeyboardInterrupt) and in_main_thread
 
 
 @contextmanager
-def _broken_as_unavailable(name: str, method: str) -> Iterator[None]:
-    """Turn a bug in a backend's method into `BackendUnavailable`, which names both."""
+def _bug_as_unavailable(name: str, method: str) -> Iterator[None]:
+    """Turn a bug in a backend's method into `BackendUnavailable` that names both."""
     try:
         yield
     except VulcanError:
@@ -179,8 +181,8 @@ def _broken_as_unavailable(name: str, method: str) -> Iterator[None]:
         raise BackendUnavailable(reason, name=name) from bug
 
 
-def _executed(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult:
-    """Return the backend's result, or `backend_error` where it has none that could be recorded."""
+def _call_execute(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult:
+    """Return the backend's result, or `backend_error` when it cannot be recorded."""
     try:
         result = backend.execute(spec)
         problem = validate_result(result)
@@ -200,10 +202,12 @@ def _executed(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult
 
 
 def _with_json_output(result: WorkloadResult) -> WorkloadResult:
-    """Replace an output that no answer could hold by `invalid_output`."""
+    """Replace an output that cannot be rendered as JSON by `invalid_output`."""
     try:
         json.dumps(result.output, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
         reason = ExitReason.INVALID_OUTPUT
-        return replace(result, output=None, exit_reason=reason, error="the output is no JSON")
+        return replace(
+            result, output=None, exit_reason=reason, error="the output is not valid JSON"
+        )
     return result

@@ -1,30 +1,33 @@
-"""Django signals: what happens here that others may want to hear of, such as metrics.
+"""Django signals for events that other code, such as metrics, can subscribe to.
 
-Who sends them knows nobody who listens. A receiver has to be quick, for it is called where the
-thing happens; what it raises is logged, and stops nothing. Senders are None.
+Receivers run in the sending thread, so they must be quick. Their exceptions are logged and do not
+reach the sender. Senders are None.
 """
 
 from django.dispatch import Signal
 
 workload_ended = Signal()
-"""A recorded workload has ended, whether or not it ever began. `workload`: its row."""
+"""A recorded workload has ended, whether or not it ever started. `workload`: its row."""
 
 execution_ended = Signal()
-"""A backend has said what became of a workload that it ran in this process.
+"""A backend has returned the result of a workload that ran in this process.
 
-`name` of the backend; `runtime`; `result`; and `seconds`, all that it took for this.
+`name` of the backend; `runtime`; `result`; and `seconds`, the total duration of the execution.
 """
 
 probe_ended = Signal()
-"""A probe has ended. `name` of the backend; `seconds` that it took; and `spares`, how many waited
-ready in this process just before, or None.
+"""A probe has ended.
+
+`name` of the backend; `seconds`, the duration of the probe; and `warm_count`, the number of warm
+instances in this process just before, or None.
 """
 
 threads_held = Signal()
-"""A request begins or ceases to hold a thread of this process while it waits, or may not.
+"""A request starts or stops holding a thread of this process while it waits, or was refused.
 
-`held`, how many do so now; `limit`, how many may; `refused`, whether this one may not.
+`held`, the number of held threads; `limit`, their maximum; `refused`, whether this request was
+refused.
 """
 
 registry_read = Signal()
-"""A request or a workload has asked the registry. `operation`: what for, one word."""
+"""A request or a workload has read the registry. `operation`: the kind of read, one word."""

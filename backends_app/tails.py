@@ -1,4 +1,4 @@
-"""Following logs: all readers of one process share what is read of each workload."""
+"""Follow logs: all readers of one process share what is read of each workload."""
 
 import json
 import logging
@@ -19,13 +19,13 @@ from .models import ENDED, Workload
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.25
-KEEP_ALIVE_S = 10.0  # a reader that has gone away is noticed when something is sent to it
-MAX_STREAM_S = 300.0  # then the reader comes back, if it is still there
+KEEP_ALIVE_S = 10.0  # a disconnected reader is noticed only when something is sent
+MAX_STREAM_S = 300.0  # then the reader has to reconnect, if it is still there
 
 
 @dataclass(eq=False)
 class LogFollower:
-    """The log of one workload as far as it is known here; `end` is there when it is whole."""
+    """The log of one workload as read so far; `outcome` is set when the log is complete."""
 
     workload_id: str
     blocks: list[Block] = field(default_factory=list)
@@ -35,18 +35,18 @@ class LogFollower:
 
     @property
     def last_line(self) -> int:
-        """The number of the last line."""
+        """The number of the last line, 0 when there is none."""
         return self.blocks[-1].first + self.blocks[-1].lines - 1 if self.blocks else 0
 
     def refresh(self) -> None:
-        """Read what is new; the end first, since what comes before it is stored with it."""
-        found = Workload.objects.filter(pk=self.workload_id)
-        row = found.values("status", "exit_reason").first()
+        """Read new blocks; the outcome first, since all blocks are stored with or before it."""
+        workload = Workload.objects.filter(pk=self.workload_id)
+        row = workload.values("status", "exit_reason").first()
         new = logs.blocks_after(self.workload_id, self.last_line)
         with self.changed:
             self.blocks += [block for block in new if block.first > self.last_line]
             if row is None:
-                self.outcome = {"status": None, "exit_reason": None}  # deleted meanwhile
+                self.outcome = {"status": None, "exit_reason": None}  # deleted in the meantime
             elif row["status"] in ENDED:
                 self.outcome = {"status": row["status"], "exit_reason": row["exit_reason"]}
             if new or self.outcome:
@@ -54,21 +54,21 @@ class LogFollower:
 
 
 class LogHub:
-    """The logs that somebody follows in this process, and the one thread that reads them."""
+    """The logs that are followed in this process, and one thread that reads them."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        """Begin anew: for a forked child, which has none of its parent's threads."""
+        """Reset to the initial state: a forked child has none of its parent's threads."""
         self._lock = threading.Lock()
         self._followers: dict[str, LogFollower] = {}
-        self._some = threading.Event()
+        self._has_followers = threading.Event()
         self._started = False
 
     @contextmanager
     def subscribe(self, workload_id: str) -> Iterator[LogFollower]:
-        """Follow a log, together with those in this process that follow it already."""
+        """Follow a log inside the block; all readers in this process share the follower."""
         with self._lock:
             follower = self._followers.setdefault(workload_id, LogFollower(workload_id))
             follower.readers += 1
@@ -78,8 +78,8 @@ class LogHub:
             if first:
                 follower.refresh()
             if start:
-                threading.Thread(target=self._run, name="vulcan-tails", daemon=True).start()
-            self._some.set()
+                threading.Thread(target=self._run, name="vulcan-log-hub", daemon=True).start()
+            self._has_followers.set()
             yield follower
         finally:
             with self._lock:
@@ -87,12 +87,12 @@ class LogHub:
                 if not follower.readers:
                     del self._followers[workload_id]
                 if not self._followers:
-                    self._some.clear()
+                    self._has_followers.clear()
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._some.wait()
+            self._has_followers.wait()
             pause.wait(POLL_INTERVAL_S)
             with self._lock:
                 log_hub = [
@@ -105,17 +105,17 @@ class LogHub:
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("logs cannot be followed: %s", error)
             except Exception:
-                logger.exception("logs cannot be followed; it goes on")
+                logger.exception("following logs failed; retrying")
 
 
 log_hub = LogHub()
-"""The logs that are followed in this process."""
+"""The log hub of this process."""
 
 os.register_at_fork(after_in_child=log_hub._reset_after_fork)
 
 
 def follow(follower: LogFollower, number: int) -> Iterator[list[Line]]:
-    """The lines after the line `number` as they come, until the end; sometimes none at all."""
+    """Yield new lines after line `number` until the end, or an empty list when there are none."""
     known = 0
     while True:
         with follower.changed:
@@ -131,9 +131,9 @@ def follow(follower: LogFollower, number: int) -> Iterator[list[Line]]:
 
 
 def sse_events(follower: LogFollower, number: int) -> Iterator[str]:
-    """Server-Sent Events of the lines after the line `number`.
+    """Yield Server-Sent Events for the lines after line `number`.
 
-    A `log` event for each line, whose id is its number; `done` when there will be no more.
+    Each line is a `log` event whose id is the line number; `done` follows the last line.
     """
     yield "retry: 1000\n\n"
     began = time.monotonic()
@@ -142,7 +142,7 @@ def sse_events(follower: LogFollower, number: int) -> Iterator[str]:
             f"id: {line.number}\n" + _event("log", {"stream": line.stream, "line": line.text})
             for line in lines
         )
-        yield text or ": it goes on\n\n"
+        yield text or ": keep-alive\n\n"
         if time.monotonic() >= began + MAX_STREAM_S:
             return
     yield _event("done", follower.outcome)

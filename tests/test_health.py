@@ -107,10 +107,10 @@ def test_only_changes_are_published(registry, monitor, clock):
     [
         (raising(RuntimeError("with a secret")), "its probe raised RuntimeError"),
         (raising(SystemExit(0)), "its probe raised SystemExit"),
-        (lambda: None, "its probe answered NoneType instead of Health"),
-        (lambda: True, "its probe answered bool instead of Health"),
-        (lambda: {"healthy": True}, "its probe answered dict instead of Health"),
-        (Health.unknown, "its probe left open whether it works"),
+        (lambda: None, "its probe returned NoneType instead of Health"),
+        (lambda: True, "its probe returned bool instead of Health"),
+        (lambda: {"healthy": True}, "its probe returned dict instead of Health"),
+        (Health.unknown, "its probe returned unknown health"),
         (lambda: Health(False, True, "a lie"), "its probe raised ValueError"),
     ],
 )

@@ -148,7 +148,7 @@ def test_an_executor_that_hangs_is_not_waited_for(filled: Registry, transactiona
     executor = Hanging(filled)
     try:
         found = Readiness(filled, lambda: executor, tuple, 0.05).report()
-        assert found.executor == "no answer in time"
+        assert found.executor == "timed out"
         assert not found.ready
     finally:
         free.set()
@@ -231,7 +231,7 @@ def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path:
                 for _ in range(20):
                     status, found = server.ready()
                     assert (status, found["status"]) == (503, "not ready")
-                    assert found["database"] == "no answer in time"
+                    assert found["database"] == "timed out"
                     assert server.ask("/healthz")[0] == 200
                 seen = Scrape(server.ask("/metrics")[1].decode())
                 assert seen("vulcan_database_up") == 0
@@ -255,7 +255,7 @@ def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
                 assert server.ask("/healthz")[0] == 200
             wait_until(lambda: server.ready() == (200, WELL))
             broker.stop()
-            wanted = {**WELL, "status": "not ready", "executor": "Redis does not answer"}
+            wanted = {**WELL, "status": "not ready", "executor": "Redis is unreachable"}
             wait_until(lambda: server.ready() == (503, wanted))
             broker.start()
             wait_until(lambda: server.ready() == (200, WELL))

@@ -142,7 +142,7 @@ def test_a_backend_that_cannot_count_its_spares_is_as_healthy_as_it_is(grown, ca
 
     probed_once(Confused(), took_s=0.5)
     assert grown("vulcan_probe_duration_seconds_count", backend="probed") == 1
-    assert "spares of Confused" in caplog.text
+    assert "warm instances of Confused" in caplog.text
 
 
 def test_requests_and_workloads_that_read_the_registry_are_counted(client, grown):

@@ -146,7 +146,7 @@ def test_the_folder_lies_where_the_runtime_folder_is(migrated: Path):
 
 def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
     tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="not this user's alone"):
+    with pytest.raises(PermissionError, match="must belong to this user"):
         metrics_folder.create(tmp_path)
 
 

@@ -112,7 +112,7 @@ def test_a_probe_that_hangs_holds_nobody_for_long(operator, fleet, isolate, monk
     hanging = threading.Event()
     monkeypatch.setattr(isolate, "probe", hanging.wait)
     try:
-        assert "its probe gave no answer" in Page(operator.post(PROBE, follow=True)).text
+        assert "its probe timed out" in Page(operator.post(PROBE, follow=True)).text
         assert fleet.get("isolate").health.healthy is False
     finally:
         hanging.set()

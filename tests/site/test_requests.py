@@ -68,7 +68,7 @@ def test_the_steps_of_a_workload_are_one_line_each(client, user, lines):
     steps = lines("backends_app.lifecycle")
     assert [one.getMessage() for one in steps] == [
         "workload submitted",
-        "workload begun",
+        "workload started",
         "workload ended",
     ]
     assert (steps[-1].status, steps[-1].exit_reason) == ("completed", "exited")

@@ -46,7 +46,7 @@ def test_a_workload_can_be_followed_from_the_request_to_the_worker(site: Site, t
         ("request", user_id, None),
     ]
     done = [one for one in events(worker) if one.get("workload_id") == workload["id"]]
-    assert [one["event"] for one in done] == ["workload begun", "workload ended"]
+    assert [one["event"] for one in done] == ["workload started", "workload ended"]
     assert {one["owner_id"] for one in done} == {user_id}
     assert (done[-1]["status"], done[-1]["backend"]) == ("completed", "isolate")
     loggers = {one["logger"].split(".")[0] for one in events(server) + events(worker)}

@@ -117,7 +117,7 @@ def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, 
         filled.set_health("isolate", fakes["isolate"], health)
         for _ in range(3):
             readiness.report()
-    said = [record for record in caplog.records if "this server answers" in record.message]
+    said = [record for record in caplog.records if "readiness changed" in record.message]
     assert [record.levelname for record in said] == ["INFO", "WARNING", "INFO"]
     assert "'isolate': 'unhealthy'" in said[1].message
 
@@ -125,7 +125,7 @@ def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, 
 def test_a_server_that_ends_is_not_ready(report, executor: LocalExecutor):
     assert report()["status"] == "ready"
     executor.drain()
-    assert report() == {**WELL, "status": "not ready", "executor": "it ends"}
+    assert report() == {**WELL, "status": "not ready", "executor": "shutting down"}
 
 
 def test_a_database_without_its_tables_is_none(report, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_database_without_its_tables_is_none(report, monkeypatch):
     assert report() == {
         **WELL,
         "status": "not ready",
-        "database": "the database does not answer",
+        "database": "the database is unreachable",
     }
 
 

@@ -1,4 +1,4 @@
-"""Who runs what was submitted, and where: threads of this process, or workers on other machines."""
+"""Executors run submitted workloads in threads of this process or in workers on other machines."""
 
 import threading
 
@@ -11,7 +11,7 @@ _executor: Executor | None = None
 
 
 def get_executor() -> Executor:
-    """The executor of this process's registry, as ISOLATION_EXECUTOR says."""
+    """Return the executor of this process's registry, as configured by ISOLATION_EXECUTOR."""
     global _executor
     with _lock:
         if _executor is None:
@@ -20,7 +20,7 @@ def get_executor() -> Executor:
 
 
 def reload(*, setting: str, **kwargs: object) -> None:
-    """Receiver of `setting_changed`: take over the new setting, or refuse it."""
+    """Receiver of `setting_changed`: apply the new setting, or raise `InvalidSetting`."""
     global _executor
     if setting == "ISOLATION_EXECUTOR":
         with _lock:

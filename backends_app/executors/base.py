@@ -1,7 +1,7 @@
-"""What an executor is: it takes orders, says to somebody that there is work, and keeps the books.
+"""Base class of executors: accept submissions, notify workers, run periodic maintenance.
 
-The row of a workload is the truth. What an executor sends is a hint that the row is worth a look:
-it may come late, twice or never, and the keeper of each process sends it again where it got lost.
+The row of a workload is the source of truth. A notification is only a hint to look at the row: it
+may arrive late, twice or never, and the maintenance thread of each process repeats lost ones.
 """
 
 import atexit
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 MAINTENANCE_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 60.0
-SHUTTING_DOWN = "its server is being ended"
-MAX_REQUEUED = 500  # for each backend in one round
+SHUTTING_DOWN = "its server is shutting down"
+MAX_REQUEUED = 500  # per backend in one round of maintenance
 KILL_TIMEOUT_S = 5.0
 WAIT_MARGIN_S = 30.0
 
@@ -45,22 +45,22 @@ class Executor:
     """Base of all executors.
 
     OPTIONS: `queue_size`, how many workloads may wait for one backend (default: 1000);
-    `queue_size_per_user`, how many of one user's (default: half of `queue_size`);
-    `running_per_user`, how many of one user's may run on one backend at the same time (default: as
+    `queue_size_per_user`, how many of one user (default: half of `queue_size`);
+    `running_per_user`, how many of one user may run on one backend at the same time (default: as
     many as it has slots);
-    `heartbeat_s`, how often a node says that it lives (default: 2); `lost_after_s`, how long it may
-    be silent before what it ran is given up (default: 30); `unserved_after_s`, how long workloads
-    wait for a backend that works on no node before they fail (default: 3600); and `grace_s`, for
-    how long a server that is told to end lets its workloads go on (default: 20).
+    `heartbeat_s`, the interval of a node's heartbeats (default: 2); `lost_after_s`, how long a node
+    may send none before its workloads count as lost (default: 30); `unserved_after_s`, how long
+    workloads wait for a backend that works on no node before they fail (default: 3600); and
+    `grace_s`, how long a server that is shutting down lets its workloads finish (default: 20).
 
-    Nothing starts before `ensure_started`, which each process that serves calls for itself.
+    Nothing starts before `ensure_started`, which each serving process calls for itself.
     """
 
     remote: ClassVar[bool] = False
-    """Is it other processes that run what this one takes?"""
+    """Whether other processes run the workloads that this one accepts."""
 
     requeue_after_s: ClassVar[float]
-    """How long a workload waits, as a process has seen it, before it is looked after again."""
+    """How long a process sees a workload wait before its maintenance notifies workers again."""
 
     def __init__(
         self,
@@ -89,54 +89,54 @@ class Executor:
         if self._lost_after_s < 2 * self._heartbeat_s:
             raise InvalidOption("lost_after_s", lost_after_s, "must be at least twice heartbeat_s")
         self._start_lock = threading.Lock()
-        self._started_pid = 0  # the process
-        self._begin()
+        self._started_pid = 0
+        self._init_process_state()
         _executors.add(self)
 
-    def _begin(self) -> None:
-        """The state of one process that serves."""
+    def _init_process_state(self) -> None:
+        """Initialize the state of one serving process."""
         self._started_at = datetime.now(UTC)
         self._draining, self._drained = threading.Event(), threading.Event()
         self._first_round = threading.Event()
         self._detector = nodes.FailureDetector(self._lost_after_s)
-        self._pending_since: dict[str, float] = {}  # since when this process sees them wait
+        self._pending_since: dict[str, float] = {}  # since when this process has seen them
         self._last_heartbeat = -self._heartbeat_s
         self._last_sweep = -SWEEP_INTERVAL_S
         self._announced: frozenset[str] = frozenset()
-        self._unserved_since: dict[str, float] = {}  # since when no node serves what is waited for
+        self._unserved_since: dict[str, float] = {}  # by backend: since when no node serves it
 
-    # Orders
+    # Submissions
 
     def submit(self, submission: Submission) -> Workload:
         """Record the workload as pending and return at once.
 
-        Raises what `services.prepare` raises, `QueueFull` and `IdempotencyKeyConflict`; then there
-        is no record.
+        Raise what `services.prepare` raises, `QueueFull` or `IdempotencyKeyConflict`; there is no
+        record then.
         """
         try:
             lifecycle.check_idempotency(submission)
             prepared = services.prepare(submission.spec, registry=self.registry)
             self._check_queue(prepared.name, submission.owner_id)
             workload = lifecycle.create_workload(submission, prepared, Status.PENDING)
-        except DuplicateSubmission as replayed:
-            return replayed.workload
+        except DuplicateSubmission as duplicate:
+            return duplicate.workload
         self.notify(workload.pk, prepared.name)
         return workload
 
     def _check_queue(self, name: str, owner_id: int | None) -> None:
-        """Raise `QueueFull` when no more workloads, or no more of this user, may wait."""
-        waiting = Workload.objects.filter(isolation_used=name, status=Status.PENDING)
+        """Raise `QueueFull` when the queue is full, in total or for this user."""
+        pending = Workload.objects.filter(isolation_used=name, status=Status.PENDING)
         own = Count("pk", filter=Q(owner_id=owner_id))
-        found = waiting.aggregate(total=Count("pk"), own=own)
-        if found["total"] >= self._queue_size:
+        counts = pending.aggregate(total=Count("pk"), own=own)
+        if counts["total"] >= self._queue_size:
             raise QueueFull(name, self._queue_size)
-        if found["own"] >= self._queue_size_per_user:
+        if counts["own"] >= self._queue_size_per_user:
             raise QueueFull(name, self._queue_size_per_user, own=True)
 
     def run(self, submission: Submission) -> Workload:
-        """Run the workload in this thread, or in its turn where it has to wait; return at its end.
+        """Run the workload in this thread, or queue it when all slots are in use; wait for its end.
 
-        The workload that comes back may still run when that takes longer than any should. Raises
+        The returned workload may still be running when it exceeds the longest allowed time. Raise
         what `submit` and `services.run` raise.
         """
         wait_s = limits().timeout_s.max + WAIT_MARGIN_S
@@ -145,81 +145,82 @@ class Executor:
                 lifecycle.check_idempotency(submission)
                 return lifecycle.run_inline(submission, self.registry, self._running_per_user)
             except BackendAtCapacity:
-                if not self.is_started:  # nobody would take up what waits
+                if not self.is_started:  # nothing would run a queued workload
                     raise
-            except DuplicateSubmission as replayed:
-                lifecycle.wait(replayed.workload, wait_s)
-                if Workload.objects.filter(pk=replayed.workload.pk).exists():
-                    return replayed.workload
-                return self.run(
-                    submission
-                )  # who had the key found no slot and took the record back
+            except DuplicateSubmission as duplicate:
+                lifecycle.wait(duplicate.workload, wait_s)
+                if Workload.objects.filter(pk=duplicate.workload.pk).exists():
+                    return duplicate.workload
+                # The first request with the key found no slot and deleted its record.
+                return self.run(submission)
         workload = self.submit(submission)
         lifecycle.wait(workload, wait_s)
         return workload
 
     def run_next(self, name: str) -> bool:
-        """Run the next of the workloads that wait for a backend; False when there is none."""
+        """Run the next pending workload of a backend; return False when there is none."""
         return lifecycle.run_next(
             name, self.registry, lambda: self.draining, self._running_per_user
         )
 
     def notify(self, workload_id: str, name: str) -> None:
-        """Say that a workload waits for the backend `name`; no error if nobody can be told now."""
+        """Notify workers that a workload waits for backend `name`; never fail."""
         raise NotImplementedError
 
     def queued_ids(self, name: str) -> Set[str] | None:
-        """Those that wait for this backend and are known to somebody; None where nobody is to be
-        told now.
-        """
+        """Return ids already queued for this backend, or None to skip requeueing this round."""
         raise NotImplementedError
 
     # Serving
 
     def local_backends(self) -> Sequence[BackendInfo]:
-        """The backends whose workloads this process runs."""
+        """Return the backends whose workloads this process runs."""
         raise NotImplementedError
 
     def wait_for_health(self, wait_s: float) -> None:
-        """See to it that the registry knows how its backends are, within this time if possible."""
+        """Wait up to `wait_s` seconds for the first health results."""
 
     @property
     def is_started(self) -> bool:
-        """Does this process serve?"""
+        """Whether the executor has been started in this process."""
         return self._started_pid == os.getpid()
 
     @property
     def draining(self) -> bool:
+        """Whether the executor is shutting down."""
         return self._draining.is_set()
 
     def readiness_error(self) -> str:
-        """Why it can take no orders now, or nothing; may take a moment: it asks whom it needs."""
+        """Return why submissions cannot be accepted now, or ""; may block on what it checks."""
         if self.draining:
-            return "it ends"
+            return "shutting down"
         try:
             ensure_private_dir(runtime_dir())
         except OSError:
-            return "its runtime folder cannot be used"
-        return "" if self.is_started else "it has not started"
+            return "runtime folder unusable"
+        return "" if self.is_started else "not started"
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
-        """Serve in this process, unless it does already. The first caller waits a little."""
+        """Start the executor in this process unless it is started.
+
+        The caller that starts it waits up to `wait_s` seconds for health results.
+        """
         if self.is_started:
             return
         with self._start_lock:
             if self.is_started:
                 return
-            self._begin()
+            self._init_process_state()
             self._started_pid = os.getpid()
         self._maintenance_thread = threading.Thread(
-            target=self._maintain, name="vulcan-keeper", daemon=True
+            target=self._maintain, name="vulcan-maintenance", daemon=True
         )
         self._maintenance_thread.start()
         atexit.register(self.drain)
         self.wait_for_health(wait_s)
 
     def drain(self) -> None:
-        """Take up nothing more, let what runs end within the grace time, and settle the rest."""
+        """Shut down: accept no more work, let workloads finish within `grace_s`, kill the rest."""
         if not self.is_started or self.draining:
             return
         self._draining.set()
@@ -231,31 +232,31 @@ class Executor:
         self._maintenance_thread.join(KILL_TIMEOUT_S)
 
     def stop_accepting(self) -> None:
-        """The process is being drained."""
+        """Stop starting workloads: the executor is shutting down."""
 
     def _reset_after_fork(self) -> None:
-        """In a forked child, which serves when it is asked to."""
+        """Replace the lock in a forked child, which starts the executor for itself."""
         self._start_lock = threading.Lock()
 
     @property
     def node_count(self) -> int:
-        """How many nodes live, as this process has heard."""
+        """The number of live nodes, as observed by this process."""
         return len({row.node_id for row in self._detector.alive})
 
     def live_nodes(self) -> Sequence[Node]:
-        """The nodes that live, by name, with what runs on each."""
-        if not self.is_started:  # or its keeper has looked just now
+        """Return the live nodes, by name, with the workloads running on each."""
+        if not self.is_started:  # otherwise the maintenance thread refreshes it
             self._detector.refresh()
         return nodes.summarize(self._detector.alive)
 
-    def run_worker(self, name: str, wanted: Callable[[], bool]) -> None:
-        """Run what waits for the backend `name`, until the process is told to end or not wanted.
+    def run_worker(self, name: str, should_run: Callable[[], bool]) -> None:
+        """Run pending workloads of backend `name` until a signal or until `should_run()` is false.
 
-        For executors that are remote; `manage.py run_worker` calls it.
+        For remote executors; `manage.py run_worker` calls it.
         """
         raise NotImplementedError
 
-    # The keeper
+    # Maintenance
 
     def _maintain(self) -> None:
         while not self._drained.is_set():
@@ -263,11 +264,11 @@ class Executor:
                 with closing_connections():
                     self.run_maintenance()
             except (DatabaseError, InterfaceError) as error:
-                logger.warning("the keeper cannot reach the database: %s", error)
+                logger.warning("maintenance cannot reach the database: %s", error)
             except HostFault as fault:
-                logger.warning("the keeper goes on later: %s", fault)
+                logger.warning("maintenance failed, retrying: %s", fault)
             except Exception:
-                logger.exception("the keeper failed; it goes on")
+                logger.exception("maintenance failed; retrying")
             self._first_round.set()
             self._drained.wait(MAINTENANCE_INTERVAL_S)
         try:
@@ -276,32 +277,31 @@ class Executor:
                     nodes.node_id(runtime_dir()), [info.name for info in self.local_backends()]
                 )
         except (DatabaseError, InterfaceError, HostFault) as error:
-            logger.warning("this node could not take its leave: %s", error)
+            logger.warning("deregistering this node failed: %s", error)
 
     def run_maintenance(self) -> None:
-        """One round: say that this node lives, hear of others, settle what was lost."""
-        now, mine = time.monotonic(), nodes.node_id(runtime_dir())
-        served = self.local_backends()
-        if self.draining:  # it lives, and takes up nothing more
-            served = [
-                replace(info, healthy=False, health_description=SHUTTING_DOWN) for info in served
+        """Run one round: heartbeats, node failures, lost workloads, repeated notifications."""
+        now, node_id = time.monotonic(), nodes.node_id(runtime_dir())
+        backends = self.local_backends()
+        if self.draining:  # alive, but accepts no more workloads
+            backends = [
+                replace(info, healthy=False, health_description=SHUTTING_DOWN) for info in backends
             ]
-        names = frozenset(info.name for info in served)
-        if gone := self._announced - names:
-            nodes.deregister(mine, gone)
+        names = frozenset(info.name for info in backends)
+        if removed := self._announced - names:
+            nodes.deregister(node_id, removed)
         self._announced = names
-        if served and now - self._last_heartbeat >= self._heartbeat_s:
+        if backends and now - self._last_heartbeat >= self._heartbeat_s:
             self._last_heartbeat = now
-            nodes.heartbeat(mine, served, self._started_at)
+            nodes.heartbeat(node_id, backends, self._started_at)
         if now - self._last_sweep >= SWEEP_INTERVAL_S:
             self._last_sweep = now
             if count := remove_stale_locks(runtime_dir()):
-                logger.info("%d lock files of processes that were killed were removed", count)
+                logger.info("removed %d lock files of killed processes", count)
         self._detector.refresh()
         self.on_nodes_changed(self._detector)
-        begun = Workload.objects.filter(status=Status.RUNNING).summaries()
-        for workload in begun:
-            if self._is_lost(workload, mine):
+        for workload in Workload.objects.filter(status=Status.RUNNING).summaries():
+            if self._is_lost(workload, node_id):
                 lifecycle.recover_lost(workload)
                 if workload.status == Status.PENDING:
                     self.notify(workload.pk, workload.isolation_used)
@@ -309,37 +309,37 @@ class Executor:
         if not self.draining:
             self._fail_unserved(now)
 
-    def _is_lost(self, workload: Workload, mine: str) -> bool:
-        """Is there nobody left who could say what becomes of it?"""
-        if workload.node_id == mine:
+    def _is_lost(self, workload: Workload, node_id: str) -> bool:
+        """Return whether no process works on a running workload any more."""
+        if workload.node_id == node_id:
             return not is_locked(workload.pk, runtime_dir())
         return self._detector.is_lost((workload.node_id, workload.isolation_used))
 
-    def on_nodes_changed(self, watch: nodes.FailureDetector) -> None:
-        """The nodes have been looked at."""
+    def on_nodes_changed(self, detector: nodes.FailureDetector) -> None:
+        """Update what depends on the nodes, after the detector has been refreshed."""
 
     def _requeue(self, now: float) -> None:
-        """Tell somebody of what has waited for a while, where nobody knows of it any more."""
+        """Notify workers again of workloads that have waited for a while and are not queued."""
         pending = Workload.objects.filter(status=Status.PENDING).order_by("created_at")
         since: dict[str, float] = {}
         for name in self.registry:
             rows = pending.filter(isolation_used=name).values_list("pk", flat=True)[:MAX_REQUEUED]
             since |= {pk: self._pending_since.get(pk, now) for pk in rows}
             overdue = [pk for pk in rows if now - since[pk] >= self.requeue_after_s]
-            known = self.queued_ids(name) if overdue else None
-            if known is None:
+            queued = self.queued_ids(name) if overdue else None
+            if queued is None:
                 continue
             for pk in overdue:
-                if pk not in known:
+                if pk not in queued:
                     self.notify(pk, name)
                     since[pk] = now
         self._pending_since = since
 
     def _fail_unserved(self, now: float) -> None:
-        """Fail what waits for a backend that is gone, or that has worked on no node for too long.
+        """Fail pending workloads whose backend is gone, or has worked on no node for too long.
 
-        Another node may serve what is not registered here: one with newer settings. So a backend is
-        gone when no node that lives has it either, and has not had it for two heartbeats.
+        Another node may serve a backend that is not registered here, for example with newer
+        settings. So a backend is gone when no live node has had it for two heartbeats either.
         """
         pending = Workload.objects.filter(status=Status.PENDING)
         alive = self._detector.alive
@@ -355,7 +355,7 @@ class Executor:
                 error = f"backend {name!r} has worked on no node for {timeout_s:,g} s"
             else:
                 timeout_s = 2 * self._heartbeat_s
-                error = f"backend {name!r} is not registered any more"
+                error = f"backend {name!r} is no longer registered"
             if now - since >= timeout_s:
                 result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error)
                 for workload in pending.filter(isolation_used=name).summaries()[:MAX_REQUEUED]:

@@ -1,4 +1,4 @@
-"""The embedded default: threads of this process run what was submitted, nothing else is needed."""
+"""The default executor: run workloads in threads of this process, without other services."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ IDLE_S = 10.0  # how long a thread waits for more before it ends
 
 
 class BackendThreads:
-    """The threads of this process that run what waits for one backend."""
+    """The threads of this process that run the pending workloads of one backend."""
 
     def __init__(self, executor: "LocalExecutor", name: str) -> None:
         self._executor = executor
@@ -27,7 +27,7 @@ class BackendThreads:
         self._notices = self._threads = self._resting = 0
 
     def notify(self, most_threads: int) -> None:
-        """Let one thread more, of at most this many, see what waits."""
+        """Wake a resting thread, or start one while there are fewer than `most_threads`."""
         with self._changed:
             self._notices = min(self._notices + 1, most_threads)
             if self._notices > self._resting and self._threads < most_threads:
@@ -37,7 +37,7 @@ class BackendThreads:
             self._changed.notify()
 
     def wake(self) -> None:
-        """Let the threads see that the executor is being drained."""
+        """Wake all threads, so that they notice the shutdown."""
         with self._changed:
             self._changed.notify_all()
 
@@ -47,18 +47,20 @@ class BackendThreads:
                 close_old_connections()
                 while self._executor.run_next(self._name):
                     close_old_connections()
-            except Exception:  # the rows are as they were; the keeper gives notice again
-                logger.exception("what waits for %s could not be taken up", self._name)
+            except Exception:  # the rows are unchanged; maintenance notifies again
+                logger.exception("running pending workloads of %s failed", self._name)
             release_connection()
         connections.close_all()
 
     def _is_noticed(self) -> bool:
-        """Wait for a notice; False when there has been none for long, and the thread ends."""
+        """Wait for a notification; return False after `IDLE_S` or at shutdown to end the thread."""
         with self._changed:
             self._resting += 1
-            found = self._changed.wait_for(lambda: self._notices or self._executor.draining, IDLE_S)
+            is_woken = self._changed.wait_for(
+                lambda: self._notices or self._executor.draining, IDLE_S
+            )
             self._resting -= 1
-            if not found or self._executor.draining:
+            if not is_woken or self._executor.draining:
                 self._threads -= 1
                 return False
             self._notices -= 1
@@ -66,19 +68,19 @@ class BackendThreads:
 
 
 class LocalExecutor(Executor):
-    """Runs what was submitted in threads of this process, as many for each backend as it has slots.
+    """Runs workloads in threads of this process, per backend as many as it has slots.
 
-    All processes of all servers on one database share what waits: it is taken up by another when
-    this one ends.
+    All processes of all servers on one database share the pending workloads: when this process
+    ends, another runs them.
     """
 
     requeue_after_s = 1.0
 
-    def __init__(self, registry: Registry, **given: Any) -> None:
-        super().__init__(registry, **given)
+    def __init__(self, registry: Registry, **options: Any) -> None:
+        super().__init__(registry, **options)
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _init_process_state(self) -> None:
+        super()._init_process_state()
         self._threads: dict[str, BackendThreads] = {}
 
     def notify(self, workload_id: str, name: str) -> None:
@@ -89,7 +91,7 @@ class LocalExecutor(Executor):
                 threads.notify(entry.capabilities.max_concurrency)
 
     def queued_ids(self, name: str) -> Set[str] | None:
-        """Threads that are busy look by themselves; to notify them again does no harm."""
+        """Return no ids: notifying again is harmless, and busy threads look by themselves."""
         entry = self.registry.snapshot.entries.get(name)
         return frozenset() if entry is not None and entry.health.eligible else None
 

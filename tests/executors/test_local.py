@@ -353,7 +353,7 @@ def test_what_waits_for_a_backend_that_was_unregistered_fails_and_says_so(filled
     filled.unregister("isolate")
     workload = ended(recorded())
     assert (workload.status, workload.exit_reason) == ("failed", "backend_error")
-    assert workload.error == "backend 'isolate' is not registered any more"
+    assert workload.error == "backend 'isolate' is no longer registered"
     assert not Source.objects.exists()
     executor.drain()
 

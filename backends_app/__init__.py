@@ -1,1 +1,1 @@
-"""Vulcan: run code you do not trust behind the isolation that suits it."""
+"""Vulcan runs untrusted code in the isolation that suits it."""

@@ -1,11 +1,11 @@
-"""The Django app: at start-up it fills the registry, and does nothing else."""
+"""Configure the Django app: fill the registry and connect receivers at start-up."""
 
 from django.apps import AppConfig
 from django.core.signals import setting_changed
 
 
 class BackendsConfig(AppConfig):
-    """Imports and registers only: no database, thread, socket or process starts here."""
+    """Only imports and registers: opens no database or socket, starts no thread or process."""
 
     name = "backends_app"
     verbose_name = "Isolation backends"

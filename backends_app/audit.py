@@ -1,10 +1,10 @@
-"""The audit trail of people: who signed in or failed to, and whose tokens were made and revoked.
+"""Log sign-ins, failed sign-ins, and the creation and revocation of tokens.
 
-Who ran what, and where, stands in the rows of the workloads, and in the lines that `lifecycle`
-logs; what was done in the admin stands in the admin's own log.
+The rows of workloads and the log lines of `lifecycle` record who ran what, and where. Actions in
+the admin are in the admin's own log.
 
-The lines come from Django's and knox's own doings, however these were brought about; the request's
-id and address are on them where a request did it.
+The log lines come from signals and models of Django and knox, whatever triggered them. They have
+the id and the address of the request, if there was one.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Listen; a second call changes nothing."""
+    """Connect the receivers; a second call changes nothing."""
     signals.user_logged_in.connect(_signed_in, dispatch_uid="backends_app.audit")
     signals.user_logged_out.connect(_signed_out, dispatch_uid="backends_app.audit")
     signals.user_login_failed.connect(_failed, dispatch_uid="backends_app.audit")
@@ -37,26 +37,26 @@ def _signed_out(user: Any, **_: object) -> None:
 
 
 def _failed(credentials: dict[str, Any], **_: object) -> None:
-    """Says which user it was about, if there is one; a name that is none may be a password."""
+    """Log the id of the user, if one exists, but not the name: it may be a mistyped password."""
     users = get_user_model()
     name = credentials.get(users.USERNAME_FIELD)
-    known = isinstance(name, str) and "\0" not in name
-    found = users._default_manager.filter(**{users.USERNAME_FIELD: name}) if known else None
-    pk = found.values_list("pk", flat=True).first() if found is not None else None
+    is_valid = isinstance(name, str) and "\0" not in name
+    matches = users._default_manager.filter(**{users.USERNAME_FIELD: name}) if is_valid else None
+    pk = matches.values_list("pk", flat=True).first() if matches is not None else None
     logger.warning("sign-in failed", extra={"user_id": pk})
 
 
 def _token_made(instance: Any, created: bool, **_: object) -> None:
     if created:
-        logger.info("token made", extra=_about(instance))
+        logger.info("token created", extra=_token_fields(instance))
 
 
 def _token_revoked(instance: Any, **_: object) -> None:
     expired = instance.expiry is not None and instance.expiry <= now()
-    logger.info("token expired" if expired else "token revoked", extra=_about(instance))
+    logger.info("token expired" if expired else "token revoked", extra=_token_fields(instance))
 
 
-def _about(token: Any) -> dict[str, object]:
-    """Its key is the beginning by which the admin shows it, and opens nothing."""
+def _token_fields(token: Any) -> dict[str, object]:
+    """Return log fields of a token; `token_key` is its prefix, as in the admin, and no secret."""
     expires = None if token.expiry is None else token.expiry.isoformat()
     return {"owner_id": token.user_id, "token_key": token.token_key, "expires_at": expires}

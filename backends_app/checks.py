@@ -1,9 +1,9 @@
-"""System checks: what is suspicious about the configuration as a whole, and what backends find.
+"""System checks of the configuration as a whole, and the backends' own checks.
 
-- `backends_app.W001`: a route leads to a backend that is not registered.
-- `backends_app.W002`: nothing is registered at all.
-- `backends_app.W003`: a backend is required and not registered.
-- ids of a backend's own checks start with `backends_app.` and its family's name.
+- `backends_app.W001`: the target of a route is not registered.
+- `backends_app.W002`: no backend is registered.
+- `backends_app.W003`: a required backend is not registered.
+- The ids of a backend's own checks start with `backends_app.` and the name of its family.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,20 @@ from .registry import Registry, registry
 
 
 def register() -> None:
+    """Register the checks with Django."""
     checks.register(check_isolation, "isolation")
 
 
 def check_isolation(
     app_configs: Sequence[AppConfig] | None, *, registry: Registry = registry, **kwargs: Any
 ) -> list[checks.CheckMessage]:
-    """Everything that can be said without touching the host."""
+    """Run all checks that do not touch the host."""
     snapshot = registry.snapshot
     messages = [message for entry in snapshot.entries.values() for message in entry.backend.check()]
     if not snapshot.entries:
         messages.append(
             checks.Warning(
-                "No isolation backend is registered: no workload can run.",
+                "No isolation backend is registered, so no workload can run.",
                 hint="Name at least one in ISOLATION_BACKENDS.",
                 id="backends_app.W002",
             )
@@ -38,7 +39,7 @@ def check_isolation(
         return messages
     messages += [
         checks.Warning(
-            f"Backend {name!r} is required and not registered: this server is never ready.",
+            f"Backend {name!r} is required but not registered: this server will never be ready.",
             hint=f"Registered: {comma_join(registry)}. Change ISOLATION_REQUIRED_BACKENDS.",
             id="backends_app.W003",
         )
@@ -53,9 +54,9 @@ def _dangling_routes(registry: Registry) -> Iterator[checks.CheckMessage]:
     for route in registry.snapshot.routes:
         if route.target not in registry:
             rules.setdefault(route.target, []).append(route.rule)
-    for target, leading in rules.items():
+    for target, names in rules.items():
         yield checks.Warning(
-            f"Routes lead to backend {target!r}, which is not registered: {comma_join(leading)}.",
+            f"Routes target backend {target!r}, which is not registered: {comma_join(names)}.",
             hint=f"Registered: {comma_join(registry)}. Change ISOLATION_ROUTES or register it.",
             id="backends_app.W001",
         )

@@ -1,7 +1,7 @@
-"""The ISOLATION_* settings: defaults, validation, and the one place that reads them.
+"""Read and validate the ISOLATION_* settings, with their defaults.
 
-Every mistake is an `ImproperlyConfigured` that names the setting, the key and the value. A host
-program that is not installed is no mistake: the backend's probe says so.
+Every mistake raises an `ImproperlyConfigured` that names the setting, the key and the value. A
+missing host program is not a mistake: the backend's probe reports it.
 """
 
 import functools
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how many days after its end something of a workload is kept.
+    """How many days after the end of a workload its data are kept.
 
-    Its source, so that it can be run again, which is 0: no longer than it runs; its outputs and
-    logs; and its record.
+    The source, needed to run it again (default 0: deleted at the end); the outputs and logs; and
+    the record.
     """
 
     source_days: float = 0.0
@@ -52,9 +52,9 @@ METRICS_ACCESS = ("open", "token", "off")
 
 @dataclass(frozen=True, slots=True)
 class MetricsAccess:
-    """Who may read the metrics: everybody, who has the token, or nobody.
+    """Who may read the metrics: everybody, clients with the token, or nobody.
 
-    Without a token of its own, `token` lets nobody in either: the safe default.
+    With the access `token` and an empty token, the safe default, nobody may.
     """
 
     access: str = "token"
@@ -64,7 +64,7 @@ class MetricsAccess:
 def populate() -> None:
     """Fill the process's registry from the settings, once: a second call changes nothing."""
     if _configured is None:
-        limits()  # a mistake there shows now, not with the first workload
+        limits()  # raises now instead of with the first workload
         runtime_dir()
         retention()
         metrics_access()
@@ -74,7 +74,7 @@ def populate() -> None:
 
 
 def reload(*, setting: str, **kwargs: object) -> None:
-    """Receiver of `setting_changed`: take over the new settings, or refuse them."""
+    """Receiver of `setting_changed`: apply the new settings, or raise `InvalidSetting`."""
     if setting == "ISOLATION_BACKENDS":
         _replace_backends()
     elif setting == "ISOLATION_ROUTES":
@@ -97,7 +97,7 @@ def reload(*, setting: str, **kwargs: object) -> None:
 
 
 def _replace_backends() -> None:
-    """Register what the settings say in the place of what they said before."""
+    """Register the backends of the settings in place of those of the previous settings."""
     global _configured
     backends, old = load_backends(), _configured or {}
     try:
@@ -113,7 +113,7 @@ def _replace_backends() -> None:
 
 
 def load_backends() -> dict[str, Backend]:
-    """An instance of every backend in ISOLATION_BACKENDS."""
+    """Create an instance of every backend in ISOLATION_BACKENDS."""
     where = "ISOLATION_BACKENDS"
     configured = _mapping(where, getattr(settings, where, DEFAULT_BACKENDS))
     for alias in configured:
@@ -125,7 +125,10 @@ def load_backends() -> dict[str, Backend]:
 
 
 def new_instance(name: str, backend: Backend) -> Backend | None:
-    """A fresh instance, for its caller to close, of a backend that the settings have made."""
+    """Create a new instance of a configured backend, or return None for any other backend.
+
+    The caller must close it.
+    """
     if (_configured or {}).get(name) is not backend:
         return None
     where = "ISOLATION_BACKENDS"
@@ -134,7 +137,7 @@ def new_instance(name: str, backend: Backend) -> Backend | None:
 
 
 def load_routes() -> RouteTable:
-    """ISOLATION_ROUTES; a key that is left out keeps its default."""
+    """Read ISOLATION_ROUTES; missing keys keep their defaults."""
     where = "ISOLATION_ROUTES"
     configured = _mapping(where, getattr(settings, where, {}))
     _known_keys(where, configured, ("source_formats", "runtimes", "default"))
@@ -144,7 +147,7 @@ def load_routes() -> RouteTable:
     _known_keys(f"{where}['source_formats']", configured.get("source_formats", {}), SOURCE_FORMATS)
     for runtime, target in configured.get("runtimes", {}).items():
         if runtime in RUNTIME_ALIASES:
-            reason = f"an alias never comes to routing; name {RUNTIME_ALIASES[runtime]!r}"
+            reason = f"aliases are resolved before routing; name {RUNTIME_ALIASES[runtime]!r}"
             raise InvalidSetting(f"{where}['runtimes'][{runtime!r}]", target, reason)
     if "default" in configured:
         _name(f"{where}['default']", configured["default"])
@@ -153,7 +156,7 @@ def load_routes() -> RouteTable:
 
 @functools.cache
 def limits() -> Limits:
-    """ISOLATION_LIMITS; a key that is left out keeps its default."""
+    """Read ISOLATION_LIMITS; missing keys keep their defaults."""
     where = "ISOLATION_LIMITS"
     configured = _mapping(where, getattr(settings, where, {}))
     defaults = Limits()
@@ -163,14 +166,14 @@ def limits() -> Limits:
         if isinstance(getattr(defaults, key), ResourceRange)
         else _number(f"{where}[{key!r}]", value, whole=True)
         for key, value in configured.items()
-        if not (value is None and getattr(defaults, key) is None)  # it follows from others
+        if not (value is None and getattr(defaults, key) is None)  # derived from other limits
     }
     return Limits(**values)
 
 
 @functools.cache
 def runtime_dir() -> Path:
-    """ISOLATION_RUNTIME_DIR: for what lives only while workloads run, this user's alone."""
+    """Read ISOLATION_RUNTIME_DIR, the private folder for files needed only at run time."""
     where = "ISOLATION_RUNTIME_DIR"
     default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")
     value = getattr(settings, where, default)
@@ -180,14 +183,14 @@ def runtime_dir() -> Path:
 
 
 def load_executor(kind: type[T], registry: Registry) -> T:
-    """What ISOLATION_EXECUTOR names: an instance of `kind`, over this registry."""
+    """Create the executor of ISOLATION_EXECUTOR, an instance of `kind`, for this registry."""
     where = "ISOLATION_EXECUTOR"
     return _instance(where, getattr(settings, where, DEFAULT_EXECUTOR), kind, registry)
 
 
 @functools.cache
 def retention() -> Retention:
-    """ISOLATION_RETENTION; a key that is left out keeps its default."""
+    """Read ISOLATION_RETENTION; missing keys keep their defaults."""
     where = "ISOLATION_RETENTION"
     configured = _mapping(where, getattr(settings, where, {}))
     _known_keys(where, configured, [part.name for part in fields(Retention)])
@@ -195,58 +198,58 @@ def retention() -> Retention:
         key: 0.0 if value == 0 else _number(f"{where}[{key!r}]", value, whole=False)
         for key, value in configured.items()
     }
-    found = Retention(**values)
-    if not found.source_days <= found.outputs_days <= found.records_days:
-        reason = f"must keep source_days <= outputs_days <= records_days, and makes {found}"
+    days = Retention(**values)
+    if not days.source_days <= days.outputs_days <= days.records_days:
+        reason = f"must satisfy source_days <= outputs_days <= records_days; got {days}"
         raise InvalidSetting(where, configured, reason)
-    return found
+    return days
 
 
 @functools.cache
 def metrics_access() -> MetricsAccess:
-    """ISOLATION_METRICS; a key that is left out keeps its default."""
+    """Read ISOLATION_METRICS; missing keys keep their defaults."""
     where = "ISOLATION_METRICS"
     configured = _mapping(where, getattr(settings, where, {}))
     _known_keys(where, configured, [part.name for part in fields(MetricsAccess)])
-    found = MetricsAccess(**configured)
-    if found.access not in METRICS_ACCESS:
+    metrics = MetricsAccess(**configured)
+    if metrics.access not in METRICS_ACCESS:
         reason = f"must be one of {comma_join(METRICS_ACCESS)}"
-        raise InvalidSetting(f"{where}['access']", found.access, reason)
-    if not isinstance(found.token, str):
-        raise InvalidSetting(f"{where}['token']", "…", "must be a string")  # it is a secret
-    return found
+        raise InvalidSetting(f"{where}['access']", metrics.access, reason)
+    if not isinstance(metrics.token, str):
+        raise InvalidSetting(f"{where}['token']", "…", "must be a string")  # hides the secret
+    return metrics
 
 
 @functools.cache
 def required_backends() -> Sequence[str]:
-    """ISOLATION_REQUIRED_BACKENDS: those without which a server is not ready for requests."""
+    """Read ISOLATION_REQUIRED_BACKENDS: a server is ready only while these are healthy."""
     where = "ISOLATION_REQUIRED_BACKENDS"
     configured = getattr(settings, where, ())
     if isinstance(configured, str) or not isinstance(configured, Sequence):
-        raise InvalidSetting(where, configured, "must be a list of names of backends")
+        raise InvalidSetting(where, configured, "must be a list of backend names")
     for number, name in enumerate(configured):
         _name(f"{where}[{number}]", name)
     return tuple(configured)
 
 
 def _instance(where: str, entry: object, kind: type[T], *arguments: object) -> T:
-    """What an entry in Django's shape stands for: BACKEND, a class, made with its OPTIONS."""
+    """Create an instance from an entry in Django's form: the class BACKEND with its OPTIONS."""
     entry = _mapping(where, entry)
     _known_keys(where, entry, ("BACKEND", "OPTIONS"))
     path = entry.get("BACKEND")
     if not isinstance(path, str):
         raise InvalidSetting(f"{where}['BACKEND']", path, "must be the dotted path of a class")
     try:
-        found = import_string(path)
+        factory = import_string(path)
     except ImportError as error:
         raise InvalidSetting(f"{where}['BACKEND']", path, f"cannot be imported: {error}") from error
-    if not isinstance(found, type) or not issubclass(found, kind):
+    if not isinstance(factory, type) or not issubclass(factory, kind):
         reason = f"must be a class derived from {kind.__name__}"
         raise InvalidSetting(f"{where}['BACKEND']", path, reason)
     options = _mapping(f"{where}['OPTIONS']", entry.get("OPTIONS", {}))
-    _known_keys(f"{where}['OPTIONS']", options, _options(found, len(arguments)) or options)
+    _known_keys(f"{where}['OPTIONS']", options, _options(factory, len(arguments)) or options)
     try:
-        return found(*arguments, **options)
+        return factory(*arguments, **options)
     except InvalidOption as error:
         raise InvalidSetting(
             f"{where}['OPTIONS'][{error.option!r}]", error.value, error.reason
@@ -255,9 +258,9 @@ def _instance(where: str, entry: object, kind: type[T], *arguments: object) -> T
         raise InvalidSetting(f"{where}['OPTIONS']", options, str(error)) from error
 
 
-def _options(found: type, arguments: int) -> Sequence[str]:
-    """The names that the class takes as OPTIONS; none when it takes any."""
-    parameters = list(inspect.signature(found).parameters.values())[arguments:]
+def _options(factory: type, arguments: int) -> Sequence[str]:
+    """Return the names that the class accepts as OPTIONS; empty when it accepts any."""
+    parameters = list(inspect.signature(factory).parameters.values())[arguments:]
     if any(part.kind is part.VAR_KEYWORD for part in parameters):
         return ()
     return [part.name for part in parameters]
@@ -286,20 +289,20 @@ def _name(where: str, value: object) -> None:
 
 
 def _resource_range(where: str, value: object, default: ResourceRange) -> ResourceRange:
-    given = _mapping(where, value)
-    _known_keys(where, given, [part.name for part in fields(ResourceRange)])
+    entries = _mapping(where, value)
+    _known_keys(where, entries, [part.name for part in fields(ResourceRange)])
     numbers = {
         part.name: _number(
             f"{where}[{part.name!r}]",
-            given.get(part.name, getattr(default, part.name)),
+            entries.get(part.name, getattr(default, part.name)),
             whole=isinstance(default.default, int),
         )
         for part in fields(ResourceRange)
     }
-    bound = ResourceRange(**numbers)
-    if not bound.min <= bound.default <= bound.max:
-        raise InvalidSetting(where, value, f"must keep min <= default <= max, and makes {bound}")
-    return bound
+    result = ResourceRange(**numbers)
+    if not result.min <= result.default <= result.max:
+        raise InvalidSetting(where, value, f"must satisfy min <= default <= max; got {result}")
+    return result
 
 
 def _number(where: str, value: object, *, whole: bool) -> float:

@@ -1,4 +1,4 @@
-"""Columns for what strangers wrote: kept as bytes, since not every database has room for NUL."""
+"""Model fields for untrusted text, stored as bytes: some databases cannot store NUL in text."""
 
 import json
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from django.db import models
 
 
-class _BytesField(models.Field):  # type: ignore[type-arg]  # no generic while it runs
-    """A value of Python's that is bytes in the database."""
+class _BytesField(models.Field):  # type: ignore[type-arg]  # not generic at run time
+    """A Python value that is stored as bytes."""
 
     empty_strings_allowed = False
 
@@ -20,7 +20,7 @@ class _BytesField(models.Field):  # type: ignore[type-arg]  # no generic while i
 
 
 class UTF8Field(_BytesField):
-    """Any text."""
+    """Any text, stored as UTF-8."""
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> str | None:
         return None if value is None else bytes(value).decode()
@@ -30,7 +30,7 @@ class UTF8Field(_BytesField):
 
 
 class AnyJSONField(_BytesField):
-    """Any JSON, number for number as it was; null is no bytes at all."""
+    """Any JSON, with unchanged numbers; null is stored as zero bytes."""
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
         return json.loads(bytes(value)) if value else None

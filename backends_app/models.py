@@ -1,9 +1,9 @@
-"""What is kept: workloads and where they are in their lives, their sources and logs, the nodes.
+"""Database models: workloads with their sources and logs, nodes, and benchmarks.
 
-The row of a workload is the truth about it. It changes from one status to another by an update that
-names the status it had before, so of two that try only one succeeds.
+The row of a workload is the source of truth. Its status changes by an update that also filters by
+the previous status, so only one of two concurrent changes succeeds.
 
-Nobody adds, changes or deletes these rows by hand, so there are no permissions for that.
+These rows are never added, changed or deleted by hand, so no permissions exist for that.
 """
 
 import re
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.KILLED)
-_ENDED = [str(one) for one in ENDED]  # as a migration is to have it
+_ENDED = [str(one) for one in ENDED]  # plain strings, for migrations
 PREVIOUS_STATUSES: Mapping[Status, tuple[Status, ...]] = {
-    # Back to pending goes a workload whose worker was lost and that asked to be run once more.
+    # A workload whose worker was lost becomes pending again when `rerun_if_lost` is set.
     Status.PENDING: (Status.RUNNING,),
     Status.RUNNING: (Status.PENDING,),
     Status.COMPLETED: (Status.RUNNING,),
     Status.FAILED: (Status.PENDING, Status.RUNNING),
     Status.KILLED: (Status.PENDING, Status.RUNNING),
 }
-"""Which statuses each status may follow."""
+"""The statuses that each status may follow."""
 
 LARGE_FIELDS = ("output", "stdout", "stderr")
 """The columns that can be large."""
@@ -44,37 +44,39 @@ MAX_BENCHMARK_NAME_CHARS = 100
 
 
 def new_id() -> str:
+    """Return a new random workload id: 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def is_workload_id(text: str) -> bool:
-    """Could a workload have this id? What else a stranger sends is not asked for."""
+    """Return whether the text has the form of a workload id, to skip queries for other input."""
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 class WorkloadQuerySet(models.QuerySet["Workload"]):
-    """Workloads, with the one way to change their status."""
+    """Workloads. `transition` is the only way to change their status."""
 
     def transition(self, to: Status, **changes: Any) -> int:
-        """Change the status of those here that may have it now; how many did."""
+        """Change the status of the rows that allow it; return how many changed."""
         return self.filter(status__in=PREVIOUS_STATUSES[to]).update(status=to, **changes)
 
     def visible_to(self, user: "AbstractBaseUser | AnonymousUser") -> "WorkloadQuerySet":
-        """People see their own, staff see all; another's is as good as none."""
+        """Return the user's own workloads, all for staff, and none without a user."""
         if user.pk is None:
             return self.none()
         return self if getattr(user, "is_staff", False) else self.filter(owner=user.pk)
 
     def summaries(self) -> "WorkloadQuerySet":
-        """Without the columns that can be large."""
+        """Defer the columns that can be large."""
         return self.defer(*LARGE_FIELDS)
 
 
 class Workload(models.Model):
-    """One workload: who asked for what, where it went and why, what came of it.
+    """One workload: its owner and request, the routing decision, and the result.
 
-    `isolation_used` is the name of its backend, `node` the host it ran on and `node_id` that host's
-    runtime folder; `attempt` counts how often it was begun. The large columns stand last.
+    `isolation_used` is the name of its backend, `node` the host it ran on and `node_id` the id of
+    that host's runtime folder; `attempt` counts how often it was started. The large columns come
+    last.
     """
 
     id = models.CharField(primary_key=True, max_length=32, default=new_id, editable=False)
@@ -139,7 +141,7 @@ class Workload(models.Model):
             ("rerun_workload", "Can run workload again"),
             ("export_workload", "Can export workload"),
         ]
-        indexes = [  # one for each way in which people narrow the list, newest first
+        indexes = [  # one for each filter of the list, newest first
             models.Index(fields=["-created_at", "-id"], name="workload_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="workload_of_owner"),
             models.Index(fields=["status", "-created_at", "-id"], name="workload_by_status"),
@@ -154,7 +156,7 @@ class Workload(models.Model):
                 name="workload_pending",
                 condition=Q(status=str(Status.PENDING)),
             ),
-            # All that the statistics of a time ask for, so that they never look at the rows.
+            # Covers all columns of the statistics, so that they never read the rows.
             models.Index(
                 fields=["finished_at", "isolation_used", "status", "exit_reason", "duration_ms"],
                 name="workload_finished",
@@ -186,9 +188,9 @@ class Workload(models.Model):
 
 
 class Source(models.Model):
-    """What a workload that has not ended is made of; deleted in the moment when it ends.
+    """The source of a workload; deleted at its end unless ISOLATION_RETENTION keeps it.
 
-    `rest` has the command and the input.
+    `rest` holds the command and the input.
     """
 
     workload = models.OneToOneField(
@@ -207,9 +209,9 @@ class Source(models.Model):
 
 
 class LogBlock(models.Model):
-    """Whole lines that a workload printed to one stream, one after the other.
+    """Consecutive whole lines that a workload printed to one stream.
 
-    `first` is the number of the first one among all lines of the workload, from 1.
+    `first` is the number of the first line among all lines of the workload, from 1.
     """
 
     workload = models.ForeignKey(
@@ -230,10 +232,10 @@ class LogBlock(models.Model):
 
 
 class NodeBackend(models.Model):
-    """One backend as one node serves it; the node says so again and again.
+    """One backend on one node, refreshed by heartbeats.
 
-    `beats` counts that. Whether it is alive is judged by whether it goes on counting, by the clock
-    of who asks; `seen_at` is by the clock of the node, and for people.
+    `beats` counts the heartbeats. A node is alive while it increases, measured by the observer's
+    clock; `seen_at` is a time of the node's clock, for people.
     """
 
     node_id = models.CharField(max_length=32)
@@ -262,9 +264,9 @@ class NodeBackend(models.Model):
 
 
 class Benchmark(models.Model):
-    """A benchmark that somebody wanted to keep; a name may come again, and then the newest counts.
+    """A saved benchmark; of several with the same name, the newest is current.
 
-    `versions` says what was measured, `results` is the JSON of `benchmarks.results.Results`.
+    `versions` lists what was measured, `results` is the JSON of `benchmarks.results.Results`.
     """
 
     name = models.CharField(max_length=MAX_BENCHMARK_NAME_CHARS)
@@ -282,14 +284,17 @@ class Benchmark(models.Model):
 
 
 class _NoRows(models.Manager[Any]):
-    """There is no table that could be asked."""
+    """Returns no rows: the model has no table."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
         return super().get_queryset().none()
 
 
 class Backend(models.Model):
-    """A backend as permissions and the admin's log know it; all else about it has the registry."""
+    """Unmanaged proxy so that permissions and admin log entries can refer to a backend.
+
+    The registry holds the data.
+    """
 
     name = models.CharField(primary_key=True, max_length=MAX_NAME_CHARS)
 
@@ -306,7 +311,7 @@ class Backend(models.Model):
 
 
 class Route(models.Model):
-    """A row of the routing table as permissions know it; the table itself has the registry."""
+    """Unmanaged proxy so that permissions can refer to a route. The registry holds the routes."""
 
     rule = models.CharField(primary_key=True, max_length=4 * MAX_NAME_CHARS)
 

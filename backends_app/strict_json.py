@@ -1,8 +1,8 @@
-"""JSON that means the same to everyone: what RFC 8259 and I-JSON (RFC 7493) leave no doubt about.
+"""Parse JSON that every parser reads alike: the common subset of RFC 8259 and I-JSON (RFC 7493).
 
-Python's own parser accepts duplicate keys, NaN, numbers that no double holds, lone surrogates and
-nesting up to its stack. All of these come from strangers here, and what is accepted once has to be
-rendered, stored and read by other languages later.
+Python's own parser accepts duplicate keys, NaN, numbers beyond a double, lone surrogates and
+nesting up to its stack. Untrusted clients send all of these, and accepted values are later
+rendered, stored and read by other languages.
 """
 
 import json
@@ -22,11 +22,11 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class InvalidJSON(ValueError):
-    """The text is no JSON, or JSON that not everyone reads alike; the message says why."""
+    """The text is not JSON, or is JSON that parsers read differently; the message is the reason."""
 
 
 def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse one document, or raise `InvalidJSON` with a reason fit for a stranger."""
+    """Parse one document, or raise `InvalidJSON` with a reason that is safe to show to clients."""
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
@@ -48,7 +48,7 @@ def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def _refuse_shape(text: str, max_depth: int) -> None:
-    """Count values and brackets before parsing: the parser would recurse, and make them all."""
+    """Check the number of values and the depth before parsing, which would build them all."""
     bare = _STRINGS.sub("", text)
     if bare.count(",") + bare.count("[") + bare.count("{") > MAX_VALUES:
         raise InvalidJSON(f"more than {MAX_VALUES:,} values")
@@ -91,14 +91,14 @@ def _int(text: str) -> int:
 
 
 def _refuse_unstorable(value: JSON) -> None:
-    """NUL fits no PostgreSQL text and half a surrogate pair no UTF-8."""
+    """Reject NUL, which PostgreSQL cannot store as text, and unpaired surrogates."""
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, str):
             if found := _UNSTORABLE.search(item):
                 raise InvalidJSON(
-                    f"a string holds U+{ord(found.group()):04X}, which is not allowed"
+                    f"a string contains U+{ord(found.group()):04X}, which is not allowed"
                 )
         elif isinstance(item, list):
             pending.extend(item)

@@ -1,8 +1,8 @@
-"""Threads of this server process that requests may hold while they wait.
+"""Limit the threads of this server process that requests hold while they wait.
 
-A thread that waits for a workload, follows a log or reads a large body answers nobody else. Three
-quarters of the server's threads may be held in this way, one quarter by one user; the rest answers
-short requests, whatever is waited for.
+A thread that waits for a workload, streams a log or reads a large body cannot serve other requests.
+Three quarters of the server's threads may be held in this way, one quarter by one user; the rest
+stays free for short requests.
 """
 
 import threading
@@ -17,7 +17,7 @@ DEFAULT_THREADS = 32
 
 
 class ThreadShares:
-    """Counts the threads that are held, of all users and of each."""
+    """Counts the held threads, in total and per user."""
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self._lock = threading.Lock()
@@ -56,4 +56,4 @@ class ThreadShares:
 
 
 thread_shares = ThreadShares()
-"""The threads of this process."""
+"""The thread shares of this process."""

@@ -1,4 +1,4 @@
-"""Where bytes may be cut so that no character is cut in two."""
+"""Find where UTF-8 bytes can be cut without splitting a character."""
 
 import codecs
 
@@ -7,15 +7,15 @@ _decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def whole_end(data: bytes) -> int:
-    """Return how many bytes there are without a character at the end that is only begun."""
+    """Return the length of the data without an incomplete character at its end."""
     last = data[-MAX_BYTES:]
     decoder = _decoder("replace")
     decoder.decode(last)
-    begun, _ = decoder.getstate()
-    return len(data) - len(begun)
+    incomplete, _ = decoder.getstate()
+    return len(data) - len(incomplete)
 
 
 def whole_start(data: bytes) -> int:
-    """Return how many bytes at the start belong to a character that began before them."""
+    """Return the number of bytes at the start that continue an earlier character."""
     first = data[: MAX_BYTES - 1]
     return next((at for at, byte in enumerate(first) if byte & 0xC0 != 0x80), len(first))

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from backends_app.api.errors import envelope
-from backends_app.api.throttles import Counter, address_key
+from backends_app.api.throttles import FixedWindow, address_key
 
 VIEWS = ("rest_framework:login", "admin:login")
 
@@ -23,10 +23,10 @@ class SignInThrottleMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        counted: tuple[Counter, str] | None = getattr(request, "counted_sign_in", None)
+        counted: tuple[FixedWindow, str] | None = getattr(request, "counted_sign_in", None)
         if counted is not None and response.status_code == 302:  # on to where one wanted to go
             counter, key = counted
-            counter.give_back(key)
+            counter.refund(key)
         return response
 
     def process_view(
@@ -36,8 +36,8 @@ class SignInThrottleMiddleware:
         signs_in = request.method == "POST" and match is not None and match.view_name in VIEWS
         if not signs_in or settings.SIGN_IN_RATE is None:
             return None
-        counter, key = Counter("sign-in", settings.SIGN_IN_RATE), address_key(request)
-        wait_s = counter.take(key)
+        counter, key = FixedWindow("sign-in", settings.SIGN_IN_RATE), address_key(request)
+        wait_s = counter.hit(key)
         if wait_s is not None:
             detail = "Too many failed log-ins from here. Try again later."
             refused = envelope("client_error", "throttled", detail, 429)

@@ -1,4 +1,4 @@
-"""Who sends a request: by a token or a session, without reading more of it than is needed."""
+"""Authenticate by token or session, without reading the body where it is not needed."""
 
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
 from rest_framework.authentication import SessionAuthentication as DRFSessionAuthentication
@@ -7,7 +7,7 @@ from rest_framework.request import Request, is_form_media_type
 
 
 class TokenAuthentication(KnoxTokenAuthentication):
-    """knox decodes the header as UTF-8 without a net."""
+    """Returns 401 for a header that is not UTF-8; knox would raise `UnicodeDecodeError`."""
 
     def authenticate_credentials(self, token):
         try:
@@ -17,7 +17,7 @@ class TokenAuthentication(KnoxTokenAuthentication):
 
 
 class SessionAuthentication(DRFSessionAuthentication):
-    """DRF's own parses any body, before the throttles, where it looks for a form's CSRF token."""
+    """Reads only form bodies to find a CSRF token; DRF would parse any body before throttling."""
 
     def enforce_csrf(self, request: Request) -> None:
         is_form = is_form_media_type(request.content_type)

@@ -1,4 +1,4 @@
-"""A bound on the bytes of bodies that this process holds at once, over all of its requests."""
+"""Limit the bytes of request bodies that this process holds at once."""
 
 import os
 import threading
@@ -8,26 +8,27 @@ from ..exceptions import BodyMemoryFull
 
 
 class BodyMemory:
-    """Counts the announced bytes of the bodies that are read, or were and are still needed.
+    """Counts the bytes (by Content-Length) of the bodies that are being read or are still in use.
 
-    Half of them may be one user's. A user who has none gets one body, whatever its size, where the
-    others leave room for it: that is judged before.
+    One user may hold half of them. A user without any may hold one body of any accepted size, if
+    the other users leave room for it.
     """
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        """Start with nothing, in a forked child too: its parent's requests are not its own."""
+        """Start at zero, also in a forked child: its parent's requests are not its own."""
         self._lock = threading.Lock()
         self._held: Counter[object] = Counter()
 
     @property
     def held(self) -> int:
+        """The number of reserved bytes."""
         return self._held.total()
 
     def reserve(self, user: object, count: int, limit: int) -> None:
-        """Reserve `count` bytes for a user; raise `BodyMemoryFull` when they are too many."""
+        """Reserve `count` bytes for a user, or raise `BodyMemoryFull`."""
         with self._lock:
             own, total = self._held[user], self._held.total()
             if (own and own + count > limit // 2) or (total and total + count > limit):
@@ -35,6 +36,7 @@ class BodyMemory:
             self._held[user] += count
 
     def release(self, user: object, count: int) -> None:
+        """Release `count` reserved bytes of a user."""
         with self._lock:
             self._held[user] -= count
             if not self._held[user]:
@@ -42,6 +44,6 @@ class BodyMemory:
 
 
 body_memory = BodyMemory()
-"""That of this process."""
+"""The body memory of this process."""
 
 os.register_at_fork(after_in_child=body_memory._reset)

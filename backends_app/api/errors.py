@@ -1,4 +1,4 @@
-"""From errors to answers: the one place that gives an error its status and code."""
+"""Map errors to responses with a status and a code."""
 
 import errno
 import logging
@@ -45,7 +45,7 @@ class PayloadTooLarge(APIException):
 class LengthRequired(APIException):
     status_code = status.HTTP_411_LENGTH_REQUIRED
     default_code = "length_required"
-    default_detail = "Send the body with a Content-Length instead of in chunks."
+    default_detail = "Send the body with a Content-Length; chunked bodies are not supported."
 
 
 class BackendUnavailableNow(APIException):
@@ -86,14 +86,14 @@ class Conflict(APIException):
 class DatabaseUnavailable(APIException):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_code = "database_unavailable"
-    default_detail = "The database does not answer now."
+    default_detail = "The database is unavailable."
     wait = RETRY_UNAVAILABLE_S
 
 
 class HostUnavailable(APIException):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_code = "host_unavailable"
-    default_detail = "The server's host lacks what requests need now."
+    default_detail = "The server's host is temporarily unable to serve requests."
     wait = RETRY_UNAVAILABLE_S
 
 
@@ -101,29 +101,29 @@ EXHAUSTED = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
 }
-"""What the kernel answers when it has no descriptor, memory, process or space to give."""
+"""Errors of a kernel that is out of descriptors, memory, processes or disk space."""
 
 
 def to_unavailable(error: BaseException | None) -> APIException | None:
-    """Return the answer for a fault of the database or the host, or None for any other error.
+    """Return the 503 error for a fault of the database or the host, or None for other errors.
 
-    The answer says nothing about the host; its cause is for the log.
+    It reveals nothing about the host; its cause is for the log.
     """
     match error:
         case OperationalError() | InterfaceError():
-            answer: APIException = DatabaseUnavailable()
+            unavailable: APIException = DatabaseUnavailable()
         case HostFault():
-            answer = HostUnavailable()
+            unavailable = HostUnavailable()
         case OSError(errno=number) if number in EXHAUSTED:
-            answer = HostUnavailable()
+            unavailable = HostUnavailable()
         case _:
             return None
-    answer.__cause__ = error
-    return answer
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def to_api_exception(error: VulcanError) -> APIException:
-    """The answer to a caller; its text is the error's own, its field the one to change."""
+    """Return the API error for `error`, with its text and the field that the client must change."""
     match error:
         case InvalidRequest():
             return _field(error.field, error.reason, "invalid")
@@ -155,7 +155,7 @@ def _field(name: str, detail: str, code: str) -> ValidationError:
 
 
 def envelope(kind: str, code: str, detail: object, status_code: int) -> JsonResponse:
-    """The body of an error that never reached a view."""
+    """Return the response for an error outside of any view."""
     return JsonResponse(
         {"type": kind, "errors": [{"code": code, "detail": str(detail), "attr": None}]},
         status=status_code,
@@ -163,6 +163,7 @@ def envelope(kind: str, code: str, detail: object, status_code: int) -> JsonResp
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Return 413 for a body that Django refused as too large, 400 otherwise."""
     if isinstance(exception, RequestDataTooBig):
         return envelope("client_error", "payload_too_large", PayloadTooLarge.default_detail, 413)
     return envelope("client_error", "bad_request", "The request was refused as malformed.", 400)
@@ -183,7 +184,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Answer 503 for a fault of the database or the host, and 500 for a bug.
+    """Return 503 for a fault of the database or the host, 500 for a bug.
 
     Django calls this while it handles the exception.
     """
@@ -207,7 +208,7 @@ def _unavailable(request: HttpRequest, error: APIException) -> HttpResponse:
 
 
 def _in_api(request: HttpRequest) -> bool:
-    """Tell whether programs read the answer."""
+    """Return whether the request is for the API, whose clients are programs."""
     try:
         return request.path.startswith(reverse("v1:root"))
     except NoReverseMatch:
@@ -215,7 +216,7 @@ def _in_api(request: HttpRequest) -> bool:
 
 
 def _for_people(request: HttpRequest) -> bool:
-    """The Django admin answers with pages."""
+    """Return whether the request is for the admin, whose errors are HTML pages."""
     try:
         return request.path.startswith(reverse("admin:index"))
     except NoReverseMatch:

@@ -1,4 +1,4 @@
-"""The exception handler of every API view: one envelope, whatever went wrong."""
+"""Handle the exceptions of all API views: every error has the same envelope."""
 
 import logging
 from typing import Any
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class EnvelopeExceptionHandler(ExceptionHandler):
-    """drf-standardized-errors' handler, which also knows this project's errors and Django's."""
+    """drf-standardized-errors' handler, extended to this project's and Django's errors."""
 
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if unavailable := to_unavailable(exc):
@@ -36,7 +36,7 @@ class EnvelopeExceptionHandler(ExceptionHandler):
         return super().convert_known_exceptions(exc)
 
     def report_exception(self, exc: APIException, response: Any) -> None:
-        """A backend that is down is an expected answer, not a bug to be traced."""
+        """Log unavailable dependencies as warnings without a traceback: they are not bugs."""
         if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable | HostUnavailable):
             logger.warning("%s", exc.__cause__ or exc.detail)
         else:

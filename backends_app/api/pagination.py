@@ -1,4 +1,4 @@
-"""Pages that take as long at the end of a long list as at its beginning."""
+"""Paginate workloads by cursor: the last page of a long list is as fast as the first."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +10,8 @@ from ..exceptions import InvalidRequest
 
 
 class WorkloadPagination(CursorPagination):
-    """Newest first. A cursor is a place in the list, so nothing is shown twice or left out when
-    others are added meanwhile.
+    """Paginates newest first. A cursor is a position in the list, so no row is repeated or skipped
+    when rows are added in the meantime.
     """
 
     ordering = ("-created_at", "-id")
@@ -20,15 +20,17 @@ class WorkloadPagination(CursorPagination):
     max_page_size = 100
 
     def decode_cursor(self, request):
-        """Return the place that the request names; DRF leaves what it holds to the database."""
+        """Return the request's cursor, validated: DRF passes its position to the database as is."""
         try:
             cursor: Cursor | None = super().decode_cursor(request)
             if cursor is not None and cursor.position is not None:
-                moment = datetime.fromisoformat(str(cursor.position))
-                if moment.tzinfo is None:
-                    raise ValueError("a time without its zone")
-                position: Any = str(moment.astimezone(UTC))
+                time = datetime.fromisoformat(str(cursor.position))
+                if time.tzinfo is None:
+                    raise ValueError("a time without a time zone")
+                position: Any = str(time.astimezone(UTC))
                 cursor = cursor._replace(position=position)
         except (NotFound, ValueError, OverflowError):
-            raise InvalidRequest("cursor", "Take it from next or previous of a page.") from None
+            raise InvalidRequest(
+                "cursor", "Invalid cursor; use the next or previous link of a page."
+            ) from None
         return cursor

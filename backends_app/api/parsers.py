@@ -1,4 +1,4 @@
-"""How request bodies are read: bounded, and as JSON that leaves no doubt about its meaning."""
+"""Read request bodies within their limits, as unambiguous JSON."""
 
 from django.http import HttpRequest, UnreadablePostError
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
@@ -13,11 +13,11 @@ from ..exceptions import short_repr
 from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 
-ENVELOPE_BYTES = 64 * 1024  # keys, command, image: what stands around source and input
+ENVELOPE_BYTES = 64 * 1024  # everything besides source and input: keys, command, image
 
 
 class StrictJSONParser(BaseParser):
-    """`application/json`, refused where two readers could read it differently."""
+    """Parses `application/json`; rejects JSON that two parsers could read differently."""
 
     media_type = "application/json"
     renderer_class = JSONRenderer
@@ -25,56 +25,57 @@ class StrictJSONParser(BaseParser):
     def parse(self, stream, media_type=None, parser_context=None):
         try:
             return strict_json.loads(stream.read())
-        except strict_json.InvalidJSON as refused:
-            raise ParseError(f"The body is no acceptable JSON: {refused}.") from refused
+        except strict_json.InvalidJSON as error:
+            raise ParseError(f"Invalid JSON: {error}.") from error
         except UnreadablePostError as error:
-            raise ParseError("The body ended before its announced length.") from error
+            raise ParseError("The body is shorter than its Content-Length.") from error
 
 
 def max_body_bytes() -> int:
-    """The largest body that could hold an acceptable workload, with its escapes and base64."""
-    bound = limits()
-    source = max(2 * bound.code_bytes, bound.archive_bytes * 4 // 3 + 4)
-    return source + 2 * bound.input_bytes + ENVELOPE_BYTES
+    """Return the size of the largest acceptable workload in JSON, with escapes and base64."""
+    bounds = limits()
+    source = max(2 * bounds.code_bytes, bounds.archive_bytes * 4 // 3 + 4)
+    return source + 2 * bounds.input_bytes + ENVELOPE_BYTES
 
 
 def max_bodies_bytes() -> int:
-    """Return how many bytes of bodies a process holds at once."""
+    """Return how many bytes of request bodies a process may hold at once."""
     return limits().bodies_bytes or 2 * max_body_bytes()
 
 
 def check_body_size(request: HttpRequest) -> None:
-    """Judge a body by its announced length, before any of it is read.
+    """Reject a body by its Content-Length, before any of it is read.
 
-    Most clients send all they have before they listen. The server drops that without a thread, see
-    `vulcan_site.gunicorn_worker`; otherwise they would see a broken connection, not the answer.
+    Most clients send the whole body before they read the response. The server discards it without a
+    thread, see `vulcan_site.gunicorn_worker`; otherwise they would see a broken connection instead
+    of the response.
     """
     if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
         raise LengthRequired()
     try:
-        announced = int(request.META.get("CONTENT_LENGTH") or 0)
+        length = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
-        raise ParseError("Content-Length is no number.") from None
-    most = max_body_bytes()
-    if announced > most:
-        raise PayloadTooLarge(f"The body is {announced:,} bytes; at most {most:,} are accepted.")
+        raise ParseError("Content-Length is not a number.") from None
+    limit = max_body_bytes()
+    if length > limit:
+        raise PayloadTooLarge(f"The body has {length:,} bytes; the limit is {limit:,}.")
 
 
 def reserve_memory(request: HttpRequest, user: object) -> int:
-    """Reserve memory for a user's body before it is read; return how much it gives back.
+    """Reserve memory for a user's body before it is read; return the number of bytes to release.
 
-    Small bodies do not count, so that large ones cannot keep them out: as many as a server has
-    threads are less than one of the largest.
+    Small bodies do not count, so that large ones cannot block them: one per thread of the server is
+    less than a single large body.
     """
-    announced = int(request.META.get("CONTENT_LENGTH") or 0)
-    if announced <= ENVELOPE_BYTES:
+    length = int(request.META.get("CONTENT_LENGTH") or 0)
+    if length <= ENVELOPE_BYTES:
         return 0
-    body_memory.reserve(user, announced, max_bodies_bytes())
-    return announced
+    body_memory.reserve(user, length, max_bodies_bytes())
+    return length
 
 
 def check_content_type(request: Request) -> None:
-    """Judge a body by its announced type, as DRF would when it reads it; none at all is no body."""
+    """Reject a body by its Content-Type before it is read, by DRF's rule; accept an empty body."""
     if request.META.get("CONTENT_LENGTH") in (None, "", "0"):
         return
     if not any(

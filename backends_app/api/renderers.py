@@ -1,4 +1,4 @@
-"""What answers look like beside plain JSON: pages for people, and streams of events."""
+"""Render responses as HTML pages and as event streams, besides plain JSON."""
 
 import re
 import secrets
@@ -13,15 +13,15 @@ from rest_framework.utils.urls import replace_query_param
 MAX_PREVIEW_CHARS = 50_000
 MAX_PREVIEW_TEXT_CHARS = 5_000
 MAX_PREVIEW_ITEMS = 1_000
-VALUE_CHARS = 8  # what a value counts at least
+VALUE_CHARS = 8  # the minimum size counted for a value
 OMITTED = "…"
 
 
 class ExplorableAPIRenderer(BrowsableAPIRenderer):
-    """Shows the links that a view offers by `links()` above its answer, and the answer in part.
+    """Shows a preview of the response below the links that the view returns from `links()`.
 
-    What programs printed can be large, and can look like anything. A page holds a bounded part of
-    it, in which nothing is a link but the API's own addresses, and says where all of it is.
+    The output of programs can be large, and can look like anything. A page shows a bounded part of
+    it, in which only the API's own URLs are links, and a link to the whole response.
     """
 
     _content = ""
@@ -29,23 +29,25 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> str:
-        """Render the page around a stand-in: DRF's template makes links of whatever looks so."""
-        self._stand_in = secrets.token_hex()
+        """Render the page around a placeholder: DRF's template links everything like a URL."""
+        self._placeholder = secrets.token_hex()
         page = super().render(data, accepted_media_type, renderer_context)
-        return page.replace(self._stand_in, self._content)
+        return page.replace(self._placeholder, self._content)
 
     def get_context(self, data: Any, accepted_media_type: str | None, renderer_context: Any) -> Any:
-        self._whole: list[dict[str, str]] = []
+        self._full_link: list[dict[str, str]] = []
         context = super().get_context(data, accepted_media_type, renderer_context)
         links = getattr(renderer_context["view"], "links", None)
-        context["links"] = [*self._whole, *(links() if links is not None else [])]
-        context["code_style"] = None  # a style inside the page, for what no page of ours shows
+        context["links"] = [*self._full_link, *(links() if links is not None else [])]
+        context["code_style"] = (
+            None  # inline styles for highlighted code, which our pages do not show
+        )
         return context
 
     def get_content(
         self, renderer: Any, data: Any, accepted_media_type: str | None, renderer_context: Any
     ) -> str:
-        """Keep the answer, or its beginning, as HTML, and return what stands for it."""
+        """Store the response, or its beginning, as HTML, and return the placeholder."""
         preview = _Preview()
         shown = preview.shorten(data)
         content = super().get_content(renderer, shown, accepted_media_type, renderer_context)
@@ -55,25 +57,26 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
         if preview.is_cut:
             url = renderer_context["response"].get("Location", request.build_absolute_uri())
             url = replace_query_param(url, api_settings.URL_FORMAT_OVERRIDE, "json")
-            self._whole = [{"text": "the whole answer, as JSON", "url": url}]
+            self._full_link = [{"text": "full response as JSON", "url": url}]
         self._content = _with_own_links(escape(content), reverse("root", request=request))
-        return self._stand_in
+        return self._placeholder
 
     def show_form_for_method(self, view: Any, method: str, request: Any, obj: Any) -> bool:
-        """Offer no form beside a refusal: what was refused unread would be read to fill it in."""
+        """Hide the form for a rejected request: filling it in would read the rejected body."""
         status = view.response.status_code
-        refused = status > 400
-        return not refused and bool(super().show_form_for_method(view, method, request, obj))
+        is_rejected = status > 400
+        return not is_rejected and bool(super().show_form_for_method(view, method, request, obj))
 
 
 class _Preview:
-    """The beginning of an answer: of each text and list in it, and of the whole."""
+    """Shortens a response: each text and list in it, and the response as a whole."""
 
     def __init__(self) -> None:
         self._left = MAX_PREVIEW_CHARS
         self.is_cut = False
 
     def shorten(self, data: Any) -> Any:
+        """Return the shortened data; set `is_cut` when something was omitted."""
         self._left -= VALUE_CHARS
         if isinstance(data, str):
             return self._shorten_text(data)
@@ -104,16 +107,16 @@ class _Preview:
 
 
 def _with_own_links(html: str, root: str) -> str:
-    """Make links of the strings in escaped JSON that are addresses of this API."""
+    """Turn strings in escaped JSON that are URLs of this API into links."""
     address = rf"(?<=&quot;)({re.escape(escape(root))}(?:[^\s&]|&amp;)*)(?=&quot;)"
     return re.sub(address, r'<a href="\1">\1</a>', html)
 
 
 class EventStreamRenderer(BaseRenderer):
-    """Stands for `text/event-stream` when it is found out what a client takes."""
+    """Stands for `text/event-stream` in content negotiation; streams are not rendered."""
 
     media_type = "text/event-stream"
     format = "event-stream"
 
     def render(self, data, accepted_media_type=None, renderer_context=None):
-        raise NotImplementedError("such an answer streams")
+        raise NotImplementedError("event streams are not rendered")

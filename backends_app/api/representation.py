@@ -1,4 +1,4 @@
-"""The list of backends as bytes, made once for each state of the registry."""
+"""Render the list of backends once for each state of the registry."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,22 +13,25 @@ from .serializers import BackendInfoSerializer
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """`data` is what the browsable API shows, `body` the JSON, `etag` the body's own."""
+    """The rendered list: `data` for the browsable API, `body` the JSON, `etag` of the body."""
 
     data: Any
     body: bytes
     etag: str
 
 
-_made: WeakKeyDictionary[Snapshot, Representation] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Snapshot, Representation] = WeakKeyDictionary()
 
 
 def backend_list(snapshot: Snapshot) -> Representation:
-    """Equal states give equal bytes, and so equal ETags: in every process, after every restart."""
-    made = _made.get(snapshot)
-    if made is None:
+    """Return the rendered list of a snapshot.
+
+    Equal states give equal bytes and equal ETags, in every process and after every restart.
+    """
+    rendered = _cache.get(snapshot)
+    if rendered is None:
         data = BackendInfoSerializer(snapshot.list(), many=True).data
         body = JSONRenderer().render(data)
-        made = Representation(data, body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-        _made[snapshot] = made
-    return made
+        rendered = Representation(data, body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        _cache[snapshot] = rendered
+    return rendered

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what the views say themselves."""
+"""Complete the OpenAPI document: error responses, authentication schemes, caching."""
 
 from typing import Any, ClassVar
 
@@ -12,55 +12,55 @@ from drf_spectacular.utils import OpenApiResponse
 from .serializers import EnvelopeSerializer
 
 DESCRIPTIONS = {
-    400: "A field is wrong, or no backend takes such a workload.",
+    400: "Invalid request, or no backend supports the workload.",
     401: "The token is missing, unknown or expired.",
-    403: "Not allowed; with a session, the CSRF token is missing.",
-    404: "There is no such thing.",
-    406: "No renderer for the Accept header.",
-    409: "The key stands for another request, or the workload has ended.",
-    411: "The body came in chunks, without a Content-Length.",
+    403: "Not allowed, or the session's CSRF token is missing.",
+    404: "Not found.",
+    406: "No supported media type in the Accept header.",
+    409: "The idempotency key was used for a different request, or the workload has finished.",
+    411: "The body has no Content-Length.",
     413: "The body is too large.",
-    415: "The content type is not one that is read.",
-    429: "All is taken, or it was asked too often; Retry-After says when to try again.",
-    503: "The backend does not work now; Retry-After says when to try again.",
+    415: "Unsupported content type.",
+    429: "Capacity reached or rate limited; Retry-After has the seconds to wait.",
+    503: "Backend unavailable; Retry-After has the seconds to wait.",
 }
 
 
 def errors(*codes: int) -> dict[int, Any]:
-    """The `responses` of `extend_schema` for these statuses."""
+    """Return the `responses` of `extend_schema` for these statuses."""
     return {code: OpenApiResponse(EnvelopeSerializer, DESCRIPTIONS[code]) for code in codes}
 
 
 def canonical_paths_only(endpoints: list[Any]) -> list[Any]:
-    """The alias with a trailing slash is no second operation."""
+    """Drop the aliases with a trailing slash: they are not operations of their own."""
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
 
 
 class TokenScheme(KnoxTokenScheme):
-    """knox's scheme, for the class that stands in for knox's."""
+    """knox's scheme for our subclass of knox's authentication."""
 
     target_class = "backends_app.api.authentication.TokenAuthentication"
 
 
 class SessionScheme(DRFSessionScheme):
-    """DRF's scheme, for the class that stands in for DRF's."""
+    """DRF's scheme for our subclass of DRF's authentication."""
 
     target_class = "backends_app.api.authentication.SessionAuthentication"
 
 
-class OnceGenerator(SchemaGenerator):
-    """Makes the document once in each process.
+class CachedGenerator(SchemaGenerator):
+    """Generates the document once per process.
 
-    It takes as long as a hundred requests, everybody may ask for it, and where it is the same for
-    all it depends on code and settings alone.
+    Generating takes as long as a hundred requests and anyone may request it. The public document
+    depends on code and settings alone.
     """
 
-    _made: ClassVar[dict[Any, Any]] = {}
+    _cache: ClassVar[dict[Any, Any]] = {}
 
     def get_schema(self, request: Any = None, public: bool = False) -> Any:
         if not public:
             return super().get_schema(request, public)
         key = (get_urlconf() or settings.ROOT_URLCONF, self.api_version)
-        if key not in self._made:
-            self._made[key] = super().get_schema(request, public)
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = super().get_schema(request, public)
+        return self._cache[key]

@@ -1,7 +1,7 @@
-"""Throttles: how much one user, or all who come from one address, may ask for in a while.
+"""Throttle the requests of a user or an address in fixed windows.
 
-DRF's own read a list, add to it and write it again, so many requests at once are as good as one;
-here the cache counts, by an operation that is whole, in windows that begin with a first request.
+DRF's own throttles read a list, append to it and write it back, so concurrent requests count as
+one. Here the cache counts with an atomic operation, in windows that start with the first request.
 """
 
 import ipaddress
@@ -19,50 +19,50 @@ from rest_framework.views import APIView
 logger = logging.getLogger(__name__)
 
 
-class Counter:
-    """Counts what happens for a key, `rate` (as DRF writes it) in a window at the most."""
+class FixedWindow:
+    """Counts hits per key in fixed windows, at most `rate` (in DRF's notation) in each."""
 
     def __init__(self, name: str, rate: str) -> None:
         self._name = name
-        most, window_s = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
-        assert most is not None
+        limit, window_s = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
+        assert limit is not None
         assert window_s is not None
-        self._most, self._window_s = most, window_s
+        self._limit, self._window_s = limit, window_s
 
-    def take(self, key: str) -> float | None:
-        """Count one more; for how many seconds there is no more to be had, or None.
+    def hit(self, key: str) -> float | None:
+        """Count one hit; return the seconds until the window ends when it is full, else None.
 
-        A cache that does not answer stops nobody: it is no reason to refuse everything.
+        When the cache fails, allow the hit: that is no reason to refuse every request.
         """
         try:
             now = time.time()
-            begins = f"throttle:{self._name}:{key}"
-            cache.add(begins, now, self._window_s)
-            begun = cache.get(begins, now)
-            count = f"{begins}:{begun}"
+            window = f"throttle:{self._name}:{key}"
+            cache.add(window, now, self._window_s)
+            started_at = cache.get(window, now)
+            count = f"{window}:{started_at}"
             cache.add(count, 0, self._window_s)
-            if cache.incr(count) <= self._most:
+            if cache.incr(count) <= self._limit:
                 return None
-            return max(1.0, begun + self._window_s - now)
+            return max(1.0, started_at + self._window_s - now)
         except Exception as error:  # noqa: BLE001 - every cache has errors of its own
             logger.warning("the cache of the throttles failed: %s", type(error).__name__)
             return None
 
-    def give_back(self, key: str) -> None:
-        """One that was counted is not to count."""
+    def refund(self, key: str) -> None:
+        """Take back one counted hit."""
         try:
-            begins = f"throttle:{self._name}:{key}"
-            cache.decr(f"{begins}:{cache.get(begins)}")
-        except Exception as error:  # noqa: BLE001 - as above; or its window is over
-            logger.debug("nothing to give back: %s", type(error).__name__)
+            window = f"throttle:{self._name}:{key}"
+            cache.decr(f"{window}:{cache.get(window)}")
+        except Exception as error:  # noqa: BLE001 - as above; or the window is over
+            logger.debug("no hit to refund: %s", type(error).__name__)
 
 
 def address_key(request: HttpRequest | Request) -> str:
-    """Whose address it is: of IPv6 one household or machine has a whole /64."""
-    given = BaseThrottle().get_ident(request) or ""  # type: ignore[arg-type]  # META is enough
+    """Return the client's address, or its /64 for IPv6, since one client has a whole /64."""
+    ident = BaseThrottle().get_ident(request) or ""  # type: ignore[arg-type]  # META is enough
     try:
-        address = ipaddress.ip_address(given)
-    except ValueError:  # a socket of the host's
+        address = ipaddress.ip_address(ident)
+    except ValueError:  # a Unix socket
         return "none"
     if address.version == 6:
         if address.ipv4_mapped is not None:
@@ -72,7 +72,7 @@ def address_key(request: HttpRequest | Request) -> str:
 
 
 class _Throttle(BaseThrottle):
-    """For what changes something; DEFAULT_THROTTLE_RATES has the rate of its scope."""
+    """Throttles unsafe methods; DEFAULT_THROTTLE_RATES has the rate of its scope."""
 
     scope: str
     waits: float | None = None
@@ -81,7 +81,7 @@ class _Throttle(BaseThrottle):
         rate = api_settings.DEFAULT_THROTTLE_RATES.get(self.scope)
         if rate is None or request.method in SAFE_METHODS:
             return True
-        self.waits = Counter(self.scope, str(rate)).take(self.key(request))
+        self.waits = FixedWindow(self.scope, str(rate)).hit(self.key(request))
         return self.waits is None
 
     def wait(self) -> float | None:

@@ -1,4 +1,4 @@
-"""The tokens of whoever asks: made once signed in, shown once, revoked at any time."""
+"""Create, list and revoke the tokens of the requesting user."""
 
 import re
 
@@ -19,7 +19,7 @@ from .views import SizeLimitedView
 
 
 class OwnTokensView(SizeLimitedView):
-    """Nobody, staff neither, has others' tokens here; those are in the admin."""
+    """Gives access to the user's own tokens only, for staff too; the admin has all tokens."""
 
     permission_classes = [IsAuthenticated]
 
@@ -28,13 +28,13 @@ class OwnTokensView(SizeLimitedView):
 
 
 class TokensView(OwnTokensView):
-    """Your tokens. Post, without a body, to make one: that answer shows it, and no other will."""
+    """Your tokens. POST without a body creates one; its value is shown once, in that response."""
 
     name = "Tokens"
     throttle_classes = [UserThrottle, AddressThrottle]
 
     def get_authenticators(self) -> list[BaseAuthentication]:
-        """A token makes no other, so one that was stolen ends when it ends."""
+        """Require a session to create a token: a stolen token must not outlive its expiry."""
         if self.request is not None and self.request.method == "POST":
             return [SessionAuthentication()]
         return super().get_authenticators()
@@ -52,9 +52,9 @@ class TokensView(OwnTokensView):
         responses={201: NewTokenSerializer, **errors(400, 401, 403, 406, 411, 413, 429)},
     )
     def post(self, request: Request) -> Response:
-        made, token = get_token_model().objects.create(user=request.user)
+        instance, token = get_token_model().objects.create(user=request.user)
         return Response(
-            {**TokenSerializer(made).data, "token": token},
+            {**TokenSerializer(instance).data, "token": token},
             status=201,
             headers={"Cache-Control": "no-store"},
         )
@@ -69,7 +69,7 @@ class TokensView(OwnTokensView):
 
 
 class TokenView(OwnTokensView):
-    """One of your tokens, by its key, which is how it begins."""
+    """One of your tokens, by its key: the beginning of its value."""
 
     name = "Token"
 

@@ -1,4 +1,4 @@
-"""The paths of the API. Canonical paths have no trailing slash; the form with one answers too."""
+"""Define the paths of the API. Canonical paths have no trailing slash; a slash is accepted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ the_registry = registry
 def api_urlpatterns(
     registry: Registry = registry, executor: Executor | None = None
 ) -> list[URLPattern]:
-    """The whole API over one registry, to be included under a version's namespace.
+    """Return the whole API for one registry, to be included under a version's namespace.
 
-    Without an executor it is the process's own, or for a registry of the caller's a local one,
-    which the caller may start.
+    The default executor is the process's own or, for another registry, a new local one that the
+    caller may start.
     """
     if executor is None and registry is not the_registry:
         executor = LocalExecutor(registry)
@@ -55,7 +55,7 @@ def api_urlpatterns(
 
 
 def _both(route: str, view: Callable[..., HttpResponseBase], name: str) -> list[URLPattern]:
-    # The canonical path stands last: of two patterns with one name `reverse` takes the later.
+    # The canonical path comes last: of two patterns with one name, `reverse` uses the last.
     return [path(f"{route}/", view), path(route, view, name=name)]
 
 

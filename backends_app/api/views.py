@@ -60,7 +60,7 @@ from .pagination import WorkloadPagination
 from .parsers import check_body_size, check_content_type, reserve_memory
 from .renderers import EventStreamRenderer
 from .representation import backend_list
-from .schema import DESCRIPTIONS, OnceGenerator, errors
+from .schema import DESCRIPTIONS, CachedGenerator, errors
 from .serializers import (
     BackendDetailSerializer,
     BackendInfoSerializer,
@@ -661,7 +661,7 @@ class _JSONErrors(APIView):
 class SchemaView(_JSONErrors, SpectacularAPIView):
     """The OpenAPI document."""
 
-    generator_class = OnceGenerator
+    generator_class = CachedGenerator
 
 
 class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):

@@ -462,10 +462,10 @@ def test_a_page_of_much_is_small_and_leads_to_the_whole(client, mine):
     assert len(page) - len(plain) < 6 * MAX_PREVIEW_CHARS  # with the markup of what it escapes
     assert page.count("<a ") <= plain.count("<a ") + 1
     assert "exit_reason" in page  # what follows what is cut
-    [whole] = re.findall(r'href="([^"]+)">the whole answer', page)
+    [whole] = re.findall(r'href="([^"]+)">full response', page)
     assert whole == f"http://testserver/v1/workloads/{workload.pk}?format=json"
     assert client.get(whole).json()["stdout"] == stdout
-    assert "the whole answer" not in plain
+    assert "full response" not in plain
 
 
 def test_a_page_of_the_whole_of_a_new_workload_is_where_it_is(client, user, fakes):
@@ -474,7 +474,7 @@ def test_a_page_of_the_whole_of_a_new_workload_is_where_it_is(client, user, fake
     client.force_login(user)
     form = {"runtime": "node", "code": "1"}
     page = client.post("/v1/workloads", form, headers={"accept": "text/html"}).content.decode()
-    [whole] = re.findall(r'href="([^"]+)">the whole answer', page)
+    [whole] = re.findall(r'href="([^"]+)">full response', page)
     assert len(client.get(whole).json()["output"]) == 100_000
 
 

@@ -8,7 +8,7 @@ from django.test import override_settings
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
-from backends_app.api.throttles import Counter
+from backends_app.api.throttles import FixedWindow
 
 URL = "/v1/workloads"
 BODY = {"runtime": "node", "code": "1"}
@@ -64,12 +64,12 @@ def test_an_address_that_asks_too_often_gets_429_whoever_it_says_it_is(client, o
 
 
 def test_many_at_once_are_counted_one_by_one():
-    counter, taken = Counter("test", "50/min"), []
+    counter, taken = FixedWindow("test", "50/min"), []
 
-    def take() -> None:
-        taken.extend(counter.take("somebody") is None for _ in range(20))
+    def hit() -> None:
+        taken.extend(counter.hit("somebody") is None for _ in range(20))
 
-    threads = [threading.Thread(target=take) for _ in range(10)]
+    threads = [threading.Thread(target=hit) for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,12 +78,12 @@ def test_many_at_once_are_counted_one_by_one():
 
 
 def test_what_is_given_back_can_be_taken_again():
-    counter = Counter("test", "1/min")
-    assert counter.take("somebody") is None
-    counter.give_back("somebody")
-    assert counter.take("somebody") is None
-    assert counter.take("somebody") > 0
-    Counter("other", "1/min").give_back("nobody has taken anything")
+    counter = FixedWindow("test", "1/min")
+    assert counter.hit("somebody") is None
+    counter.refund("somebody")
+    assert counter.hit("somebody") is None
+    assert counter.hit("somebody") > 0
+    FixedWindow("other", "1/min").refund("nobody has taken anything")
 
 
 def test_a_cache_that_does_not_answer_stops_nobody(client, rates):

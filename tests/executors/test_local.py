@@ -88,7 +88,7 @@ def test_the_queue_is_bounded(filled: Registry):
     executor = LocalExecutor(filled, queue_size=3, queue_size_per_user=3)
     for _ in range(3):
         executor.submit(submission())
-    with pytest.raises(QueueFull, match="3 workloads wait"):
+    with pytest.raises(QueueFull, match="The queue for backend"):
         executor.submit(submission())
     assert Workload.objects.count() == 3
 
@@ -98,7 +98,7 @@ def test_the_queue_of_a_user_is_bounded(filled: Registry):
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     for _ in range(2):
         executor.submit(submission(owner=ada))
-    with pytest.raises(QueueFull, match="2 of your workloads"):
+    with pytest.raises(QueueFull, match="Your queue for backend"):
         executor.submit(submission(owner=ada))
     executor.submit(submission(owner=bob))
 

@@ -45,7 +45,7 @@ def test_every_answer_without_a_database_is_503_and_the_server_recovers(
         status, headers, body = get(site, path, **SESSION)
         assert (status, headers["Retry-After"]) == (503, "5"), path
         assert headers["Content-Type"].startswith("text/html")
-        assert b"The database does not answer now." in body
+        assert b"The database is unavailable." in body
     for path in CALLS:
         status, headers, body = get(site, path, **token)
         assert (status, headers["Retry-After"]) == (503, "5"), path

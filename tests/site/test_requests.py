@@ -135,7 +135,7 @@ class TestAudit:
         token = browser.post("/v1/tokens").json()
         browser.delete(f"/v1/tokens/{token['key']}")
         made, revoked = lines("backends_app.audit")[1:]
-        assert (made.getMessage(), revoked.getMessage()) == ("token made", "token revoked")
+        assert (made.getMessage(), revoked.getMessage()) == ("token created", "token revoked")
         assert made.owner_id == revoked.owner_id == user.pk
         assert made.token_key == token["key"]
         assert token["token"] not in str([made.__dict__, revoked.__dict__])

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers: what passes over the wire, nothing about its meaning."""
+"""Serialize requests and responses: their format only, not their meaning."""
 
 import base64
 import binascii
@@ -24,30 +24,30 @@ MAX_COMMAND_WORDS = 64
 MAX_WORD_CHARS = 4096
 
 
-# `resources.cpus` and `command[0]` belong to the field before the dot or bracket. DRF makes a
-# number of any index, which Python refuses to do with one of more than 4,300 digits.
+# `resources.cpus` and `command[0]` belong to the field before the dot or bracket. DRF converts any
+# index to an integer, which Python refuses for more than 4,300 digits.
 _FORM_KEY = re.compile(r"(\w+)(?:\.\w+|\[[0-9]{1,3}\])?", re.ASCII)
 
 
 def _from_form(field: serializers.Field) -> bool:
-    """A form has strings for everything; JSON has types, and they are taken at their word."""
+    """Return whether the data come from a form, where all values are strings, unlike in JSON."""
     return html.is_html_input(getattr(field.root, "initial_data", None))
 
 
 class StrictSerializer(serializers.Serializer):
-    """Refuses keys that it does not know, and in a form those that come twice: a misspelt limit
-    must not be ignored. JSON with a key twice has been refused by its parser.
+    """Rejects unknown keys, and duplicate keys in forms: a misspelt limit must not be ignored. The
+    JSON parser has already rejected duplicate keys.
     """
 
-    OF_FORMS = frozenset({"csrfmiddlewaretoken", "_content", "_content_type", "_method"})
+    FORM_FIELDS = frozenset({"csrfmiddlewaretoken", "_content", "_content_type", "_method"})
 
     def to_internal_value(self, data: Any) -> Any:
         if html.is_html_input(data):
-            known = {*self.fields, *self.OF_FORMS}
+            known = {*self.fields, *self.FORM_FIELDS}
             matches = {key: _FORM_KEY.fullmatch(key) for key in data}
             self._refuse(
                 "unknown",
-                [k for k, found in matches.items() if found is None or found[1] not in known],
+                [k for k, match in matches.items() if match is None or match[1] not in known],
             )
             self._refuse("duplicate", [key for key in data if len(data.getlist(key)) > 1])
         elif isinstance(data, dict):
@@ -69,7 +69,7 @@ class StrictSerializer(serializers.Serializer):
 
 
 class TextField(serializers.CharField):
-    """A string; a number or a boolean is none."""
+    """A string; rejects numbers and booleans."""
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -78,7 +78,7 @@ class TextField(serializers.CharField):
 
 
 class NumberField(serializers.FloatField):
-    """A number; neither a string nor a boolean is one, except in a form."""
+    """A number; rejects strings and booleans, except in forms."""
 
     def to_internal_value(self, data: Any) -> float:
         if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int | float)):
@@ -87,7 +87,7 @@ class NumberField(serializers.FloatField):
 
 
 class WholeNumberField(serializers.IntegerField):
-    """An integer; neither a string, nor a boolean, nor 2.0 is one, except in a form."""
+    """An integer; rejects strings, booleans and 2.0, except in forms."""
 
     def to_internal_value(self, data: Any) -> int:
         if not _from_form(self) and (isinstance(data, bool) or not isinstance(data, int)):
@@ -96,7 +96,7 @@ class WholeNumberField(serializers.IntegerField):
 
 
 class FlagField(serializers.BooleanField):
-    """True or false; neither a string nor a number is one, except in a form."""
+    """A boolean; rejects strings and numbers, except in forms."""
 
     def to_internal_value(self, data: Any) -> bool:
         if not _from_form(self) and not isinstance(data, bool):
@@ -105,7 +105,7 @@ class FlagField(serializers.BooleanField):
 
 
 class RuntimeField(TextField):
-    """A string that routing judges; in a form an empty one is none."""
+    """A string that routing validates; in a form, an empty one is missing."""
 
     def get_value(self, dictionary: Any) -> Any:
         value = super().get_value(dictionary)
@@ -128,17 +128,17 @@ class Base64Field(serializers.Field):
 
 
 class AnyJSONField(serializers.JSONField):
-    """Any JSON; in a form it is the text of a JSON document."""
+    """Any JSON; in a form, the text of a JSON document."""
 
     def to_internal_value(self, data: Any) -> Any:
         if not _from_form(self):
             return data
-        if not isinstance(data, str):  # an upload
+        if not isinstance(data, str):  # an uploaded file
             self.fail("invalid")
         try:
             return strict_json.loads(data)
-        except strict_json.InvalidJSON as refused:
-            raise ValidationError(f"No acceptable JSON: {refused}.") from refused
+        except strict_json.InvalidJSON as error:
+            raise ValidationError(f"Invalid JSON: {error}.") from error
 
     def get_value(self, dictionary: Any) -> Any:
         if html.is_html_input(dictionary):
@@ -161,7 +161,7 @@ class AnyJSONField(serializers.JSONField):
     }
 )
 class IsolationField(serializers.Field):
-    """`auto`, a backend name, or a list of names; in a form names stand between commas."""
+    """`auto`, a backend name, or a list of names; in a form, comma-separated names."""
 
     default_error_messages = {
         "invalid": f"Must be {AUTO}, a backend name or a list of backend names."
@@ -179,16 +179,16 @@ class IsolationField(serializers.Field):
 
 
 def parse_isolation(text: str) -> str | list[str]:
-    """One name as it is, several between commas as a list: `gvisor,microvm`."""
+    """Return a single name unchanged, comma-separated names as a list: `gvisor,microvm`."""
     return [name.strip() for name in text.split(",")] if "," in text else text
 
 
 class ResourcesSerializer(StrictSerializer):
-    """What the workload may use; what is left out is the operator's default."""
+    """The resources that the workload may use; missing values are the operator's defaults."""
 
     cpus = NumberField(required=False, help_text="Processors, e.g. 0.5 or 2.")
     mem_mb = WholeNumberField(required=False, help_text="Memory in MB.")
-    timeout_s = NumberField(required=False, help_text="Seconds until the host ends it.")
+    timeout_s = NumberField(required=False, help_text="Time limit in seconds.")
 
 
 class WorkloadRequestSerializer(StrictSerializer):
@@ -199,20 +199,20 @@ class WorkloadRequestSerializer(StrictSerializer):
         allow_blank=True,
         trim_whitespace=False,
         initial="node",
-        help_text="node (or javascript, typescript), wasm, python, go, oci; an image needs none.",
+        help_text="node (or javascript, typescript), wasm, python, go, oci; optional for images.",
     )
     isolation = IsolationField(
         required=False,
         default=AUTO,
         initial=AUTO,
-        help_text="auto, a backend name, or names in order of preference.",
+        help_text="auto, a backend name, or a list of names, most preferred first.",
     )
     code = TextField(
         required=False,
         trim_whitespace=False,
         initial="export default (input) => input",
         style={"base_template": "textarea.html", "rows": 10},
-        help_text="The program's source; of the runtime wasm a module in base64.",
+        help_text="The program's source code; for the runtime wasm, a module in base64.",
     )
     code_archive = Base64Field(
         required=False, help_text="A tar.gz with the program, in base64.", style={"rows": 3}
@@ -224,27 +224,27 @@ class WorkloadRequestSerializer(StrictSerializer):
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
-        help_text="The command line, word by word. An image gets it in the place of its CMD, behind"
-        " its ENTRYPOINT; a WebAssembly module gets it as its arguments, behind its own name.",
+        help_text="The command line as a list of words. It replaces an image's CMD, after its "
+        "ENTRYPOINT; a WebAssembly module gets it as arguments, after its own name.",
     )
     input = AnyJSONField(
         required=False,
         default=None,
         allow_null=True,
         style={"base_template": "textarea.html", "rows": 3},
-        help_text="Any JSON; the program's input.",
+        help_text="The program's input: any JSON.",
     )
     resources = ResourcesSerializer(required=False)
     rerun_if_lost = FlagField(
         required=False,
         default=False,
-        help_text="Run it a second time when nobody knows what became of the first.",
+        help_text="Run it a second time when the outcome of the first run is unknown.",
     )
 
 
 def workload_spec(data: dict[str, Any]) -> WorkloadSpec:
-    """The validated request as the value that `services.run` takes; raises `InvalidRequest`."""
-    bound = limits()
+    """Convert a validated request to a `WorkloadSpec`; raise `InvalidRequest`."""
+    bounds = limits()
     return WorkloadSpec(
         runtime=data.get("runtime"),
         isolation=data["isolation"],
@@ -253,20 +253,20 @@ def workload_spec(data: dict[str, Any]) -> WorkloadSpec:
         image=data.get("image"),
         command=tuple(data.get("command", ())),
         input=data["input"],
-        resources=bound.resources(**data.get("resources", {})),
+        resources=bounds.resources(**data.get("resources", {})),
     )
 
 
 class CapabilitiesSerializer(serializers.Serializer):
-    name = serializers.CharField(help_text="For people.")
+    name = serializers.CharField(help_text="Display name.")
     supported_runtimes = serializers.ListField(child=serializers.CharField())
     supported_isolations = serializers.ListField(child=serializers.CharField())
     supported_source_formats = serializers.ListField(child=serializers.CharField())
-    max_concurrency = serializers.IntegerField(help_text="Workloads at the same time.")
+    max_concurrency = serializers.IntegerField(help_text="Maximum number of concurrent workloads.")
 
 
 class BackendInfoSerializer(serializers.Serializer):
-    """One backend; detected and healthy are null until it was probed."""
+    """One backend; detected and healthy are null until the first probe."""
 
     name = serializers.CharField()
     capabilities = CapabilitiesSerializer()
@@ -277,18 +277,18 @@ class BackendInfoSerializer(serializers.Serializer):
 
 
 class RouteSerializer(serializers.Serializer):
-    """One row of the auto table; without source format and runtime it is the default."""
+    """One row of the route table; without source format and runtime it is the default."""
 
     rule = serializers.CharField()
     source_format = serializers.CharField(allow_null=True)
     runtime = serializers.CharField(allow_null=True)
     target = serializers.CharField()
-    eligible = serializers.BooleanField(help_text="Would the target take such a workload now?")
+    eligible = serializers.BooleanField(help_text="Whether the target can run it now.")
     reason = serializers.CharField()
 
 
 class BackendDetailSerializer(BackendInfoSerializer):
-    """One backend with the routes that lead to it."""
+    """One backend with the routes that target it."""
 
     routes = RouteSerializer(many=True)
     changed_at = serializers.DateTimeField(help_text="When its health last changed.")
@@ -301,14 +301,14 @@ class CandidateSerializer(serializers.Serializer):
 
 
 class ReasonSerializer(serializers.Serializer):
-    """Why a workload went where it went."""
+    """Why a workload was routed to its backend."""
 
     rule = serializers.CharField()
     candidates = CandidateSerializer(many=True)
 
 
 class ResolutionSerializer(serializers.Serializer):
-    """Which backend a workload would go to, and why."""
+    """The backend that would run a workload, and why."""
 
     isolation = IsolationField()
     runtime = serializers.CharField()
@@ -319,7 +319,7 @@ class ResolutionSerializer(serializers.Serializer):
 
 
 class EmptyAsNullField(serializers.CharField):
-    """Null where there is no word yet."""
+    """Text that is null while empty."""
 
     def get_attribute(self, instance: Any) -> Any:
         return super().get_attribute(instance) or None
@@ -328,17 +328,17 @@ class EmptyAsNullField(serializers.CharField):
 class ReasonField(serializers.ChoiceField):
     """One of `ExitReason`; null before the end."""
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(choices=[str(one) for one in ExitReason], allow_null=True, **given)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(choices=[str(one) for one in ExitReason], allow_null=True, **options)
 
     def get_attribute(self, instance: Any) -> Any:
         return super().get_attribute(instance) or None
 
 
 class WorkloadSerializer(serializers.Serializer):
-    """A workload. The host found all of this except output, stdout, stderr and error.
+    """A workload. All fields come from the host, except output, stdout, stderr and error.
 
-    Before it has ended there is none of that yet, nor of the figures.
+    Results and measurements are empty or null until it has ended.
     """
 
     id = serializers.CharField()
@@ -347,14 +347,14 @@ class WorkloadSerializer(serializers.Serializer):
     isolation = IsolationField()
     isolation_used = serializers.CharField()
     resolution = ReasonSerializer(source="*")
-    node = EmptyAsNullField(allow_null=True, help_text="The host it runs on.")
+    node = EmptyAsNullField(allow_null=True, help_text="The name of the host that runs it.")
     output = serializers.JSONField(allow_null=True)
     stdout = serializers.CharField()
     stderr = serializers.CharField()
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
     stdout_encoding = serializers.ChoiceField(
-        choices=ENCODINGS, help_text="utf-8-lossy where some of it was no UTF-8."
+        choices=ENCODINGS, help_text="utf-8-lossy when some bytes were not valid UTF-8."
     )
     stderr_encoding = serializers.ChoiceField(choices=ENCODINGS)
     exit_code = serializers.IntegerField(allow_null=True)
@@ -364,7 +364,7 @@ class WorkloadSerializer(serializers.Serializer):
     duration_ms = serializers.IntegerField(allow_null=True)
     compile_ms = serializers.IntegerField(
         allow_null=True,
-        help_text="What it took to compile the program; no part of its duration and time limit.",
+        help_text="Time to compile the program; not part of its duration and time limit.",
     )
     cpu_time_ms = serializers.IntegerField(allow_null=True)
     memory_bytes = serializers.IntegerField(allow_null=True)
@@ -374,11 +374,14 @@ class WorkloadSerializer(serializers.Serializer):
 
 
 class WorkloadSummarySerializer(serializers.Serializer):
-    """A workload without what can be large."""
+    """A workload without the fields that can be large."""
 
     id = serializers.CharField()
     owner = EmptyAsNullField(
-        source="owner.username", default=None, allow_null=True, help_text="Who submitted it."
+        source="owner.username",
+        default=None,
+        allow_null=True,
+        help_text="The user who submitted it.",
     )
     status = serializers.ChoiceField(choices=[str(one) for one in Status])
     runtime = serializers.CharField()
@@ -396,7 +399,7 @@ class WorkloadSummarySerializer(serializers.Serializer):
 
 
 class WorkloadRowSerializer(WorkloadSummarySerializer):
-    """A workload in a list, and where all of it is."""
+    """A workload in a list, with its URL."""
 
     url = serializers.HyperlinkedIdentityField(
         view_name="workload", lookup_field="pk", lookup_url_kwarg="workload_id"
@@ -404,7 +407,7 @@ class WorkloadRowSerializer(WorkloadSummarySerializer):
 
 
 class WorkloadPageSerializer(serializers.Serializer):
-    """Some workloads, newest first, and where the others are."""
+    """A page of workloads, newest first, with the URLs of the adjacent pages."""
 
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
@@ -412,7 +415,7 @@ class WorkloadPageSerializer(serializers.Serializer):
 
 
 class QuerySerializer(serializers.Serializer):
-    """The parameters of a query: each at most once, and none unknown; `format` is DRF's own."""
+    """Query parameters: rejects unknown and repeated ones; `format` is DRF's own."""
 
     def to_internal_value(self, data: Any) -> Any:
         for key in data:
@@ -425,40 +428,44 @@ class QuerySerializer(serializers.Serializer):
 
 
 class WorkloadQuerySerializer(QuerySerializer):
-    """Which workloads are wanted."""
+    """Filters for a list of workloads."""
 
     status = serializers.ChoiceField(choices=[str(one) for one in Status], required=False)
     runtime = serializers.CharField(required=False, max_length=63)
     isolation = serializers.CharField(
-        required=False, max_length=63, help_text="The backend that it goes to."
+        required=False, max_length=63, help_text="The name of the backend that runs it."
     )
-    created_after = serializers.DateTimeField(required=False, help_text="Then, or later.")
-    created_before = serializers.DateTimeField(required=False, help_text="Before then.")
+    created_after = serializers.DateTimeField(required=False, help_text="At this time or later.")
+    created_before = serializers.DateTimeField(required=False, help_text="Before this time.")
     page_size = serializers.IntegerField(required=False, min_value=1, max_value=100)
     cursor = serializers.CharField(required=False, max_length=500)
 
 
 class LogQuerySerializer(QuerySerializer):
-    """Which lines are wanted."""
+    """The range of lines to return."""
 
     after = serializers.IntegerField(
-        required=False, default=0, min_value=0, max_value=2**31 - 1, help_text="The last one known."
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=2**31 - 1,
+        help_text="The last line received.",
     )
     limit = serializers.IntegerField(required=False, default=1000, min_value=1, max_value=10_000)
 
 
 class LineSerializer(serializers.Serializer):
-    number = serializers.IntegerField(help_text="From 1, over both streams.")
-    stream = serializers.CharField(help_text="stdout, stderr, or host for Vulcan's own words.")
+    number = serializers.IntegerField(help_text="Counts from 1 over both streams.")
+    stream = serializers.CharField(help_text="stdout, stderr, or host for Vulcan's messages.")
     line = serializers.CharField(source="text")
 
 
 class LogSerializer(serializers.Serializer):
-    """Lines of a log; `next` is where to go on, null when there is no more now."""
+    """Lines of a log; `next` is the `after` of the next page, null when there are no more now."""
 
     lines = LineSerializer(many=True)
     next = serializers.IntegerField(allow_null=True)
-    complete = serializers.BooleanField(help_text="Has the workload ended?")
+    complete = serializers.BooleanField(help_text="Whether the workload has ended.")
 
 
 class NodeBackendSerializer(serializers.Serializer):
@@ -468,11 +475,11 @@ class NodeBackendSerializer(serializers.Serializer):
     health_description = serializers.CharField()
     attributes = serializers.DictField(child=serializers.CharField())
     max_concurrency = serializers.IntegerField()
-    running = serializers.IntegerField(help_text="Workloads that run on it now.")
+    running = serializers.IntegerField(help_text="Workloads running on it now.")
 
 
 class NodeSerializer(serializers.Serializer):
-    """A host that runs workloads, by its own account."""
+    """A host that runs workloads, as it reports itself."""
 
     id = serializers.CharField()
     name = serializers.CharField()
@@ -480,7 +487,7 @@ class NodeSerializer(serializers.Serializer):
     running = serializers.IntegerField()
     load = serializers.FloatField(help_text="The host's load average over one minute.")
     started_at = serializers.DateTimeField()
-    seen_at = serializers.DateTimeField(help_text="By the node's clock.")
+    seen_at = serializers.DateTimeField(help_text="Last heartbeat, by the node's clock.")
 
 
 class ErrorSerializer(serializers.Serializer):
@@ -490,23 +497,23 @@ class ErrorSerializer(serializers.Serializer):
 
 
 class EnvelopeSerializer(serializers.Serializer):
-    """Every error, on every path."""
+    """The format of every error, on every path."""
 
     type = serializers.ChoiceField(choices=["validation_error", "client_error", "server_error"])
-    errors = ErrorSerializer(many=True)  # type: ignore[assignment]  # the envelope's word
+    errors = ErrorSerializer(many=True)  # type: ignore[assignment]  # the envelope's key
 
 
 class UnresolvedSerializer(EnvelopeSerializer):
-    """The error that running such a workload would give, and every candidate with its reason.
+    """The error that running such a workload would return, and every candidate with its reason.
 
-    A query that could not be read has no candidates.
+    There are no candidates when the query is malformed.
     """
 
     candidates = CandidateSerializer(many=True, required=False)
 
 
 class TokenSerializer(serializers.Serializer):
-    """A token as it can be shown at any time: `key` is how it begins."""
+    """A token without its value; `key` is the beginning of the value."""
 
     key = serializers.CharField(source="token_key", read_only=True)
     created_at = serializers.DateTimeField(source="created", read_only=True)
@@ -514,6 +521,6 @@ class TokenSerializer(serializers.Serializer):
 
 
 class NewTokenSerializer(TokenSerializer):
-    """What is shown once."""
+    """A new token with its value, which is shown once."""
 
     token = serializers.CharField(read_only=True)

@@ -1,7 +1,7 @@
-"""The calls of the API, and the page that leads to them.
+"""The views of the API and its root.
 
-Every view takes its registry as an argument of `as_view`, so a test or another project can hand in
-its own.
+Every view takes its registry as an argument of `as_view`, so that a test or another project can
+pass its own.
 """
 
 import re
@@ -82,7 +82,7 @@ from .serializers import (
 from .throttles import AddressThrottle, UserThrottle
 
 Link = dict[str, str]
-LARGE_BODY_BYTES = 32 * 1024  # of smaller ones the server's worker has all before they come here
+LARGE_BODY_BYTES = 32 * 1024  # the server reads smaller bodies completely before the view runs
 FILTERS = {
     "status": "status",
     "runtime": "runtime",
@@ -94,7 +94,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
     OpenApiParameter.HEADER,
-    description="Makes it the same workload when the same request comes again.",
+    description="A repeated request with the same key returns the same workload.",
 )
 TYPESCRIPT = OpenApiExample(
     "TypeScript",
@@ -108,17 +108,17 @@ TYPESCRIPT = OpenApiExample(
 
 
 class SizeLimitedView(APIView):
-    """Refuses what is cheap to refuse first, and before anything reads the body.
+    """Rejects requests by size and content type before anything reads the body.
 
-    Size and content type come before authentication and throttles, which DRF's `initial` has. A
-    charset has been refused by a middleware before.
+    These cheap checks come before authentication and throttling in DRF's `initial`. A middleware
+    has already rejected a charset.
     """
 
     reads_body: ClassVar[bool] = False
-    """Does a POST bring a body in one of the types of `parser_classes`?"""
+    """Whether a POST has a body in one of the types of `parser_classes`."""
 
     reserved: tuple[object, int] = (None, 0)
-    """The user and the bytes of `body_memory`, given back when the answer has been sent."""
+    """The user and the reserved bytes of `body_memory`, released after the response is sent."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
@@ -140,7 +140,7 @@ class SizeLimitedView(APIView):
             self.reserved = (request.user.pk, count)
 
     def _release(self) -> None:
-        """Free the body: the request refers to itself and would stay until garbage is collected."""
+        """Free the body: the request is a reference cycle and would wait for garbage collection."""
         body_memory.release(*self.reserved)
         request = self.__dict__.get("request")
         if isinstance(request, Request):
@@ -149,23 +149,24 @@ class SizeLimitedView(APIView):
 
     def perform_authentication(self, request: Request) -> None:
         super().perform_authentication(request)
-        bind_contextvars(user_id=request.user.pk)  # on all that is logged from here on
+        bind_contextvars(user_id=request.user.pk)  # for all later log lines
 
 
 class RegistryView(SizeLimitedView):
-    """Answers from a registry, and leaves work to an executor.
+    """Base of the views that use a registry and an executor.
 
-    The process's own registry is kept fresh by its executor, which the first request starts; one
-    that was handed in is its owner's business.
+    The first request starts the process's executor, which keeps the health in the process's
+    registry current. The owner of a passed registry and executor must start them.
     """
 
     registry: Registry = registry
     executor_override: Executor | None = None
     registry_operation: ClassVar[str] = ""
-    """What a GET asks the registry for, if it does."""
+    """The operation by which a GET reads the registry, for metrics; empty when it does not."""
 
     @property
     def executor(self) -> Executor:
+        """The passed executor, or the process's own."""
         return self.executor_override or get_executor()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -176,17 +177,17 @@ class RegistryView(SizeLimitedView):
         return self.dispatch_view(request, *args, **kwargs)
 
     def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """DRF's dispatch; the registry's health is known by now."""
+        """Call DRF's dispatch; the executor has been started before."""
         return super().dispatch(request, *args, **kwargs)
 
     def link(self, text: str, view_name: str, query: str = "", **kwargs: str) -> Link:
-        """Where a person would go next, for the browsable API."""
+        """Return a link to a related view, for the browsable API."""
         url = reverse(view_name, kwargs=kwargs, request=self.request)
         return {"text": text, "url": url + query}
 
 
 class RootView(RegistryView):
-    """Run code you do not trust behind the isolation that suits it."""
+    """Run untrusted code in the isolation that suits it."""
 
     name = "Vulcan"
     permission_classes = [AllowAny]
@@ -207,14 +208,14 @@ class RootView(RegistryView):
 
 
 class BackendListView(RegistryView):
-    """Every registered backend: what it can do and whether it works on this host right now."""
+    """Every registered backend with its capabilities and its current health."""
 
     name = "Backends"
     registry_operation = "list"
     permission_classes = [AllowAny]
 
     def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """What needs no negotiation and no user is "not modified" before DRF has begun."""
+        """Return 304 before DRF's dispatch when neither negotiation nor a user is needed."""
         if "HTTP_IF_NONE_MATCH" not in request.META or not _is_plain(request):
             return super().dispatch_view(request, *args, **kwargs)
         not_modified = _not_modified(request, backend_list(self.registry.snapshot).etag)
@@ -228,23 +229,23 @@ class BackendListView(RegistryView):
         responses={200: BackendInfoSerializer(many=True), 304: None, **errors(401, 406)},
     )
     def get(self, request: Request) -> HttpResponse:
-        ready = backend_list(self.registry.snapshot)
-        if request.accepted_media_type != "application/json":  # a page, or indented
-            return Response(ready.data)
-        return _not_modified(request._request, ready.etag) or HttpResponse(
-            ready.body, content_type="application/json", headers={"ETag": ready.etag}
+        rendered = backend_list(self.registry.snapshot)
+        if request.accepted_media_type != "application/json":  # HTML, or indented JSON
+            return Response(rendered.data)
+        return _not_modified(request._request, rendered.etag) or HttpResponse(
+            rendered.body, content_type="application/json", headers={"ETag": rendered.etag}
         )
 
     def links(self) -> list[Link]:
         return [
             *(self.link(name, "backend", name=name) for name in self.registry),
-            self.link("which backend a workload goes to", "routes"),
+            self.link("routes", "routes"),
             self.link("run a workload", "workloads"),
         ]
 
 
 class BackendDetailView(RegistryView):
-    """One backend, and the routes that lead to it."""
+    """One backend, and the routes that target it."""
 
     registry_operation = "get"
     permission_classes = [AllowAny]
@@ -259,19 +260,19 @@ class BackendDetailView(RegistryView):
         if info is None:
             missing = BackendNotRegistered(name, tuple(snapshot.entries))
             raise NotFound(str(missing), code="backend_not_registered")
-        leading = [route for route in snapshot.routes if route.target == name]
+        routes = [route for route in snapshot.routes if route.target == name]
         return Response(
             BackendDetailSerializer(
                 {
                     **{part.name: getattr(info, part.name) for part in fields(info)},
-                    "routes": [route_row(route, snapshot) for route in leading],
+                    "routes": [route_row(route, snapshot) for route in routes],
                     "changed_at": snapshot.entries[name].changed_at,
                 }
             ).data
         )
 
     def get_view_name(self) -> str:
-        """The backend's name; the breadcrumbs ask a view that serves no request."""
+        """Return the backend's name; the breadcrumbs call this on a view without a request."""
         return str(getattr(self, "kwargs", {}).get("name", "Backend"))[:63]
 
     def links(self) -> list[Link]:
@@ -279,7 +280,7 @@ class BackendDetailView(RegistryView):
 
 
 class RouteListView(RegistryView):
-    """What `auto` means, row by row, and whether each target would take such a workload now."""
+    """The routes of `auto`, and whether each target is available now."""
 
     name = "Routes"
     registry_operation = "routes"
@@ -296,13 +297,13 @@ class RouteListView(RegistryView):
 
     def links(self) -> list[Link]:
         return [
-            self.link(f"where {runtime} goes, and why", "resolve", f"?runtime={runtime}")
+            self.link(f"resolve {runtime}", "resolve", f"?runtime={runtime}")
             for runtime in RUNTIMES
         ]
 
 
 class ResolveView(RegistryView):
-    """Which backend a workload would go to, and why, without running it."""
+    """The backend that would run a workload, and why, without running it."""
 
     name = "Resolve"
     registry_operation = "explain"
@@ -315,12 +316,12 @@ class ResolveView(RegistryView):
             OpenApiParameter(
                 "isolation",
                 {"type": "string", "minLength": 1, "default": AUTO},
-                description="auto, a backend name, or names between commas in order of preference.",
+                description="auto, a backend name, or comma-separated names, most preferred first.",
             ),
             OpenApiParameter(
                 "runtime",
                 {"type": "string", "minLength": 1, "maxLength": 63},
-                description="node, wasm, python, go or oci; needed unless the format is image.",
+                description="node, wasm, python, go or oci; optional if source_format is image.",
             ),
             OpenApiParameter(
                 "source_format",
@@ -348,7 +349,7 @@ class ResolveView(RegistryView):
         return response
 
     def _query(self, request: Request) -> dict[str, str]:
-        """The parameters, each at most once and none unknown; `format` is DRF's own."""
+        """Return the parameters, known and each at most once; `format` is DRF's own."""
         query = request.query_params
         for key in query:
             if key not in (*self.PARAMETERS, "format"):
@@ -357,12 +358,12 @@ class ResolveView(RegistryView):
                     f"Unknown parameter. Known: {comma_join(self.PARAMETERS)}.",
                 )
             if len(query.getlist(key)) > 1:
-                raise InvalidRequest(key, "Given more than once; put names between commas.")
+                raise InvalidRequest(key, "Given more than once; separate names by commas.")
         return query.dict()
 
     def links(self) -> list[Link]:
         return [
-            self.link("the whole table", "routes"),
+            self.link("all routes", "routes"),
             *(self.link(runtime, "resolve", f"?runtime={runtime}") for runtime in RUNTIMES),
             self.link("image", "resolve", "?source_format=image"),
             self.link("archive", "resolve", "?runtime=python&source_format=archive"),
@@ -370,34 +371,37 @@ class ResolveView(RegistryView):
 
 
 class OwnerScopedView(RegistryView):
-    """People see their own workloads, staff see all; another's is as good as none."""
+    """Limits users to their own workloads, except staff; others' workloads are 404."""
 
     permission_classes = [IsAuthenticated]
 
-    def visible(self) -> WorkloadQuerySet:
+    def visible_workloads(self) -> WorkloadQuerySet:
+        """Return the workloads that the user may see."""
         return Workload.objects.all().visible_to(self.request.user)
 
-    def workload(self, workload_id: str) -> Workload:
-        found = (
-            self.visible().filter(pk=workload_id).first() if is_workload_id(workload_id) else None
-        )
-        if found is None:
+    def get_workload(self, workload_id: str) -> Workload:
+        """Return one workload that the user may see, or raise `NotFound`."""
+        workload = None
+        if is_workload_id(workload_id):
+            workload = self.visible_workloads().filter(pk=workload_id).first()
+        if workload is None:
             raise NotFound()
-        return found
+        return workload
 
 
 class SubmitView(OwnerScopedView, GenericAPIView):
-    """Takes a workload as JSON or by its form."""
+    """Accepts a workload as JSON or as a form."""
 
     serializer_class = WorkloadRequestSerializer
     throttle_classes = [UserThrottle, AddressThrottle]
     reads_body = True
-    SERIALIZER = WorkloadSerializer()  # one for all: what it makes its fields from is made once
+    SERIALIZER = WorkloadSerializer()  # shared: building its fields is slow
 
     def parse_submission(self, request: Request) -> Submission:
+        """Read and validate the body; raise `ValidationError` or `InvalidRequest`."""
         size = int(request.META.get("CONTENT_LENGTH") or 0)
         with thread_shares.hold(request.user.pk) if size > LARGE_BODY_BYTES else nullcontext():
-            data = request.data  # a client may take its time to send it
+            data = request.data  # a client may send it slowly
         serializer = self.get_serializer(data=data)
         try:
             serializer.is_valid(raise_exception=True)
@@ -408,22 +412,23 @@ class SubmitView(OwnerScopedView, GenericAPIView):
                 rerun_if_lost=serializer.validated_data["rerun_if_lost"],
             )
         finally:
-            serializer.__dict__.clear()  # its fields refer to it, and it to the body
+            serializer.__dict__.clear()  # a reference cycle that holds the body
 
     def workload_response(self, workload: Workload, status: int) -> Response:
-        where = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)
+        """Return the workload with its URL as Location, and Retry-After when it has not ended."""
+        url = reverse("workload", kwargs={"workload_id": workload.pk}, request=self.request)
         data = self.SERIALIZER.to_representation(workload)
-        headers = {"Location": where}
+        headers = {"Location": url}
         if status == HTTP_202_ACCEPTED:
             headers["Retry-After"] = str(RETRY_CAPACITY_S)
         return Response(data, status=status, headers=headers)
 
 
 class WorkloadsView(SubmitView):
-    """Your workloads, newest first; post one to run it and wait for its end.
+    """Your workloads, newest first. POST one to run it and wait for its end.
 
-    Post JSON, or fill in the form. A program that fails is an answer like any other: look at
-    status and exit_reason.
+    POST JSON, or fill in the form. A program that fails is not an error of the API: see status and
+    exit_reason.
     """
 
     name = "Workloads"
@@ -436,14 +441,14 @@ class WorkloadsView(SubmitView):
     def get(self, request: Request) -> Response:
         query = WorkloadQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
-        wanted = query.validated_data
-        found = self.visible().summaries().select_related("owner")
+        filters = query.validated_data
+        workloads = self.visible_workloads().summaries().select_related("owner")
         for name, lookup in FILTERS.items():
-            if name in wanted:
-                found = found.filter(**{lookup: wanted[name]})
-        pages = WorkloadPagination()
-        rows = pages.paginate_queryset(found, request, view=self)
-        return pages.get_paginated_response(
+            if name in filters:
+                workloads = workloads.filter(**{lookup: filters[name]})
+        pagination = WorkloadPagination()
+        rows = pagination.paginate_queryset(workloads, request, view=self)
+        return pagination.get_paginated_response(
             WorkloadRowSerializer(rows, many=True, context=self.get_serializer_context()).data
         )
 
@@ -453,7 +458,7 @@ class WorkloadsView(SubmitView):
         parameters=[IDEMPOTENCY_KEY],
         responses={
             201: WorkloadSerializer,
-            202: OpenApiResponse(WorkloadSerializer, "It still waits or runs: look again."),
+            202: OpenApiResponse(WorkloadSerializer, "It is still pending or running; poll it."),
             **errors(400, 401, 403, 406, 409, 411, 413, 415, 429, 503),
         },
         examples=[TYPESCRIPT],
@@ -469,15 +474,15 @@ class WorkloadsView(SubmitView):
 
     def links(self) -> list[Link]:
         return [
-            self.link("submit one and come back later", "workloads-async"),
-            *(self.link(f"those that are {one}", "workloads", f"?status={one}") for one in Status),
+            self.link("submit without waiting", "workloads-async"),
+            *(self.link(str(status), "workloads", f"?status={status}") for status in Status),
             self.link("backends", "backends"),
-            self.link("which backend a workload goes to", "routes"),
+            self.link("routes", "routes"),
         ]
 
 
 class AsyncWorkloadsView(SubmitView):
-    """Submit a workload and come back later: the answer says where."""
+    """Submit a workload without waiting for its end; Location is where to poll it."""
 
     name = "Submit"
 
@@ -501,7 +506,7 @@ class AsyncWorkloadsView(SubmitView):
 
 
 class WorkloadView(OwnerScopedView):
-    """One workload: where it is in its life, and what came of it."""
+    """One workload: its status, and its result when it has ended."""
 
     SERIALIZER = WorkloadSerializer()
 
@@ -510,18 +515,18 @@ class WorkloadView(OwnerScopedView):
         responses={200: WorkloadSerializer, **errors(401, 403, 404, 406)},
     )
     def get(self, request: Request, workload_id: str) -> Response:
-        return Response(self.SERIALIZER.to_representation(self.workload(workload_id)))
+        return Response(self.SERIALIZER.to_representation(self.get_workload(workload_id)))
 
     @extend_schema(
         operation_id="workloads_kill",
         responses={
-            200: OpenApiResponse(WorkloadSerializer, "It has been killed."),
-            202: OpenApiResponse(WorkloadSerializer, "Its end is asked for and will come."),
+            200: OpenApiResponse(WorkloadSerializer, "It was killed."),
+            202: OpenApiResponse(WorkloadSerializer, "Its kill was requested."),
             **errors(401, 403, 404, 406, 409),
         },
     )
     def delete(self, request: Request, workload_id: str) -> Response:
-        workload = self.workload(workload_id)
+        workload = self.get_workload(workload_id)
         try:
             with thread_shares.hold(request.user.pk):
                 lifecycle.kill(workload)
@@ -536,14 +541,14 @@ class WorkloadView(OwnerScopedView):
     def links(self) -> list[Link]:
         workload_id = self.kwargs["workload_id"]
         return [
-            self.link("its log, as it comes", "workload-logs", workload_id=workload_id),
+            self.link("follow its log", "workload-logs", workload_id=workload_id),
             self.link("its log so far", "workload-history", workload_id=workload_id),
             self.link("your workloads", "workloads"),
         ]
 
 
 class LogHistoryView(OwnerScopedView):
-    """What a workload has printed so far, line by line."""
+    """The lines that a workload has printed so far."""
 
     name = "Log"
 
@@ -556,7 +561,7 @@ class LogHistoryView(OwnerScopedView):
         query = LogQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
         after, limit = query.validated_data["after"], query.validated_data["limit"]
-        workload = self.workload(workload_id)
+        workload = self.get_workload(workload_id)
         blocks = logs.blocks_after(workload.pk, after)
         lines = list(islice(logs.lines_after(blocks, after), limit + 1))
         more = len(lines) > limit
@@ -569,10 +574,10 @@ class LogHistoryView(OwnerScopedView):
 
 
 class LogsView(OwnerScopedView):
-    """The log of a workload as Server-Sent Events: while it runs as it comes, after that as stored.
+    """The log of a workload as Server-Sent Events, live while it runs.
 
-    A `log` event for each line, whose id is its number: `Last-Event-ID` goes on after it. A `done`
-    event says that there will be no more; a stream that ends without one is to be taken up again.
+    Each line is a `log` event whose id is the line number, so `Last-Event-ID` resumes after it. A
+    `done` event marks the end of the log; when a stream ends without it, reconnect.
     """
 
     renderer_classes = [EventStreamRenderer, JSONRenderer]
@@ -584,7 +589,7 @@ class LogsView(OwnerScopedView):
                 "Last-Event-ID",
                 {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
                 OpenApiParameter.HEADER,
-                description="The number of the last line that is known.",
+                description="The number of the last line received.",
             )
         ],
         responses={
@@ -595,8 +600,8 @@ class LogsView(OwnerScopedView):
     def get(self, request: Request, workload_id: str) -> HttpResponseBase:
         after = request.headers.get("Last-Event-ID", "0")
         if not re.fullmatch(r"[0-9]{1,9}", after):
-            raise InvalidRequest("Last-Event-ID", "Must be the number of a line.")
-        workload = self.workload(workload_id)
+            raise InvalidRequest("Last-Event-ID", "Must be a line number.")
+        workload = self.get_workload(workload_id)
         return EventStream(workload.pk, int(after), request.user.pk)
 
     def finalize_response(
@@ -609,13 +614,13 @@ class LogsView(OwnerScopedView):
 
 
 class EventStream(StreamingHttpResponse):
-    """Follows a log until its end, or until the reader has gone; raises `TooManyWaiting`."""
+    """Streams a log until its end or until the client disconnects; raises `TooManyWaiting`."""
 
     def __init__(self, workload_id: str, after: int, user_id: int | None) -> None:
-        with ExitStack() as held:
-            held.enter_context(thread_shares.hold(user_id))
-            follower = held.enter_context(log_hub.subscribe(workload_id))
-            self._held = held.pop_all()
+        with ExitStack() as stack:
+            stack.enter_context(thread_shares.hold(user_id))
+            follower = stack.enter_context(log_hub.subscribe(workload_id))
+            self._resources = stack.pop_all()
         release_connection()
         super().__init__(
             sse_events(follower, after),
@@ -624,12 +629,12 @@ class EventStream(StreamingHttpResponse):
         )
 
     def close(self) -> None:
-        self._held.close()
+        self._resources.close()
         super().close()
 
 
 class NodesView(RegistryView):
-    """The hosts that run workloads: what each serves, how that is, and what runs there now."""
+    """The hosts that run workloads, with their backends, health and running workloads."""
 
     name = "Nodes"
     permission_classes = [IsAuthenticated]
@@ -642,11 +647,11 @@ class NodesView(RegistryView):
         return Response(NodeSerializer(self.executor.live_nodes(), many=True).data)
 
     def links(self) -> list[Link]:
-        return [self.link("backends, over all nodes", "backends")]
+        return [self.link("backends", "backends")]
 
 
 class _JSONErrors(APIView):
-    """Errors in the envelope, whatever the view renders when all is well."""
+    """Renders errors in the JSON envelope, whatever the view renders otherwise."""
 
     def finalize_response(
         self, request: Request, response: Any, *args: Any, **kwargs: Any
@@ -665,14 +670,14 @@ class SchemaView(_JSONErrors, SpectacularAPIView):
 
 
 class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):
-    """The document as Swagger UI, from local files."""
+    """The OpenAPI document in Swagger UI, from local files."""
 
 
 class RedocView(_JSONErrors, SpectacularRedocView):
-    """The document as Redoc, from local files.
+    """The OpenAPI document in Redoc, from local files.
 
-    Redoc writes styles into its page and searches in a worker that it makes: this page alone is
-    allowed that. No script is, but for files of ours.
+    Redoc adds inline styles to its page and searches in a worker from a blob. Only this page allows
+    both. Scripts are limited to our own files, here too.
     """
 
     content_policy = {
@@ -683,7 +688,7 @@ class RedocView(_JSONErrors, SpectacularRedocView):
 
 
 class UnknownPathView(SizeLimitedView):
-    """The envelope for every path under the API that is none of its own."""
+    """Returns 404 in the envelope for every unknown path under the API."""
 
     permission_classes = [AllowAny]
 
@@ -697,13 +702,13 @@ def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
         raise InvalidRequest(
-            "Idempotency-Key", "Takes 1 to 255 visible ASCII characters, without spaces."
+            "Idempotency-Key", "Must be 1 to 255 visible ASCII characters without spaces."
         )
     return key
 
 
 def _is_plain(request: HttpRequest) -> bool:
-    """Would it be answered in JSON without regard to who asks? Said without negotiating."""
+    """Return whether the response is JSON and the same for all users, without negotiation."""
     meta = request.META
     return (
         request.method in ("GET", "HEAD")
@@ -714,7 +719,7 @@ def _is_plain(request: HttpRequest) -> bool:
 
 
 def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
-    """304 when the client has these bytes already; no other precondition is looked at."""
+    """Return 304 when the client has this ETag, else None; ignore all other preconditions."""
     response = get_conditional_response(request, etag=etag)
     if response is None or response.status_code != 304:
         return None
@@ -723,7 +728,7 @@ def _not_modified(request: HttpRequest, etag: str) -> HttpResponse | None:
 
 
 def route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
-    """A row of the auto table, and whether its target would take such a workload now."""
+    """Return a row of the route table, and whether its target is eligible now, with the reason."""
     entry = snapshot.entries.get(route.target)
     ineligibility = check_eligibility(entry, route.runtime, route.source_format)
     return {

@@ -52,9 +52,9 @@ METRICS_ACCESS = ("open", "token", "off")
 
 @dataclass(frozen=True, slots=True)
 class MetricsAccess:
-    """Who may read the metrics: everybody, clients with the token, or nobody.
+    """The access to the metrics: open, only with the token, or off.
 
-    With the access `token` and an empty token, the safe default, nobody may.
+    With `token` and an empty token, the safe default, nobody can read them.
     """
 
     access: str = "token"

@@ -24,7 +24,7 @@ def test_the_check_is_registered():
         assert [message.id for message in run_checks(tags=["isolation"])] == ["backends_app.W001"]
 
 
-def test_routes_that_lead_nowhere_are_named_once_for_each_target(filled: Registry):
+def test_routes_to_unregistered_backends_are_one_warning_per_target(filled: Registry):
     filled.unregister("microvm")
     [message] = check_isolation(None, registry=filled)
     assert message.id == "backends_app.W001"
@@ -37,14 +37,14 @@ def test_an_empty_registry_is_one_warning(registry: Registry):
     assert ids(registry) == ["backends_app.W002"]
 
 
-def test_a_required_backend_that_nobody_registered_is_named(filled: Registry, settings):
+def test_an_unregistered_required_backend_is_a_warning(filled: Registry, settings):
     settings.ISOLATION_REQUIRED_BACKENDS = ["isolate", "elsewhere"]
     [message] = check_isolation(None, registry=filled)
     assert message.id == "backends_app.W003"
     assert "'elsewhere'" in message.msg
 
 
-def test_a_backend_adds_its_own(filled: Registry):
+def test_the_checks_of_a_backend_are_included(filled: Registry):
     class Suspicious(FakeBackend):
         def check(self) -> list[CheckMessage]:
             return [CheckMessage(30, "hm", id="backends_app.suspicious.W001")]
@@ -53,7 +53,7 @@ def test_a_backend_adds_its_own(filled: Registry):
     assert ids(filled) == ["backends_app.suspicious.W001"]
 
 
-def test_an_engine_over_plain_tcp_is_warned_of_without_its_password():
+def test_an_engine_over_plain_tcp_is_a_warning_without_its_password():
     gvisor = "backends_app.backends.gvisor.GVisorBackend"
     options = {"engine": "tcp://someone:secret@127.0.0.1:2375"}
     with override_settings(ISOLATION_BACKENDS={"gvisor": {"BACKEND": gvisor, "OPTIONS": options}}):

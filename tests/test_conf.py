@@ -24,7 +24,7 @@ def test_ready_a_second_time_changes_nothing():
     assert registry.snapshot is before
 
 
-def test_override_settings_resets_the_registry_and_closes_what_leaves():
+def test_override_settings_replaces_the_backends_and_closes_the_old_ones():
     with override_settings(ISOLATION_BACKENDS={"mine": {"BACKEND": FAKE}}):
         assert [*registry] == ["mine"]
         mine = registry.get("mine").backend
@@ -34,7 +34,7 @@ def test_override_settings_resets_the_registry_and_closes_what_leaves():
     assert [*registry] == ["gvisor", "isolate", "microvm"]
 
 
-def test_what_another_app_registered_stays():
+def test_backends_of_other_apps_survive_a_settings_change():
     theirs = FakeBackend()
     registry.register("theirs", theirs)
     try:
@@ -52,7 +52,7 @@ def test_options_reach_the_constructor():
         assert registry.get("mine").capabilities.max_concurrency == 7
 
 
-def test_without_settings_the_defaults_serve():
+def test_missing_settings_use_the_default_backends():
     with override_settings():
         from django.conf import settings
 
@@ -60,7 +60,7 @@ def test_without_settings_the_defaults_serve():
         assert {*conf.load_backends()} == {"isolate", "gvisor", "microvm"}
 
 
-def test_routes_are_read_and_the_rest_keeps_its_default():
+def test_missing_route_keys_keep_their_defaults():
     with override_settings(ISOLATION_ROUTES={"runtimes": {"node": "microvm"}}):
         routes = registry.snapshot.routes
         assert routes.route("node", "code").target == "microvm"
@@ -69,7 +69,7 @@ def test_routes_are_read_and_the_rest_keeps_its_default():
     assert registry.snapshot.routes.route("node", "code").target == "isolate"
 
 
-def test_limits_are_read_and_the_rest_keeps_its_default():
+def test_missing_limit_keys_keep_their_defaults():
     with override_settings(ISOLATION_LIMITS={"timeout_s": {"max": 60}, "code_bytes": 10}):
         assert conf.limits().timeout_s == ResourceRange(default=10.0, min=0.1, max=60)
         assert conf.limits().code_bytes == 10
@@ -151,7 +151,7 @@ MICROVM = "backends_app.backends.microvm.MicroVMBackend"
         ("RUNTIME_DIR", None, ["ISOLATION_RUNTIME_DIR", "None"]),
     ],
 )
-def test_a_mistake_names_the_key_and_the_value_and_changes_nothing(setting, value, named):
+def test_an_invalid_setting_names_key_and_value_and_changes_nothing(setting, value, named):
     before = registry.snapshot
     with (
         pytest.raises(ImproperlyConfigured) as raised,
@@ -163,7 +163,7 @@ def test_a_mistake_names_the_key_and_the_value_and_changes_nothing(setting, valu
     assert [*registry] == [*before.entries]
 
 
-def test_a_token_is_not_shown_by_what_is_wrong_with_it():
+def test_an_invalid_token_setting_does_not_reveal_the_token():
     with (
         pytest.raises(ImproperlyConfigured) as raised,
         override_settings(ISOLATION_METRICS={"token": b"hush"}),
@@ -173,7 +173,7 @@ def test_a_token_is_not_shown_by_what_is_wrong_with_it():
     assert "hush" not in repr(conf.MetricsAccess(token="hush"))
 
 
-def test_a_bug_in_a_constructor_is_not_taken_for_a_mistake_in_the_settings():
+def test_a_bug_in_a_constructor_is_not_reported_as_an_invalid_setting():
     configured = {"a": {"BACKEND": f"{__name__}.Buggy"}}
     with pytest.raises(ZeroDivisionError), override_settings(ISOLATION_BACKENDS=configured):
         pass

@@ -114,7 +114,9 @@ def test_only_changes_are_published(registry, monitor, clock):
         (lambda: Health(False, True, "a lie"), "its probe raised ValueError"),
     ],
 )
-def test_a_probe_that_raises_or_lies_makes_it_unhealthy(registry, monitor, answer, description):
+def test_a_probe_that_raises_or_returns_nonsense_is_unhealthy(
+    registry, monitor, answer, description
+):
     registry.register("one", Probing(answer))
     monitor.tick()
     info = registry.list()[0]
@@ -125,7 +127,7 @@ def test_a_backend_without_a_probe_of_its_own_is_unhealthy():
     assert run_probe(Backend()).description == "its probe raised NotImplementedError"
 
 
-def test_what_was_there_and_is_gone_is_unhealthy_not_undetected(registry, monitor, clock):
+def test_a_backend_that_disappears_is_unhealthy_not_undetected(registry, monitor, clock):
     one = Probing()
     registry.register("one", one)
     monitor.tick()
@@ -138,13 +140,13 @@ def test_what_was_there_and_is_gone_is_unhealthy_not_undetected(registry, monito
         assert info.health_description == "not installed"
 
 
-def test_what_was_never_there_is_undetected(registry, monitor):
+def test_a_backend_that_was_never_detected_is_undetected(registry, monitor):
     registry.register("one", Probing(health=Health.undetected("install it")))
     monitor.tick()
     assert registry.list()[0].detected is False
 
 
-def test_a_fault_that_a_workload_met_is_looked_at_soon(registry, monitor, clock):
+def test_a_fault_during_a_workload_is_probed_soon(registry, monitor, clock):
     one = Probing()
     registry.register("one", one)
     monitor.tick()
@@ -157,7 +159,7 @@ def test_a_fault_that_a_workload_met_is_looked_at_soon(registry, monitor, clock)
     assert registry.list()[0].healthy is True
 
 
-def test_new_backends_are_noticed_and_gone_ones_forgotten(registry, monitor):
+def test_new_backends_are_probed_and_removed_ones_are_dropped(registry, monitor):
     one, two = Probing(), Probing()
     registry.register("one", one)
     monitor.tick()
@@ -170,7 +172,7 @@ def test_new_backends_are_noticed_and_gone_ones_forgotten(registry, monitor):
     assert one.probes == 2
 
 
-def test_a_hanging_probe_is_given_up_and_keeps_one_thread_at_the_most(registry, clock):
+def test_a_hanging_probe_times_out_and_holds_one_thread(registry, clock):
     hanging: list[Callable[[], None]] = []
     monitor = HealthMonitor(registry, spawn=lambda work, name: hanging.append(work), clock=clock)
     one = Probing()
@@ -196,7 +198,7 @@ def test_a_hanging_probe_is_given_up_and_keeps_one_thread_at_the_most(registry, 
     assert registry.list()[0].healthy is True
 
 
-def test_nobody_waits_for_a_hanging_probe_but_the_first_and_that_one_briefly(registry):
+def test_only_the_first_caller_waits_for_a_hanging_probe_and_only_briefly(registry):
     release = threading.Event()
     registry.register("slow", Probing(lambda: Health.ok(str(release.wait(60)))))
     registry.register("fast", Probing())
@@ -213,7 +215,7 @@ def test_nobody_waits_for_a_hanging_probe_but_the_first_and_that_one_briefly(reg
         monitor.stop()
 
 
-def test_the_first_caller_finds_the_first_round_done(registry):
+def test_the_first_caller_waits_for_the_first_round(registry):
     for number in range(20):
         registry.register(f"backend-{number}", Probing())
     monitor = HealthMonitor(registry)
@@ -235,7 +237,7 @@ def test_many_first_callers_start_one_thread(registry, busy_interpreter):
     assert started == ["vulcan-health"]
 
 
-def test_probe_all_returns_with_every_answer(registry):
+def test_probe_all_returns_after_every_probe(registry):
     for number in range(5):
         registry.register(f"backend-{number}", Probing())
     HealthMonitor(registry).probe_all()
@@ -280,7 +282,7 @@ def test_health_is_one_of_four_states():
             Health(*wrong, "x")
 
 
-def test_what_a_probe_says_is_bounded_and_can_be_encoded():
+def test_the_health_description_is_bounded_and_encodable():
     loud = Health.ok("x" * 10_000, {f"key-{n}": "\ud800" * 10_000 for n in range(1000)})
     assert len(loud.description) == 500
     assert len(loud.attributes) == 32
@@ -294,7 +296,7 @@ def test_equal_attributes_are_equal_bytes_whatever_their_order():
     assert list(one.attributes) == list(other.attributes) == ["a", "b"]
 
 
-def test_the_monitor_of_the_process_forgets_itself_in_a_forked_child():
+def test_the_monitor_is_reset_in_a_forked_child():
     """A real fork: the child's registry can be written and its monitor started."""
     from backends_app.health import monitor
     from backends_app.registry import registry
@@ -312,7 +314,7 @@ def test_the_monitor_of_the_process_forgets_itself_in_a_forked_child():
 # Out of turn
 
 
-def test_a_probe_out_of_turn_is_published_and_returned(registry, monitor, clock):
+def test_an_immediate_probe_is_published_and_returned(registry, monitor, clock):
     one = Probing(health=Health.ok("fine", {"version": "1"}))
     registry.register("one", one)
     assert monitor.probe_now("one") == registry.get("one").health == one.health
@@ -323,7 +325,7 @@ def test_a_probe_out_of_turn_is_published_and_returned(registry, monitor, clock)
         monitor.probe_now("two")
 
 
-def test_all_who_ask_for_one_that_hangs_share_one_thread_and_wait_no_longer_than_it(
+def test_callers_of_a_hanging_immediate_probe_share_one_thread_and_its_timeout(
     registry, monkeypatch
 ):
     monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.01)
@@ -340,7 +342,7 @@ def test_all_who_ask_for_one_that_hangs_share_one_thread_and_wait_no_longer_than
         hanging.set()
 
 
-def test_a_fault_found_out_of_turn_is_looked_at_again_soon(registry, monitor, clock):
+def test_a_fault_found_by_an_immediate_probe_is_probed_again_soon(registry, monitor, clock):
     one = Probing()
     registry.register("one", one)
     monitor.tick()

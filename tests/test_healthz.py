@@ -32,7 +32,7 @@ WELL = {"status": "ready", "database": "ok", "executor": "ok", "backends": {}}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/healthz/"])
-def test_a_process_that_lives_says_so_without_looking_at_anything(path: str):
+def test_liveness_is_200_without_any_check(path: str):
     answer = Client().get(path)  # without a database, or this test could not
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
     assert answer.headers["Cache-Control"] == "no-store"
@@ -41,13 +41,13 @@ def test_a_process_that_lives_says_so_without_looking_at_anything(path: str):
     assert "Vary" not in answer.headers
 
 
-def test_who_asks_each_second_fills_no_log(caplog):
+def test_repeated_probes_are_not_logged(caplog):
     assert Client().get("/metrics").status_code == 401
     assert Client().post("/healthz").status_code == 405
     assert not caplog.records
 
 
-def test_a_load_balancer_knows_neither_the_name_nor_tls_nor_a_user(settings):
+def test_probes_need_no_host_name_no_tls_and_no_user(settings):
     settings.SECURE_SSL_REDIRECT = True
     settings.ALLOWED_HOSTS = ["vulcan.example.org"]
     sent = {"Host": "10.0.0.7", "Authorization": "Token wrong", "Cookie": "sessionid=\0"}
@@ -55,7 +55,7 @@ def test_a_load_balancer_knows_neither_the_name_nor_tls_nor_a_user(settings):
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-def test_there_is_nothing_to_post(path: str):
+def test_a_post_to_a_probe_path_is_405(path: str):
     for method in ("POST", "DELETE", "EVIL"):
         answer = Client().generic(method, path, "x" * 100)
         assert answer.status_code == 405
@@ -63,7 +63,7 @@ def test_there_is_nothing_to_post(path: str):
 
 
 @pytest.mark.parametrize("path", ["/healthz/x", "/healthzz", "/v1/healthz", "/HEALTHZ"])
-def test_nothing_else_is_taken_for_it(client, path: str):
+def test_similar_paths_are_not_probe_paths(client, path: str):
     assert client.get(path).status_code == 404
 
 
@@ -87,11 +87,11 @@ def report(filled: Registry, executor: LocalExecutor) -> Callable[..., dict]:
     return look
 
 
-def test_a_server_is_ready_when_its_database_and_executor_are(report):
+def test_a_server_is_ready_when_database_and_executor_are_ready(report):
     assert report() == WELL
 
 
-def test_no_request_has_to_come_before_it_is_ready(report, executor: LocalExecutor):
+def test_readiness_starts_the_executor_without_a_request(report, executor: LocalExecutor):
     assert not executor.is_started
     assert report()["executor"] == "ok"
     assert executor.is_started
@@ -110,7 +110,7 @@ def test_required_backends_have_to_be_healthy(report, filled: Registry, fakes):
     assert report("nobody")["status"] == "not ready"
 
 
-def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, caplog):
+def test_only_changes_of_readiness_are_logged(executor, filled: Registry, fakes, caplog):
     caplog.set_level("INFO")
     readiness = Readiness(filled, lambda: executor, lambda: ["isolate"], 60.0)
     for health in (Health.ok(), Health.unhealthy("secret"), Health.ok()):
@@ -122,13 +122,13 @@ def test_the_log_tells_changes_not_questions(executor, filled: Registry, fakes, 
     assert "'isolate': 'unhealthy'" in said[1].message
 
 
-def test_a_server_that_ends_is_not_ready(report, executor: LocalExecutor):
+def test_a_server_that_is_shutting_down_is_not_ready(report, executor: LocalExecutor):
     assert report()["status"] == "ready"
     executor.drain()
     assert report() == {**WELL, "status": "not ready", "executor": "shutting down"}
 
 
-def test_a_database_without_its_tables_is_none(report, monkeypatch):
+def test_a_database_without_its_tables_is_not_ready(report, monkeypatch):
     monkeypatch.setattr(Workload._meta, "db_table", "there_is_no_such_table")
     assert report() == {
         **WELL,
@@ -137,7 +137,7 @@ def test_a_database_without_its_tables_is_none(report, monkeypatch):
     }
 
 
-def test_an_executor_that_hangs_is_not_waited_for(filled: Registry, transactional_db):
+def test_a_hanging_executor_is_a_timeout(filled: Registry, transactional_db):
     free = threading.Event()
 
     class Hanging(LocalExecutor):
@@ -218,7 +218,7 @@ def below(parents: set[int]) -> set[int]:
     return found | below(found) if found else found
 
 
-def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path: Path):
+def test_a_hanging_database_makes_the_server_unready_but_not_slow(tmp_path: Path):
     """While it is stopped it answers nobody, so what is answered has not waited for it."""
     before = children(os.getpid())
     with postgresql() as url:
@@ -243,7 +243,7 @@ def test_a_database_that_hangs_makes_a_server_unready_and_nothing_slow(tmp_path:
             )
 
 
-def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
+def test_an_unreachable_broker_makes_the_server_unready(migrated: Path):
     before = children(os.getpid())
     with redis(migrated) as broker:
         started = children(os.getpid()) - before
@@ -261,7 +261,7 @@ def test_a_broker_that_does_not_answer_makes_a_server_unready(migrated: Path):
             wait_until(lambda: server.ready() == (200, WELL))
 
 
-def test_a_server_waits_for_the_backends_that_are_required(migrated: Path):
+def test_a_server_is_ready_only_with_its_required_backends(migrated: Path):
     engine = f"unix://{migrated}/nowhere"
     with serving(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
         wait_until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
@@ -273,7 +273,7 @@ def test_a_server_waits_for_the_backends_that_are_required(migrated: Path):
         wait_until(lambda: server.ask("/readyz", "HEAD") == (503, b""))
 
 
-def test_what_cannot_be_the_name_of_a_backend_stops_the_start(tmp_path: Path):
+def test_an_invalid_required_backend_stops_the_start(tmp_path: Path):
     done = manage("check", folder=tmp_path, REQUIRED_BACKENDS="isolate,No Name")
     assert done.returncode != 0
     assert "ISOLATION_REQUIRED_BACKENDS[1] = 'No Name'" in done.stderr

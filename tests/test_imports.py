@@ -70,7 +70,7 @@ def floor(parts: tuple[str, ...]) -> int:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(APP)))
-def test_imports_go_down(path: Path):
+def test_modules_import_only_from_lower_layers(path: Path):
     parts = path.relative_to(APP).with_suffix("").parts
     for target in imported(path):
         same_package = len(parts) > 1 and target[0] == parts[0]
@@ -97,18 +97,18 @@ def test_no_code_branches_on_a_backends_name(path: Path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(APP)))
-def test_every_file_says_in_one_sentence_what_it_is_for(path: Path):
+def test_every_module_docstring_starts_with_one_sentence(path: Path):
     if path.read_text():
         assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_only_metrics_know_prometheus():
+def test_only_metrics_modules_import_prometheus():
     line = re.compile(r"^\s*(from|import) \w*prometheus", re.MULTILINE)
     knowing = {path.name for path in MODULES if line.search(path.read_text())}
     assert knowing == {"metrics.py", "request_metrics.py"}
 
 
-def test_drivers_know_nothing_of_http():
+def test_drivers_import_no_http_code():
     for floors in FLOORS[: FLOOR["services"]]:
         for name in floors:
             for path in [APP / f"{name}.py", *(APP / name).rglob("*.py")]:

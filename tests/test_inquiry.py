@@ -34,13 +34,13 @@ def threads() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name == "vulcan-single-flight"]
 
 
-def test_an_answer_is_given_and_each_question_is_put_anew():
+def test_sequential_calls_run_the_function_each_time():
     answers = iter(range(3))
     inquiry = SingleFlight(lambda: next(answers), LONG_S)
     assert [inquiry.start().result() for _ in range(3)] == [0, 1, 2]
 
 
-def test_what_is_raised_is_raised():
+def test_an_exception_of_the_function_is_raised():
     def question() -> None:
         raise TimeoutError("of its own")
 
@@ -48,7 +48,7 @@ def test_what_is_raised_is_raised():
         SingleFlight(question, LONG_S).start().result()
 
 
-def test_while_it_hangs_nobody_waits_for_long_and_only_one_thread_does(hanging: Hanging):
+def test_a_hanging_call_times_out_for_all_callers_with_one_thread(hanging: Hanging):
     inquiry = SingleFlight(hanging, SHORT_S)
     for _ in range(100):
         with pytest.raises(CallTimeout):
@@ -56,7 +56,7 @@ def test_while_it_hangs_nobody_waits_for_long_and_only_one_thread_does(hanging: 
     assert (hanging.put, len(threads())) == (1, 1)
 
 
-def test_those_who_ask_meanwhile_share_the_answer(hanging: Hanging):
+def test_concurrent_callers_share_the_result(hanging: Hanging):
     inquiry, answers = SingleFlight(hanging, LONG_S), []
     asked = [inquiry.start() for _ in range(10)]
     waiting = [
@@ -70,7 +70,7 @@ def test_those_who_ask_meanwhile_share_the_answer(hanging: Hanging):
     assert answers == [1] * 10
 
 
-def test_when_it_no_longer_hangs_it_is_asked_anew(hanging: Hanging):
+def test_the_function_runs_again_after_a_hanging_call_ends(hanging: Hanging):
     inquiry = SingleFlight(hanging, SHORT_S)
     late = inquiry.start()
     with pytest.raises(CallTimeout):

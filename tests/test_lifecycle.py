@@ -50,7 +50,7 @@ def lines(workload: Workload) -> list[str]:
 
 @pytest.mark.parametrize("to", Status)
 @pytest.mark.parametrize("before", Status)
-def test_only_what_may_follow_follows(before: Status, to: Status):
+def test_only_allowed_status_transitions_succeed(before: Status, to: Status):
     workload = recorded(before)
     ended = {"finished_at": datetime.now(UTC) if to in ENDED else None}
     changed = Workload.objects.filter(pk=workload.pk).transition(to, **ended)
@@ -62,7 +62,7 @@ def test_only_what_may_follow_follows(before: Status, to: Status):
 @pytest.mark.parametrize(
     "row", [{"status": "lost"}, {"status": "completed"}, {"finished_at": datetime.now(UTC)}]
 )
-def test_the_database_holds_no_nonsense(row):
+def test_the_database_rejects_inconsistent_rows(row):
     with pytest.raises(IntegrityError):
         Workload.objects.filter(pk=recorded().pk).update(**row)
 
@@ -70,7 +70,7 @@ def test_the_database_holds_no_nonsense(row):
 # One that is waited for
 
 
-def test_a_run_is_a_record(filled: Registry, user: User):
+def test_a_run_is_recorded(filled: Registry, user: User):
     workload = run_inline(submission(owner=user, input={"a": "\x00"}), filled)
     kept = Workload.objects.get()
     assert kept == workload
@@ -91,7 +91,7 @@ def test_a_request_that_cannot_run_leaves_no_record(filled: Registry, fakes):
     assert not Workload.objects.exists()
 
 
-def test_no_slot_no_record(registry: Registry):
+def test_a_run_without_a_slot_leaves_no_record(registry: Registry):
     inside, leave = threading.Event(), threading.Event()
 
     class Full(FakeBackend):
@@ -114,7 +114,7 @@ def test_no_slot_no_record(registry: Registry):
     assert not Workload.objects.exists()
 
 
-def test_a_backend_that_breaks_under_it_is_recorded_and_raised(filled: Registry, fakes):
+def test_a_backend_fault_during_a_run_is_recorded_and_raised(filled: Registry, fakes):
     def broken(workload: WorkloadSpec) -> None:
         raise BackendUnavailable("the disk is full")
 
@@ -129,7 +129,7 @@ def test_a_backend_that_breaks_under_it_is_recorded_and_raised(filled: Registry,
     )
 
 
-def test_what_a_backend_refuses_while_it_runs_leaves_no_record(filled: Registry, fakes):
+def test_a_request_that_the_backend_rejects_leaves_no_record(filled: Registry, fakes):
     def refused(workload: WorkloadSpec) -> None:
         raise InvalidRequest("image", "is not there")
 
@@ -156,7 +156,7 @@ def test_a_bug_in_a_backend_ends_the_workload(filled: Registry, bug: type[BaseEx
     assert workload.error == kept.error
 
 
-def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes):
+def test_an_unrecordable_result_ends_the_workload(filled: Registry, fakes):
     fakes["isolate"].program = lambda workload: WorkloadResult(
         exit_reason=ExitReason.EXITED, exit_code=0, stdout="half \ud800"
     )
@@ -167,7 +167,7 @@ def test_a_result_that_no_record_holds_ends_the_workload(filled: Registry, fakes
     assert kept.stdout == ""
 
 
-def test_what_it_prints_is_its_log(filled: Registry, fakes):
+def test_the_output_of_a_workload_is_its_log(filled: Registry, fakes):
     def program(workload: WorkloadSpec) -> WorkloadResult:
         workload.on_output("stdout", b"one\ntw")
         workload.on_output("stderr", b"oops\n")
@@ -179,7 +179,7 @@ def test_what_it_prints_is_its_log(filled: Registry, fakes):
     assert lines(workload) == ["one", "oops", "two"]
 
 
-def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
+def test_output_returned_only_at_the_end_is_logged(filled: Registry, fakes):
     fakes["isolate"].program = lambda workload: DONE
     assert lines(run_inline(submission(), filled)) == ["out"]
 
@@ -187,7 +187,7 @@ def test_a_backend_may_say_it_only_at_the_end(filled: Registry, fakes):
 # One that waits
 
 
-def test_a_workload_that_waits_is_carried_out(filled: Registry, fakes):
+def test_a_pending_workload_is_run(filled: Registry, fakes):
     workload = recorded()
     run_next("isolate", filled, never)
     workload.refresh_from_db()
@@ -198,7 +198,7 @@ def test_a_workload_that_waits_is_carried_out(filled: Registry, fakes):
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, *ENDED])
-def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: Status):
+def test_a_workload_that_is_not_pending_is_not_run(filled: Registry, fakes, status: Status):
     recorded(status)
     run_next("isolate", filled, never)
     run_next("nobody", filled, never)
@@ -206,28 +206,28 @@ def test_one_that_does_not_wait_is_left_alone(filled: Registry, fakes, status: S
     assert Workload.objects.get().status == status
 
 
-def test_one_that_another_process_works_on_is_left_alone(filled: Registry, fakes, runtime_dir):
+def test_a_workload_locked_by_another_process_is_not_run(filled: Registry, fakes, runtime_dir):
     workload = recorded()
     with workload_lock(workload.pk, runtime_dir):
         run_next("isolate", filled, never)
     assert not fakes["isolate"].workloads
 
 
-def test_one_whose_backend_is_not_well_here_goes_on_waiting(filled: Registry, fakes):
+def test_a_workload_of_an_unhealthy_backend_stays_pending(filled: Registry, fakes):
     recorded()
     filled.unregister("isolate")
     run_next("isolate", filled, never)
     assert Workload.objects.get().status == "pending"
 
 
-def test_one_without_its_source_has_failed(filled: Registry):
+def test_a_workload_without_its_source_fails(filled: Registry):
     workload = recorded(source=False)
     run_next("isolate", filled, never)
     workload.refresh_from_db()
     assert (workload.status, workload.exit_reason) == ("failed", "backend_error")
 
 
-def test_a_fault_under_one_that_waited_is_in_its_row(filled: Registry, fakes):
+def test_a_backend_fault_during_a_queued_run_is_recorded(filled: Registry, fakes):
     def broken(workload: WorkloadSpec) -> None:
         raise BackendUnavailable("the disk is full")
 
@@ -238,7 +238,7 @@ def test_a_fault_under_one_that_waited_is_in_its_row(filled: Registry, fakes):
     assert (workload.status, workload.error) == ("failed", "the disk is full")
 
 
-def test_the_same_hint_twice_runs_it_once(filled: Registry, fakes):
+def test_a_repeated_notification_runs_the_workload_once(filled: Registry, fakes):
     recorded()
     for _ in range(2):
         run_next("isolate", filled, never)
@@ -248,7 +248,7 @@ def test_the_same_hint_twice_runs_it_once(filled: Registry, fakes):
 # Ends
 
 
-def test_there_is_one_end():
+def test_only_the_first_end_is_recorded():
     workload = recorded(Status.RUNNING)
     assert finish(workload, DONE)
     assert not finish(workload, WorkloadResult(exit_reason=ExitReason.TIMEOUT))
@@ -256,7 +256,7 @@ def test_there_is_one_end():
     assert (kept.status, kept.exit_reason, kept.output) == ("completed", "exited", [1])
 
 
-def test_an_end_of_an_attempt_that_was_given_up_is_none():
+def test_the_end_of_an_earlier_attempt_is_ignored():
     workload = recorded(Status.RUNNING, rerun_if_lost=True)
     late = Workload.objects.get()
     recover_lost(workload)
@@ -265,7 +265,7 @@ def test_an_end_of_an_attempt_that_was_given_up_is_none():
     assert Workload.objects.get().status == "running"
 
 
-def test_the_end_is_recorded_when_the_database_is_back(monkeypatch):
+def test_the_end_is_recorded_after_the_database_recovers(monkeypatch):
     workload, tried = recorded(Status.RUNNING), []
     real = lifecycle._end
 
@@ -280,7 +280,7 @@ def test_the_end_is_recorded_when_the_database_is_back(monkeypatch):
     assert len(tried) == 3
 
 
-def test_killing_one_that_waits():
+def test_a_pending_workload_is_killed_at_once():
     workload = recorded()
     kill(workload)
     assert (workload.status, workload.exit_reason) == ("killed", "killed")
@@ -289,13 +289,13 @@ def test_killing_one_that_waits():
 
 
 @pytest.mark.parametrize("status", ENDED)
-def test_killing_what_has_ended_is_an_error(status: Status):
+def test_killing_a_finished_workload_is_an_error(status: Status):
     workload = recorded(status)
     with pytest.raises(WorkloadFinished, match=status):
         kill(workload)
 
 
-def test_killing_one_whose_worker_does_not_hear_of_it(monkeypatch):
+def test_a_kill_that_no_worker_applies_returns_after_its_timeout(monkeypatch):
     monkeypatch.setattr(lifecycle, "KILL_WAIT_S", 0)
     workload = recorded(Status.RUNNING)
     for _ in range(2):
@@ -304,7 +304,7 @@ def test_killing_one_whose_worker_does_not_hear_of_it(monkeypatch):
         assert workload.kill_requested_at is not None
 
 
-def test_what_was_lost_has_failed():
+def test_a_lost_workload_fails():
     workload = recorded(Status.RUNNING)
     recover_lost(workload)
     kept = Workload.objects.get()
@@ -312,13 +312,13 @@ def test_what_was_lost_has_failed():
     assert not Source.objects.exists()
 
 
-def test_what_was_lost_and_was_to_be_killed_is_killed():
+def test_a_lost_workload_with_a_requested_kill_is_killed():
     workload = recorded(Status.RUNNING, rerun_if_lost=True, kill_requested_at=datetime.now(UTC))
     recover_lost(workload)
     assert Workload.objects.get().status == "killed"
 
 
-def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, fakes):
+def test_a_lost_workload_is_run_again_with_rerun_if_lost(filled: Registry, fakes):
     workload = recorded(Status.RUNNING, rerun_if_lost=True, log_lines=3)
     recover_lost(workload)
     assert (workload.status, workload.node, workload.started_at) == ("pending", "", None)
@@ -330,13 +330,13 @@ def test_what_was_lost_is_run_once_more_if_it_asked_for_that(filled: Registry, f
     assert not Source.objects.exists()
 
 
-def test_and_no_more_than_once():
+def test_a_lost_workload_is_run_again_only_once():
     workload = recorded(Status.RUNNING, rerun_if_lost=True, attempt=2)
     recover_lost(workload)
     assert workload.exit_reason == "worker_lost"
 
 
-def test_what_ends_because_the_server_does_was_not_killed(filled: Registry, fakes):
+def test_a_workload_ended_by_a_shutdown_is_lost_not_killed(filled: Registry, fakes):
     """A drain ends what runs; nobody has asked for its end."""
     killed = WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
     fakes["isolate"].program = lambda workload: killed
@@ -382,7 +382,7 @@ def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
     assert len(fakes["isolate"].workloads) == 2
 
 
-def test_the_digest_tells_requests_apart_and_no_source():
+def test_the_digest_differs_between_requests_and_hides_the_source():
     digests = {
         submission(**given).digest
         for given in (
@@ -403,7 +403,7 @@ def test_the_digest_tells_requests_apart_and_no_source():
 # Once more
 
 
-def test_a_source_is_kept_where_the_operator_says_so(filled: Registry, fakes, user: User, settings):
+def test_a_source_is_kept_with_source_days(filled: Registry, fakes, user: User, settings):
     with pytest.raises(InvalidRequest, match="source_days"):
         lifecycle.resubmission(run_inline(submission(), filled), user.pk)
     settings.ISOLATION_RETENTION = {"source_days": 1}

@@ -24,7 +24,7 @@ def lines(blocks: list[Block], after: int = 0) -> list[tuple[int, str, str]]:
     return [(one.number, one.stream, one.text) for one in logs.lines_after(blocks, after)]
 
 
-def test_lines_are_numbered_over_both_streams_as_they_came():
+def test_lines_are_numbered_over_both_streams_in_order():
     blocks = logged(("stdout", b"a\nb\n"), ("stderr", b"c\n"), ("stdout", b"d\n"))
     assert lines(blocks) == [
         (1, "stdout", "a"),
@@ -34,7 +34,7 @@ def test_lines_are_numbered_over_both_streams_as_they_came():
     ]
 
 
-def test_a_line_is_one_when_it_has_ended():
+def test_a_line_is_added_when_it_ends():
     buffer = LogBuffer(MB)
     buffer.write("stdout", b"be")
     buffer.write("stderr", b"x\n")
@@ -49,7 +49,7 @@ def test_a_line_is_one_when_it_has_ended():
     ]
 
 
-def test_what_is_being_stored_is_not_added_to():
+def test_a_block_that_is_being_stored_is_not_extended():
     buffer = LogBuffer(MB)
     buffer.write("stdout", b"a\n")
     taken = buffer.pending_blocks()
@@ -59,13 +59,13 @@ def test_what_is_being_stored_is_not_added_to():
     assert buffer.pending_blocks() == (Block(2, "stdout", "b\n", 1),)
 
 
-def test_a_line_without_an_end_is_broken():
+def test_a_line_without_an_end_is_split():
     blocks = logged(("stdout", b"x" * (3 * MAX_LINE_BYTES + 5)))
     assert [len(text) for _, _, text in lines(blocks)] == [MAX_LINE_BYTES] * 3 + [5]
 
 
 @pytest.mark.parametrize(
-    ("said", "most_bytes"),
+    ("said", "max_bytes"),
     [
         ([b"line\n" * 1000] * 3, 7001),
         ([b"\n" * 3000] * 10, MB),
@@ -85,7 +85,7 @@ def test_a_log_is_bounded_and_says_when_it_is_full(said: list[bytes], max_bytes:
     assert [number for number, _, _ in [*kept, last]] == [*range(1, len(kept) + 2)]
 
 
-def test_what_is_no_text_is_shown_as_far_as_it_is():
+def test_invalid_utf8_is_replaced():
     assert lines(logged(("stdout", b"a\xff\x00b\r\nc"))) == [
         (1, "stdout", "a\ufffd\x00b"),
         (2, "stdout", "c"),
@@ -105,7 +105,7 @@ def shown(buffer: LogBuffer) -> list[str]:
     return [text for _, _, text in lines(list(buffer.pending_blocks()))]
 
 
-def test_a_line_that_does_not_end_is_shown_after_half_a_second():
+def test_an_unfinished_line_is_flushed_after_half_a_second():
     clock = Clock()
     buffer = LogBuffer(MB, clock=clock)
     buffer.write("stdout", "Name ä".encode()[:-1])
@@ -133,12 +133,12 @@ def test_a_line_that_does_not_end_is_shown_after_half_a_second():
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_a_carriage_return_goes_back_to_the_start(said: bytes, kept: list[str], size: int):
+def test_a_carriage_return_overwrites_the_line(said: bytes, kept: list[str], size: int):
     pieces = [said[at : at + size] for at in range(0, len(said), size)]
     assert [text for _, _, text in lines(logged(*(("stdout", piece) for piece in pieces)))] == kept
 
 
-def test_a_bar_is_shown_as_it_grows_and_takes_no_room():
+def test_a_progress_bar_is_shown_live_and_uses_no_space():
     clock = Clock()
     buffer = LogBuffer(20 * MAX_LINE_BYTES, clock=clock)
     for percent in range(101):
@@ -155,7 +155,7 @@ def test_a_bar_is_shown_as_it_grows_and_takes_no_room():
 @given(
     st.text(alphabet="aä€😀\n", max_size=300), st.integers(1, 9), st.integers(8, 40), st.booleans()
 )
-def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slow: bool):
+def test_characters_are_never_split(text: str, size: int, longest: int, slow: bool):
     """Not by the length of a line, nor where the log is full, nor by what is shown early."""
     clock = Clock()
     data = text.encode()
@@ -175,11 +175,11 @@ def test_characters_are_never_cut_in_two(text: str, size: int, longest: int, slo
         assert max_bytes < len(data) or text.replace("\n", "") == found
 
 
-def test_other_streams_are_none():
+def test_unknown_streams_are_ignored():
     assert logged(("host", b"forged\n")) == []
 
 
-def test_a_second_attempt_goes_on_counting():
+def test_a_second_attempt_continues_the_line_numbers():
     buffer = LogBuffer(MB, 8)
     assert buffer.empty
     buffer.write("stdout", b"a\n")
@@ -189,7 +189,7 @@ def test_a_second_attempt_goes_on_counting():
 
 @pytest.mark.database
 @pytest.mark.django_db
-def test_stored_lines_are_read_from_any_number_on():
+def test_stored_lines_are_read_after_any_number():
     workload = recorded()
     logs.store(workload.pk, logged(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
     logs.store(workload.pk, [Block(6, "stdout", "6\n", 1)])

@@ -58,7 +58,7 @@ def test_a_workload_is_counted_by_backend_runtime_and_exit_reason(
     assert grown("vulcan_workload_startup_seconds_count", **mine) == 1
 
 
-def test_start_up_is_what_an_execution_took_beyond_its_programs_duration(grown):
+def test_start_up_is_the_execution_time_beyond_the_programs_duration(grown):
     result = WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, duration_ms=200)
     mine = {"name": "timed", "runtime": "node"}
     for seconds in (0.25, 0.1):  # less than the program itself is no time at all, not less
@@ -71,7 +71,7 @@ def test_start_up_is_what_an_execution_took_beyond_its_programs_duration(grown):
     assert grown("vulcan_workload_duration_seconds_count", **sums) == 2
 
 
-def test_a_backend_that_breaks_is_counted_and_no_duration_made_up(filled: Registry, fakes, grown):
+def test_a_backend_error_is_counted_without_a_duration(filled: Registry, fakes, grown):
     def program(workload) -> None:
         raise BackendUnavailable("the disk is full")
 
@@ -82,13 +82,13 @@ def test_a_backend_that_breaks_is_counted_and_no_duration_made_up(filled: Regist
     assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
 
-def test_what_never_began_has_an_end_and_no_queue(grown):
+def test_a_workload_that_never_started_is_counted_without_a_queue_time(grown):
     lifecycle.kill(recorded(Status.PENDING))
     assert grown("vulcan_workloads_total", backend="isolate", exit_reason="killed") == 1
     assert grown("vulcan_workload_queue_seconds_count", backend="isolate") == 0
 
 
-def test_what_was_lost_is_counted_once(grown):
+def test_a_lost_workload_is_counted_once(grown):
     workload = recorded(Status.RUNNING)
     for _ in range(2):
         lifecycle.recover_lost(workload)
@@ -96,7 +96,7 @@ def test_what_was_lost_is_counted_once(grown):
     assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
 
-def test_clocks_of_two_hosts_make_no_wait_shorter_than_none(grown):
+def test_clock_skew_makes_no_queue_time_negative(grown):
     early = recorded(Status.RUNNING)
     type(early).objects.update(started_at=early.created_at.replace(year=2000))
     early.refresh_from_db()
@@ -118,7 +118,7 @@ def probed_once(backend: FakeBackend, *, took_s: float) -> None:
     assert registry.get("probed").health == answer()
 
 
-def test_probes_are_timed_and_spares_counted_with_them(scrape, grown):
+def test_probes_record_their_duration_and_the_warm_instances(scrape, grown):
     class Pooled(FakeBackend):
         ready = 3
 
@@ -135,7 +135,7 @@ def test_probes_are_timed_and_spares_counted_with_them(scrape, grown):
     assert scrape()("vulcan_warm_instances", backend="probed") == 3
 
 
-def test_a_backend_that_cannot_count_its_spares_is_as_healthy_as_it_is(grown, caplog):
+def test_a_failing_warm_count_does_not_change_the_health(grown, caplog):
     class Confused(FakeBackend):
         def warm_count(self) -> int:
             raise ZeroDivisionError
@@ -160,7 +160,7 @@ def test_requests_and_workloads_that_read_the_registry_are_counted(client, grown
 READS = {"list": 4, "get": 1, "routes": 1, "explain": 1, "resolve": 1}
 
 
-def test_what_a_receiver_raises_stops_no_workload(filled: Registry, grown, caplog):
+def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, grown, caplog):
     def receiver(**_) -> None:
         raise ZeroDivisionError
 
@@ -178,7 +178,7 @@ def test_what_a_receiver_raises_stops_no_workload(filled: Registry, grown, caplo
 # What is looked up
 
 
-def test_slots_are_counted_in_the_moment_of_the_scrape(scrape, runtime_dir: Path):
+def test_slots_are_counted_at_the_scrape(scrape, runtime_dir: Path):
     limit = registry.get("isolate").capabilities.max_concurrency
     assert scrape()("vulcan_slots_limit", backend="isolate") == limit
     with acquire_slot("isolate", limit, runtime_dir), acquire_slot("isolate", limit, runtime_dir):
@@ -203,7 +203,7 @@ def test_health_is_one_for_the_state_and_zero_for_the_others(scrape, health: Hea
 
 
 @pytest.mark.django_db(transaction=True)  # another connection looks
-def test_what_waits_and_runs_is_read_from_the_database(scrape):
+def test_pending_and_running_workloads_are_read_from_the_database(scrape):
     for status in (Status.PENDING, Status.PENDING, Status.RUNNING, Status.COMPLETED):
         recorded(status)
     recorded(Status.RUNNING, isolation_used="elsewhere")
@@ -238,7 +238,7 @@ def test_what_waits_and_runs_is_read_from_the_database(scrape):
         ({"access": "off", "token": "hush"}, "Bearer hush", 404),
     ],
 )
-def test_access_is_by_setting(settings, configured: dict, sent: str, status: int):
+def test_access_follows_the_setting(settings, configured: dict, sent: str, status: int):
     settings.ISOLATION_METRICS = configured
     answer = Client().get("/metrics", headers={"Authorization": sent} if sent else {})
     assert answer.status_code == status
@@ -246,7 +246,7 @@ def test_access_is_by_setting(settings, configured: dict, sent: str, status: int
     assert answer.headers.get("WWW-Authenticate", "").startswith("Bearer") is (status == 401)
 
 
-def test_prometheus_may_know_the_server_by_any_name_and_without_tls(scrape, settings):
+def test_a_scrape_needs_no_host_name_and_no_tls(scrape, settings):
     settings.SECURE_SSL_REDIRECT = True
     settings.ALLOWED_HOSTS = ["vulcan.example.org"]
     answer = Client().get("/metrics", headers={"Host": "10.0.0.7:8000"})
@@ -258,7 +258,7 @@ def test_prometheus_may_know_the_server_by_any_name_and_without_tls(scrape, sett
 # What strangers send
 
 
-def test_nothing_that_a_stranger_sends_makes_new_series(client, scrape):
+def test_client_input_creates_no_new_series(client, scrape):
     def strange(number: int) -> None:
         method = f"EVIL{number}"
         for path in ("/v1/backends", "/v1/workloads", f"/nowhere-{number}", f"/v1/{number}"):
@@ -279,14 +279,14 @@ def test_nothing_that_a_stranger_sends_makes_new_series(client, scrape):
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "²", "9" * 400, "1e3"])
-def test_a_length_that_is_none_is_no_error(client, length: str, grown):
+def test_an_invalid_content_length_is_no_server_error(client, length: str, grown):
     answer = client.generic("GET", "/v1/backends", CONTENT_LENGTH=length)
     assert answer.status_code < 500
     status = str(answer.status_code)
     assert grown("django_http_responses_total_by_status_view_method_total", status=status) == 1
 
 
-def test_requests_are_counted_by_view_and_status_also_those_that_no_view_answers(client, grown):
+def test_requests_are_counted_by_view_and_status_even_without_a_view(client, grown):
     client.get("/v1/backends")
     client.get("/v1/backends", headers={"Host": "elsewhere.example.org"})
     name = "django_http_responses_total_by_status_view_method_total"

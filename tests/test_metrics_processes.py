@@ -86,7 +86,7 @@ def _counted(pid: int, folder: Path) -> bool:
     return file.exists() and READS.encode() in file.read_bytes()
 
 
-def test_whichever_worker_is_scraped_says_the_sum_of_all_and_of_those_that_died(migrated: Path):
+def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: Path):
     with serving(migrated) as server:
         read = server.read_by_both()
         assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
@@ -101,7 +101,7 @@ def test_whichever_worker_is_scraped_says_the_sum_of_all_and_of_those_that_died(
         assert read + server.read_by_both() == server.scrape()(READS, operation="list")
 
 
-def test_a_scrape_in_the_moment_when_a_worker_begins_is_a_scrape(migrated: Path):
+def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
     with serving(migrated) as server:
         read = server.read_by_both()
         for kind in ("counter", "histogram", "gauge_livesum"):
@@ -109,7 +109,7 @@ def test_a_scrape_in_the_moment_when_a_worker_begins_is_a_scrape(migrated: Path)
         assert server.scrape()(READS) == read
 
 
-def test_a_server_that_was_killed_leaves_nothing_that_the_next_would_count(migrated: Path):
+def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Path):
     with serving(migrated) as first:
         first.read_by_both()
         [left] = first.folders
@@ -136,7 +136,7 @@ def test_a_reload_keeps_the_folder(migrated: Path):
         assert len(server.folders) == 1
 
 
-def test_the_folder_lies_where_the_runtime_folder_is(migrated: Path):
+def test_the_metrics_folder_is_in_the_runtime_folder(migrated: Path):
     runtime = migrated / "run"
     with serving(migrated, RUNTIME_DIR=str(runtime)) as server:
         assert server.folders == []
@@ -150,7 +150,7 @@ def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
         metrics_folder.create(tmp_path)
 
 
-def test_what_else_lies_there_is_left_alone(tmp_path: Path):
+def test_other_files_in_the_runtime_folder_are_kept(tmp_path: Path):
     tmp_path.chmod(0o700)
     slot, dead = tmp_path / "metrics.0.slot", tmp_path / "metrics.of-the-dead"
     slot.touch()  # of a backend with this name
@@ -173,7 +173,7 @@ def test_the_development_server_needs_no_folder(migrated: Path):
     assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
 
 
-def test_workers_count_what_they_run_and_say_it_on_a_port_of_their_own(migrated: Path):
+def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
     token = manage("shell", "--no-imports", "-c", TOKEN, folder=migrated).stdout.strip()
     with redis(migrated) as broker:
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
@@ -220,20 +220,20 @@ def _status(url: str) -> int:
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:", "127.0.0.1:99999", "192.0.2.1:9464"])
-def test_an_address_that_cannot_be_is_said_to_be_wrong(migrated: Path, address: str):
+def test_an_invalid_metrics_address_is_reported(migrated: Path, address: str):
     done = manage("run_worker", "--metrics", address, folder=migrated, EXECUTOR="celery")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert address.rpartition(":")[2] in done.stderr
 
 
-def test_metrics_that_are_off_are_not_answered_by_workers_either(migrated: Path):
+def test_metrics_that_are_off_are_refused_by_workers_too(migrated: Path):
     site = {"EXECUTOR": "celery", "METRICS_ACCESS": "off"}
     done = manage("run_worker", "--metrics", "0", folder=migrated, **site)
     assert done.returncode != 0
     assert "METRICS_ACCESS" in done.stderr
 
 
-def test_an_access_that_there_is_not_stops_the_start(tmp_path: Path):
+def test_an_unknown_metrics_access_stops_the_start(tmp_path: Path):
     done = manage("check", folder=tmp_path, METRICS_ACCESS="everybody")
     assert "ISOLATION_METRICS['access'] = 'everybody'" in done.stderr

@@ -52,7 +52,7 @@ def brings(package: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("package", "program"), ROWS)
-def test_a_listed_package_brings_its_program(package: str, program: str):
+def test_a_listed_package_provides_its_program(package: str, program: str):
     if shutil.which("dpkg-query") is None:
         needs.without("dpkg-query is missing: this is no Debian")
     if package not in installed():
@@ -69,7 +69,7 @@ def test_a_listed_package_brings_its_program(package: str, program: str):
     assert of & brings(package), (names, of)
 
 
-def test_make_host_installs_what_the_list_says():
+def test_make_host_installs_the_listed_packages():
     assert "$(PY) -m tests.needs" in (ROOT / "Makefile").read_text()
     listed = subprocess.run(
         [sys.executable, "-m", "tests.needs"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -78,7 +78,7 @@ def test_make_host_installs_what_the_list_says():
     assert {*needs.BACKEND_PACKAGES} <= {*GVISOR_PACKAGES, *MICROVM_PACKAGES}
 
 
-def test_a_program_that_no_package_brings_is_found(tmp_path: Path):
+def test_a_program_without_a_package_is_found(tmp_path: Path):
     assert needs.unlisted("nproc")  # of coreutils; no test uses it
     assert needs.unlisted("/usr/bin/nproc")
     own = tmp_path / "nproc"
@@ -134,7 +134,7 @@ def test_a_child_gets_sigint_even_when_the_run_ignores_it(pytester: pytest.Pytes
     assert "1 passed" in done.stdout, done.stdout
 
 
-def test_ci_excuses_only_the_packages_that_a_run_does_without(monkeypatch):
+def test_ci_skips_only_the_packages_that_a_run_omits(monkeypatch):
     monkeypatch.setenv("CI", "true")
     monkeypatch.setenv(needs.WITHOUT, "podman crun")
     with pytest.raises(pytest.skip.Exception):

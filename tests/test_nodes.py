@@ -46,7 +46,7 @@ def test_a_runtime_folder_is_a_node(tmp_path: Path):
     assert [path.name for path in one.iterdir()] == ["node"]
 
 
-def test_a_node_says_what_it_serves(filled: Registry, watch: FailureDetector):
+def test_a_heartbeat_records_the_backends_of_a_node(filled: Registry, watch: FailureDetector):
     for _ in range(3):
         heartbeat("n", filled.list(), NOW)
     assert alive(watch) == [("n", "gvisor"), ("n", "isolate"), ("n", "microvm")]
@@ -55,7 +55,7 @@ def test_a_node_says_what_it_serves(filled: Registry, watch: FailureDetector):
     assert alive(watch) == [("n", "gvisor"), ("n", "microvm")]
 
 
-def test_who_is_silent_for_long_is_forgotten(
+def test_a_node_without_heartbeats_is_forgotten(
     filled: Registry, watch: FailureDetector, clock: Clock
 ):
     heartbeat("n", filled.list(), NOW)
@@ -73,7 +73,9 @@ def test_who_is_silent_for_long_is_forgotten(
     assert not watch.is_lost(("n", "isolate"))
 
 
-def test_one_who_goes_on_counting_lives(filled: Registry, watch: FailureDetector, clock: Clock):
+def test_a_node_with_new_heartbeats_is_alive(
+    filled: Registry, watch: FailureDetector, clock: Clock
+):
     for _ in range(10):
         heartbeat("n", filled.list(), NOW)
         clock.now += 29
@@ -81,7 +83,7 @@ def test_one_who_goes_on_counting_lives(filled: Registry, watch: FailureDetector
 
 
 @pytest.mark.parametrize("hours", [-1000, -1, 1, 1000])
-def test_a_clock_that_is_wrong_or_jumps_kills_nobody(
+def test_a_wrong_or_jumping_clock_makes_no_node_lost(
     filled: Registry, watch: FailureDetector, clock: Clock, hours: int
 ):
     heartbeat("n", filled.list(), NOW)
@@ -97,9 +99,7 @@ def test_a_clock_that_is_wrong_or_jumps_kills_nobody(
     assert len(alive(fresh)) == 3
 
 
-def test_a_node_that_nobody_has_ever_seen_is_lost_when_that_has_been_watched(
-    watch: FailureDetector, clock: Clock
-):
+def test_a_node_never_seen_is_lost_after_the_observation_time(watch: FailureDetector, clock: Clock):
     assert not watch.is_lost(("ghost", "isolate"))
     clock.now += 31
     assert watch.is_lost(("ghost", "isolate"))
@@ -124,7 +124,7 @@ def test_health_over_all_nodes(filled: Registry, watch: FailureDetector):
     assert watch.health("isolate") == health  # equal states, equal words
 
 
-def test_the_summary_counts_what_runs(filled: Registry, watch: FailureDetector):
+def test_the_summary_counts_running_workloads(filled: Registry, watch: FailureDetector):
     heartbeat("n", filled.list(), NOW)
     for _ in range(2):
         recorded(Status.RUNNING, node_id="n")

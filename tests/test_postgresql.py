@@ -8,7 +8,7 @@ from tests.programs import PATIENCE_S, ROOT, environment
 from tests.servers import postgresql
 
 
-def test_all_that_touches_the_database_does_the_same_on_postgresql(tmp_path: Path):
+def test_the_database_tests_pass_on_postgresql(tmp_path: Path):
     with postgresql() as url:
         done = subprocess.run(
             [sys.executable, "manage.py", "test", "--tag", "database"],

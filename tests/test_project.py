@@ -24,7 +24,7 @@ TOP_LEVEL = {
 LOCKS = ("requirements", "requirements-production")
 
 
-def test_the_top_level_holds_what_it_should_and_nothing_else():
+def test_the_top_level_has_exactly_the_expected_files():
     tops = {line.split("/")[0] for line in tracked_files()}
     assert {top for top in tops if not top.startswith(".")} == TOP_LEVEL
 
@@ -104,7 +104,7 @@ def python(folder: Path, name: str, code: str = "") -> None:
     file.chmod(0o755)
 
 
-def test_make_takes_the_newest_python_that_fits(tmp_path: Path):
+def test_make_uses_the_newest_suitable_python(tmp_path: Path):
     path = f"{tmp_path}:/usr/bin:/bin"
     without_venv = (
         "import sys; sys.modules['ensurepip'] = None; "  # as Debian's without python3-venv
@@ -118,7 +118,7 @@ def test_make_takes_the_newest_python_that_fits(tmp_path: Path):
     assert '"python3.13" -m venv' in make("--dry-run", folder=tmp_path, path=path).stdout
 
 
-def test_make_without_a_python_that_fits_says_what_to_install(tmp_path: Path):
+def test_make_without_a_suitable_python_names_the_package_to_install(tmp_path: Path):
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         python(tmp_path, name, "import sys; sys.version_info = (3, 14, 0); ")
     done = make(folder=tmp_path, path=f"{tmp_path}:/usr/bin:/bin")
@@ -207,27 +207,31 @@ def test_a_mistake_in_the_environment_stops_the_start(tmp_path: Path, variable: 
         ("tests", "tests"),
         ("tests.test_routing", "tests/test_routing.py"),
         ("tests.api.test_edges", "tests/api/test_edges.py"),
-        ("tests.test_routing.test_routes_are_data", "tests/test_routing.py::test_routes_are_data"),
+        (
+            "tests.test_routing.test_routes_can_be_replaced",
+            "tests/test_routing.py::test_routes_can_be_replaced",
+        ),
         (
             "tests.backends.test_fake.TestFakeBackend.test_capabilities_are_complete",
             "tests/backends/test_fake.py::TestFakeBackend::test_capabilities_are_complete",
         ),
         ("tests/test_routing.py", "tests/test_routing.py"),
         (
-            "tests/test_routing.py::test_routes_are_data",
-            "tests/test_routing.py::test_routes_are_data",
+            "tests/test_routing.py::test_routes_can_be_replaced",
+            "tests/test_routing.py::test_routes_can_be_replaced",
         ),
         ("nothing.like.it", "nothing.like.it"),
     ],
 )
-def test_dotted_labels_are_understood(monkeypatch, label: str, pytest_label: str):
+def test_dotted_labels_select_tests(monkeypatch, label: str, pytest_label: str):
     monkeypatch.chdir(ROOT)
     assert as_pytest_label(label) == pytest_label
 
 
-def test_manage_py_test_runs_pytest_with_the_options_people_know(tmp_path: Path):
+def test_manage_py_test_runs_pytest_with_djangos_options(tmp_path: Path):
     done = manage(
-        *("test", "tests.test_routing", "-k", "routes_are_data", "--parallel"), folder=tmp_path
+        *("test", "tests.test_routing", "-k", "routes_can_be_replaced", "--parallel"),
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -236,12 +240,12 @@ def test_manage_py_test_runs_pytest_with_the_options_people_know(tmp_path: Path)
     assert done.returncode != 0
 
 
-def test_the_shell_scripts_are_sound():
+def test_the_shell_scripts_have_valid_syntax():
     for script in (ROOT / ".ci" / "run",):
         assert os.access(script, os.X_OK)
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_the_lanes_name_places_that_are_there():
+def test_the_lanes_name_existing_paths():
     places = [place for lane in LANES.values() for place in lane]
     assert [place for place in places if not (ROOT / place).exists()] == []

@@ -62,7 +62,7 @@ def metrics_in(expression: str) -> set[str]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_every_metric_that_is_asked_for_is_exposed(settings):
+def test_every_queried_metric_is_exposed(settings):
     settings.ISOLATION_METRICS = {"access": "open"}
     exposed = Scrape(Client().get("/metrics").content.decode()).names | {"up"}
     for name, text in EXPRESSIONS.items():
@@ -75,12 +75,12 @@ def test_every_metric_that_is_asked_for_is_exposed(settings):
     assert ours - totals <= shown, "the dashboard shows everything"
 
 
-def test_a_metric_that_is_not_there_would_be_found():
+def test_a_query_of_a_missing_metric_is_detected():
     text = 'sum by (a) (rate(vulcan_x{b="c d"}[5m])) / other_y > 1'
     assert metrics_in(text) == {"vulcan_x", "other_y"}
 
 
-def test_labels_that_are_asked_for_are_those_of_the_metric():
+def test_queried_labels_are_labels_of_the_metric():
     labels = {
         "vulcan_workloads_total": {"backend", "runtime", "exit_reason"},
         "vulcan_backend_health": {"backend", "state"},
@@ -91,7 +91,7 @@ def test_labels_that_are_asked_for_are_those_of_the_metric():
             assert asked <= labels.get(name, {"backend", "job", "status"}), text
 
 
-def test_the_dashboard_is_one_that_grafana_can_lay_out():
+def test_the_panels_of_the_dashboard_fit_grafanas_grid():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
@@ -113,7 +113,7 @@ def test_the_dashboard_is_one_that_grafana_can_lay_out():
     assert "http" not in re.sub(r"django_http_\w+", "", json.dumps(DASHBOARD))
 
 
-def test_every_alert_says_what_it_means_and_is_shown_to_fire():
+def test_every_alert_has_a_description_and_a_test():
     fired = {
         case["alertname"]
         for test in yaml.safe_load(RULES_TEST.read_text())["tests"]
@@ -138,16 +138,16 @@ def test_promtool_accepts_the_rules():
     promtool("check", "rules", "--lint-fatal", RULES)
 
 
-def test_promtool_finds_that_alerts_fire_when_they_should():
+def test_promtool_passes_the_tests_of_the_alerts():
     promtool("test", "rules", RULES_TEST)
 
 
-def test_promtool_accepts_the_example():
+def test_promtool_accepts_the_example_configuration():
     promtool("check", "config", "--syntax-only", EXAMPLE)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_promtool_accepts_what_is_exposed(settings, tmp_path: Path):
+def test_promtool_accepts_the_exposition(settings, tmp_path: Path):
     need("promtool")
     settings.ISOLATION_METRICS = {"access": "open"}
     done = subprocess.run(
@@ -259,7 +259,7 @@ def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
     return [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
 
 
-def test_without_the_token_prometheus_gets_nothing(site: Server, prometheus: Prometheus, tmp_path):
+def test_a_scrape_without_the_token_is_refused(site: Server, prometheus: Prometheus, tmp_path):
     (tmp_path / "prometheus" / "token").write_text("wrong")  # it is read with each scrape
 
     def is_refused() -> bool:  # a scrape that took too long says something else first

@@ -235,7 +235,7 @@ def test_lengths_that_are_not_digits_are_400(server: Server, value: bytes):
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_each_request_has_one_answer(server: Server, name: str):
+def test_each_request_has_one_response(server: Server, name: str):
     data, expected = ANSWERED[name]
     [status] = statuses(server.say(data))
     assert status in expected
@@ -252,14 +252,14 @@ def test_a_body_that_ends_early_is_400(server: Server, token: str):
 
 @pytest.mark.parametrize("path", ["/v1/workloads", "/api-auth/login/", "/admin/login/"])
 @pytest.mark.parametrize("framing", [CHUNKED, length(b"999999999999")])
-def test_endless_bodies_are_refused_and_not_read_to_their_end(server: Server, path, framing):
+def test_endless_bodies_are_rejected_unread(server: Server, path, framing):
     head = POST.replace(b"/v1/workloads", path.encode()) + framing + b"\r\n"
     with server.connect(head) as client, pytest.raises(ConnectionError):
         send_for_ever(client, b"7fffffff\r\n" + b"x" * 65536)
     server.answers_others()
 
 
-def test_requests_at_once_are_answered_in_their_order(server: Server):
+def test_pipelined_requests_are_answered_in_order(server: Server):
     body = b"x" * 1000 + SECOND  # nobody reads it
     requests = (
         *(GET + b"\r\n", POST + length(b"%d" % len(body)) + b"\r\n" + body),
@@ -270,7 +270,7 @@ def test_requests_at_once_are_answered_in_their_order(server: Server):
     assert b"smuggled" not in answers
 
 
-def test_a_request_in_single_bytes_is_a_request(server: Server):
+def test_a_request_sent_byte_by_byte_is_served(server: Server):
     with server.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in b"\r\n" + GET + CLOSE + b"\r\n":
@@ -287,7 +287,7 @@ BEGUN = {  # what has been sent of a request, and the statuses that come
 }
 
 
-def test_clients_that_begin_a_request_hold_no_thread(server: Server):
+def test_unfinished_requests_hold_no_thread(server: Server):
     with ExitStack() as stack:
         begun = {data: stack.enter_context(server.attacked(MANY, data)) for data in BEGUN}
         for data, clients in begun.items():
@@ -295,7 +295,7 @@ def test_clients_that_begin_a_request_hold_no_thread(server: Server):
                 assert statuses(rest(client)) == BEGUN[data]
 
 
-def test_clients_that_send_a_head_in_single_bytes_have_an_end(server: Server):
+def test_clients_that_send_a_head_byte_by_byte_time_out(server: Server):
     def trickle(client: socket.socket, stop: threading.Event) -> None:
         with suppress(OSError):
             while not stop.wait(0.1):
@@ -315,7 +315,7 @@ def test_clients_that_send_a_head_in_single_bytes_have_an_end(server: Server):
                 thread.join()
 
 
-def test_clients_that_begin_a_large_body_hold_no_thread_for_long(server: Server, token: str):
+def test_unfinished_large_bodies_hold_no_thread_for_long(server: Server, token: str):
     head = POST + f"Authorization: Token {token}\r\n".encode() + length(b"100000") + b"\r\n"
     with server.attacked(BLOCKING, head + b" " * 50_000) as connections:
         answers = [statuses(rest(one)) for one in connections]
@@ -350,7 +350,7 @@ def test_clients_that_do_not_read_a_log_hold_no_thread_for_long(server: Server, 
             pass
 
 
-def test_clients_that_do_not_close_what_is_closed_hold_nobody_up(server: Server):
+def test_clients_that_do_not_close_their_side_delay_no_one(server: Server):
     """gunicorn's worker waits two seconds for each, serves nobody meanwhile, and is killed."""
     with server.attacked(100, b"\r\n\r\n"):
         pass
@@ -358,7 +358,7 @@ def test_clients_that_do_not_close_what_is_closed_hold_nobody_up(server: Server)
         pass
 
 
-def test_connections_beyond_the_bound_replace_those_that_wait(server: Server):
+def test_connections_beyond_the_limit_replace_idle_ones(server: Server):
     # Beside connections: one that is accepted right now, a database's file that a request opens.
     most_descriptors = server.descriptors() + 1000 + 5
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -395,7 +395,7 @@ PIECES = (
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_gunicorns_parser_never_waits_for_a_head_that_is_said_to_be_there(pieces: list[bytes]):
+def test_gunicorns_parser_never_waits_for_a_complete_head(pieces: list[bytes]):
     incoming = gunicorn_worker._Incoming()
     for piece in pieces:
         incoming.received += piece
@@ -428,7 +428,7 @@ def test_a_request_is_complete_with_its_last_byte(request_: bytes):
     assert incoming.is_complete()
 
 
-def test_what_the_worker_overrides_is_there_in_gunicorn():
+def test_the_methods_that_the_worker_overrides_exist_in_gunicorn():
     for name, function in vars(GunicornWorker).items():
         theirs = getattr(ThreadWorker, name, None)
         if inspect.isfunction(function) and name not in ("__init__", *NEW):
@@ -454,7 +454,7 @@ def test_tls_and_http2_are_refused_at_the_start():
 
 
 @pytest.mark.parametrize("direction", ["sends", "reads"])
-def test_a_client_of_single_bytes_is_given_up(monkeypatch, direction: str):
+def test_a_client_that_sends_byte_by_byte_is_dropped(monkeypatch, direction: str):
     monkeypatch.setattr(gunicorn_worker, "POLL_INTERVAL_S", 0.01)
     here, client = socket.socketpair()
     stop = threading.Event()
@@ -473,7 +473,7 @@ def test_a_client_of_single_bytes_is_given_up(monkeypatch, direction: str):
         thread.join()
 
 
-def test_bytes_that_move_make_up_for_waiting():
+def test_transferred_bytes_extend_the_time_limit():
     here, client = socket.socketpair()
     with client, ClientSocket.take_over(here, lambda: 2.0 * PATIENCE_S) as mine:
         for operation in (lambda: mine.recv(100_000), lambda: mine.sendall(b"x" * 50_000)):

@@ -21,7 +21,7 @@ SECURITY = (ROOT / "docs" / "security.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_example_of_a_backend_runs_as_it_stands(tmp_path, monkeypatch):
+def test_the_readmes_backend_example_runs_unchanged(tmp_path, monkeypatch):
     [example] = [block for block in BLOCKS if "class ShoutingBackend" in block]
     body = example[example.index("class ShoutingBackend") :]
     assert len([line for line in body.splitlines() if line.strip()]) <= 15
@@ -36,7 +36,7 @@ def test_the_example_of_a_backend_runs_as_it_stands(tmp_path, monkeypatch):
         assert services.run(spec).result.output == "HELLO"
 
 
-def test_the_example_of_a_registration_runs_as_it_stands():
+def test_the_readmes_registration_example_runs_unchanged():
     [register] = [block for block in BLOCKS if "registry.register(" in block]
     from backends_app.backends.fake import FakeBackend
 
@@ -47,7 +47,7 @@ def test_the_example_of_a_registration_runs_as_it_stands():
         registry.unregister("shouting")
 
 
-def test_the_settings_it_shows_are_the_defaults():
+def test_the_settings_in_the_readme_are_the_defaults():
     [settings] = [block for block in BLOCKS if "ISOLATION_ROUTES" in block]
     shown: dict = {}
     exec(settings, shown)
@@ -61,27 +61,27 @@ def test_the_settings_it_shows_are_the_defaults():
 
 
 @pytest.mark.parametrize("route", [*RouteTable()], ids=lambda route: route.rule)
-def test_its_routing_table_is_the_default_one(route):
+def test_the_routing_table_in_the_readme_is_the_default(route):
     rows = README[README.index("| source or runtime") :].split("\n\n")[0].splitlines()
     subject = f"`{route.runtime}`" if route.runtime else route.source_format or "anything else"
     [row] = [row for row in rows if subject in row]
     assert f"| `{route.target}` |" in row
 
 
-def test_the_commands_it_names_exist():
+def test_the_commands_in_the_readme_exist():
     from django.core.management import get_commands
 
     for name in re.findall(r"^\| `(\w+_\w+)", README, re.MULTILINE):
         assert name in get_commands()
 
 
-def test_the_make_targets_it_names_exist():
+def test_the_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)`?", README):
         assert f"\n{target}:" in makefile
 
 
-def test_every_test_that_the_security_page_names_is_there():
+def test_every_test_named_on_the_security_page_exists():
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", SECURITY)
     assert len(named) > 20
     for path, test in named:
@@ -130,7 +130,7 @@ print(json.dumps([
 """
 
 
-def test_it_works_inside_another_project_as_the_readme_says(tmp_path):
+def test_the_app_works_in_another_project_as_documented(tmp_path):
     def block(holding: str) -> str:
         [found] = [block for block in BLOCKS if holding in block]
         return found

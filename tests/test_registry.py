@@ -33,7 +33,7 @@ def test_the_empty_registry_lists_nothing_and_resolves_nothing(registry: Registr
         registry.resolve("auto", "node")
 
 
-def test_list_gives_every_registered_backend_with_its_capabilities_by_name(registry: Registry):
+def test_list_returns_every_backend_with_its_capabilities_by_name(registry: Registry):
     for name in ("microvm", "gvisor", "isolate"):
         registry.register(name, FakeBackend(name=name.upper()))
     infos = registry.list()
@@ -43,7 +43,7 @@ def test_list_gives_every_registered_backend_with_its_capabilities_by_name(regis
     assert {(info.detected, info.healthy) for info in infos} == {(None, None)}
 
 
-def test_the_list_is_the_callers_own(filled: Registry):
+def test_a_change_of_the_returned_list_does_not_change_the_registry(filled: Registry):
     filled.list().clear()
     assert len(filled.list()) == 3
 
@@ -76,7 +76,7 @@ def test_auto_with_the_target_missing_is_an_error(filled: Registry, runtime: str
     assert raised.value.name == target
 
 
-def test_what_was_resolved_once_is_forgotten_with_the_next_change(filled: Registry, fakes):
+def test_a_change_invalidates_cached_resolutions(filled: Registry, fakes):
     assert filled.resolve("auto", "node") is fakes["isolate"]
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     with pytest.raises(BackendUnavailable):
@@ -86,7 +86,7 @@ def test_what_was_resolved_once_is_forgotten_with_the_next_change(filled: Regist
         filled.resolve("auto", "node")
 
 
-def test_a_mistaken_resolve_is_not_remembered(filled: Registry):
+def test_a_failed_resolve_is_not_cached(filled: Registry):
     for number in range(100):
         with pytest.raises(RuntimeNotSupported):
             filled.resolve("isolate", f"runtime-{number}")
@@ -101,7 +101,7 @@ def test_a_second_registration_of_a_name_is_refused_and_changes_nothing(filled: 
     assert filled.resolve("isolate", "node") is fakes["isolate"]
 
 
-def test_replace_puts_another_in_its_place_with_unknown_health(filled: Registry):
+def test_replace_registers_the_new_backend_with_unknown_health(filled: Registry):
     other = FakeBackend()
     filled.register("isolate", other, replace=True)
     assert filled.resolve("isolate", "node") is other
@@ -115,26 +115,26 @@ def test_unregister_returns_the_backend_and_a_second_one_is_an_error(filled: Reg
         filled.unregister("isolate")
 
 
-def test_in_and_iteration_go_by_name(filled: Registry):
+def test_membership_and_iteration_are_by_name(filled: Registry):
     assert "gvisor" in filled
     assert "nothing" not in filled
     assert [*filled] == ["gvisor", "isolate", "microvm"]
 
 
-def test_iteration_is_not_disturbed_by_a_change(filled: Registry):
+def test_iteration_is_stable_during_a_change(filled: Registry):
     for name in filled:
         filled.unregister(name)
     assert len(filled) == 0
 
 
 @pytest.mark.parametrize("name", ["a", "a1-b", "x" * 63])
-def test_good_names(registry: Registry, name: str):
+def test_valid_names_are_accepted(registry: Registry, name: str):
     registry.register(name, FakeBackend())
     assert name in registry
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a_b", "a b", "ä", "a\n", "x" * 64, 7, None])
-def test_bad_names_are_refused_with_the_rule(registry: Registry, name):
+def test_invalid_names_are_refused_with_the_rule(registry: Registry, name):
     with pytest.raises(InvalidBackendName, match="lower-case"):
         registry.register(name, FakeBackend())
 
@@ -144,7 +144,7 @@ def test_auto_is_reserved(registry: Registry):
         registry.register("auto", FakeBackend())
 
 
-def test_what_is_no_backend_is_refused(registry: Registry):
+def test_an_object_that_is_not_a_backend_is_refused(registry: Registry):
     class NoCapabilities(Backend):
         pass
 
@@ -157,7 +157,7 @@ def test_what_is_no_backend_is_refused(registry: Registry):
     assert len(registry) == 0
 
 
-def test_publish_tells_changes_only(filled: Registry, fakes):
+def test_set_health_returns_true_only_for_changes(filled: Registry, fakes):
     before = filled.get("isolate")
     assert not filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert filled.get("isolate") is before
@@ -166,14 +166,14 @@ def test_publish_tells_changes_only(filled: Registry, fakes):
     assert filled.list()[1].health_description == "gone"
 
 
-def test_publish_about_a_replaced_instance_is_dropped(filled: Registry, fakes):
+def test_set_health_of_a_replaced_instance_is_dropped(filled: Registry, fakes):
     filled.register("isolate", FakeBackend(), replace=True)
     assert not filled.set_health("isolate", fakes["isolate"], Health.unhealthy("old"))
     assert not filled.set_health("nobody", fakes["isolate"], Health.ok())
     assert filled.get("isolate").health == Health.unknown()
 
 
-def test_a_snapshot_stays_what_it_was(filled: Registry):
+def test_a_snapshot_is_immutable(filled: Registry):
     snapshot = filled.snapshot
     filled.unregister("isolate")
     assert "isolate" in snapshot.entries
@@ -182,7 +182,7 @@ def test_a_snapshot_stays_what_it_was(filled: Registry):
         snapshot.entries["x"] = None
 
 
-def test_configure_exchanges_its_own_and_leaves_what_others_registered(filled: Registry, fakes):
+def test_replace_configured_keeps_backends_of_others(filled: Registry, fakes):
     mine, new = fakes["isolate"], FakeBackend()
     filled.replace_configured(add={"new": new}, remove={"isolate": mine})
     assert [*filled] == ["gvisor", "microvm", "new"]
@@ -191,14 +191,14 @@ def test_configure_exchanges_its_own_and_leaves_what_others_registered(filled: R
     assert [*filled] == ["gvisor", "microvm", "new"]
 
 
-def test_configure_leaves_a_name_to_who_has_replaced_it(filled: Registry, fakes):
+def test_replace_configured_keeps_a_replacement(filled: Registry, fakes):
     theirs = FakeBackend()
     filled.register("isolate", theirs, replace=True)
     filled.replace_configured(add={"isolate": FakeBackend()}, remove={"isolate": fakes["isolate"]})
     assert filled.get("isolate").backend is theirs
 
 
-def test_reroute_keeps_the_backends_and_their_health(filled: Registry, fakes):
+def test_set_routes_keeps_the_backends_and_their_health(filled: Registry, fakes):
     filled.set_routes(RouteTable(runtimes={"node": "microvm"}))
     assert filled.resolve("auto", "node") is fakes["microvm"]
     assert filled.list()[0].healthy
@@ -214,7 +214,7 @@ def test_reroute_keeps_the_backends_and_their_health(filled: Registry, fakes):
         {"max_concurrency": 1.5},
     ],
 )
-def test_capabilities_refuse_what_makes_no_sense(wrong):
+def test_invalid_capabilities_are_refused(wrong):
     good = {"name": "x", "supported_runtimes": ["node"], "supported_isolations": ["x"]}
     BackendCapabilities(**good)
     with pytest.raises((TypeError, ValueError)):

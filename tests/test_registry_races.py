@@ -34,7 +34,7 @@ def together(*works: Callable[[], None]) -> list[BaseException]:
     return raised
 
 
-def test_of_a_hundred_threads_registering_one_name_exactly_one_wins(registry: Registry):
+def test_one_of_a_hundred_threads_registers_a_name(registry: Registry):
     fakes = [FakeBackend() for _ in range(100)]
     raised = together(*(lambda fake=fake: registry.register("one", fake) for fake in fakes))
     assert len(raised) == 99
@@ -42,14 +42,14 @@ def test_of_a_hundred_threads_registering_one_name_exactly_one_wins(registry: Re
     assert registry.resolve("one", "node") in fakes
 
 
-def test_no_registration_is_lost(registry: Registry):
+def test_concurrent_registrations_are_not_lost(registry: Registry):
     names = [f"backend-{number}" for number in range(100)]
     raised = together(*(lambda name=name: registry.register(name, FakeBackend()) for name in names))
     assert raised == []
     assert [*registry] == sorted(names)
 
 
-def test_a_hundred_threads_register_unregister_resolve_and_list(registry: Registry):
+def test_a_hundred_threads_use_the_registry_without_unexpected_errors(registry: Registry):
     stable = FakeBackend()
     registry.register("stable", stable)
     coming = {name: FakeBackend() for name in ("isolate", "gvisor", "microvm")}
@@ -80,7 +80,7 @@ def test_a_hundred_threads_register_unregister_resolve_and_list(registry: Regist
     assert [*registry] in [sorted({"stable", *left}) for left in _subsets([*coming])]
 
 
-def test_a_swap_of_two_backends_is_never_seen_half_done(registry: Registry):
+def test_a_swap_of_two_backends_is_atomic_for_readers(registry: Registry):
     """`configure` takes one out and puts the other in: a reader sees one of the two, always."""
     left, right = FakeBackend(), FakeBackend()
     registry.register("left", left)

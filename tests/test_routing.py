@@ -31,27 +31,29 @@ from backends_app.routing import RouteTable
         ("node", "archive", "microvm", "source format archive → microvm"),
     ],
 )
-def test_the_auto_table(filled: Registry, fakes, runtime, source_format, target, rule):
+def test_auto_follows_the_route_table(
+    filled: Registry, fakes, runtime, source_format, target, rule
+):
     resolution = filled.explain("auto", runtime, source_format)
     assert (resolution.name, resolution.rule, resolution.error) == (target, rule, None)
     assert resolution.backend is fakes[target]
     assert filled.resolve("auto", runtime, source_format) is fakes[target]
 
 
-def test_the_format_counts_before_the_runtime(filled: Registry):
+def test_the_source_format_takes_precedence_over_the_runtime(filled: Registry):
     resolution = filled.explain("auto", "python", "image")
     assert resolution.rule == "source format image → gvisor"
     assert isinstance(resolution.error, RuntimeNotSupported)
 
 
-def test_anything_else_goes_to_the_default_and_is_judged_there(filled: Registry):
+def test_unrouted_runtimes_go_to_the_default_backend(filled: Registry):
     resolution = filled.explain("auto", "cobol")
     assert resolution.rule == "default → microvm"
     assert isinstance(resolution.error, RuntimeNotSupported)
     assert resolution.error.supported_by == ()
 
 
-def test_every_candidate_comes_with_its_reason(filled: Registry, fakes):
+def test_every_candidate_has_a_reason(filled: Registry, fakes):
     filled.set_health("gvisor", fakes["gvisor"], Health.undetected("install runsc"))
     candidates = filled.explain("auto", "node").candidates
     assert [(one.name, one.eligible, one.reason) for one in candidates] == [
@@ -118,7 +120,7 @@ def test_unknown_health_is_eligible(registry: Registry):
     assert registry.explain("auto", "node").candidates[0].reason == "not probed yet"
 
 
-def test_of_a_list_the_first_eligible_is_taken(filled: Registry, fakes):
+def test_the_first_eligible_backend_of_a_list_is_chosen(filled: Registry, fakes):
     both = ["isolate", "microvm"]
     assert filled.resolve(both, "node") is fakes["isolate"]
     assert filled.resolve(tuple(reversed(both)), "node") is fakes["microvm"]
@@ -129,7 +131,7 @@ def test_of_a_list_the_first_eligible_is_taken(filled: Registry, fakes):
     assert resolution.rule == "first eligible of microvm, isolate"
 
 
-def test_nothing_outside_the_list_is_ever_taken(filled: Registry, fakes):
+def test_a_backend_outside_the_list_is_never_chosen(filled: Registry, fakes):
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     error = filled.explain(["gvisor", "isolate"], "node").error
     assert isinstance(error, BackendUnavailable)
@@ -139,7 +141,7 @@ def test_nothing_outside_the_list_is_ever_taken(filled: Registry, fakes):
     assert isinstance(error, BackendNotRegistered)
 
 
-def test_a_later_one_of_the_list_says_that_an_earlier_was_taken(filled: Registry):
+def test_a_later_backend_of_the_list_names_the_reason(filled: Registry):
     candidates = filled.explain(["isolate", "microvm"], "node").candidates
     assert candidates[1].reason == "healthy; a preferred backend was selected"
 
@@ -176,13 +178,13 @@ def test_a_malformed_request_is_explained_and_raised_alike(
         filled.resolve(isolation, runtime, source_format)
 
 
-def test_an_unknown_source_format_is_for_the_target_to_refuse(filled: Registry):
+def test_an_unknown_source_format_is_refused_by_the_target(filled: Registry):
     error = filled.explain("auto", "python", "floppy").error
     assert isinstance(error, SourceFormatNotSupported)
     assert error.supported == ("code", "archive")
 
 
-def test_routes_are_data(fakes):
+def test_routes_can_be_replaced(fakes):
     routes = RouteTable(source_formats={}, runtimes={"node": "microvm"}, default="isolate")
     registry = Registry(routes)
     for name, fake in fakes.items():
@@ -192,7 +194,7 @@ def test_routes_are_data(fakes):
     assert [route.rule for route in routes] == ["runtime node → microvm", "default → isolate"]
 
 
-def test_an_error_over_a_thousand_backends_is_still_found_at_once(registry: Registry):
+def test_an_error_over_a_thousand_backends_is_fast(registry: Registry):
     """Quadratic work would take minutes here."""
     for number in range(1000):
         registry.register(f"backend-{number}", FakeBackend(runtimes=["go"]))

@@ -66,7 +66,7 @@ def ask(port: int, token: str):
     return ask
 
 
-def test_every_worker_finds_out_the_health_by_itself(ask):
+def test_every_worker_probes_by_itself(ask):
     in_a_row = 0
     while in_a_row < 10:
         status, _, backends = ask("GET", "/v1/backends")
@@ -82,7 +82,7 @@ def test_typescript_runs(ask):
     assert (status, workload["output"], workload["isolation_used"]) == (201, 42, "isolate")
 
 
-def test_a_body_over_the_limit_is_413_though_the_client_means_to_send_it(ask):
+def test_a_body_over_the_limit_is_413_while_the_client_still_sends(ask):
     status, headers, body = ask("POST", "/v1/workloads", b" " * 40_000_000)
     assert (status, headers["Content-Type"]) == (413, "application/json")
     assert body["errors"][0]["code"] == "payload_too_large"
@@ -93,7 +93,7 @@ def test_a_chunked_body_is_411(ask):
     assert (status, body["errors"][0]["code"]) == (411, "length_required")
 
 
-def test_a_path_that_is_no_text_is_404(port: int):
+def test_a_path_that_is_not_utf8_is_404(port: int):
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET /v1/backends/\xff%ff HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(100).startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
@@ -107,7 +107,7 @@ def say(port: int, text: str) -> bytes:
 
 
 @pytest.mark.parametrize("header", ["SCRIPT_NAME: /evil", "PATH_INFO: /v1/nope"])
-def test_where_the_site_is_is_not_for_a_client_to_say(port: int, header: str):
+def test_a_client_cannot_set_the_script_name(port: int, header: str):
     head = f"Host: localhost\n{header}\nConnection: close\n\n"
     answer = say(port, f"GET /v1/routes HTTP/1.1\n{head}")
     assert answer.startswith(b"HTTP/1.1 200")
@@ -124,12 +124,12 @@ def test_where_the_site_is_is_not_for_a_client_to_say(port: int, header: str):
         (415, "Content-Length: 2\nContent-Type: text/csv\n"),
     ],
 )
-def test_a_body_is_not_asked_for_when_its_request_is_refused(port: int, status: int, given: str):
+def test_a_rejected_request_gets_no_100_continue(port: int, status: int, given: str):
     head = f"POST /v1/workloads HTTP/1.1\nHost: localhost\n{given}Expect: 100-continue\n\n"
     assert say(port, head).startswith(f"HTTP/1.1 {status} ".encode())
 
 
-def test_a_body_is_asked_for_when_it_is_wanted(port: int, token: str):
+def test_an_accepted_request_gets_100_continue(port: int, token: str):
     body = b'{"runtime": "nope", "code": "1"}'
     head = (
         "POST /v1/workloads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -143,7 +143,7 @@ def test_a_body_is_asked_for_when_it_is_wanted(port: int, token: str):
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_clients_that_go_away_leave_their_slots(port: int, token: str, ask):
+def test_disconnected_clients_release_their_slots(port: int, token: str, ask):
     """More clients than all workers have slots, each gone before its workload has ended."""
     body = json.dumps(
         {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 0.5}}
@@ -162,7 +162,7 @@ def test_clients_that_go_away_leave_their_slots(port: int, token: str, ask):
     assert answer["status"] == "completed"
 
 
-def test_many_at_once_are_run_or_told_where_to_look(ask):
+def test_many_concurrent_requests_are_201_or_202(ask):
     seen: list[int] = []
     body = {"runtime": "node", "code": "export default (n: number) => n"}
 
@@ -182,7 +182,7 @@ def test_many_at_once_are_run_or_told_where_to_look(ask):
     assert 201 in seen
 
 
-def test_workers_that_are_killed_leave_no_process_and_no_slot_taken(ask):
+def test_killed_workers_leave_no_process_and_no_slot(ask):
     (master,) = [
         pid
         for pid in children(os.getpid())

@@ -24,7 +24,7 @@ def node(**given) -> WorkloadSpec:
     return WorkloadSpec(**{"runtime": "node", "code": "…", **given})
 
 
-def test_the_report_says_what_went_where_and_why(filled: Registry):
+def test_the_report_has_the_backend_and_the_reason(filled: Registry):
     spec = node(runtime="typescript", input={"a": 1})
     report = services.run(spec, registry=filled)
     assert (report.id, report.runtime, report.isolation) == (spec.id, "node", "auto")
@@ -41,7 +41,7 @@ def test_the_backend_gets_the_canonical_runtime(filled: Registry, fakes):
     assert fakes["gvisor"].workloads[-1].runtime == "oci"
 
 
-def test_what_the_caller_does_not_name_is_the_operators(filled: Registry, fakes, settings):
+def test_unspecified_resources_are_the_operators_defaults(filled: Registry, fakes, settings):
     settings.ISOLATION_LIMITS = {"mem_mb": {"default": 100}, "output_bytes": 7}
     services.run(node(), registry=filled)
     services.run(node(resources=Resources()), registry=filled)
@@ -57,7 +57,7 @@ def in_a_thread(call: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("output", [{1, 2}, float("nan"), "\ud800", bytearray()], ids=ascii)
-def test_an_output_that_no_answer_could_hold_is_invalid(registry: Registry, output):
+def test_an_output_that_is_not_json_is_invalid_output(registry: Registry, output):
     registry.register("isolate", FakeBackend(program=lambda workload: output))
     result = services.run(node(), registry=registry).result
     assert (result.exit_reason, result.output) == (ExitReason.INVALID_OUTPUT, None)
@@ -74,7 +74,7 @@ def test_a_program_that_fails_is_a_report(registry: Registry):
     assert "boom" in result.stderr
 
 
-def test_bounds_are_checked_before_anything_is_run(filled: Registry, fakes):
+def test_limits_are_checked_before_execution(filled: Registry, fakes):
     with pytest.raises(InvalidRequest):
         services.run(node(resources=Resources(timeout_s=1e9)), registry=filled)
     with pytest.raises(BackendNotRegistered):
@@ -82,7 +82,7 @@ def test_bounds_are_checked_before_anything_is_run(filled: Registry, fakes):
     assert all(not fake.workloads for fake in fakes.values())
 
 
-def test_a_fault_is_named_and_the_backend_unhealthy_at_once(filled: Registry, fakes):
+def test_a_fault_is_reported_and_the_backend_is_unhealthy_at_once(filled: Registry, fakes):
     def program(workload: WorkloadSpec) -> None:
         raise BackendUnavailable("the disk is full")
 
@@ -98,7 +98,7 @@ def test_a_fault_is_named_and_the_backend_unhealthy_at_once(filled: Registry, fa
         services.run(node(), registry=filled)
 
 
-def test_slots_are_counted_and_freed_whatever_happens(registry: Registry):
+def test_slots_are_released_after_every_outcome(registry: Registry):
     inside, release = threading.Semaphore(0), threading.Event()
 
     def program(workload: WorkloadSpec) -> None:
@@ -143,7 +143,7 @@ def test_a_bug_in_a_backend_is_a_result_that_names_it(registry: Registry, bug: B
         assert type(bug).__name__ in result.error
 
 
-def test_who_presses_ctrl_c_is_heard(registry: Registry):
+def test_ctrl_c_is_raised(registry: Registry):
     def program(workload: WorkloadSpec) -> None:
         raise KeyboardInterrupt
 
@@ -152,7 +152,7 @@ def test_who_presses_ctrl_c_is_heard(registry: Registry):
         services.run(node(), registry=registry)
 
 
-def test_a_bug_in_what_is_asked_before_is_unavailable(registry: Registry):
+def test_a_bug_in_validate_is_unavailable(registry: Registry):
     class Buggy(FakeBackend):
         def validate(self, workload: WorkloadSpec) -> None:
             raise SystemExit(1)
@@ -176,7 +176,7 @@ def test_a_bug_in_what_is_asked_before_is_unavailable(registry: Registry):
         *(("stdout_encoding", "rot13"), ("stderr_encoding", None), ("exit_reason", "exited")),
     ],
 )
-def test_a_result_that_no_record_holds_names_the_backend_and_the_field(
+def test_an_unrecordable_result_names_the_backend_and_the_field(
     registry: Registry, field: str, value: object
 ):
     given = {"exit_reason": ExitReason.EXITED, "exit_code": 0, field: value}
@@ -186,7 +186,7 @@ def test_a_result_that_no_record_holds_names_the_backend_and_the_field(
     assert f"backend 'isolate' returned an invalid result: {field} " in result.error
 
 
-def test_what_is_no_result_names_the_backend(registry: Registry):
+def test_a_return_value_that_is_not_a_result_names_the_backend(registry: Registry):
     class Silent(FakeBackend):
         def execute(self, workload: WorkloadSpec):
             return None
@@ -198,7 +198,7 @@ def test_what_is_no_result_names_the_backend(registry: Registry):
     assert "NoneType" in result.error
 
 
-def test_cleanup_follows_every_execution(registry: Registry):
+def test_kill_follows_every_execution(registry: Registry):
     cleaned: list[str] = []
 
     class Tidy(FakeBackend):

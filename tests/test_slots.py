@@ -57,7 +57,7 @@ def test_a_slot_is_freed_by_an_error(runtime_dir: Path):
             _ = 1 / 0
 
 
-def test_another_process_counts_and_frees_its_slot_by_dying(runtime_dir: Path):
+def test_the_slot_of_another_process_is_released_at_its_death(runtime_dir: Path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -103,7 +103,7 @@ def test_never_more_than_the_limit_at_once(runtime_dir: Path, busy_interpreter):
     assert 1 <= most[0] <= 3
 
 
-def test_one_who_waits_is_passed_by_nobody(runtime_dir: Path):
+def test_a_waiting_process_is_never_overtaken(runtime_dir: Path):
     """Two slots, one taken: who waits has the turn before it looks for the other."""
     turns: list[str] = []
 
@@ -121,7 +121,7 @@ def test_one_who_waits_is_passed_by_nobody(runtime_dir: Path):
         pass
 
 
-def test_who_gives_up_has_no_slot_and_no_turn(runtime_dir: Path):
+def test_a_wait_that_stops_leaves_no_slot_and_no_turn(runtime_dir: Path):
     with (
         acquire_slot("isolate", 1, runtime_dir),
         wait_for_slot("isolate", 1, runtime_dir, lambda: True) as has_slot,
@@ -131,7 +131,7 @@ def test_who_gives_up_has_no_slot_and_no_turn(runtime_dir: Path):
             pass
 
 
-def test_no_descriptor_is_left(runtime_dir: Path):
+def test_no_file_descriptor_leaks(runtime_dir: Path):
     before = len(os.listdir("/proc/self/fd"))
     with acquire_slot("isolate", 1, runtime_dir):
         for _ in range(10):
@@ -161,7 +161,7 @@ def test_the_folder_is_made_for_this_user_alone(tmp_path: Path):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_taken_slots_are_counted_without_taking_any(runtime_dir: Path):
+def test_slots_in_use_are_counted_without_locking(runtime_dir: Path):
     assert slots_in_use("one", 3, runtime_dir) == 0
     with (
         acquire_slot("one", 3, runtime_dir),
@@ -172,7 +172,7 @@ def test_taken_slots_are_counted_without_taking_any(runtime_dir: Path):
     assert slots_in_use("one", 3, runtime_dir) == 0
 
 
-def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir: Path):
+def test_only_the_locks_of_killed_processes_are_removed(runtime_dir: Path):
     holder = subprocess.Popen(
         [sys.executable, "-c", MARKER, str(runtime_dir)], cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -190,7 +190,7 @@ def test_marks_of_a_process_that_was_killed_are_swept_and_no_others(runtime_dir:
     assert remove_stale_locks(runtime_dir) == 0
 
 
-def test_a_mark_whose_file_was_removed_meanwhile_is_made_anew(runtime_dir: Path, monkeypatch):
+def test_a_lock_whose_file_was_removed_is_created_again(runtime_dir: Path, monkeypatch):
     """Another process sweeps between opening the file and locking it."""
     lock, swept = fcntl.flock, []
 
@@ -207,7 +207,7 @@ def test_a_mark_whose_file_was_removed_meanwhile_is_made_anew(runtime_dir: Path,
         assert (runtime_dir / "mine.running").exists()
 
 
-def test_a_sweep_takes_a_mark_from_nobody(runtime_dir: Path, busy_interpreter):
+def test_removing_stale_locks_keeps_held_locks(runtime_dir: Path, busy_interpreter):
     """Whoever holds a mark is seen to hold it, however much is swept meanwhile."""
     done, lost = threading.Event(), []
 

@@ -21,13 +21,13 @@ documents = st.recursive(
 
 
 @given(documents)
-def test_what_is_json_for_everyone_is_read_as_it_is(document):
+def test_unambiguous_json_is_parsed_unchanged(document):
     assert loads(json.dumps(document)) == document
     assert loads(json.dumps(document, ensure_ascii=False).encode()) == document
 
 
 @given(st.text() | st.binary())
-def test_whatever_comes_is_read_or_refused(text):
+def test_any_input_is_parsed_or_refused(text):
     with suppress(InvalidJSON):
         loads(text)
 
@@ -60,7 +60,7 @@ def test_whatever_comes_is_read_or_refused(text):
         ("{" + ",".join(f'"{n}":[]' for n in range(300_001)) + "}", "600,000 values"),
     ],
 )
-def test_what_is_refused_says_why(text, reason):
+def test_refused_json_has_a_reason(text, reason):
     with pytest.raises(InvalidJSON) as raised:
         loads(text)
     assert reason in str(raised.value)
@@ -77,6 +77,6 @@ def test_what_is_refused_says_why(text, reason):
         (r'"\ud83d\ude00"', "😀"),
     ],
 )
-def test_what_only_looks_suspicious_is_taken(text, value):
+def test_json_that_only_looks_suspicious_is_accepted(text, value):
     taken = loads(text)
     assert value is None or taken == value

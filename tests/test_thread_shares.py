@@ -12,7 +12,7 @@ from backends_app.thread_shares import ThreadShares
 @pytest.mark.parametrize(
     ("threads", "limit", "per_user"), [(1, 1, 1), (4, 3, 1), (32, 24, 8), (100, 75, 25)]
 )
-def test_a_part_of_the_threads_is_never_held(threads: int, limit: int, per_user: int):
+def test_some_threads_are_never_held(threads: int, limit: int, per_user: int):
     shares = ThreadShares(threads)
     with ExitStack() as held:
         for number in range(limit):
@@ -23,7 +23,7 @@ def test_a_part_of_the_threads_is_never_held(threads: int, limit: int, per_user:
         pass
 
 
-def test_one_user_holds_no_more_than_a_share():
+def test_one_user_holds_at_most_a_share():
     shares = ThreadShares(8)
     with shares.hold("ada"), shares.hold("ada"):
         with pytest.raises(TooManyWaiting) as raised, shares.hold("ada"):
@@ -35,14 +35,14 @@ def test_one_user_holds_no_more_than_a_share():
         pass
 
 
-def test_an_error_gives_the_thread_back():
+def test_an_error_releases_the_thread():
     shares = ThreadShares(1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), shares.hold("ada"):
             _ = 1 / 0
 
 
-def test_what_is_held_and_refused_is_heard_of():
+def test_held_and_refused_threads_are_signalled():
     heard = []
 
     def hear(held: int, limit: int, refused: bool, **_: object) -> None:

@@ -20,7 +20,7 @@ from backends_app.workloads import (
 @pytest.mark.parametrize(
     "given", [{}, {"code": "1", "image": "x"}, {"code": "", "archive": b""}, {"code": None}]
 )
-def test_exactly_one_source(given):
+def test_a_spec_has_exactly_one_source(given):
     with pytest.raises(InvalidRequest, match="exactly one"):
         WorkloadSpec(runtime="node", **given)
 
@@ -29,7 +29,7 @@ def test_exactly_one_source(given):
     ("given", "source_format"),
     [({"code": ""}, "code"), ({"archive": b"x"}, "archive"), ({"image": "x"}, "image")],
 )
-def test_the_source_format_follows(given, source_format):
+def test_the_source_format_follows_from_the_source(given, source_format):
     assert WorkloadSpec(**given).source_format == source_format
 
 
@@ -58,20 +58,20 @@ def test_every_spec_has_an_id_of_its_own():
         ({"input": {1, 2}}, "input"),
     ],
 )
-def test_bounds_name_their_field(spec, field):
+def test_a_broken_limit_names_its_field(spec, field):
     with pytest.raises(InvalidRequest) as raised:
         Limits().check(WorkloadSpec(**{"code": "", **spec}))
     assert raised.value.field == field
     assert len(str(raised.value)) < 300
 
 
-def test_the_largest_of_everything_passes():
+def test_values_at_their_limits_pass():
     code, given = "x" * (1024 * 1024), "x" * (1024 * 1024 - 2)
     most = Resources(timeout_s=300, mem_mb=2048, cpus=4)
     Limits().check(WorkloadSpec(code=code, input=given, resources=most))
 
 
-def test_a_module_is_measured_in_its_own_bytes_not_in_those_of_its_base64():
+def test_a_module_is_limited_by_its_own_bytes_not_its_base64():
     largest = b64encode(bytes(1024 * 1024)).decode()
     Limits().check(WorkloadSpec(runtime="wasm", code=largest))
     with pytest.raises(InvalidRequest) as raised:
@@ -84,7 +84,7 @@ def test_a_module_is_measured_in_its_own_bytes_not_in_those_of_its_base64():
         Limits().check(WorkloadSpec(runtime="node", code=largest))
 
 
-def test_defaults_fill_what_was_not_asked_for():
+def test_missing_resources_are_the_defaults():
     assert Limits().resources() == Resources()
     assert Limits().resources(mem_mb=64) == Resources(mem_mb=64)
 
@@ -107,6 +107,6 @@ def test_the_status_follows_from_the_reason(reason, exit_code, status):
     ("stdout", "output"),
     [('{"a": 1}\n', {"a": 1}), (" 7 ", 7), ("hello", None), ("1\n2\n", None), ("", None)],
 )
-def test_output_is_stdout_when_the_whole_of_it_is_json(stdout, output):
+def test_output_is_stdout_when_all_of_it_is_json(stdout, output):
     assert output_from_stdout(stdout, truncated=False) == output
     assert output_from_stdout(stdout, truncated=True) is None

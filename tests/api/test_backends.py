@@ -10,7 +10,7 @@ from backends_app.backends.fake import FakeBackend
 from backends_app.registry import Registry
 
 
-def test_the_list_has_every_backend_by_name_in_the_promised_shape(serve, filled, fakes):
+def test_the_list_has_every_backend_by_name_in_the_documented_format(serve, filled, fakes):
     filled.set_health("gvisor", fakes["gvisor"], Health.unhealthy("no answer", {"version": "1"}))
     response = serve(filled).get("/v1/backends")
     assert response.status_code == 200
@@ -37,7 +37,7 @@ def test_the_empty_registry_is_an_empty_array(serve, registry):
     assert (response.status_code, response.content) == (200, b"[]")
 
 
-def test_what_was_never_probed_is_null(serve, registry):
+def test_health_before_the_first_probe_is_null(serve, registry):
     registry.register("one", FakeBackend())
     [one] = serve(registry).get("/v1/backends").json()
     assert (one["detected"], one["healthy"]) == (None, None)
@@ -54,7 +54,7 @@ def test_equal_state_gives_equal_bytes_whatever_the_order_of_registration(serve)
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json", "application/json, */*;q=0.5"])
-def test_an_etag_saves_the_second_answer(serve, filled, fakes, accept):
+def test_a_matching_etag_is_304(serve, filled, fakes, accept):
     client = serve(filled)
     headers = {"accept": accept} if accept else {}
     first = client.get("/v1/backends", headers=headers)
@@ -70,7 +70,7 @@ def test_an_etag_saves_the_second_answer(serve, filled, fakes, accept):
     assert third.headers["ETag"] != first.headers["ETag"]
 
 
-def test_other_preconditions_are_not_for_reading(client):
+def test_other_preconditions_are_ignored(client):
     headers = {"if-match": '"other"', "if-unmodified-since": "Mon, 01 Jan 2001 00:00:00 GMT"}
     assert client.get("/v1/backends", headers=headers).status_code == 200
     headers["if-none-match"] = client.get("/v1/backends").headers["ETag"]
@@ -89,7 +89,7 @@ def test_another_etag_and_a_list_of_etags(client):
     assert status("nonsense") == 200
 
 
-def test_the_page_for_people_is_never_answered_with_304(client):
+def test_the_html_page_is_never_304(client):
     etag = client.get("/v1/backends").headers["ETag"]
     headers = {"if-none-match": etag, "accept": "text/html"}
     response = client.get("/v1/backends", headers=headers)
@@ -98,7 +98,7 @@ def test_the_page_for_people_is_never_answered_with_304(client):
     assert "ETag" not in response.headers
 
 
-def test_ready_bytes_and_rendered_ones_are_the_same(client):
+def test_cached_and_rendered_bytes_are_equal(client):
     ready = client.get("/v1/backends")
     rendered = client.get("/v1/backends?format=json")
     assert ready.content == rendered.content
@@ -107,13 +107,13 @@ def test_ready_bytes_and_rendered_ones_are_the_same(client):
     assert "ETag" not in indented.headers
 
 
-def test_head_has_the_headers_alone(client):
+def test_head_has_the_headers_only(client):
     head = client.head("/v1/backends")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["ETag"] == client.get("/v1/backends").headers["ETag"]
 
 
-def test_one_backend_comes_with_its_routes_and_its_last_change(serve, filled, fakes):
+def test_a_backend_has_its_routes_and_its_last_change(serve, filled, fakes):
     response = serve(filled).get("/v1/backends/isolate")
     assert response.status_code == 200
     body = response.json()
@@ -130,7 +130,7 @@ def test_one_backend_comes_with_its_routes_and_its_last_change(serve, filled, fa
 @pytest.mark.parametrize(
     "name", ["nobody", "a%00b", "ISOLATE", "x" * 10_000, "%F0%9F%98%80", "%ff"]
 )
-def test_a_backend_that_is_not_there_is_404_and_names_those_that_are(serve, filled, name):
+def test_an_unregistered_backend_is_404_and_lists_the_registered(serve, filled, name):
     response = serve(filled).get(f"/v1/backends/{name}")
     assert response.status_code == 404
     [error] = response.json()["errors"]
@@ -139,7 +139,7 @@ def test_a_backend_that_is_not_there_is_404_and_names_those_that_are(serve, fill
     assert len(error["detail"]) < 300
 
 
-def test_the_routes_say_where_each_leads_and_whether_that_works_now(serve, filled, fakes):
+def test_the_routes_have_targets_and_their_eligibility(serve, filled, fakes):
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("down"))
     filled.unregister("gvisor")
     rows = serve(filled).get("/v1/routes").json()
@@ -175,12 +175,12 @@ def test_reading_needs_no_user_and_no_database(serve, filled):
         assert serve(filled).get(f"/v1/{path}").status_code == 200
 
 
-def test_a_view_takes_the_registry_it_is_handed(serve, filled, registry):
+def test_a_view_uses_the_passed_registry(serve, filled, registry):
     assert len(serve(filled).get("/v1/backends").json()) == 3
     assert len(serve(Registry()).get("/v1/backends").json()) == 0
 
 
-def test_a_handed_in_registry_starts_no_monitor(serve, filled):
+def test_a_passed_registry_starts_no_monitor(serve, filled):
     from backends_app.health import monitor
 
     before = monitor._started

@@ -30,7 +30,7 @@ def post(client, size: int):
     return client.post(URL, {"runtime": "node", "code": "x" * size}, format="json")
 
 
-def test_bytes_over_the_limit_are_refused_until_others_are_given_back():
+def test_bytes_over_the_limit_are_refused_until_others_are_released():
     memory = BodyMemory()
     memory.reserve("ada", 6, limit=10)
     memory.reserve("bob", 4, limit=10)
@@ -41,7 +41,7 @@ def test_bytes_over_the_limit_are_refused_until_others_are_given_back():
     assert memory.held == 10
 
 
-def test_one_user_has_half_of_it():
+def test_one_user_gets_at_most_half():
     memory = BodyMemory()
     memory.reserve("eve", 3, limit=10)
     with pytest.raises(BodyMemoryFull):
@@ -49,13 +49,13 @@ def test_one_user_has_half_of_it():
     memory.reserve("ada", 6, limit=10)
 
 
-def test_one_body_is_accepted_whatever_the_limit():
+def test_a_single_body_is_accepted_regardless_of_the_limit():
     memory = BodyMemory()
     memory.reserve("ada", 100, limit=10)
     assert memory.held == 100
 
 
-def test_a_body_that_does_not_fit_is_429_and_small_ones_go_on(client):
+def test_a_body_without_memory_is_429_and_small_ones_pass(client):
     held = max_bodies_bytes()
     body_memory.reserve("eve", held, held)
     try:
@@ -76,7 +76,7 @@ def test_a_body_that_does_not_fit_is_429_and_small_ones_go_on(client):
         ({"runtime": "nope", "code": "x" * 2 * ENVELOPE_BYTES}, "multipart"),
     ],
 )
-def test_a_refused_request_gives_its_bytes_back(client, data, form):
+def test_a_refused_request_releases_its_bytes(client, data, form):
     assert client.post(URL, data, format=form).status_code == 400
     assert body_memory.held == 0
 
@@ -107,7 +107,7 @@ def test_bodies_of_refused_requests_are_freed_without_the_garbage_collector(serv
         gc.enable()
 
 
-def test_the_limit_follows_from_that_of_one_body_unless_it_is_set():
+def test_the_default_limit_is_two_of_the_largest_bodies():
     assert max_bodies_bytes() == 2 * max_body_bytes()
     with override_settings(ISOLATION_LIMITS={"bodies_bytes": 1000}):
         assert limits().bodies_bytes == max_bodies_bytes() == 1000

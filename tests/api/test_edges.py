@@ -32,7 +32,7 @@ def test_an_unknown_path_is_404_in_the_envelope(client, path, method):
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_debug_pages_do_not_come_between_a_client_and_its_envelope(client, debug):
+def test_debug_mode_keeps_the_envelope(client, debug):
     with override_settings(DEBUG=debug):
         response = client.get("/v1/nope")
     assert response.json()["errors"][0]["code"] == "not_found"
@@ -58,7 +58,7 @@ def test_an_unknown_host_is_400_in_the_envelope(client):
     assert response.json()["errors"][0]["code"] == "bad_request"
 
 
-def test_a_bug_is_500_without_its_words(serve, filled):
+def test_a_bug_is_500_without_its_message(serve, filled):
     serve(filled)
     response = Client(raise_request_exception=False).get("/broken")
     assert response.status_code == 500
@@ -66,20 +66,20 @@ def test_a_bug_is_500_without_its_words(serve, filled):
     assert b"secret" not in response.content
 
 
-def test_the_admin_answers_people_with_pages(serve, filled, db, admin_client):
+def test_the_admin_returns_html_errors(serve, filled, db, admin_client):
     serve(filled)
     response = admin_client.get("/admin/nope/")
     assert response.status_code == 404
     assert response["Content-Type"].startswith("text/html")
 
 
-def test_the_admin_is_there_and_makes_tokens(serve, filled, admin_client):
+def test_the_admin_creates_tokens(serve, filled, admin_client):
     serve(filled)
     assert admin_client.get("/admin/").status_code == 200
     assert admin_client.get("/admin/knox/authtoken/add/").status_code == 200
 
 
-def test_the_root_leads_to_everything(client):
+def test_the_root_links_to_every_resource(client):
     assert 'href="/v1/"' in client.get("/").content.decode()
     links = client.get("/v1/").json()
     assert {*links} == {
@@ -107,7 +107,7 @@ def test_the_documentation_is_served_from_local_files(client, path):
             found.close()
 
 
-def test_the_pages_lead_a_person_on(client):
+def test_the_pages_have_links(client):
     page = client.get("/v1/backends", headers={"accept": "text/html"}).content.decode()
     for name in ("gvisor", "isolate", "microvm"):
         assert f'href="http://testserver/v1/backends/{name}"' in page
@@ -137,7 +137,7 @@ def test_the_page_of_the_workloads_has_a_form(serve, filled, user):
         "nope",
     ],
 )
-def test_every_page_can_be_looked_at(client, path):
+def test_every_page_renders(client, path):
     response = client.get(f"/v1/{path}", headers={"accept": "text/html"})
     assert response["Content-Type"].startswith("text/html")
     assert b"Vulcan" in response.content

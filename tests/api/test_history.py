@@ -47,14 +47,14 @@ def ids(page) -> list[str]:
 # Submitting
 
 
-def test_a_run_says_where_it_is_kept(client):
+def test_a_run_has_the_location_of_its_record(client):
     response = post(client)
     assert response.status_code == 201
     assert response["Location"] == f"http://testserver/v1/workloads/{response.json()['id']}"
     assert client.get(response["Location"]).json() == response.json()
 
 
-def test_submitting_answers_at_once(client, fakes):
+def test_a_submission_returns_at_once(client, fakes):
     response = submit(client, {**NODE, "input": 7})
     body = response.json()
     assert (response.status_code, body["status"]) == (202, "pending")
@@ -76,13 +76,13 @@ def test_submitting_answers_at_once(client, fakes):
         ({"code": ""}, 400),
     ],
 )
-def test_what_cannot_run_is_no_record(client, change, status):
+def test_an_unroutable_workload_leaves_no_record(client, change, status):
     for path in ("/v1/workloads", "/v1/workloads/async"):
         assert post(client, {**NODE, **change}, path).status_code == status
     assert not Workload.objects.exists()
 
 
-def test_what_its_backend_would_refuse_anywhere_is_no_record(client, fakes, monkeypatch):
+def test_a_workload_that_its_backend_rejects_leaves_no_record(client, fakes, monkeypatch):
     from backends_app.exceptions import InvalidRequest
 
     def refuse(workload):
@@ -94,7 +94,7 @@ def test_what_its_backend_would_refuse_anywhere_is_no_record(client, fakes, monk
     assert not Workload.objects.exists()
 
 
-def test_a_backend_that_is_down_is_told_now(client, filled, fakes):
+def test_a_submission_to_an_unavailable_backend_is_503(client, filled, fakes):
     from backends_app.backends.base import Health
 
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
@@ -102,7 +102,7 @@ def test_a_backend_that_is_down_is_told_now(client, filled, fakes):
     assert not Workload.objects.exists()
 
 
-def test_a_fault_while_it_runs_is_told_and_kept(client, fakes):
+def test_a_fault_during_a_run_is_reported_and_recorded(client, fakes):
     def broken(workload):
         raise BackendUnavailable("the disk is full")
 
@@ -122,7 +122,7 @@ def test_a_full_queue_is_429(serve, filled, token):
     assert submit(client, {"runtime": "python", "code": "1"}).status_code == 202  # another queue
 
 
-def test_a_database_that_does_not_answer_is_a_503(client, monkeypatch):
+def test_an_unreachable_database_is_503(client, monkeypatch):
     from django.db import OperationalError
 
     def locked(*given, **more):
@@ -139,7 +139,7 @@ def test_a_database_that_does_not_answer_is_a_503(client, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/v1/workloads", "/v1/workloads/async"])
-def test_the_same_key_fifty_times_at_once_is_one_workload(client, token, fakes, path):
+def test_fifty_concurrent_requests_with_one_key_are_one_workload(client, token, fakes, path):
     def one(_) -> tuple[int, str]:
         own = APIClient()
         own.credentials(HTTP_AUTHORIZATION=f"Token {token}")
@@ -169,7 +169,7 @@ def test_another_body_with_the_key_is_409(client):
     assert post(client, {**NODE, "input": 1}).status_code == 201
 
 
-def test_a_key_of_another_user_is_another_key(client, user):
+def test_keys_of_different_users_are_independent(client, user):
     first = post(client, **{"Idempotency-Key": "k"}).json()
     other = APIClient()
     other.force_authenticate(User.objects.create_user("bob"))
@@ -179,7 +179,7 @@ def test_a_key_of_another_user_is_another_key(client, user):
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "ä", "x" * 256, "\x00"])
-def test_a_key_that_is_none_is_400(client, key):
+def test_an_invalid_key_is_400(client, key):
     response = post(client, **{"Idempotency-Key": key})
     assert response.status_code == 400
     assert response.json()["errors"][0]["attr"] == "Idempotency-Key"
@@ -205,7 +205,7 @@ def test_the_list_is_newest_first_and_in_pages(client, mine):
     assert client.get(row["url"]).json()["id"] == row["id"]
 
 
-def test_equal_times_are_no_trouble(client, mine):
+def test_equal_times_are_paginated_completely(client, mine):
     now = datetime.now(UTC)
     rows = {mine(created_at=now).pk for _ in range(7)}
     page, seen = client.get("/v1/workloads?page_size=3"), []
@@ -217,7 +217,7 @@ def test_equal_times_are_no_trouble(client, mine):
     assert {*seen} == rows
 
 
-def test_the_list_can_be_narrowed(client, mine):
+def test_the_list_can_be_filtered(client, mine):
     now = datetime.now(UTC)
     old = mine(Status.FAILED, created_at=now - timedelta(days=2), runtime="python")
     new = mine(Status.COMPLETED, isolation_used="microvm")
@@ -250,13 +250,13 @@ def test_the_list_can_be_narrowed(client, mine):
         "runtime=" + "x" * 64,
     ],
 )
-def test_a_query_that_is_none_is_400(client, query):
+def test_an_invalid_query_is_400(client, query):
     response = client.get(f"/v1/workloads?{query}")
     assert response.status_code == 400
     assert response.json()["errors"][0]["attr"] == query.split("=")[0]
 
 
-def test_people_see_their_own_and_staff_see_all(client, mine, user):
+def test_users_see_their_own_workloads_and_staff_see_all(client, mine, user):
     own, other = mine(), recorded(owner=User.objects.create_user("bob"))
     assert ids(client.get("/v1/workloads")) == [own.pk]
     for method, path in (
@@ -273,7 +273,7 @@ def test_people_see_their_own_and_staff_see_all(client, mine, user):
     assert client.get(f"/v1/workloads/{other.pk}").status_code == 200
 
 
-def test_nobody_sees_anything_without_signing_in(serve, filled, mine):
+def test_anonymous_users_see_nothing(serve, filled, mine):
     anonymous, workload = serve(filled), mine()
     for path in (
         "",
@@ -290,7 +290,7 @@ def test_nobody_sees_anything_without_signing_in(serve, filled, mine):
 # Killing
 
 
-def test_killing_one_that_waits(client, mine):
+def test_a_pending_workload_is_killed_at_once(client, mine):
     workload = mine()
     response = client.delete(f"/v1/workloads/{workload.pk}")
     assert (response.status_code, response.json()["status"]) == (200, "killed")
@@ -298,7 +298,7 @@ def test_killing_one_that_waits(client, mine):
     assert (again.status_code, again.json()["errors"][0]["code"]) == (409, "workload_ended")
 
 
-def test_a_kill_that_takes_its_time_is_202(client, mine, monkeypatch):
+def test_a_slow_kill_is_202(client, mine, monkeypatch):
     monkeypatch.setattr("backends_app.lifecycle.KILL_WAIT_S", 0)
     response = client.delete(f"/v1/workloads/{mine(Status.RUNNING).pk}")
     assert (response.status_code, response.json()["status"]) == (202, "running")
@@ -329,13 +329,13 @@ def printed(mine):
     return workload
 
 
-def test_the_log_of_one_that_has_ended(client, printed):
+def test_the_log_of_a_finished_workload_is_streamed(client, printed):
     lines, done = stream(client.get(f"/v1/workloads/{printed.pk}/logs"))
     assert lines == [(1, "a"), (2, "b"), (3, "\r"), (4, "data: forged"), (5, "\x00ü")]
     assert done == {"status": "completed", "exit_reason": "exited"}
 
 
-def test_a_reader_resumes(client, printed):
+def test_a_reader_resumes_after_its_last_event_id(client, printed):
     for known in range(7):
         headers = {"Last-Event-ID": str(known)}
         lines, done = stream(client.get(f"/v1/workloads/{printed.pk}/logs", headers=headers))
@@ -344,7 +344,7 @@ def test_a_reader_resumes(client, printed):
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1e3", "9" * 40, ""])
-def test_a_last_event_id_that_is_none_is_400(client, printed, last):
+def test_an_invalid_last_event_id_is_400(client, printed, last):
     url = f"/v1/workloads/{printed.pk}/logs"
     response = client.get(url, headers={"Last-Event-ID": last})
     assert response.status_code == 400
@@ -357,7 +357,7 @@ def test_errors_of_a_stream_are_json(client, accept):
     assert (response.status_code, response["Content-Type"]) == (404, "application/json")
 
 
-def test_the_log_as_it_comes(client, mine):
+def test_the_log_of_a_running_workload_is_streamed_live(client, mine):
     workload = mine(Status.RUNNING)
     response = client.get(f"/v1/workloads/{workload.pk}/logs")
     events = iter(response.streaming_content)
@@ -377,7 +377,7 @@ def test_the_log_as_it_comes(client, mine):
     response.close()
 
 
-def test_readers_are_bounded_and_their_places_come_back(client, mine, monkeypatch):
+def test_log_streams_are_limited_and_released(client, mine, monkeypatch):
     monkeypatch.setattr(thread_shares, "limit", 2)
     url = f"/v1/workloads/{mine(Status.RUNNING).pk}/logs"
     first, second = client.get(url), client.get(url)
@@ -390,7 +390,7 @@ def test_readers_are_bounded_and_their_places_come_back(client, mine, monkeypatc
         response.close()
 
 
-def test_the_history_in_parts(client, printed):
+def test_the_log_is_read_in_pages(client, printed):
     url = f"/v1/workloads/{printed.pk}/logs/history"
     whole = client.get(url).json()
     assert [one["number"] for one in whole["lines"]] == [1, 2, 3, 4, 5]
@@ -403,7 +403,7 @@ def test_the_history_in_parts(client, printed):
     assert client.get(f"{url}?limit=10001").status_code == 400
 
 
-def test_one_killed_while_its_caller_waits(client, fakes, filled, token):
+def test_a_workload_killed_while_its_caller_waits_is_returned(client, fakes, filled, token):
     """From another request, and the one that waits gets the truth."""
     begun, gone = threading.Event(), threading.Event()
 
@@ -431,7 +431,7 @@ def test_one_killed_while_its_caller_waits(client, fakes, filled, token):
     assert answers[0].json()["status"] == "killed"
 
 
-def test_nodes_are_those_that_live(client):
+def test_nodes_lists_live_nodes(client):
     assert client.get("/v1/nodes").json() == []
 
 
@@ -446,7 +446,7 @@ def page_of(client, workload: Workload, path: str = "") -> str:
     return client.get(url, headers={"accept": "text/html"}).content.decode()
 
 
-def test_a_page_makes_no_link_of_what_a_program_printed(client, mine):
+def test_a_page_does_not_link_program_output(client, mine):
     printed = f"{ADDRESS} www.evil.example someone@evil.example <b> &quot;http://testserver/v1/"
     page = page_of(client, mine(Status.COMPLETED, stdout=printed, output=[ADDRESS]))
     assert ADDRESS in page
@@ -454,7 +454,7 @@ def test_a_page_makes_no_link_of_what_a_program_printed(client, mine):
     assert not re.findall(r'href="[^"]*(?:evil|mailto)', page)
 
 
-def test_a_page_of_much_is_small_and_leads_to_the_whole(client, mine):
+def test_a_page_of_a_large_response_is_short_and_links_to_all(client, mine):
     stdout = f"{ADDRESS}\n" * 40_000
     small = mine(Status.COMPLETED, stdout="")
     workload = mine(Status.COMPLETED, stdout=stdout, stderr=stdout, output=["x"] * 100_000)
@@ -468,7 +468,7 @@ def test_a_page_of_much_is_small_and_leads_to_the_whole(client, mine):
     assert "full response" not in plain
 
 
-def test_a_page_of_the_whole_of_a_new_workload_is_where_it_is(client, user, fakes):
+def test_a_page_of_a_new_workload_links_to_its_location(client, user, fakes):
     fakes["isolate"].program = lambda workload: "x" * 100_000
     client.credentials()
     client.force_login(user)
@@ -478,7 +478,7 @@ def test_a_page_of_the_whole_of_a_new_workload_is_where_it_is(client, user, fake
     assert len(client.get(whole).json()["output"]) == 100_000
 
 
-def test_the_api_own_addresses_are_links_in_a_page(client, mine):
+def test_urls_of_the_api_are_links_in_a_page(client, mine):
     workload = mine(Status.COMPLETED)
     page = client.get("/v1/workloads?page_size=1", headers={"accept": "text/html"})
     assert f'<a href="http://testserver/v1/workloads/{workload.pk}">' in page.content.decode()

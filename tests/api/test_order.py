@@ -58,23 +58,21 @@ def refused(client, token, settings):
     cache.clear()
 
 
-def test_size_is_before_everything(refused):
+def test_the_size_is_checked_first(refused):
     for kind in ("text/csv", JSON):
         for signed_in in (True, False):
             assert refused(kind=kind, signed_in=signed_in, CONTENT_LENGTH=HUGE) == 413
 
 
 @pytest.mark.parametrize("kind", ["text/csv", f"{JSON}; charset=hex", f"{FORM}; charset=punycode"])
-def test_the_type_and_its_charset_are_before_authentication(refused, kind):
+def test_content_type_and_charset_are_checked_before_authentication(refused, kind):
     assert refused(kind=kind, signed_in=False) == 415
     assert refused(kind=kind, HTTP_AUTHORIZATION="Token wrong") == 415
 
 
 @pytest.mark.parametrize("kind", [JSON, FORM, "multipart/form-data; boundary=b"])
 @pytest.mark.parametrize("accept", [JSON, "text/html"])
-def test_authentication_is_before_the_throttle_and_that_before_the_body(
-    refused, kind, accept, token
-):
+def test_authentication_precedes_throttling_which_precedes_the_body(refused, kind, accept, token):
     def read() -> int:
         given = {"CONTENT_TYPE": JSON, "HTTP_AUTHORIZATION": f"Token {token}"}
         return Request(URL, "POST", body=b"{", meta=given).send().status
@@ -90,18 +88,18 @@ def test_authentication_is_before_the_throttle_and_that_before_the_body(
     "url", ["/", "/v1/", "/v1/tokens", "/v1/nope", "/admin/", "/api-auth/login/"]
 )
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "rot13"])
-def test_no_form_of_a_stranger_is_decoded_by_another_charset(refused, url, charset):
+def test_an_anonymous_form_is_not_decoded_by_another_charset(refused, url, charset):
     """punycode takes a time that grows with the square of the size: 7 s for 1 MB."""
     assert refused(url, kind=f"{FORM}; charset={charset}", signed_in=False) == 415
 
 
-def test_no_page_reads_a_strangers_form(refused):
+def test_no_page_reads_an_anonymous_form(refused):
     for url in ("/", "/v1/", URL, "/v1/tokens", "/v1/nope", "/admin/"):
         assert refused(url, kind=FORM, signed_in=False) in (401, 403, 404, 405)
 
 
 @pytest.mark.parametrize("kind", [FORM, "multipart/form-data; boundary=b"])
-def test_a_csrf_cookie_makes_no_stranger_read_on_the_api(refused, kind):
+def test_a_csrf_cookie_does_not_make_the_api_read_an_anonymous_body(refused, kind):
     """Anybody can make such a cookie. What has none of a session is not looked at for its token."""
     for url in (URL, "/v1/tokens"):
         assert refused(url, kind=kind, signed_in=False, HTTP_COOKIE=CSRF_COOKIE) in (401, 403)
@@ -116,14 +114,14 @@ def test_a_form_that_is_too_large_for_a_page_is_not_read_for_its_csrf_token(refu
 
 
 @pytest.mark.parametrize("url", ["/admin/login/", "/api-auth/login/"])
-def test_the_throttle_of_log_ins_is_before_the_form(refused, settings, url):
+def test_the_login_throttle_precedes_the_form(refused, settings, url):
     settings.SIGN_IN_RATE = "1/hour"
     first = Request(url, "POST", meta={"CONTENT_TYPE": FORM}).send()
     assert first.status == 403  # counted, and without a CSRF cookie
     assert refused(url, kind=FORM, signed_in=False, HTTP_COOKIE=CSRF_COOKIE) == 429
 
 
-def test_the_throttle_is_before_json_for_a_session_too(refused, client, user):
+def test_the_throttle_precedes_json_for_a_session_too(refused, client, user):
     """Only a form is read before: its CSRF token is in it."""
     browser = Client()
     browser.force_login(user)

@@ -10,7 +10,7 @@ ARCHIVE = {"code_archive": "H4sIAAAAAAAAAw=="}
 IMAGE = {"image": "busybox"}
 
 
-def test_the_resolution_in_its_shape(client):
+def test_a_resolution_has_the_documented_format(client):
     response = client.get("/v1/resolve?runtime=typescript")
     assert response.status_code == 200
     assert response.json() == {
@@ -27,7 +27,7 @@ def test_the_resolution_in_its_shape(client):
     }
 
 
-def test_names_between_commas_are_an_order_of_preference(client):
+def test_comma_separated_names_are_an_order_of_preference(client):
     body = client.get("/v1/resolve?isolation=gvisor,microvm&runtime=node").json()
     assert (body["isolation"], body["backend"]) == (["gvisor", "microvm"], "microvm")
 
@@ -62,7 +62,7 @@ def test_names_between_commas_are_an_order_of_preference(client):
         ),
     ],
 )
-def test_what_cannot_be_resolved_is_400_with_its_field(client, query, code, attr):
+def test_an_unresolvable_request_is_400_with_its_field(client, query, code, attr):
     response = client.get(f"/v1/resolve?{query}")
     assert response.status_code == 400
     [error] = response.json()["errors"]
@@ -76,7 +76,7 @@ def test_what_cannot_be_resolved_is_400_with_its_field(client, query, code, attr
     ("runtime", "source"),
     [("node", CODE), ("wasm", CODE), ("python", ARCHIVE), (None, IMAGE), ("cobol", CODE)],
 )
-def test_it_says_the_very_words_that_running_would(
+def test_resolve_returns_the_same_error_as_running(
     client, filled, fakes, state, isolation, runtime, source
 ):
     for name, fake in fakes.items():

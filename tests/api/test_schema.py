@@ -34,7 +34,7 @@ def test_the_document_is_valid_and_without_warnings():
     call_command("spectacular", validate=True, fail_on_warn=True, stdout=StringIO())
 
 
-def test_it_has_the_canonical_paths_and_nothing_else(client):
+def test_the_document_has_only_canonical_paths(client):
     document = client.get("/v1/schema?format=json").json()
     assert {(path, *sorted(operations)) for path, operations in document["paths"].items()} == {
         ("/v1/backends", "get"),
@@ -52,7 +52,7 @@ def test_it_has_the_canonical_paths_and_nothing_else(client):
     }
 
 
-def test_it_is_made_once_however_often_it_is_asked_for(client, monkeypatch):
+def test_the_document_is_generated_once(client, monkeypatch):
     made = []
     parse = SchemaGenerator.parse
     monkeypatch.setattr(SchemaGenerator, "parse", lambda *given: made.append(True) or parse(*given))
@@ -77,7 +77,7 @@ schema = schemathesis.pytest.from_fixture("described")
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_it_answers_as_the_document_says(case, token):
+def test_responses_match_the_document(case, token):
     case.call_and_validate(
         headers={"Authorization": f"Token {token}"},
         checks=[
@@ -123,7 +123,7 @@ COOKIES = dictionaries(sampled_from(["sessionid", "csrftoken", "messages", "é"]
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_no_headers_and_cookies_make_a_5xx(calls, user, data):
+def test_no_headers_or_cookies_cause_a_5xx(calls, user, data):
     """hypothesis makes up what the document does not name, for each call that it names."""
     path, method = data.draw(sampled_from(calls))
     token = get_token_model().objects.create(user=user)[1]  # an example before may have revoked it
@@ -139,7 +139,7 @@ def test_no_headers_and_cookies_make_a_5xx(calls, user, data):
 
 
 @pytest.mark.parametrize("path", ["docs", "redoc", "schema"])
-def test_errors_beside_the_api_have_the_envelope_too(client, path):
+def test_errors_outside_the_api_have_the_envelope_too(client, path):
     response = client.get(f"/v1/{path}", headers={"accept": "image/png"})
     assert response.status_code == 406
     assert response.json()["errors"][0]["code"] == "not_acceptable"

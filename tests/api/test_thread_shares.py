@@ -24,7 +24,7 @@ def share_used_up(user):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_a_run_that_may_not_wait_is_submitted_and_says_where(client):
+def test_a_run_without_a_thread_share_is_submitted(client):
     answer = client.post("/v1/workloads", NODE, format="json")
     [workload] = Workload.objects.all()
     assert (answer.status_code, workload.status) == (202, "pending")
@@ -33,7 +33,7 @@ def test_a_run_that_may_not_wait_is_submitted_and_says_where(client):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_a_key_that_is_given_again_does_not_wait(client, user):
+def test_a_repeated_key_without_a_thread_share_does_not_wait(client, user):
     headers = {"Idempotency-Key": "k"}
     first = client.post("/v1/workloads", NODE, format="json", headers=headers)
     again = client.post("/v1/workloads", NODE, format="json", headers=headers)
@@ -42,7 +42,7 @@ def test_a_key_that_is_given_again_does_not_wait(client, user):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_a_kill_that_may_not_wait_is_asked_for(client, user):
+def test_a_kill_without_a_thread_share_is_requested(client, user):
     workload = recorded(Status.RUNNING, owner=user)
     assert client.delete(f"/v1/workloads/{workload.pk}").status_code == 202
     workload.refresh_from_db()
@@ -50,7 +50,7 @@ def test_a_kill_that_may_not_wait_is_asked_for(client, user):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_a_stream_is_429(client, user):
+def test_a_stream_without_a_thread_share_is_429(client, user):
     workload = recorded(Status.RUNNING, owner=user)
     answer = client.get(f"/v1/workloads/{workload.pk}/logs")
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (429, "too_many_waiting")
@@ -58,7 +58,7 @@ def test_a_stream_is_429(client, user):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_a_large_body_is_429_and_not_read(client):
+def test_a_large_body_without_a_thread_share_is_429_unread(client):
     large = {**NODE, "input": "x" * 100_000}
     answer = client.post("/v1/workloads/async", large, format="json")
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (429, "too_many_waiting")
@@ -66,13 +66,13 @@ def test_a_large_body_is_429_and_not_read(client):
 
 
 @pytest.mark.usefixtures("share_used_up")
-def test_another_user_waits_as_ever(client, django_user_model):
+def test_other_users_are_not_affected(client, django_user_model):
     client.credentials()
     client.force_login(django_user_model.objects.create_user("bob"))
     assert client.post("/v1/workloads", NODE, format="json").status_code == 201
 
 
-def test_what_was_held_is_given_back(client, user):
+def test_held_threads_are_released(client, user):
     client.post("/v1/workloads", NODE, format="json")
     workload = recorded(Status.COMPLETED, owner=user)
     answer = client.get(f"/v1/workloads/{workload.pk}/logs")

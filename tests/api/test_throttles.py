@@ -44,7 +44,7 @@ def other(client, django_user_model) -> APIClient:
     return client
 
 
-def test_a_user_who_asks_too_often_gets_429(client, other, rates):
+def test_too_many_requests_of_a_user_are_429(client, other, rates):
     rates(user="2/min")
     assert [post(client).status_code for _ in range(3)] == [201, 201, 429]
     refused = post(client, "/v1/workloads/async")
@@ -55,7 +55,7 @@ def test_a_user_who_asks_too_often_gets_429(client, other, rates):
     assert post(other).status_code == 201
 
 
-def test_an_address_that_asks_too_often_gets_429_whoever_it_says_it_is(client, other, rates):
+def test_too_many_requests_of_an_address_are_429_for_any_user(client, other, rates):
     rates(address="2/min")
     assert [post(client).status_code, post(other).status_code] == [201, 201]
     forged = {"headers": {"X-Forwarded-For": "198.51.100.7"}}
@@ -63,7 +63,7 @@ def test_an_address_that_asks_too_often_gets_429_whoever_it_says_it_is(client, o
     assert post(other, REMOTE_ADDR="192.0.2.7").status_code == 201
 
 
-def test_many_at_once_are_counted_one_by_one():
+def test_concurrent_hits_are_all_counted():
     counter, taken = FixedWindow("test", "50/min"), []
 
     def hit() -> None:
@@ -77,7 +77,7 @@ def test_many_at_once_are_counted_one_by_one():
     assert (len(taken), sum(taken)) == (200, 50)
 
 
-def test_what_is_given_back_can_be_taken_again():
+def test_a_refunded_hit_is_available_again():
     counter = FixedWindow("test", "1/min")
     assert counter.hit("somebody") is None
     counter.refund("somebody")
@@ -86,7 +86,7 @@ def test_what_is_given_back_can_be_taken_again():
     FixedWindow("other", "1/min").refund("nobody has taken anything")
 
 
-def test_a_cache_that_does_not_answer_stops_nobody(client, rates):
+def test_a_failing_cache_blocks_no_request(client, rates):
     rates(user="1/min")
     redis = "django.core.cache.backends.redis.RedisCache"
     nowhere = {"BACKEND": redis, "LOCATION": "redis://127.0.0.1:1/0"}
@@ -94,6 +94,6 @@ def test_a_cache_that_does_not_answer_stops_nobody(client, rates):
         assert [post(client).status_code for _ in range(2)] == [201, 201]
 
 
-def test_without_a_rate_nothing_is_counted(client, rates):
+def test_without_a_rate_nothing_is_throttled(client, rates):
     rates()
     assert {post(client).status_code for _ in range(5)} == {201}

@@ -28,7 +28,7 @@ def works(token: str) -> bool:
     return with_token(token).get("/v1/workloads").status_code == 200
 
 
-def test_a_token_is_made_shown_once_and_stored_hashed(browser):
+def test_a_token_is_shown_once_and_stored_hashed(browser):
     response = browser.post(URL)
     assert response.status_code == 201
     assert response["Cache-Control"] == "no-store"
@@ -40,7 +40,7 @@ def test_a_token_is_made_shown_once_and_stored_hashed(browser):
     assert row["digest"] != made["token"]
 
 
-def test_a_token_has_an_end(browser, settings):
+def test_a_token_expires(browser, settings):
     token = browser.post(URL).json()["token"]
     [row] = get_token_model().objects.all()
     assert timedelta(days=29) < row.expiry - now() <= timedelta(days=30)
@@ -49,26 +49,26 @@ def test_a_token_has_an_end(browser, settings):
     assert not get_token_model().objects.exists()
 
 
-def test_one_can_be_revoked_and_the_others_stay(browser):
+def test_revoking_one_token_keeps_the_others(browser):
     one, other = (browser.post(URL).json() for _ in range(2))
     assert browser.delete(f"{URL}/{one['key']}").status_code == 204
     assert (works(one["token"]), works(other["token"])) == (False, True)
     assert browser.delete(f"{URL}/{one['key']}").status_code == 404
 
 
-def test_all_can_be_revoked_by_one_of_them(browser):
+def test_one_token_can_revoke_all(browser):
     tokens = [browser.post(URL).json()["token"] for _ in range(3)]
     assert with_token(tokens[0]).delete(URL).status_code == 204
     assert not any(map(works, tokens))
 
 
-def test_a_token_makes_no_other(browser):
+def test_a_token_cannot_create_another(browser):
     token = browser.post(URL).json()["token"]
     assert with_token(token).post(URL).status_code == 403
     assert get_token_model().objects.count() == 1
 
 
-def test_anothers_token_is_as_good_as_none(browser, django_user_model):
+def test_the_token_of_another_user_is_404(browser, django_user_model):
     other = django_user_model.objects.create_user("bob", is_staff=True)
     row, token = get_token_model().objects.create(user=other)
     assert browser.get(URL).json() == []
@@ -77,7 +77,7 @@ def test_anothers_token_is_as_good_as_none(browser, django_user_model):
     assert works(token)
 
 
-def test_another_site_cannot_have_one_made(serve, filled, user):
+def test_another_site_cannot_create_a_token(serve, filled, user):
     serve(filled)
     browser = APIClient(enforce_csrf_checks=True)
     browser.force_login(user)
@@ -85,7 +85,7 @@ def test_another_site_cannot_have_one_made(serve, filled, user):
     assert not get_token_model().objects.exists()
 
 
-def test_who_is_locked_out_has_no_token_that_works(browser, user):
+def test_the_tokens_of_an_inactive_user_are_refused(browser, user):
     token = browser.post(URL).json()["token"]
     user.is_active = False
     user.save()

@@ -23,7 +23,7 @@ def post(client: APIClient, body, **headers):
     return client.post("/v1/workloads", data, content_type="application/json", headers=headers)
 
 
-def test_the_result_in_its_shape(client):
+def test_a_result_has_the_documented_format(client):
     response = post(client, {**NODE, "runtime": "javascript", "input": {"a": [1]}})
     assert response.status_code == 201
     body = response.json()
@@ -79,7 +79,7 @@ def test_every_part_of_the_request_reaches_the_backend(client, fakes):
     assert (used.cpus, used.mem_mb, used.timeout_s) == (0.5, 100, 3.0)
 
 
-def test_a_module_reaches_the_backend_up_to_its_bound_in_its_own_bytes(client, fakes):
+def test_a_module_is_accepted_up_to_its_limit_in_its_own_bytes(client, fakes):
     def module(size: int) -> dict:
         return {"runtime": "wasm", "code": base64.encodebytes(bytes(size)).decode()}
 
@@ -157,7 +157,7 @@ def test_a_program_that_fails_is_a_201(client, fakes):
         ({"input": "x" * (1024 * 1024)}, "invalid", "input"),
     ],
 )
-def test_a_wrong_field_is_400_and_named(client, fakes, change, code, attr):
+def test_an_invalid_field_is_400_and_named(client, fakes, change, code, attr):
     response = post(client, {**NODE, **change})
     assert response.status_code == 400
     body = response.json()
@@ -179,12 +179,12 @@ def test_an_archive_is_base64(client, archive):
     assert response.json()["errors"][0]["attr"] == "code_archive"
 
 
-def test_none_of_the_sources(client):
+def test_a_request_without_a_source_is_400(client):
     [error] = post(client, {"runtime": "node"}).json()["errors"]
     assert "exactly one of code, code_archive and image" in error["detail"]
 
 
-def test_a_hundred_thousand_unknown_keys_give_a_short_answer(client):
+def test_a_hundred_thousand_unknown_keys_give_a_short_response(client):
     response = post(client, {**NODE, **{f"key-{n}": n for n in range(100_000)}})
     assert response.status_code == 400
     assert len(response.json()["errors"]) == 10
@@ -219,7 +219,7 @@ def test_a_hundred_thousand_unknown_keys_give_a_short_answer(client):
     ],
     ids=lambda body: repr(body[:40]),
 )
-def test_a_body_that_is_no_workload_is_400_in_the_envelope(client, body):
+def test_a_body_that_is_not_a_workload_is_400_in_the_envelope(client, body):
     response = post(client, body)
     assert response.status_code == 400
     assert response["Content-Type"] == "application/json"
@@ -269,7 +269,7 @@ def test_a_body_over_the_limit_is_413_and_not_read(client, accept, announced):
 
 
 @pytest.mark.parametrize("path", ["/v1/nope", "/v1/backends", "/v1/workloads/"])
-def test_every_path_judges_the_size(client, path):
+def test_every_path_checks_the_body_size(client, path):
     response = client.generic(
         "POST", path, b"", content_type="application/json", CONTENT_LENGTH="999999999"
     )
@@ -312,7 +312,7 @@ def test_a_body_that_ends_early_is_400(client):
     assert response.status_code == 400
 
 
-def test_a_backend_that_is_down_is_503_with_the_reason_and_when_to_retry(client, filled, fakes):
+def test_an_unavailable_backend_is_503_with_reason_and_retry_after(client, filled, fakes):
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("the cable is out"))
     response = post(client, NODE)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
@@ -322,7 +322,7 @@ def test_a_backend_that_is_down_is_503_with_the_reason_and_when_to_retry(client,
     assert "microvm" in error["detail"]
 
 
-def test_a_fault_under_a_workload_is_503_and_seen_in_the_list(client, fakes):
+def test_a_fault_during_a_workload_is_503_and_shown_in_the_list(client, fakes):
     def program(workload):
         raise BackendUnavailable("it caught fire")
 
@@ -332,7 +332,7 @@ def test_a_fault_under_a_workload_is_503_and_seen_in_the_list(client, fakes):
     assert (isolate["healthy"], isolate["health_description"]) == (False, "it caught fire")
 
 
-def test_a_full_backend_is_429_and_when_to_retry(client, registry, filled, serve, token):
+def test_a_backend_at_capacity_is_429_with_retry_after(client, registry, filled, serve, token):
     inside, release = threading.Event(), threading.Event()
 
     def program(workload):
@@ -355,7 +355,7 @@ def test_a_full_backend_is_429_and_when_to_retry(client, registry, filled, serve
     assert post(client, NODE).status_code == 201
 
 
-def test_running_needs_a_user(serve, filled, db, user):
+def test_running_a_workload_requires_a_user(serve, filled, db, user):
     client = serve(filled)
     response = post(client, NODE)
     assert response.status_code == 401
@@ -370,7 +370,7 @@ def test_running_needs_a_user(serve, filled, db, user):
 
 
 @pytest.mark.parametrize("cookie", ['"aaaaaaaaaaaa\\000"', "", "x" * 4000, "A" * 32, "a" * 33])
-def test_a_session_cookie_that_is_none_never_reaches_the_database(
+def test_an_invalid_session_cookie_never_reaches_the_database(
     serve, filled, db, django_assert_num_queries, cookie
 ):
     """PostgreSQL takes no NUL, and what it says to one would be a 500."""
@@ -379,7 +379,7 @@ def test_a_session_cookie_that_is_none_never_reaches_the_database(
     assert response.status_code == 401
 
 
-def test_a_session_needs_its_csrf_token(serve, filled, user):
+def test_a_session_requires_its_csrf_token(serve, filled, user):
     serve(filled)
     client = APIClient(enforce_csrf_checks=True)
     client.force_login(user)
@@ -388,7 +388,7 @@ def test_a_session_needs_its_csrf_token(serve, filled, user):
     assert "CSRF" in response.json()["errors"][0]["detail"]
 
 
-def test_the_html_form_takes_what_a_person_types(client, fakes):
+def test_the_html_form_accepts_typed_values(client, fakes):
     form = {
         "runtime": "node",
         "isolation": "gvisor, isolate",
@@ -421,7 +421,7 @@ def test_the_html_form_takes_what_a_person_types(client, fakes):
         ("runtime", "x" * 64),
     ],
 )
-def test_what_a_person_mistypes_is_400(client, field, value):
+def test_invalid_form_values_are_400(client, field, value):
     response = client.post("/v1/workloads", {"runtime": "node", "code": "1", field: value})
     assert response.status_code == 400
     assert response.json()["errors"][0]["attr"] == field
@@ -443,7 +443,7 @@ def test_a_form_is_as_strict_as_json(client, body, attr, code):
 
 
 @pytest.mark.parametrize("field", ["code", "code_archive", "input", "runtime", "isolation"])
-def test_a_file_in_the_form_where_text_belongs_is_400(client, field):
+def test_a_file_in_a_text_field_is_400(client, field):
     form = {"runtime": "node", "code": "1", field: io.BytesIO(b"1")}
     response = client.post("/v1/workloads", form, format="multipart")
     assert response.status_code == 400
@@ -451,12 +451,12 @@ def test_a_file_in_the_form_where_text_belongs_is_400(client, field):
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])
-def test_a_broken_form_is_400(client, content_type):
+def test_a_malformed_form_is_400(client, content_type):
     response = client.generic("POST", "/v1/workloads", b"hello", content_type=content_type)
     assert response.status_code == 400
 
 
-def test_limits_of_the_settings_hold(client):
+def test_the_limits_of_the_settings_apply(client):
     with override_settings(ISOLATION_LIMITS={"timeout_s": {"default": 1, "max": 2}}):
         assert post(client, {**NODE, "resources": {"timeout_s": 3}}).status_code == 400
         assert post(client, NODE).status_code == 201

@@ -33,7 +33,7 @@ def kept_of(text: str, length: int) -> int:
 
 
 @given(st.text(alphabet="aä€😀", max_size=200), st.integers(8, 60), st.integers(1, 7))
-def test_characters_are_never_cut_in_two(text, limit, piece):
+def test_characters_are_never_split(text, limit, piece):
     capture = Capture(limit)
     data = text.encode()
     for at in range(0, len(data), piece):

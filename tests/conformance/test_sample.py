@@ -29,7 +29,7 @@ def backends() -> Iterator[dict[str, Backend]]:
     ("suite", "count", "runs"),
     [("npm", 3, 6), ("test262", 30, 30), ("CPython", 2, 2), ("Go", 1, 1)],
 )
-def test_a_suite_ends_as_on_the_plain_runtime(
+def test_a_suite_has_the_results_of_the_plain_runtime(
     suite: str, count: int, runs: int, backends: dict[str, Backend]
 ):
     try:

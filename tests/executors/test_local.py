@@ -45,12 +45,12 @@ def ended(workload: Workload) -> Workload:
     return workload
 
 
-def test_what_is_submitted_is_run(executor: LocalExecutor):
+def test_a_submitted_workload_is_run(executor: LocalExecutor):
     workloads = [executor.submit(submission(input=number)) for number in range(50)]
     assert [ended(one).output for one in workloads] == [*range(50)]
 
 
-def test_no_more_at_once_than_there_are_slots_and_in_order(registry: Registry):
+def test_workloads_run_in_order_within_the_slots(registry: Registry):
     inside, most, began = 0, 0, []
     lock = threading.Lock()
 
@@ -74,7 +74,7 @@ def test_no_more_at_once_than_there_are_slots_and_in_order(registry: Registry):
     assert all(abs(number - place) < 3 for place, number in enumerate(began))
 
 
-def test_a_slow_backend_keeps_nobody_elses_work_waiting(executor: LocalExecutor, fakes):
+def test_a_slow_backend_does_not_delay_other_backends(executor: LocalExecutor, fakes):
     leave = threading.Event()
     fakes["microvm"].program = lambda workload: leave.wait(PATIENCE_S)
     slow = [executor.submit(submission(runtime="python")) for _ in range(200)]
@@ -103,7 +103,7 @@ def test_the_queue_of_a_user_is_bounded(filled: Registry):
     executor.submit(submission(owner=bob))
 
 
-def test_who_submits_many_keeps_nobody_waiting(filled: Registry, fakes):
+def test_a_user_with_many_workloads_does_not_delay_others(filled: Registry, fakes):
     """Chance decides between two users who wait for one slot; 40 times in a row is no chance."""
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     for _ in range(100):
@@ -116,7 +116,7 @@ def test_who_submits_many_keeps_nobody_waiting(filled: Registry, fakes):
     assert last.status == "completed"
 
 
-def test_the_user_of_whom_fewer_run_is_next(filled: Registry, fakes):
+def test_the_user_with_fewer_running_workloads_is_next(filled: Registry, fakes):
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     recorded(Status.RUNNING, owner=ada)
     rows = [recorded(owner=owner) for _ in range(3) for owner in (ada, bob)]
@@ -128,7 +128,7 @@ def test_the_user_of_whom_fewer_run_is_next(filled: Registry, fakes):
     assert began == [bob] * 3 + [ada] * 3
 
 
-def test_no_more_of_a_user_run_than_may(filled: Registry, fakes):
+def test_running_workloads_per_user_are_limited(filled: Registry, fakes):
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     running = recorded(Status.RUNNING, owner=ada)
     recorded(owner=ada)
@@ -149,7 +149,7 @@ def run_apart(executor: LocalExecutor, given: Submission) -> Workload:
         connections.close_all()
 
 
-def test_a_run_that_finds_no_slot_waits_in_line(filled: Registry, fakes):
+def test_a_run_without_a_slot_is_queued(filled: Registry, fakes):
     inside, leave = threading.Event(), threading.Event()
 
     def program(spec: WorkloadSpec) -> object:
@@ -171,11 +171,11 @@ def test_a_run_that_finds_no_slot_waits_in_line(filled: Registry, fakes):
     executor.drain()
 
 
-def test_what_others_have_left_waiting_is_taken_up(executor: LocalExecutor):
+def test_pending_workloads_of_other_processes_are_run(executor: LocalExecutor):
     assert ended(recorded()).status == "completed"
 
 
-def test_what_waits_for_a_backend_that_is_not_well_waits(
+def test_workloads_of_an_unhealthy_backend_stay_pending(
     executor: LocalExecutor, filled: Registry, fakes
 ):
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
@@ -186,7 +186,7 @@ def test_what_waits_for_a_backend_that_is_not_well_waits(
     assert ended(workload).status == "completed"
 
 
-def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtime_dir):
+def test_maintenance_recovers_lost_workloads(executor: LocalExecutor, runtime_dir):
     mine = node_id(runtime_dir)
     elsewhere = recorded(Status.RUNNING, node_id="elsewhere")
     with workload_lock("a" * 32, runtime_dir):
@@ -199,7 +199,7 @@ def test_the_keeper_settles_what_nobody_works_on(executor: LocalExecutor, runtim
         }
 
 
-def test_a_node_takes_its_leave(executor: LocalExecutor):
+def test_a_node_deregisters_at_shutdown(executor: LocalExecutor):
     served: list[str] = []
     while served != ["gvisor", "isolate", "microvm"]:
         executor.run_maintenance()
@@ -208,7 +208,7 @@ def test_a_node_takes_its_leave(executor: LocalExecutor):
     assert not NodeBackend.objects.exists()
 
 
-def test_draining_lets_work_end_and_takes_up_no_more(filled: Registry, fakes):
+def test_draining_finishes_running_workloads_and_starts_none(filled: Registry, fakes):
     executor = LocalExecutor(filled, grace_s=PATIENCE_S)
     executor.ensure_started(wait_s=0)
     inside, leave = threading.Event(), threading.Event()
@@ -233,7 +233,9 @@ def test_draining_lets_work_end_and_takes_up_no_more(filled: Registry, fakes):
     assert late.status == "pending"
 
 
-def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExecutor):
+def test_a_thousand_races_of_kill_and_end_have_one_outcome(
+    filled: Registry, executor: LocalExecutor
+):
     """Whichever comes first: there is one end, and both sides say the same."""
     gone: dict[str, threading.Event] = {}
 
@@ -295,7 +297,7 @@ def test_a_kill_and_an_end_a_thousand_times(filled: Registry, executor: LocalExe
         ({"OPTIONS": {"nonsense": 1}}, "ISOLATION_EXECUTOR['OPTIONS']"),
     ],
 )
-def test_a_setting_that_is_wrong_is_named(settings, filled: Registry, setting, where):
+def test_an_invalid_setting_is_named(settings, filled: Registry, setting, where):
     default = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
     broken = setting if "BACKEND" in setting or where.endswith("['BACKEND']") else default | setting
     settings_before = settings.ISOLATION_EXECUTOR
@@ -306,7 +308,7 @@ def test_a_setting_that_is_wrong_is_named(settings, filled: Registry, setting, w
     assert isinstance(load_executor(Executor, filled), LocalExecutor)
 
 
-def test_a_database_that_is_away_at_the_start_is_waited_for(filled: Registry, monkeypatch):
+def test_maintenance_waits_for_a_database_that_is_down_at_start(filled: Registry, monkeypatch):
     from django.db import OperationalError
 
     from backends_app import nodes
@@ -329,7 +331,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(filled: Registry, mo
     executor.drain()
 
 
-def test_a_node_lives_while_it_is_drained_and_takes_nothing_more(filled: Registry, fakes):
+def test_a_draining_node_is_alive_but_unhealthy(filled: Registry, fakes):
     executor = LocalExecutor(filled, grace_s=PATIENCE_S, heartbeat_s=0.01, lost_after_s=0.1)
     executor.ensure_started(wait_s=0)
     leave = threading.Event()
@@ -347,7 +349,7 @@ def test_a_node_lives_while_it_is_drained_and_takes_nothing_more(filled: Registr
     assert not NodeBackend.objects.exists()
 
 
-def test_what_waits_for_a_backend_that_was_unregistered_fails_and_says_so(filled: Registry):
+def test_workloads_of_an_unregistered_backend_fail_with_the_reason(filled: Registry):
     executor = LocalExecutor(filled, heartbeat_s=0.01)
     executor.ensure_started(wait_s=0)
     filled.unregister("isolate")
@@ -358,7 +360,7 @@ def test_what_waits_for_a_backend_that_was_unregistered_fails_and_says_so(filled
     executor.drain()
 
 
-def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: Registry):
+def test_workloads_of_a_backend_on_another_node_stay_pending(filled: Registry):
     """Servers with newer settings may run beside one with older ones."""
     heartbeat("1" * 32, filled.list(), datetime.now(UTC))
     filled.unregister("isolate")
@@ -371,7 +373,7 @@ def test_what_waits_for_a_backend_that_another_node_has_goes_on_waiting(filled: 
     assert workload.status == "pending"
 
 
-def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled: Registry, fakes):
+def test_workloads_of_a_backend_that_works_nowhere_fail_after_a_while(filled: Registry, fakes):
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     patient, workload = LocalExecutor(filled), recorded()
     for _ in range(3):
@@ -386,7 +388,7 @@ def test_what_waits_for_a_backend_that_works_nowhere_fails_after_a_while(filled:
     assert workload.error.startswith("backend 'isolate' has worked on no node for ")
 
 
-def test_locks_that_a_killed_server_left_are_swept_at_the_start(filled: Registry, runtime_dir):
+def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
     left = runtime_dir / f"{'a' * 32}.running"
     left.touch()
     with workload_lock("b" * 32, runtime_dir):
@@ -395,7 +397,7 @@ def test_locks_that_a_killed_server_left_are_swept_at_the_start(filled: Registry
     assert not left.exists()
 
 
-def test_locks_are_swept_again_and_again(filled: Registry, runtime_dir, monkeypatch):
+def test_stale_locks_are_removed_periodically(filled: Registry, runtime_dir, monkeypatch):
     monkeypatch.setattr("backends_app.executors.base.SWEEP_INTERVAL_S", 0)
     executor = LocalExecutor(filled)
     executor.run_maintenance()

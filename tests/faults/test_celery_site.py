@@ -57,7 +57,7 @@ def site(celery: Site) -> Site:
     return celery
 
 
-def test_without_a_worker_nothing_is_accepted(site: Site):
+def test_submissions_without_a_worker_are_503(site: Site):
     status, answer = site.ask("POST", "workloads/async", {"runtime": "node", "code": RETURNS})
     assert (status, answer["errors"][0]["code"]) == (503, "backend_unavailable")
     assert "run_worker" in answer["errors"][0]["detail"]
@@ -65,7 +65,7 @@ def test_without_a_worker_nothing_is_accepted(site: Site):
     assert site.ask("GET", "nodes") == (200, [])
 
 
-def test_a_worker_serves_who_waits_and_who_comes_back(site: Site):
+def test_a_worker_serves_waiting_and_polling_clients(site: Site):
     machine = site.work("one")
     site.healthy()
     body = {"runtime": "node", "code": RETURNS, "input": 1}
@@ -79,7 +79,7 @@ def test_a_worker_serves_who_waits_and_who_comes_back(site: Site):
     assert site.ask("POST", "workloads", body)[0] == 503
 
 
-def test_a_worker_process_that_is_killed(site: Site):
+def test_workloads_of_a_killed_worker_process_are_recovered(site: Site):
     machine = site.work("one")
     site.healthy()
     lost, again = site.submit(SLEEPS, 60), site.submit(PRINTS, 3, rerun_if_lost=True)
@@ -94,7 +94,7 @@ def test_a_worker_process_that_is_killed(site: Site):
     assert site.ended(site.submit(RETURNS, 1))["output"] == 1
 
 
-def test_a_machine_that_is_killed_is_forgotten_and_another_goes_on(site: Site):
+def test_a_killed_machine_is_forgotten_and_another_takes_over(site: Site):
     machine = site.work("one")
     site.healthy()
     lost = site.submit(SLEEPS, 60)
@@ -106,14 +106,14 @@ def test_a_machine_that_is_killed_is_forgotten_and_another_goes_on(site: Site):
     wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
 
 
-def test_workers_end_with_the_command_that_started_them(site: Site):
+def test_workers_exit_with_the_command_that_started_them(site: Site):
     machine = site.work("one")
     worker = worker_of(machine)
     machine.kill_alone()
     wait_until(lambda: gone(worker), "the worker outlives its parent")
 
 
-def test_the_server_is_killed_and_the_work_goes_on(celery: Site):
+def test_workloads_survive_a_kill_of_the_server(celery: Site):
     server = celery.serve()
     celery.work("one")
     celery.healthy()
@@ -125,7 +125,7 @@ def test_the_server_is_killed_and_the_work_goes_on(celery: Site):
     assert celery.ended(waiting)["output"] == 1
 
 
-def test_redis_is_stopped_restarted_and_flushed(site: Site, broker: Redis):
+def test_workloads_survive_a_stop_restart_and_flush_of_redis(site: Site, broker: Redis):
     site.work("one")
     site.healthy()
     running = site.submit(SLEEPS, 4)
@@ -141,7 +141,7 @@ def test_redis_is_stopped_restarted_and_flushed(site: Site, broker: Redis):
     assert [site.ended(one)["output"] for one in accepted] == [*range(10)]
 
 
-def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis, outside):
+def test_a_repeated_message_is_one_run(site: Site, broker: Redis, outside):
     site.work("one")
     site.work("two")
     site.healthy()
@@ -156,7 +156,7 @@ def test_the_same_message_many_times_is_one_run(site: Site, broker: Redis, outsi
     assert times_run(site, workload) == 1
 
 
-def test_work_that_takes_longer_than_redis_waits_is_run_once(
+def test_a_workload_beyond_the_visibility_timeout_runs_once(
     sites: Callable[..., Site], broker: Redis
 ):
     site = sites(
@@ -173,7 +173,7 @@ def test_work_that_takes_longer_than_redis_waits_is_run_once(
     assert [times_run(site, one) for one in workloads] == [1] * 10
 
 
-def test_a_poison_workload_has_its_end_and_the_others_theirs(site: Site):
+def test_a_poison_workload_ends_without_affecting_others(site: Site):
     site.work("one")
     site.healthy()
 
@@ -193,7 +193,7 @@ def test_a_poison_workload_has_its_end_and_the_others_theirs(site: Site):
     assert site.ended(submitted(RETURNS, rerun_if_lost=True))["output"] == 1
 
 
-def test_killing_is_seen_by_the_worker(site: Site):
+def test_the_worker_applies_a_kill(site: Site):
     site.work("one")
     site.healthy()
     endless = site.submit("for (;;);", resources={"timeout_s": 200})
@@ -203,7 +203,7 @@ def test_killing_is_seen_by_the_worker(site: Site):
     assert site.ended(site.submit(RETURNS, 1))["output"] == 1
 
 
-def test_sigterm_lets_a_worker_end_its_work(site: Site):
+def test_sigterm_lets_a_worker_finish_its_workloads(site: Site):
     machine = site.work("one")
     site.healthy()
     running = [site.submit(SLEEPS, 3) for _ in range(4)]
@@ -217,7 +217,7 @@ def test_sigterm_lets_a_worker_end_its_work(site: Site):
     assert site.ended(waiting)["output"] == 1
 
 
-def test_sigterm_settles_what_takes_longer_than_a_workers_grace(site: Site):
+def test_sigterm_recovers_workloads_beyond_a_workers_grace(site: Site):
     machine = site.work("one", GRACE_S="1")
     site.healthy()
     long = site.submit(SLEEPS, 100, resources={"timeout_s": 110})
@@ -226,7 +226,7 @@ def test_sigterm_settles_what_takes_longer_than_a_workers_grace(site: Site):
     assert site.workload(long)["exit_reason"] == "worker_lost"
 
 
-def test_a_pickle_is_not_opened(site: Site, broker: Redis, outside, tmp_path: Path):
+def test_a_pickle_message_is_not_loaded(site: Site, broker: Redis, outside, tmp_path: Path):
     site.work("one")
     site.healthy()
     bait = tmp_path / "opened"
@@ -266,7 +266,7 @@ def test_a_pickle_is_not_opened(site: Site, broker: Redis, outside, tmp_path: Pa
     assert not bait.exists()
 
 
-def test_a_machine_whose_backend_breaks_takes_no_more_work(site: Site, tmp_path: Path):
+def test_a_machine_with_a_broken_backend_receives_no_workloads(site: Site, tmp_path: Path):
     program = tmp_path / "deno"
     shutil.copy(os.fsdecode(deno.find_deno_bin()), program)
     machine = site.work("one", DENO=str(program))
@@ -292,7 +292,7 @@ def threads_of(machine) -> list[int]:
 
 
 @pytest.mark.parametrize(("database", "count"), [("sqlite", 200), ("postgresql", 1000)])
-def test_many_over_two_machines(
+def test_workloads_run_once_over_two_machines(
     sites: Callable[..., Site], broker: Redis, database: str, count: int, request
 ):
     """None lost, none twice."""

@@ -37,7 +37,7 @@ def is_served(site: Site) -> None:
         assert workload["output"] == number
 
 
-def test_what_waits_leaves_threads_for_others(local: Site, eve: HostileUser):
+def test_waiting_requests_leave_threads_for_others(local: Site, eve: HostileUser):
     workload_id = eve.submit(SLEEPS, 600)["id"]
     streams = [status_of(eve.read_log(workload_id)) for _ in range(MANY)]
     assert (streams.count(200), streams.count(429)) == (THREADS // 4, MANY - THREADS // 4)
@@ -53,7 +53,7 @@ def test_what_waits_leaves_threads_for_others(local: Site, eve: HostileUser):
     assert {status_of(one) for one in waiting} <= {201, 202}
 
 
-def test_all_of_it_at_once(local: Site, eve: HostileUser):
+def test_all_attacks_at_once_leave_the_server_responsive(local: Site, eve: HostileUser):
     for _ in range(40):  # ten times as many as there are slots
         eve.submit(SLEEPS, 0.2)
     with eve.at_full_tilt():

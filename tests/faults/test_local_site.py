@@ -19,7 +19,7 @@ from tests.needs import need
 from tests.programs import DATABASE, wait_until
 
 
-def test_a_server_that_is_killed_settles_what_ran_and_runs_what_waited(local: Site):
+def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(local: Site):
     """With four slots: four run, the others wait; one of each asked to be run again."""
     server = local.serve()
     running = [local.submit(SLEEPS, 60, rerun_if_lost=False) for _ in range(3)]
@@ -43,7 +43,7 @@ def test_a_server_that_is_killed_settles_what_ran_and_runs_what_waited(local: Si
     assert {line["line"] for line in log["lines"]} == {"1"}
 
 
-def test_a_worker_process_that_is_killed_is_settled_by_its_siblings(local: Site):
+def test_workloads_of_a_killed_process_are_recovered_by_its_siblings(local: Site):
     server = local.serve(workers=2)
     running = [local.submit(SLEEPS, 60) for _ in range(3)]
     for one in running:
@@ -54,7 +54,7 @@ def test_a_worker_process_that_is_killed_is_settled_by_its_siblings(local: Site)
     assert local.ended(local.submit(RETURNS, 1))["output"] == 1
 
 
-def test_sigterm_lets_work_end_and_takes_up_no_more(local: Site):
+def test_sigterm_finishes_running_workloads_and_starts_none(local: Site):
     server = local.serve()
     running = [local.submit(SLEEPS, 3) for _ in range(4)]
     for one in running:
@@ -66,7 +66,7 @@ def test_sigterm_lets_work_end_and_takes_up_no_more(local: Site):
     assert local.ended(waiting)["output"] == 1
 
 
-def test_sigterm_settles_what_takes_longer_than_its_grace(local: Site):
+def test_sigterm_recovers_workloads_beyond_the_grace(local: Site):
     server = local.serve(GRACE_S="1")
     long = local.submit(SLEEPS, 100, resources={"timeout_s": 110})
     local.until(long, "running")
@@ -77,7 +77,7 @@ def test_sigterm_settles_what_takes_longer_than_its_grace(local: Site):
     assert row == ("failed", "worker_lost")
 
 
-def test_killing_really_ends_the_process(local: Site):
+def test_a_kill_ends_the_process(local: Site):
     server = local.serve()
     endless = local.submit("console.log('begun'); for (;;);", resources={"timeout_s": 100})
     local.until(endless, "running")
@@ -122,7 +122,7 @@ def test_a_log_is_followed_and_resumed(local: Site):
     assert follow(2, 99) == rest  # stored by now
 
 
-def test_a_database_that_is_locked_for_ten_seconds_loses_nothing(local: Site):
+def test_a_database_lock_of_ten_seconds_loses_nothing(local: Site):
     local.serve()
     running = local.submit(SLEEPS, 1)
     local.until(running, "running")
@@ -141,14 +141,14 @@ def test_a_database_that_is_locked_for_ten_seconds_loses_nothing(local: Site):
     assert [local.ended(one)["output"] for one in accepted] == [0, 1, 2, 3, 4]
 
 
-def test_fifty_writers_at_once(local: Site):
+def test_fifty_concurrent_writers_succeed(local: Site):
     local.serve(workers=2)
     with ThreadPoolExecutor(50) as threads:
         accepted = list(threads.map(lambda number: local.submit(RETURNS, number), range(200)))
     assert [local.ended(one)["output"] for one in accepted] == [*range(200)]
 
 
-def test_what_the_command_submits_is_run_by_the_server(local: Site):
+def test_a_workload_submitted_by_the_command_is_run_by_the_server(local: Site):
     local.serve()
     done = local.manage("run_workload", "--async", "--code", RETURNS, "--input", "5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -156,7 +156,7 @@ def test_what_the_command_submits_is_run_by_the_server(local: Site):
 
 
 @pytest.mark.parametrize("days", [3, -3])
-def test_a_clock_that_jumps_under_a_server(local: Site, days: int):
+def test_a_clock_jump_loses_no_workload(local: Site, days: int):
     """Nothing is given up, nothing waits for the old time to come back, durations stay true."""
     need("cc")
     library, clock = local.folder / "clock.so", local.folder / "clock"

@@ -33,9 +33,7 @@ def get(site: Site, path: str, **headers: str) -> tuple[int, HTTPMessage, bytes]
         connection.close()
 
 
-def test_every_answer_without_a_database_is_503_and_the_server_recovers(
-    sites, database: PostgreSQL
-):
+def test_every_response_without_a_database_is_503_until_it_returns(sites, database: PostgreSQL):
     site: Site = sites(DATABASE_URL=database.url)
     site.serve(threads=THREADS)
     token = {"Authorization": f"Token {site.token}"}
@@ -56,7 +54,7 @@ def test_every_answer_without_a_database_is_503_and_the_server_recovers(
     wait_until(lambda: site.ask("GET", "nodes")[0] == 200)
 
 
-def test_requests_that_wait_for_the_database_leave_threads_for_others(sites, database: PostgreSQL):
+def test_requests_waiting_for_the_database_leave_threads_for_others(sites, database: PostgreSQL):
     """Before, each waited for 20 s, so this many held all threads for longer than a minute."""
     site: Site = sites(DATABASE_URL=database.url)
     site.serve(threads=THREADS)

@@ -41,7 +41,7 @@ def give_away(folder: Path) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("spoil", [publish, replace, give_away])
-def test_a_folder_that_cannot_be_trusted_is_503_until_it_can(local: Site, spoil):
+def test_an_untrusted_runtime_folder_is_503_until_it_is_fixed(local: Site, spoil):
     server = local.serve()
     assert local.ask("POST", "workloads", BODY)[0] == 201
     restore = spoil(local.folder / "web")
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_trusted_is_503_until_it_can(local: Site, spoil)
     wait_until(lambda: ready(local) == "ok")
 
 
-def test_a_folder_that_is_removed_is_made_again(local: Site):
+def test_a_removed_runtime_folder_is_created_again(local: Site):
     local.serve()
     shutil.rmtree(local.folder / "web")
     status, workload = local.ask("POST", "workloads", BODY)

@@ -1,4 +1,4 @@
-"""What most tests share: registries of fakes, the API over a registry, people who may use it."""
+"""Shared fixtures: registries of fakes, the API over a registry, users."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def _note_unlisted_program(event: str, arguments: tuple) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs_are_listed() -> Iterator[None]:
-    """Fail a test that started a program of the host that no package in tests/needs.py brings."""
+    """Fail a test that started a host program that no package in tests/needs.py provides."""
     _unlisted_programs.clear()
     yield
     assert not _unlisted_programs, "add them to tests/needs.py, or do without them"
@@ -66,10 +66,10 @@ def _programs_are_listed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def runtime_dir(settings, tmp_path_factory) -> Path:
-    """Slots of this test's own: other processes may test at the same time."""
+    """Use a runtime folder of the test's own: other processes may run tests at the same time."""
     settings.ISOLATION_RUNTIME_DIR = tmp_path_factory.mktemp("runtime", numbered=True)
     settings.ISOLATION_RUNTIME_DIR.chmod(0o700)
-    # Whatever this machine's .env says:
+    # Independent of this machine's .env:
     settings.ISOLATION_RETENTION = settings.ISOLATION_METRICS = {}
     settings.ISOLATION_REQUIRED_BACKENDS = []
     return settings.ISOLATION_RUNTIME_DIR
@@ -85,20 +85,20 @@ def _migrated(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def migrated(_migrated: Path, tmp_path: Path) -> Path:
-    """A folder with a database of SQLite's that has all tables, for programs."""
+    """Return a folder with a migrated SQLite database, for programs."""
     shutil.copy(_migrated, tmp_path / DATABASE)
     return tmp_path
 
 
 @pytest.fixture
 def registry() -> Registry:
-    """An empty registry with the default routes."""
+    """Return an empty registry with the default routes."""
     return Registry()
 
 
 @pytest.fixture
 def fakes() -> dict[str, FakeBackend]:
-    """One fake for each default route, able to do what the real one can."""
+    """Return a fake for each default route, with the capabilities of the real backend."""
     return {
         "isolate": FakeBackend(runtimes=["node", "wasm"], source_formats=["code"]),
         "gvisor": FakeBackend(runtimes=["oci"], source_formats=["image"]),
@@ -110,7 +110,7 @@ def fakes() -> dict[str, FakeBackend]:
 
 @pytest.fixture
 def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
-    """A registry of the three fakes, each found healthy."""
+    """Return a registry of the three fakes, all healthy."""
     for name, fake in fakes.items():
         registry.register(name, fake)
         registry.set_health(name, fake, Health.ok())
@@ -119,7 +119,7 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
 
 @pytest.fixture
 def serve(settings) -> Callable[[Registry], APIClient]:
-    """The site over a registry of the test's own: `serve(registry)` gives its client."""
+    """Return `serve(registry)`, which returns a client of the site over that registry."""
 
     def over(registry: Registry, executor: Executor | None = None) -> APIClient:
         urlconf = ModuleType("urls_of_a_test")
@@ -156,7 +156,7 @@ def token(user: User) -> str:
 
 @pytest.fixture
 def client(serve, filled: Registry, token: str) -> APIClient:
-    """A signed-in client of the API over the three fakes."""
+    """Return a signed-in client of the API over the three fakes."""
     client = serve(filled)
     client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
     return client
@@ -164,7 +164,7 @@ def client(serve, filled: Registry, token: str) -> APIClient:
 
 @pytest.fixture
 def busy_interpreter() -> Iterator[None]:
-    """Lets threads interrupt each other as often as CPython can."""
+    """Let threads interrupt each other as often as CPython can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

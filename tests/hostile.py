@@ -1,4 +1,4 @@
-"""What a hostile client puts in each part of a request, and where there is something to put it."""
+"""Hostile values for each part of a request, and the positions that accept them."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from django.urls import URLResolver, get_resolver
 
 from vulcan_site.wsgi import application
 
-# What Python has besides the encodings of text, what is slow, and what ends in errors.
+# Python's codecs that are not text encodings, slow ones, and ones that raise.
 CHARSETS = (
     *("rot13", "hex", "base64", "zlib", "undefined", "quopri", "uu", "punycode", "idna"),
     *("utf-7", "utf-16", "unicode_escape", "latin-1", "nope", "x" * 5000, "../x", "\xff", "\x00"),
@@ -167,7 +167,7 @@ PARAMETERS = ("%00", "%ff", "x" * 300, "..%2f..", "9" * 5000, "_5F_")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as a WSGI server hands it over; the path and the query are as they are sent."""
+    """One request as a WSGI server passes it; path and query are as sent."""
 
     path: str
     method: str = "GET"
@@ -176,7 +176,7 @@ class Request:
     meta: dict[str, str] = field(default_factory=dict)
 
     def send(self, stream: io.BytesIO | None = None, **meta: str) -> "Answer":
-        """Answer it in this process, with these headers besides, and perhaps another body."""
+        """Process the request here, with additional headers and optionally another body."""
         environ: dict[str, Any] = {
             "REQUEST_METHOD": self.method,
             "SCRIPT_NAME": "",
@@ -210,7 +210,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; the names of headers in lower case."""
+    """A response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -234,7 +234,7 @@ def routes(resolver: URLResolver | None = None, prefix: str = "/") -> dict[str, 
 def requests(path: str, share: int, of: int) -> Iterator[Request]:
     """Yield a request for each hostile value of each position, or a share of them.
 
-    Of each position one value in `of` is taken; the shares from 0 to `of - 1` have all of them.
+    A share has one in `of` values of each position; the shares 0 to `of - 1` have all of them.
     """
     for position in _by_position(path):
         yield from list(position)[share % of :: of]
@@ -243,7 +243,7 @@ def requests(path: str, share: int, of: int) -> Iterator[Request]:
 def few_requests(path: str, share: int, of: int) -> Iterator[Request]:
     """Yield a request for one position in `of`, with one of its hostile values.
 
-    The shares from 0 to `of - 1` have all positions, those that follow have other values.
+    The shares 0 to `of - 1` have all positions, later shares have other values.
     """
     for number, position in enumerate(_by_position(path)):
         if (number + share) % of == 0:

@@ -1,4 +1,4 @@
-"""The lanes of the tests: markers for what a test needs beside Python, by where it lies."""
+"""Assign markers to tests by their path: what a test needs besides Python."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,5 +17,5 @@ LANES: Mapping[str, Sequence[str]] = {
 
 
 def lanes_of(path: str) -> list[str]:
-    """Return the lanes of the tests in a file of the project; those without one are fast."""
+    """Return the lanes of the tests in a file; tests without a lane are fast."""
     return [lane for lane, places in LANES.items() if path.startswith(tuple(places))]

@@ -1,4 +1,4 @@
-"""The programs of the host that tests use, by the Debian packages that bring them."""
+"""List the host programs that tests use, by the Debian packages that provide them."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-# What `make host` installs beside what the backends' own set-up does (`python -m tests.needs`).
+# What `make host` installs besides the backends' own set-up (`python -m tests.needs`).
 PACKAGES: Mapping[str, Sequence[str]] = {
     "busybox-static": ("busybox",),
     "catatonit": ("catatonit",),
@@ -54,7 +54,7 @@ ESSENTIAL: Mapping[str, Sequence[str]] = {
 }
 # Debian keeps these off the PATH, in a folder for each version.
 POSTGRESQL = "/usr/lib/postgresql"
-# The packages that a run does without, as CI in a root where no engine can run: their tests skip.
+# Packages that a run omits, such as CI in a root where no engine can run: their tests are skipped.
 WITHOUT = "TESTS_WITHOUT"
 
 
@@ -67,7 +67,7 @@ def find(program: str) -> str | None:
 
 
 def package_of(program: str) -> str:
-    """Return the package that brings a program; one that no list brings is an error of the test."""
+    """Return the package that provides a program; an unlisted program is an error of the test."""
     for package, programs in _rows():
         if program in programs:
             return package
@@ -82,7 +82,7 @@ def need(*programs: str) -> None:
 
 
 def without(why: str, *packages: str) -> NoReturn:
-    """Skip the test. Under CI it fails, unless the run is meant to do without these packages."""
+    """Skip the test; fail it in CI unless the run is configured to omit these packages."""
     excused = {*packages} <= {*os.environ.get(WITHOUT, "").split()} if packages else False
     if os.environ.get("CI") and not excused:
         pytest.fail(why)
@@ -90,9 +90,9 @@ def without(why: str, *packages: str) -> NoReturn:
 
 
 def unlisted(program: str) -> bool:
-    """Tell whether a program that a test started is one of the host's that no package brings.
+    """Return whether a program that a test started is a host program without a listed package.
 
-    What the tests made themselves, this Python and what is installed in its environment need none.
+    Programs built by tests, this Python and its installed scripts need no package.
     """
     path = Path(program if "/" in program else shutil.which(program) or "/nowhere")
     own = (sys.prefix, tempfile.gettempdir(), POSTGRESQL)

@@ -1,4 +1,4 @@
-"""Programs that tests start for real: manage.py and servers, each with a database of its own."""
+"""Start real programs for tests: manage.py and servers, each with its own database."""
 
 import os
 import re
@@ -17,12 +17,12 @@ from tests.needs import need, without
 ROOT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan"
 DATABASE = "test.sqlite3"
-PATIENCE_S = 120  # how long a machine under load may take; nothing is measured by it
+PATIENCE_S = 120  # an upper bound for a machine under load; not a measurement
 POLL_INTERVAL_S = 0.02
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
-    """This process's environment with a database in `folder` and settings of no `.env`."""
+    """Return this process's environment with a database in `folder` and without any `.env`."""
     return {
         **os.environ,
         "DATABASE_URL": f"sqlite:///{folder}/{DATABASE}",
@@ -36,7 +36,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         "REQUIRED_BACKENDS": "",
         "TMPDIR": str(folder),  # slots and working folders
         "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "error",  # what is deprecated fails here, as it does in the tests
+        "PYTHONWARNINGS": "error",  # deprecation warnings are errors here, as in the tests
         "DJANGO_SETTINGS_MODULE": "vulcan_site.settings",
         **extra,
     }
@@ -45,7 +45,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
 def manage(
     *arguments: str, folder: Path, stdin: str = "", **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run manage.py to its end."""
+    """Run manage.py to its end and return the completed process."""
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 def tracked_files() -> list[str]:
-    """The project's files under version control, by their paths from its top."""
+    """Return the relative paths of the project's files under version control."""
     need("git")
     command = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -83,7 +83,7 @@ def running(
 ) -> Iterator[tuple[str, str]]:
     """Start a server, wait for the line that matches `ready`, and end it with SIGTERM.
 
-    Gives what the first group matched, and everything that was printed until then.
+    Yield the match of the first group, and everything printed until then.
     """
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -104,7 +104,7 @@ def running(
             assert line, f"the server ended early:\n{''.join(printed)}"
             printed.append(line)
             found = re.search(ready, line)
-        # It goes on printing, and would stop when nobody read that.
+        # It continues to print, and would block if nothing read that.
         reader = threading.Thread(target=process.stdout.read, daemon=True)
         reader.start()
         yield found.group(1), "".join(printed)

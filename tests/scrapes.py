@@ -1,4 +1,4 @@
-"""What is exposed at /metrics, for tests: read as Prometheus reads it."""
+"""Read the metrics at /metrics as Prometheus reads them."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Scrape:
 
     @property
     def names(self) -> set[str]:
-        """Every name that a query may ask for, also of what has no sample yet."""
+        """Every name that a query can use, including metrics without samples yet."""
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
         return {
             family.name + ending

@@ -1,4 +1,4 @@
-"""Servers that tests need and start themselves; on loopback, gone with them."""
+"""Start the servers that tests need, on loopback, and stop them with the tests."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class Redis:
-    """A Redis that can be stopped, and started again without what it knew."""
+    """A Redis that can be stopped and started again, without its data."""
 
     def __init__(self, folder: Path, *addresses: str) -> None:
         self.port = free_port()
@@ -47,7 +47,7 @@ class Redis:
         self.say("FLUSHALL")
 
     def say(self, *words: str) -> bytes:
-        """Send one command; the beginning of the answer."""
+        """Send one command and return the beginning of the response."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             parts = [word.encode() for word in words]
             lines = [b"*%d" % len(parts)]
@@ -69,7 +69,7 @@ def redis(folder: Path, *addresses: str) -> Iterator[Redis]:
 
 
 class PostgreSQL:
-    """A PostgreSQL that can be stopped, and started again with what it knew.
+    """A PostgreSQL that can be stopped and started again, with its data.
 
     It listens at these addresses, too.
     """
@@ -106,16 +106,16 @@ class PostgreSQL:
         _until_it_listens(self.port)
 
     def stop(self) -> None:
-        """End it and the connections of its clients."""
+        """Stop the server and the connections of its clients."""
         if self._process.poll() is None:
             pid = int((self._data / "postmaster.pid").read_text().split()[0])
-            os.kill(pid, signal.SIGINT)  # it would wait for its clients after a SIGTERM
+            os.kill(pid, signal.SIGINT)  # after a SIGTERM it would wait for its clients
             self._process.wait(PATIENCE_S)
 
 
 @contextmanager
 def postgresql_server(*addresses: str) -> Iterator[PostgreSQL]:
-    """Run a PostgreSQL with an empty database; it listens at these addresses, too."""
+    """Run a PostgreSQL with an empty database that also listens at these addresses."""
     need("initdb", "postgres")
     folder = Path(tempfile.mkdtemp(prefix="vulcan-postgresql-"))
     try:
@@ -131,14 +131,14 @@ def postgresql_server(*addresses: str) -> Iterator[PostgreSQL]:
 
 @contextmanager
 def postgresql(*addresses: str) -> Iterator[str]:
-    """The URL of the database of a `postgresql_server`."""
+    """Run a `postgresql_server` and yield the URL of its database."""
     with postgresql_server(*addresses) as server:
         yield server.url
 
 
 @contextmanager
 def nginx(folder: Path, sites: str, port: int) -> Iterator[Path]:
-    """An nginx of these sites, which listen on `port`; gives the file that it logs errors to."""
+    """Run an nginx with these sites, which listen on `port`; yield the file of its error log."""
     need("nginx")
     folder.mkdir()
     error_log = folder / "error.log"
@@ -147,7 +147,7 @@ def nginx(folder: Path, sites: str, port: int) -> Iterator[Path]:
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config = folder / "nginx.conf"
-    # Beside folders and users, as Debian's /etc/nginx/nginx.conf.
+    # As Debian's /etc/nginx/nginx.conf, except for folders and users.
     config.write_text(
         f"""
 {"user root;" if os.geteuid() == 0 else ""}

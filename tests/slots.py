@@ -1,4 +1,4 @@
-"""Slots as tests look at them."""
+"""Inspect slots in tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from backends_app.slots import acquire_slot
 
 
 def is_waited_for(name: str, taken: int, folder: Path) -> bool:
-    """Tell whether somebody waits for a slot: one more than are taken is refused then."""
+    """Return whether a process waits for a slot: acquiring one more is refused then."""
     try:
         with acquire_slot(name, taken + 1, folder):
             return False

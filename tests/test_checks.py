@@ -1,4 +1,4 @@
-"""System checks: what is suspicious is said with an id, without touching the host."""
+"""System checks report suspicious configurations with an id, without touching the host."""
 
 from django.core.checks import CheckMessage, run_checks
 from django.test import override_settings
@@ -14,7 +14,7 @@ def ids(registry: Registry) -> list[str]:
 
 
 def test_the_default_configuration_is_clean():
-    with override_settings(ISOLATION_BACKENDS=DEFAULT_BACKENDS):  # an `.env` may say otherwise
+    with override_settings(ISOLATION_BACKENDS=DEFAULT_BACKENDS):  # an `.env` may change it
         assert run_checks(tags=["isolation"]) == []
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named to the key and value; what is right reaches the registry."""
+"""Invalid settings name key and value; valid ones reach the registry."""
 
 import pytest
 from django.apps import apps

@@ -1,4 +1,4 @@
-"""The monitor: who waits (nobody), what it publishes (changes), and when it looks again."""
+"""The health monitor delays no caller, publishes only changes, and probes on its schedule."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from backends_app.registry import Registry
 
 
 class Probing(FakeBackend):
-    """A fake whose probe is counted, and does what the test says."""
+    """A fake that counts its probes, with a probe that the test defines."""
 
     def __init__(self, answer: Callable[[], object] | None = None, **options) -> None:
         super().__init__(**options)
@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def monitor(registry: Registry, clock: Clock) -> HealthMonitor:
-    """A monitor whose probes run within its tick, at a time that the test sets."""
+    """Return a monitor whose probes run within its tick, with the test's clock."""
     return HealthMonitor(registry, spawn=lambda work, name: work(), clock=clock)
 
 
@@ -187,7 +187,7 @@ def test_a_hanging_probe_times_out_and_holds_one_thread(registry, clock):
         clock.now += 60
         monitor.tick()
     assert len(hanging) == 1
-    hanging[0]()  # it answers after all: too late to be believed, but it may be asked again
+    hanging[0]()  # it returns after all: too late to count, but it may be probed again
     monitor.tick()
     assert registry.list()[0].healthy is False
     clock.now += 5
@@ -205,7 +205,7 @@ def test_only_the_first_caller_waits_for_a_hanging_probe_and_only_briefly(regist
     monitor = HealthMonitor(registry)
     try:
         monitor.ensure_started(wait_s=0.2)
-        monitor.ensure_started(wait_s=60)  # runs already: returns at once, or this test hangs
+        monitor.ensure_started(wait_s=60)  # already running: returns at once, or this test hangs
         assert {info.name: info.healthy for info in registry.list()} == {
             "fast": True,
             "slow": None,
@@ -311,7 +311,7 @@ def test_the_monitor_is_reset_in_a_forked_child():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# Out of turn
+# Immediate probes
 
 
 def test_an_immediate_probe_is_published_and_returned(registry, monitor, clock):
@@ -319,7 +319,7 @@ def test_an_immediate_probe_is_published_and_returned(registry, monitor, clock):
     registry.register("one", one)
     assert monitor.probe_now("one") == registry.get("one").health == one.health
     one.health = Health.undetected("gone")
-    found = Health.unhealthy("gone", {"version": "1"})  # it was here, and is what it was
+    found = Health.unhealthy("gone", {"version": "1"})  # detected before, with unchanged attributes
     assert monitor.probe_now("one") == registry.get("one").health == found
     with pytest.raises(BackendNotRegistered):
         monitor.probe_now("two")

@@ -1,4 +1,4 @@
-"""What load balancers ask: does it live, is it ready; answered at once, whatever hangs."""
+"""Liveness and readiness respond at once, even when a dependency hangs."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from tests.test_server import GUNICORN
 WELL = {"status": "ready", "database": "ok", "executor": "ok", "backends": {}}
 
 
-# Alive
+# Liveness
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/healthz/"])
@@ -67,7 +67,7 @@ def test_similar_paths_are_not_probe_paths(client, path: str):
     assert client.get(path).status_code == 404
 
 
-# Ready
+# Readiness
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def executor(filled: Registry, transactional_db) -> Iterator[LocalExecutor]:
 
 @pytest.fixture
 def report(filled: Registry, executor: LocalExecutor) -> Callable[..., dict]:
-    """Readiness with these backends required, as JSON."""
+    """Return a function that reports readiness as JSON with the given required backends."""
 
     def look(*required: str) -> dict:
         return Readiness(filled, lambda: executor, lambda: required, 60.0).report().as_json()
@@ -184,9 +184,9 @@ def serving(folder: Path, **extra: str) -> Iterator[Server]:
 
 @contextmanager
 def stopped(program: str, started: set[int]) -> Iterator[None]:
-    """Processes of this program stand still, among those that were started and what they have.
+    """Stop the processes of this program among the started ones and their children.
 
-    Others, such as runuser, stop by themselves when their child does.
+    Others, such as runuser, stop by themselves with their child.
     """
     everybody = started | below(started)
     for pid in everybody:
@@ -201,7 +201,7 @@ def stopped(program: str, started: set[int]) -> Iterator[None]:
 
 
 def of(pid: int, what: str) -> str:
-    """What proc(5) has of the process, nothing when it is over."""
+    """Return a file of the process in proc(5), or nothing when it has exited."""
     try:
         return Path(f"/proc/{pid}/{what}").read_text()
     except OSError:
@@ -219,7 +219,7 @@ def below(parents: set[int]) -> set[int]:
 
 
 def test_a_hanging_database_makes_the_server_unready_but_not_slow(tmp_path: Path):
-    """While it is stopped it answers nobody, so what is answered has not waited for it."""
+    """A stopped database never responds, so any response has not waited for it."""
     before = children(os.getpid())
     with postgresql() as url:
         database = children(os.getpid()) - before
@@ -265,7 +265,9 @@ def test_a_server_is_ready_only_with_its_required_backends(migrated: Path):
     engine = f"unix://{migrated}/nowhere"
     with serving(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
         wait_until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
-        wait_until(lambda: server.ask("/readyz", "HEAD") == (200, b""))  # each process finds it out
+        wait_until(
+            lambda: server.ask("/readyz", "HEAD") == (200, b"")
+        )  # each process probes by itself
     with serving(migrated, REQUIRED_BACKENDS="isolate,gvisor", GVISOR_ENGINE=engine) as server:
         backends = {"isolate": "healthy", "gvisor": "undetected"}
         found = (503, {**WELL, "status": "not ready", "backends": backends})

@@ -1,4 +1,4 @@
-"""Imports run one way, no backend knows another, and no other code knows one by its name."""
+"""Imports go one way, backends do not import each other, and no code names a backend."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 
 APP = Path(__file__).parent.parent / "backends_app"
 
-# A module may import those that stand before it. What stands on one line shares a floor.
+# A module may import those of earlier lines. Modules on one line are of one layer.
 FLOORS = [
     ["exceptions"],
     ["slots", "signals", "inquiry", "metrics_folder", "utf8"],
@@ -46,7 +46,7 @@ MODULES = sorted(
 
 
 def imported(path: Path) -> Iterator[tuple[str, ...]]:
-    """Every module of this app that the file imports, as path parts below the app."""
+    """Return every module of this app that the file imports, as path parts below the app."""
     package = path.relative_to(APP).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

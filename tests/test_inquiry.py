@@ -1,4 +1,4 @@
-"""A question that hangs costs one thread, and those who ask no more than their patience."""
+"""A hanging single-flight call costs one thread, and its callers only their timeout."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ SHORT_S, LONG_S = 0.01, 60.0
 
 
 class Hanging:
-    """A question that is answered when `free` is set; it knows how often it was put."""
+    """A function that returns when `free` is set, and counts its calls."""
 
     def __init__(self) -> None:
         self.free, self.begun, self.put = threading.Event(), threading.Event(), 0

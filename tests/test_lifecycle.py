@@ -1,4 +1,4 @@
-"""The life of a recorded workload: every way from its submission to exactly one end."""
+"""The lifecycle of a recorded workload: every path from its submission to exactly one end."""
 
 import threading
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def lines(workload: Workload) -> list[str]:
     return [line.text for line in logs.lines_after(logs.blocks_after(workload.pk, 0), 0)]
 
 
-# The status machine
+# Status transitions
 
 
 @pytest.mark.parametrize("to", Status)
@@ -67,7 +67,7 @@ def test_the_database_rejects_inconsistent_rows(row):
         Workload.objects.filter(pk=recorded().pk).update(**row)
 
 
-# One that is waited for
+# Inline runs
 
 
 def test_a_run_is_recorded(filled: Registry, user: User):
@@ -184,7 +184,7 @@ def test_output_returned_only_at_the_end_is_logged(filled: Registry, fakes):
     assert lines(run_inline(submission(), filled)) == ["out"]
 
 
-# One that waits
+# Queued workloads
 
 
 def test_a_pending_workload_is_run(filled: Registry, fakes):
@@ -337,7 +337,7 @@ def test_a_lost_workload_is_run_again_only_once():
 
 
 def test_a_workload_ended_by_a_shutdown_is_lost_not_killed(filled: Registry, fakes):
-    """A drain ends what runs; nobody has asked for its end."""
+    """A drain kills running workloads although no kill was requested."""
     killed = WorkloadResult(exit_reason=ExitReason.KILLED, signal="SIGKILL")
     fakes["isolate"].program = lambda workload: killed
     assert run_inline(submission(), filled).exit_reason == "worker_lost"
@@ -366,7 +366,7 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
     assert lines(workload) == ["so far"]
 
 
-# Keys
+# Idempotency keys
 
 
 def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
@@ -400,7 +400,7 @@ def test_the_digest_differs_between_requests_and_hides_the_source():
     assert "export" not in submission().digest
 
 
-# Once more
+# Resubmissions
 
 
 def test_a_source_is_kept_with_source_days(filled: Registry, fakes, user: User, settings):

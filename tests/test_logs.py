@@ -1,4 +1,4 @@
-"""Logs: what is heard becomes numbered lines within bounds, and is read again from anywhere."""
+"""Log output becomes numbered lines within limits, readable from any line."""
 
 import pytest
 from hypothesis import given
@@ -93,7 +93,7 @@ def test_invalid_utf8_is_replaced():
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A clock that the test advances."""
 
     now = 100.0
 
@@ -156,7 +156,7 @@ def test_a_progress_bar_is_shown_live_and_uses_no_space():
     st.text(alphabet="aä€😀\n", max_size=300), st.integers(1, 9), st.integers(8, 40), st.booleans()
 )
 def test_characters_are_never_split(text: str, size: int, longest: int, slow: bool):
-    """Not by the length of a line, nor where the log is full, nor by what is shown early."""
+    """Neither by the length of a line, nor where the log is full, nor by an early flush."""
     clock = Clock()
     data = text.encode()
     for max_bytes in (len(data) + 400, max(1, len(data) // 2)):

@@ -1,4 +1,4 @@
-"""What is counted, what is looked up, who may read it, and that no client can make it grow."""
+"""Metrics are counted or looked up, access follows the setting, and clients add no series."""
 
 import threading
 from collections.abc import Callable
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def scrape(settings) -> Callable[[], Scrape]:
-    """Scrape this process, which other tests have counted in, too."""
+    """Scrape this process, in which other tests have counted too."""
     settings.ISOLATION_METRICS = {"access": "open"}
     return lambda: Scrape(Client().get("/metrics").content.decode())
 
 
 @pytest.fixture
 def grown(scrape) -> Callable[..., float]:
-    """By how much a sample has grown since the test began."""
+    """Return a function for the increase of a sample since the start of the test."""
     before = scrape()
     return lambda name, **labels: scrape()(name, **labels) - before(name, **labels)
 
 
-# What is counted
+# Counted metrics
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_workload_is_counted_by_backend_runtime_and_exit_reason(
 def test_start_up_is_the_execution_time_beyond_the_programs_duration(grown):
     result = WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, duration_ms=200)
     mine = {"name": "timed", "runtime": "node"}
-    for seconds in (0.25, 0.1):  # less than the program itself is no time at all, not less
+    for seconds in (0.25, 0.1):  # less than the program's own duration counts as zero
         signals.execution_ended.send(None, **mine, result=result, seconds=seconds)
     broken = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR)  # it has no duration
     signals.execution_ended.send(None, **mine, result=broken, seconds=5.0)
@@ -126,7 +126,7 @@ def test_probes_record_their_duration_and_the_warm_instances(scrape, grown):
             return self.ready
 
         def probe(self) -> Health:
-            self.ready -= 1  # it takes one
+            self.ready -= 1  # it uses one
             return super().probe()
 
     probed_once(Pooled(), took_s=1.5)
@@ -175,7 +175,7 @@ def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, grown, c
     assert "ZeroDivisionError" in caplog.text
 
 
-# What is looked up
+# Looked-up metrics
 
 
 def test_slots_are_counted_at_the_scrape(scrape, runtime_dir: Path):
@@ -202,7 +202,7 @@ def test_health_is_one_for_the_state_and_zero_for_the_others(scrape, health: Hea
         assert value == (state == health.state)
 
 
-@pytest.mark.django_db(transaction=True)  # another connection looks
+@pytest.mark.django_db(transaction=True)  # another connection queries
 def test_pending_and_running_workloads_are_read_from_the_database(scrape):
     for status in (Status.PENDING, Status.PENDING, Status.RUNNING, Status.COMPLETED):
         recorded(status)
@@ -212,11 +212,11 @@ def test_pending_and_running_workloads_are_read_from_the_database(scrape):
     assert found("vulcan_workloads_pending", backend="isolate") == 2
     assert found("vulcan_workloads_running", backend="isolate") == 1
     assert found("vulcan_workloads_running", backend="elsewhere") == 1
-    assert found.has("vulcan_workloads_running", backend="microvm")  # 0 is said, too
+    assert found.has("vulcan_workloads_running", backend="microvm")  # 0 is exported, too
     assert found("vulcan_workloads_running", backend="microvm") == 0
 
 
-# Who may read
+# Access
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_scrape_needs_no_host_name_and_no_tls(scrape, settings):
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
 
-# What strangers send
+# Client input
 
 
 def test_client_input_creates_no_new_series(client, scrape):

@@ -41,7 +41,7 @@ class Server:
         return sorted(self.folder.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
 
     def get(self, path: str) -> int:
-        """The status; each time over a connection of its own, so from any worker."""
+        """Return the status, over a new connection each time, so of any worker."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.request("GET", path)
@@ -52,7 +52,7 @@ class Server:
             connection.close()
 
     def read_by_both(self) -> int:
-        """Let each worker read its registry; how often that was."""
+        """Let each worker read its registry; return the number of reads."""
         read = 0
         while not all(_counted(worker, self.folders[-1]) for worker in self.workers):
             assert self.get("/v1/backends") == 200
@@ -81,7 +81,7 @@ def _serves(pid: int) -> bool:
 
 
 def _counted(pid: int, folder: Path) -> bool:
-    """Has the process counted anything but what it finds by itself?"""
+    """Return whether the process has counted anything besides its own probes."""
     file = folder / f"counter_{pid}.db"
     return file.exists() and READS.encode() in file.read_bytes()
 
@@ -96,7 +96,7 @@ def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: 
         os.kill(doomed, signal.SIGKILL)
         wait_until(lambda: len(server.workers) == 2 and server.workers != before)
         assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
-        # What only it knew, such as its spares, is gone with it.
+        # Its own gauges, such as its warm instances, are gone with it.
         wait_until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
         assert read + server.read_by_both() == server.scrape()(READS, operation="list")
 
@@ -105,7 +105,7 @@ def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
     with serving(migrated) as server:
         read = server.read_by_both()
         for kind in ("counter", "histogram", "gauge_livesum"):
-            (server.folders[0] / f"{kind}_999999.db").touch()  # what it does first of all
+            (server.folders[0] / f"{kind}_999999.db").touch()  # its first action
         assert server.scrape()(READS) == read
 
 
@@ -114,7 +114,7 @@ def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Pat
         first.read_by_both()
         [left] = first.folders
         everybody = {first.master, *first.workers}
-        with serving(migrated) as beside:  # who lives keeps its folder
+        with serving(migrated) as beside:  # a live server keeps its folder
             assert left in beside.folders
             assert len(beside.folders) == 2
         os.kill(first.master, signal.SIGKILL)
@@ -190,8 +190,8 @@ def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
             assert seen("vulcan_slots_limit") == seen("vulcan_slots_limit", backend="isolate") > 0
             seen = server.scrape("hush")
             assert not seen.has("vulcan_workloads_total")
-            assert not seen.has("vulcan_slots_limit")  # or the slots would be counted twice
-            healthy = {"backend": "isolate", "state": "healthy"}  # each worker hears of it itself
+            assert not seen.has("vulcan_slots_limit")  # otherwise the slots would be counted twice
+            healthy = {"backend": "isolate", "state": "healthy"}  # each worker notices it by itself
             wait_until(lambda: server.scrape("hush")("vulcan_backend_health", **healthy) == 1)
             wait_until(lambda: server.scrape("hush")("vulcan_nodes_alive") == 1)
             for path, status in (("/metrics", 401), ("/healthz", 200), ("/v1/backends", 404)):

@@ -1,4 +1,4 @@
-"""The programs that tests use, and the packages that bring them, are one list."""
+"""One list has the programs that tests use and the packages that provide them."""
 
 import functools
 import os
@@ -21,13 +21,13 @@ ROWS = [
     for package, programs in table.items()
     for program in programs
 ]
-# A run of pytest's on files elsewhere, with this project's configuration.
+# Run pytest on files elsewhere, with this project's configuration.
 PYTEST = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), ".")
 
 
 @functools.cache
 def installed() -> dict[str, set[str]]:
-    """Every installed package of Debian with the packages that it depends on."""
+    """Return every installed Debian package with the packages that it depends on."""
     needs.need("dpkg-query")
     shown = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package}\t${Pre-Depends}, ${Depends}\n"],
@@ -40,7 +40,7 @@ def installed() -> dict[str, set[str]]:
 
 
 def brings(package: str) -> set[str]:
-    """The package and all that is installed with it."""
+    """Return the package and all packages installed with it."""
     found: set[str] = set()
     waiting = [package]
     while waiting:
@@ -59,7 +59,7 @@ def test_a_listed_package_provides_its_program(package: str, program: str):
         needs.without(f"{package} missing: run `make host`", package)
     path = needs.find(program)
     assert path is not None
-    # Debian's names of one file: as it is called, without its links, and before /bin became a link.
+    # Debian's names of one file: as called, with links resolved, and from before /bin was a link.
     names = {path, str(Path(path).resolve())}
     names |= {name.removeprefix("/usr") for name in names}
     owners = subprocess.run(
@@ -79,7 +79,7 @@ def test_make_host_installs_the_listed_packages():
 
 
 def test_a_program_without_a_package_is_found(tmp_path: Path):
-    assert needs.unlisted("nproc")  # of coreutils; no test uses it
+    assert needs.unlisted("nproc")  # from coreutils; no test uses it
     assert needs.unlisted("/usr/bin/nproc")
     own = tmp_path / "nproc"
     own.touch()

@@ -1,4 +1,4 @@
-"""Nodes: who lives is judged by what is heard, not by what time anybody thinks it is."""
+"""Nodes are alive by their heartbeats, regardless of wall clocks."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_a_wrong_or_jumping_clock_makes_no_node_lost(
     wrong = {"seen_at": datetime.now(UTC) + timedelta(hours=hours)}
     NodeBackend.objects.update(**wrong)
     assert len(alive(watch)) == 3
-    fresh = FailureDetector(lost_after_s=30, clock=clock)  # of a server that begins after the jump
+    fresh = FailureDetector(lost_after_s=30, clock=clock)  # of a server that starts after the jump
     assert alive(fresh) == []
     assert not fresh.is_lost(("n", "isolate"))
     heartbeat("n", filled.list(), NOW)
@@ -121,7 +121,7 @@ def test_health_over_all_nodes(filled: Registry, watch: FailureDetector):
     watch.refresh()
     health = watch.health("isolate")
     assert (health.state, health.attributes) == ("healthy", {"version": "1"})
-    assert watch.health("isolate") == health  # equal states, equal words
+    assert watch.health("isolate") == health  # equal states, equal descriptions
 
 
 def test_the_summary_counts_running_workloads(filled: Registry, watch: FailureDetector):

@@ -1,4 +1,4 @@
-"""What touches the database does the same on PostgreSQL, which is started for this."""
+"""The database tests also pass on a PostgreSQL that is started for them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The project as a newcomer finds it: its layout, its start, its own test command."""
+"""The project from a newcomer's view: its layout, its start-up, its test command."""
 
 import json
 import os
@@ -84,7 +84,7 @@ call_command("check")
 
 
 def make(*arguments: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:
-    """Run make for an environment that is not there, with these programs."""
+    """Run make without an existing environment, with only these programs."""
     need("make")
     venv = f"VENV={folder}/venv"
     return subprocess.run(
@@ -98,7 +98,7 @@ def make(*arguments: str, folder: Path, path: str) -> subprocess.CompletedProces
 
 
 def python(folder: Path, name: str, code: str = "") -> None:
-    """Put a Python into the folder that runs some code first."""
+    """Put a Python that first runs some code into the folder."""
     file = folder / name
     file.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -c "{code}$1"\n')
     file.chmod(0o755)
@@ -107,7 +107,7 @@ def python(folder: Path, name: str, code: str = "") -> None:
 def test_make_uses_the_newest_suitable_python(tmp_path: Path):
     path = f"{tmp_path}:/usr/bin:/bin"
     without_venv = (
-        "import sys; sys.modules['ensurepip'] = None; "  # as Debian's without python3-venv
+        "import sys; sys.modules['ensurepip'] = None; "  # like Debian's without python3-venv
     )
     too_old = "import sys; sys.version_info = (3, 10, 9); "
     for name, code in (("python3.13", without_venv), ("python3.12", too_old), ("python3.11", "")):

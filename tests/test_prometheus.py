@@ -1,4 +1,4 @@
-"""Prometheus itself scrapes a server of two workers, and makes something of rules and dashboard."""
+"""A real Prometheus scrapes a server of two workers and evaluates the rules and the dashboard."""
 
 import json
 import re
@@ -36,7 +36,7 @@ NO_METRICS = {
 
 
 def expression(text: str) -> str:
-    """A query of the dashboard as Grafana would send it."""
+    """Return a query of the dashboard as Grafana would send it."""
     for name, value in VARIABLES.items():
         text = text.replace(name, value)
     assert "$" not in text
@@ -52,7 +52,7 @@ EXPRESSIONS = {**QUERIES, **{rule["alert"]: rule["expr"] for rule in ALERTS}}
 
 
 def metrics_in(expression: str) -> set[str]:
-    """Every word that could be a metric: not in braces, brackets or quotes, and no label."""
+    """Return every word that could be a metric: not in braces, brackets or quotes, nor a label."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", "", expression)
     bare = re.sub(r"\b(by|on)\s*\([^)]*\)", "", bare)
     return set(re.findall(r"[a-zA-Z_:][\w:]*", bare)) - NO_METRICS
@@ -181,7 +181,7 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def query(self, text: str) -> dict[str, float]:
-        """The value of each series of an instant query, by its labels."""
+        """Return the value of each series of an instant query, by its labels."""
         found = self.ask("query", query=text)["result"]
         return {json.dumps(one["metric"]): float(one["value"][1]) for one in found}
 
@@ -194,7 +194,7 @@ def site(migrated: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def prometheus(site: Server, tmp_path: Path) -> Iterator[Prometheus]:
-    """Debian's, with the example's configuration, but for the addresses and the rhythm."""
+    """Run Debian's Prometheus with the example's configuration, except addresses and intervals."""
     need("prometheus")
     folder = tmp_path / "prometheus"
     folder.mkdir()
@@ -243,7 +243,7 @@ def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: P
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
     assert set(rules) == {rule["alert"] for rule in ALERTS}
     wait_until(lambda: all(one["health"] == "ok" for one in _rules(prometheus)))
-    for name, text in EXPRESSIONS.items():  # Prometheus can make something of each
+    for name, text in EXPRESSIONS.items():  # Prometheus can evaluate each
         assert prometheus.query(text) is not None, name
 
     def drawn(name: str) -> bool:
@@ -260,9 +260,9 @@ def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 
 def test_a_scrape_without_the_token_is_refused(site: Server, prometheus: Prometheus, tmp_path):
-    (tmp_path / "prometheus" / "token").write_text("wrong")  # it is read with each scrape
+    (tmp_path / "prometheus" / "token").write_text("wrong")  # it is read at each scrape
 
-    def is_refused() -> bool:  # a scrape that took too long says something else first
+    def is_refused() -> bool:  # a scrape that timed out has another error first
         targets = prometheus.ask("targets")["activeTargets"]
         return any("401" in target["lastError"] for target in targets)
 

@@ -1,6 +1,6 @@
-"""What a client may do with its bytes and its time: a real server with few threads, raw sockets.
+"""Attack a real server that has few threads with malformed and slow requests over raw sockets.
 
-After each attack, and while it goes on, others are answered on connections of their own.
+During and after each attack, other clients are served on their own connections.
 """
 
 import inspect
@@ -29,7 +29,7 @@ from vulcan_site import gunicorn_worker
 from vulcan_site.gunicorn_worker import ClientSocket, GunicornWorker
 
 THREADS = 4
-MANY = 5 * THREADS  # clients that wait in the loop: five times what threads could bear
+MANY = 5 * THREADS  # clients that wait in the loop: five times as many as threads could serve
 BLOCKING = THREADS + 2  # clients that threads wait for
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", "--no-control-socket"),
@@ -57,7 +57,7 @@ def server(folder: Path) -> Iterator["Server"]:
 
 
 class Server:
-    """A server, and its only worker, which has to live through everything."""
+    """A server and its only worker, which has to survive every attack."""
 
     def __init__(self, port: int, master: int) -> None:
         self.port = port
@@ -79,7 +79,7 @@ class Server:
         return client
 
     def say(self, data: bytes, *, ends: bool = False) -> bytes:
-        """Send this, and perhaps an end; return all that comes until the server closes."""
+        """Send this, optionally close for writing, and return all data until the server closes."""
         with self.connect(data) as client:
             if ends:
                 client.shutdown(socket.SHUT_WR)
@@ -87,7 +87,7 @@ class Server:
 
     @contextmanager
     def attacked(self, clients: int, data: bytes, **options: int) -> Iterator[list[socket.socket]]:
-        """Keep connections open that have sent this, see that others are answered meanwhile."""
+        """Keep connections open that have sent this, and check that others are served."""
         with ExitStack() as stack:
             connections = [
                 stack.enter_context(self.connect(data, **options)) for _ in range(clients)
@@ -121,7 +121,7 @@ def _is_worker(pid: int) -> bool:
 
 
 def rest(client: socket.socket) -> bytes:
-    """Return all that comes until the server closes, or has closed without listening further."""
+    """Return all data until the server closes or resets the connection."""
     received = b""
     with suppress(ConnectionResetError):
         while data := client.recv(65536):
@@ -144,7 +144,7 @@ def statuses(answers: bytes) -> list[int]:
 
 
 GET = b"GET /v1/backends HTTP/1.1\r\nHost: localhost\r\n"
-UNREAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"  # its body is read by nobody
+UNREAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"  # its body is never read
 POST = b"POST /v1/workloads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -156,7 +156,7 @@ def length(value: bytes) -> bytes:
     return b"Content-Length: " + value + b"\r\n"
 
 
-REFUSED = {  # by gunicorn's parser, and nothing after it is read as a request
+REFUSED = {  # by gunicorn's parser; nothing after it is parsed as a request
     "two lengths": POST + length(b"2") + length(b"2") + b"\r\n{}",
     "two lengths that differ": POST + length(b"0") + length(b"40") + b"\r\n" + SECOND,
     "CL.TE": POST + length(b"%d" % (5 + len(SECOND))) + CHUNKED + b"\r\n0\r\n\r\n" + SECOND,
@@ -196,7 +196,7 @@ LENGTHS = (
     *(b"-1", b"+1", b"1_0", b"1 0", b"0x1", b"", b"1,1", b"1e3", b"1.0", b"\xb2", b"9" * 5000),
     *(b"\xd9\xa1", b"1;", b"\x001"),
 )
-ANSWERED = {  # statuses of the only answer
+ANSWERED = {  # statuses of the only response
     "long request line": (GET.replace(b"/v1", b"/" + b"x" * 10_000) + b"\r\n", {414}),
     "long header": (GET + b"X: " + b"x" * 10_000 + b"\r\n\r\n", {431}),
     "many headers": (GET + b"X: a\r\n" * 200 + b"\r\n", {431}),
@@ -247,7 +247,7 @@ def test_a_body_that_ends_early_is_400(server: Server, token: str):
     for sent in (0, 10, 50_000):
         data = signed_in + length(b"100000") + b"\r\n" + b" " * sent
         assert statuses(server.say(data, ends=True)) == [400]
-    assert server.say(POST, ends=True) == b""  # the head is not complete
+    assert server.say(POST, ends=True) == b""  # the head is incomplete
 
 
 @pytest.mark.parametrize("path", ["/v1/workloads", "/api-auth/login/", "/admin/login/"])
@@ -260,7 +260,7 @@ def test_endless_bodies_are_rejected_unread(server: Server, path, framing):
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server):
-    body = b"x" * 1000 + SECOND  # nobody reads it
+    body = b"x" * 1000 + SECOND  # it is never read
     requests = (
         *(GET + b"\r\n", POST + length(b"%d" % len(body)) + b"\r\n" + body),
         *(b"GET /v1/nope HTTP/1.1\r\nHost: localhost\r\n\r\n", GET + CLOSE + b"\r\n", SECOND),
@@ -278,7 +278,7 @@ def test_a_request_sent_byte_by_byte_is_served(server: Server):
         assert statuses(rest(client)) == [200]
 
 
-BEGUN = {  # what has been sent of a request, and the statuses that come
+BEGUN = {  # the part of a request that was sent, and the expected statuses
     b"": [],
     b"G": [408],
     GET: [408],
@@ -351,7 +351,7 @@ def test_clients_that_do_not_read_a_log_hold_no_thread_for_long(server: Server, 
 
 
 def test_clients_that_do_not_close_their_side_delay_no_one(server: Server):
-    """gunicorn's worker waits two seconds for each, serves nobody meanwhile, and is killed."""
+    """gunicorn's own worker waits two seconds for each, serves no one else, and is killed."""
     with server.attacked(100, b"\r\n\r\n"):
         pass
     with server.attacked(100, GET + CLOSE + b"\r\n"):
@@ -359,7 +359,7 @@ def test_clients_that_do_not_close_their_side_delay_no_one(server: Server):
 
 
 def test_connections_beyond_the_limit_replace_idle_ones(server: Server):
-    # Beside connections: one that is accepted right now, a database's file that a request opens.
+    # Besides connections: one that is just being accepted, and a request's database file.
     most_descriptors = server.descriptors() + 1000 + 5
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

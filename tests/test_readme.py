@@ -1,4 +1,4 @@
-"""What the README and the page about security promise: examples are run, tables are the code's."""
+"""The README and the security page are accurate: examples run, tables match the code."""
 
 import json
 import re

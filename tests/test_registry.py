@@ -1,4 +1,4 @@
-"""The registry keeps what it is told, and says clearly what it refuses."""
+"""The registry holds its backends, and rejects invalid ones with clear errors."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured

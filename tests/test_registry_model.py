@@ -1,4 +1,4 @@
-"""The registry against a plain dict: whatever is done to both, they agree."""
+"""The registry agrees with a plain dict after any sequence of operations."""
 
 import pytest
 from hypothesis import settings

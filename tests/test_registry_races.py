@@ -1,4 +1,4 @@
-"""Many readers beside writers: no error but the documented ones, no half state."""
+"""Concurrent readers and writers see only documented errors and no partial state."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("busy_interpreter")
 
 
 def together(*works: Callable[[], None]) -> list[BaseException]:
-    """Run every work in a thread of its own, all starting at once; what they raised."""
+    """Run every function in its own thread, all starting at once; return what they raised."""
     raised: list[BaseException] = []
     barrier = threading.Barrier(len(works))
 
@@ -81,7 +81,7 @@ def test_a_hundred_threads_use_the_registry_without_unexpected_errors(registry: 
 
 
 def test_a_swap_of_two_backends_is_atomic_for_readers(registry: Registry):
-    """`configure` takes one out and puts the other in: a reader sees one of the two, always."""
+    """`replace_configured` swaps one for the other: a reader always sees exactly one."""
     left, right = FakeBackend(), FakeBackend()
     registry.register("left", left)
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""One decision function: `resolve` raises what `explain` says, and nothing is ever downgraded."""
+"""`resolve` raises the error that `explain` returns, and nothing is ever downgraded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A real server with real processes: what only shows over a socket."""
+"""A real server with real processes: behaviour that only shows over a socket."""
 
 import json
 import os
@@ -31,7 +31,7 @@ print(get_token_model().objects.create(user=User.objects.create_user("ada"))[1])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A migrated database."""
+    """Return a folder with a migrated database."""
     folder = tmp_path_factory.mktemp("server")
     assert manage("migrate", "--verbosity", "0", folder=folder).returncode == 0
     return folder
@@ -50,7 +50,7 @@ def port(folder: Path):
 
 @pytest.fixture
 def ask(port: int, token: str):
-    """Send one request on a connection of its own: status, headers, body."""
+    """Send one request on its own connection; return status, headers and body."""
 
     def ask(method: str, path: str, body=None, **headers: str):
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
@@ -100,7 +100,7 @@ def test_a_path_that_is_not_utf8_is_404(port: int):
 
 
 def say(port: int, text: str) -> bytes:
-    """Send this and nothing else; everything that comes back until the server closes."""
+    """Send exactly this; return everything until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(text.replace("\n", "\r\n").encode())
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -144,7 +144,7 @@ def test_an_accepted_request_gets_100_continue(port: int, token: str):
 
 
 def test_disconnected_clients_release_their_slots(port: int, token: str, ask):
-    """More clients than all workers have slots, each gone before its workload has ended."""
+    """More clients than all workers have slots disconnect before their workloads end."""
     body = json.dumps(
         {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 0.5}}
     ).encode()
@@ -157,7 +157,7 @@ def test_disconnected_clients_release_their_slots(port: int, token: str, ask):
             connection.sendall(head + body)
     while True:
         status, _, answer = ask("POST", "/v1/workloads", {"runtime": "node", "code": "1"})
-        if status == 201:  # or those that went away still wait, and this one may not
+        if status == 201:  # otherwise the disconnected ones still wait, and this one may not
             break
     assert answer["status"] == "completed"
 
@@ -215,7 +215,7 @@ def test_killed_workers_leave_no_process_and_no_slot(ask):
     def served() -> None:
         body = {"runtime": "node", "code": "await new Promise((done) => setTimeout(done, 300))"}
         while True:
-            with suppress(OSError, HTTPException):  # until the master has made new workers
+            with suppress(OSError, HTTPException):  # until the master has started new workers
                 statuses.append(ask("POST", "/v1/workloads", body)[0])
                 break
 

@@ -1,4 +1,4 @@
-"""Running a workload: the bounds, the slots, and what a broken backend leaves behind."""
+"""Running a workload: limits, slots, and faults of backends."""
 
 import threading
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_unspecified_resources_are_the_operators_defaults(filled: Registry, fake
 
 
 def in_a_thread(call: Callable[[], Any]) -> Any:
-    """Return what the call returns in a thread as servers have them; a signal reaches none."""
+    """Call in a thread, as servers do, where no signal arrives; return the result."""
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(call).result()
 

@@ -1,4 +1,4 @@
-"""Slots hold for the host, and are free again whatever becomes of their holder."""
+"""Slots apply to the whole host and are released however their holder ends."""
 
 import fcntl
 import os
@@ -104,7 +104,7 @@ def test_never_more_than_the_limit_at_once(runtime_dir: Path, busy_interpreter):
 
 
 def test_a_waiting_process_is_never_overtaken(runtime_dir: Path):
-    """Two slots, one taken: who waits has the turn before it looks for the other."""
+    """Two slots, one in use: the waiting process holds the turn before it tries the other."""
     turns: list[str] = []
 
     def wait() -> None:
@@ -191,7 +191,7 @@ def test_only_the_locks_of_killed_processes_are_removed(runtime_dir: Path):
 
 
 def test_a_lock_whose_file_was_removed_is_created_again(runtime_dir: Path, monkeypatch):
-    """Another process sweeps between opening the file and locking it."""
+    """Another process removes the file between its opening and its locking."""
     lock, swept = fcntl.flock, []
 
     def flock(descriptor: int, operation: int) -> None:
@@ -208,7 +208,7 @@ def test_a_lock_whose_file_was_removed_is_created_again(runtime_dir: Path, monke
 
 
 def test_removing_stale_locks_keeps_held_locks(runtime_dir: Path, busy_interpreter):
-    """Whoever holds a mark is seen to hold it, however much is swept meanwhile."""
+    """A held lock is always seen as held, while stale locks are removed concurrently."""
     done, lost = threading.Event(), []
 
     def work(number: int) -> None:

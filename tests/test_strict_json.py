@@ -1,4 +1,4 @@
-"""JSON is taken only where every reader reads it alike."""
+"""JSON is accepted only when every parser reads it alike."""
 
 import json
 from contextlib import suppress

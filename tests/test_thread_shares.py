@@ -1,4 +1,4 @@
-"""How many threads requests may hold while they wait: of all users, and of each."""
+"""The threads that waiting requests hold are limited, in total and per user."""
 
 from contextlib import ExitStack
 

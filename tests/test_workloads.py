@@ -1,4 +1,4 @@
-"""The values: one source, bounds that hold, a status that follows from the reason."""
+"""Workload values: one source, enforced limits, a status that follows from the exit reason."""
 
 import math
 from base64 import b64encode
@@ -80,7 +80,7 @@ def test_a_module_is_limited_by_its_own_bytes_not_its_base64():
         )
     assert raised.value.field == "code"
     assert "at most 1,048,576 bytes of the module; got 1,048,577" in str(raised.value)
-    with pytest.raises(InvalidRequest):  # of another runtime it is the text that counts
+    with pytest.raises(InvalidRequest):  # for other runtimes, the text counts
         Limits().check(WorkloadSpec(runtime="node", code=largest))
 
 

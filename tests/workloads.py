@@ -1,4 +1,4 @@
-"""Recorded workloads for tests, in any status."""
+"""Create submissions and recorded workloads in any status for tests."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -17,13 +17,13 @@ def node(**given: Any) -> WorkloadSpec:
 def submission(
     *, owner: Any = None, key: str | None = None, rerun_if_lost: bool = False, **given: Any
 ):
-    """An order of a workload of node's."""
+    """Return a submission of a node workload."""
     owner_id = None if owner is None else owner.pk
     return Submission(spec=node(**given), owner_id=owner_id, key=key, rerun_if_lost=rerun_if_lost)
 
 
 def recorded(status: Status = Status.PENDING, *, source: bool = True, **given: Any) -> Workload:
-    """A row as the lifecycle would have left it."""
+    """Create a row as the lifecycle would have left it."""
     now = datetime.now(UTC)
     row: dict[str, Any] = {
         "status": status,

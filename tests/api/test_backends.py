@@ -1,4 +1,4 @@
-"""GET /v1/backends, /v1/backends/{name} and /v1/routes: true, stable, and cheap to ask again."""
+"""GET /v1/backends, /v1/backends/{name} and /v1/routes are accurate, stable and cacheable."""
 
 import json
 

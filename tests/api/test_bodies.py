@@ -1,4 +1,4 @@
-"""The bodies that a process holds at once are bounded, and freed with their requests."""
+"""The request bodies in a process are limited in bytes, and freed with their requests."""
 
 import gc
 import json
@@ -87,7 +87,7 @@ def test_a_body_that_is_never_read_reserves_nothing(serve, filled):
     assert body_memory.held == 0
 
 
-@pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+@pytest.mark.django_db(transaction=True)  # calling WSGI closes connections
 def test_bodies_of_refused_requests_are_freed_without_the_garbage_collector(serve, filled, user):
     serve(filled)
     token = get_token_model().objects.create(user=user)[1]

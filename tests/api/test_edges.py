@@ -1,4 +1,4 @@
-"""Every path answers in one envelope; nothing that a client sends is a 5xx or a page of HTML."""
+"""Every path returns errors in the envelope; no client input causes a 5xx or an HTML page."""
 
 import pytest
 from django.test import Client, override_settings

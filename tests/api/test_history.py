@@ -1,4 +1,4 @@
-"""Workloads over HTTP: submitted, listed, looked at, followed, killed; and whose they are."""
+"""Workloads over HTTP: submit, list, retrieve, follow, kill; and their visibility."""
 
 import json
 import re
@@ -135,7 +135,7 @@ def test_an_unreachable_database_is_503(client, monkeypatch):
         assert response["Retry-After"]
 
 
-# Keys
+# Idempotency keys
 
 
 @pytest.mark.parametrize("path", ["/v1/workloads", "/v1/workloads/async"])
@@ -151,7 +151,7 @@ def test_fifty_concurrent_requests_with_one_key_are_one_workload(client, token, 
 
     with ThreadPoolExecutor(50) as threads:
         answers = set(threads.map(one, range(50)))
-    # Not all of one user's may wait; those that do not are told where to look.
+    # One user's requests cannot all wait; the others get a Location.
     assert {status for status, _ in answers} <= {202, *([] if path.endswith("async") else [201])}
     assert len({workload for _, workload in answers}) == 1
     assert Workload.objects.count() == 1
@@ -185,7 +185,7 @@ def test_an_invalid_key_is_400(client, key):
     assert response.json()["errors"][0]["attr"] == "Idempotency-Key"
 
 
-# Looking
+# Reading
 
 
 def test_the_list_is_newest_first_and_in_pages(client, mine):
@@ -308,7 +308,7 @@ def test_a_slow_kill_is_202(client, mine, monkeypatch):
 
 
 def stream(response) -> tuple[list[tuple[int, str]], dict | None]:
-    """The lines of a stream of events, and what it said at its end."""
+    """Return the lines of an event stream, and the data of its last event."""
     assert response["Content-Type"] == "text/event-stream"
     lines, done = [], None
     for event in b"".join(response.streaming_content).decode().split("\n\n"):
@@ -322,7 +322,7 @@ def stream(response) -> tuple[list[tuple[int, str]], dict | None]:
 
 @pytest.fixture
 def printed(mine):
-    """A workload that has printed five lines and has ended."""
+    """Return a finished workload that has printed five lines."""
     workload = mine(Status.COMPLETED)
     block = logs.Block(1, "stdout", "a\nb\n\r\ndata: forged\n\x00ü\n", 5)
     logs.store(workload.pk, [block])
@@ -404,7 +404,7 @@ def test_the_log_is_read_in_pages(client, printed):
 
 
 def test_a_workload_killed_while_its_caller_waits_is_returned(client, fakes, filled, token):
-    """From another request, and the one that waits gets the truth."""
+    """Another request kills it, and the waiting one returns the killed workload."""
     begun, gone = threading.Event(), threading.Event()
 
     def program(workload) -> WorkloadResult:
@@ -435,7 +435,7 @@ def test_nodes_lists_live_nodes(client):
     assert client.get("/v1/nodes").json() == []
 
 
-# As a page
+# HTML pages
 
 
 ADDRESS = "http://evil.example/x"
@@ -459,9 +459,9 @@ def test_a_page_of_a_large_response_is_short_and_links_to_all(client, mine):
     small = mine(Status.COMPLETED, stdout="")
     workload = mine(Status.COMPLETED, stdout=stdout, stderr=stdout, output=["x"] * 100_000)
     page, plain = page_of(client, workload), page_of(client, small)
-    assert len(page) - len(plain) < 6 * MAX_PREVIEW_CHARS  # with the markup of what it escapes
+    assert len(page) - len(plain) < 6 * MAX_PREVIEW_CHARS  # with the escaped markup
     assert page.count("<a ") <= plain.count("<a ") + 1
-    assert "exit_reason" in page  # what follows what is cut
+    assert "exit_reason" in page  # what follows the cut text
     [whole] = re.findall(r'href="([^"]+)">full response', page)
     assert whole == f"http://testserver/v1/workloads/{workload.pk}?format=json"
     assert client.get(whole).json()["stdout"] == stdout

@@ -1,4 +1,4 @@
-"""What is cheap to refuse is refused first, and a body that is refused is not read."""
+"""Cheap checks come first, and a rejected body is not read."""
 
 import io
 
@@ -16,11 +16,11 @@ HUGE = str(10**9)
 SECRET = "a" * 32
 CSRF_COOKIE = f"{site.CSRF_COOKIE_NAME}={SECRET}"
 
-pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+pytestmark = pytest.mark.django_db(transaction=True)  # calling WSGI closes connections
 
 
 class Unread(io.BytesIO):
-    """A body that counts what is read of it."""
+    """A body that counts the bytes read from it."""
 
     def __init__(self) -> None:
         super().__init__(b"x" * 100_000)
@@ -39,7 +39,7 @@ class Unread(io.BytesIO):
 
 @pytest.fixture
 def refused(client, token, settings):
-    """Send a POST with what is wrong with it; the status, while nothing of the body was read."""
+    """Return a function that sends an invalid POST and returns the status if the body is unread."""
     settings.REST_FRAMEWORK = {
         **settings.REST_FRAMEWORK,
         "DEFAULT_THROTTLE_RATES": {"user": "1/hour", "address": None},
@@ -79,7 +79,7 @@ def test_authentication_precedes_throttling_which_precedes_the_body(refused, kin
 
     assert refused(kind=kind, signed_in=False, HTTP_ACCEPT=accept) == 401
     assert refused(kind=kind, HTTP_AUTHORIZATION="Token wrong", HTTP_ACCEPT=accept) == 401
-    assert read() == 400  # those before were not counted, this one is
+    assert read() == 400  # the earlier ones were not counted, this one is
     assert refused(kind=kind, HTTP_ACCEPT=accept) == 429
     assert refused(kind=kind, signed_in=False, HTTP_ACCEPT=accept) == 401
 
@@ -100,7 +100,7 @@ def test_no_page_reads_an_anonymous_form(refused):
 
 @pytest.mark.parametrize("kind", [FORM, "multipart/form-data; boundary=b"])
 def test_a_csrf_cookie_does_not_make_the_api_read_an_anonymous_body(refused, kind):
-    """Anybody can make such a cookie. What has none of a session is not looked at for its token."""
+    """Anyone can make such a cookie. Without a session cookie, the token is not searched for."""
     for url in (URL, "/v1/tokens"):
         assert refused(url, kind=kind, signed_in=False, HTTP_COOKIE=CSRF_COOKIE) in (401, 403)
 
@@ -108,7 +108,7 @@ def test_a_csrf_cookie_does_not_make_the_api_read_an_anonymous_body(refused, kin
 @pytest.mark.parametrize("kind", [FORM, "multipart/form-data; boundary=b"])
 @pytest.mark.parametrize("url", ["/admin/", "/admin/login/", "/api-auth/login/"])
 def test_a_form_that_is_too_large_for_a_page_is_not_read_for_its_csrf_token(refused, url, kind):
-    """Django would read it, and write its files to the disk, before it asks who sends it."""
+    """Django would read it, and write its files to disk, before authentication."""
     large = {"CONTENT_LENGTH": "3000000", "HTTP_COOKIE": CSRF_COOKIE}
     assert refused(url, kind=kind, signed_in=False, **large) == 413
 
@@ -122,7 +122,7 @@ def test_the_login_throttle_precedes_the_form(refused, settings, url):
 
 
 def test_the_throttle_precedes_json_for_a_session_too(refused, client, user):
-    """Only a form is read before: its CSRF token is in it."""
+    """Only forms are read before: they contain their CSRF token."""
     browser = Client()
     browser.force_login(user)
     session = browser.cookies[site.SESSION_COOKIE_NAME].value

@@ -1,4 +1,4 @@
-"""GET /v1/resolve: the decision without the workload, and the same words as the workload's."""
+"""GET /v1/resolve returns the decision without running, with the same errors as running."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, complete, and what the API really does."""
+"""The OpenAPI document is valid, complete and accurate."""
 
 import re
 from io import StringIO
@@ -63,14 +63,14 @@ def test_the_document_is_generated_once(client, monkeypatch):
 
 @pytest.fixture
 def described(client):
-    """The API over fakes as its own document describes it."""
+    """Return the schema of the API over fakes, from its own document."""
     return schemathesis.openapi.from_wsgi("/v1/schema?format=json", application)
 
 
 schema = schemathesis.pytest.from_fixture("described")
 
 
-@pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections, as servers do
+@pytest.mark.django_db(transaction=True)  # calling WSGI closes connections
 @schema.parametrize()
 @settings(
     max_examples=40,
@@ -96,7 +96,7 @@ def calls(client) -> list[tuple[str, str]]:
     return [(path, method) for path, methods in paths.items() for method in methods]
 
 
-# What a WSGI server lets through in a header: Latin-1 without control characters.
+# What a WSGI server accepts in a header: Latin-1 without control characters.
 LATIN = characters(codec="latin-1", exclude_categories=["Cc"])
 TEXTS = text(LATIN, max_size=60)
 HEADERS = fixed_dictionaries(
@@ -124,9 +124,9 @@ COOKIES = dictionaries(sampled_from(["sessionid", "csrftoken", "messages", "é"]
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_no_headers_or_cookies_cause_a_5xx(calls, user, data):
-    """hypothesis makes up what the document does not name, for each call that it names."""
+    """hypothesis generates values that the document does not list, for each of its operations."""
     path, method = data.draw(sampled_from(calls))
-    token = get_token_model().objects.create(user=user)[1]  # an example before may have revoked it
+    token = get_token_model().objects.create(user=user)[1]  # an earlier example may have revoked it
     headers = data.draw(HEADERS)
     cookies = "; ".join(f"{name}={value}" for name, value in data.draw(COOKIES).items())
     meta = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""Requests that wait, stream or send slowly hold a share of the threads; beyond it they do not."""
+"""Requests that wait, stream or send slowly hold at most a share of the threads."""
 
 import pytest
 

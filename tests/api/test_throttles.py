@@ -1,4 +1,4 @@
-"""Throttles: who asks for too much is told when to come back, and nobody else is."""
+"""Throttled clients get 429 with Retry-After; others are not affected."""
 
 import threading
 
@@ -51,7 +51,7 @@ def test_too_many_requests_of_a_user_are_429(client, other, rates):
     assert refused.json()["type"] == "client_error"
     assert refused.json()["errors"][0]["code"] == "throttled"
     assert 0 < int(refused["Retry-After"]) <= 60
-    assert client.get(URL).status_code == 200  # to look costs nothing
+    assert client.get(URL).status_code == 200  # reads are not counted
     assert post(other).status_code == 201
 
 

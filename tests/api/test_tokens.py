@@ -1,4 +1,4 @@
-"""Tokens: made once signed in, stored as hashes, good until they end or are revoked."""
+"""Tokens are created by session, stored as hashes, and valid until expiry or revocation."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ URL = "/v1/tokens"
 
 @pytest.fixture
 def browser(serve, filled, user) -> APIClient:
-    """Signed in by a session."""
+    """Return a client that is signed in by a session."""
     client = serve(filled)
     client.force_login(user)
     return client

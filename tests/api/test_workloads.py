@@ -1,4 +1,4 @@
-"""POST /v1/workloads: what runs, what is refused, and how it is said."""
+"""POST /v1/workloads: results, rejections and their responses."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ NODE = {"runtime": "node", "code": "export default (x) => x"}
 
 
 def post(client: APIClient, body, **headers):
-    """Post a body: a value as JSON, bytes as they are."""
+    """Post a body: a value as JSON, bytes unchanged."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return client.post("/v1/workloads", data, content_type="application/json", headers=headers)
 
@@ -237,7 +237,7 @@ def test_another_content_type_is_415(client, content_type):
 
 
 class Endless:
-    """A body that never ends, and how much of it was read."""
+    """An endless body that counts the bytes read from it."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -373,7 +373,7 @@ def test_running_a_workload_requires_a_user(serve, filled, db, user):
 def test_an_invalid_session_cookie_never_reaches_the_database(
     serve, filled, db, django_assert_num_queries, cookie
 ):
-    """PostgreSQL takes no NUL, and what it says to one would be a 500."""
+    """PostgreSQL rejects NUL, which would be a 500."""
     with django_assert_num_queries(0):
         response = post(serve(filled), NODE, cookie=f"sessionid={cookie}")
     assert response.status_code == 401

@@ -1,4 +1,4 @@
-"""`python -m tests.conformance`: run suites of others on the backends, beside plain runtimes."""
+"""`python -m tests.conformance`: compare third-party suites on backends and plain runtimes."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from tests.conformance.cases import Case  # noqa: E402
 from tests.conformance.suites import SUITES, sample  # noqa: E402
 from tests.programs import ROOT  # noqa: E402
 
-MAX_TESTS = 1000  # of a suite; of a larger one this many are sampled
+MAX_TESTS = 1000  # per suite; larger suites are sampled
 PAGE = ROOT / "docs" / "conformance.md"
 HEAD = """# Conformance: suites of others
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _write_page(rows: list[str], notes: list[str], suites: set[str]) -> None:
-    """Write what these suites found, and keep what the page says of the others."""
+    """Write the results of these suites; keep the page's results of the others."""
     kept = PAGE.read_text().splitlines() if PAGE.exists() else []
     for suite in {*SUITES} - suites:
         rows += [line for line in kept if line.startswith(f"| {suite} |")]

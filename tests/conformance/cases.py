@@ -1,4 +1,4 @@
-"""What a suite gives for each of its tests, and the folder for what is fetched."""
+"""The cases of a suite, and the folder for downloads."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ LIMIT_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Hold how a test ended on a backend and without one; `why` explains a difference."""
+    """The outcomes of a test on a backend and without one; `why` explains a difference."""
 
     backend: str
     name: str

@@ -1,4 +1,4 @@
-"""A guest's root as a folder of the host, to run in it what a machine runs."""
+"""Use a guest's root as a folder on the host, to run the same programs as in a machine."""
 
 import io
 import subprocess
@@ -14,7 +14,7 @@ from backends_app.backends.microvm.images import Images
 from backends_app.backends.microvm.runtimes import RUNTIMES
 from tests.conformance.cases import LIMIT_S, run
 
-# $0 is the root, $1 the folder inside; the network is a loopback of its own, as in a machine.
+# $0 is the root, $1 the folder inside; the network is only a loopback, as in a machine.
 _ENTER = """
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && ip link set lo up
 folder=$1; shift
@@ -53,7 +53,7 @@ class GuestRoot:
 
 @contextmanager
 def guest_root(folder: Path, runtime: str) -> Iterator[GuestRoot]:
-    """Unpack the root that machines of a runtime have; delete it in the end."""
+    """Unpack the root of a runtime's machines; delete it at the end."""
     image = Images(folder).verified(parts.root(runtime)).files["root"]
     with tempfile.TemporaryDirectory(prefix="vulcan-", dir="/var/tmp") as unpacked:
         root = Path(unpacked, "root")

@@ -1,4 +1,4 @@
-"""Packages of npm, bundled as people bundle them, on `isolate` and `microvm`, beside Node.js."""
+"""Compare npm packages, bundled as usual, on `isolate`, `microvm` and plain Node.js."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from backends_app.workloads import Resources, WorkloadSpec
 from tests.conformance import tools
 from tests.conformance.cases import LIMIT_S, Case, outcome, plainly, run
 
-# What bundles of CommonJS packages need in an ES module; esbuild's documentation has it so.
+# Needed by bundles of CommonJS packages in an ES module, according to esbuild's documentation.
 BANNER = (
     "--banner:js=import { createRequire } from 'module';"
     "const require = createRequire(import.meta.url);"

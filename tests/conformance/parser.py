@@ -1,6 +1,6 @@
-"""The parser tests of test262 on `isolate`, beside Deno: does the source parse?
+"""Compare the parser tests of test262 on `isolate` and plain Deno: does the source parse?
 
-The whole of test262 is in no package of a registry; these tests are.
+No registry has a package of all of test262, but of these tests.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from tests.conformance import tools
 from tests.conformance.cases import Case
 
 FOLDERS = ("pass", "pass-explicit", "fail", "early")
-# How else the source may be taken, by the name of a file for Deno, and why that is meant.
+# Other ways to interpret the source, by the name of a file for Deno, with the reason.
 OTHERWISE = {
     "main.cjs": "a script in sloppy mode, which is taken for CommonJS as by Node.js",
     "main.mts": "valid TypeScript, for which it is taken where it is no JavaScript",
@@ -24,7 +24,7 @@ OTHERWISE = {
 
 
 def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
-    """Run each source as a module, and tell only whether that began."""
+    """Run each source as a module; report only whether it started."""
     tests = _folder()
     backend = backends["isolate"]
     with tempfile.TemporaryDirectory() as empty:

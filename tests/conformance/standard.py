@@ -1,4 +1,4 @@
-"""The tests of CPython and of Go's standard library on `microvm`, beside its roots without it."""
+"""Compare the tests of CPython and Go's standard library on `microvm` and in its plain roots."""
 
 import io
 import json
@@ -38,7 +38,7 @@ print(json.dumps({"ran": done.testsRun, "skipped": len(done.skipped), "failed": 
 
 
 def cpython(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
-    """Run each module of CPython's tests by unittest."""
+    """Run each module of CPython's tests with unittest."""
     tests = tools.debian(tools.CPYTHON_TESTS, parts.SUITE) / "usr/lib/python3.11/test"
     with guest_root(images(), "python") as root:
         for name in names:
@@ -48,7 +48,7 @@ def cpython(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
 
 
 def go(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
-    """Run the tests of each package by `go test`."""
+    """Run the tests of each package with `go test`."""
     archive = packed({"go.mod": "module workload\n\ngo 1.27\n"})
     with guest_root(images(), "go") as root:
         for name in names:
@@ -81,7 +81,7 @@ def _compare(
 
 
 def _told(code: int | None, stdout: str) -> str:
-    """Return what a run says, without its time."""
+    """Return the outcome of a run without its duration."""
     if code is None:
         return ""
     last = stdout.strip().rpartition("\n")[2]
@@ -92,7 +92,7 @@ def _told(code: int | None, stdout: str) -> str:
 
 
 def _with_tests(tests: Path, name: str) -> bytes:
-    """Return an archive of one module of the tests, with what they have in common."""
+    """Return an archive of one test module and the shared test files."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         runner = tarfile.TarInfo("run.py")

@@ -1,4 +1,4 @@
-"""The suites by name, and how some of their tests are chosen."""
+"""List the suites by name, and sample their tests."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from tests.conformance import npm, parser, standard
 from tests.conformance.cases import Case
 
 Cases = Callable[[dict[str, Backend], list[str]], Iterator[Case]]
-# By name: what gives the cases, and the names of all tests.
+# By name: the function that yields cases, and the names of all tests.
 SUITES: dict[str, tuple[Cases, Callable[[], list[str]]]] = {
     "npm": (npm.cases, npm.names),
     "test262": (parser.cases, parser.names),

@@ -1,4 +1,4 @@
-"""A few tests of each suite of others; `make conformance` runs the suites."""
+"""Run a few tests of each third-party suite; `make conformance` runs the suites."""
 
 from collections.abc import Iterator
 from contextlib import closing

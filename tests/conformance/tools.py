@@ -1,4 +1,4 @@
-"""The programs that suites need, fetched by the ordinary package clients into the cache."""
+"""Fetch the programs that suites need with the usual package clients, into the cache."""
 
 import sys
 import tarfile
@@ -15,12 +15,12 @@ CPYTHON_TESTS = "libpython3.11-testsuite"
 
 
 class NotFetched(SystemExit):
-    """A package client failed, as it does without a network."""
+    """A package client failed, for example without a network."""
 
 
 @cache
 def node() -> Path:
-    """Return the Node.js that machines have."""
+    """Return the Node.js of the machines."""
     wheel = RUNTIMES["node"].wheel
     assert wheel is not None
     folder = CACHE / f"{wheel.name}-{wheel.version}"
@@ -31,7 +31,7 @@ def node() -> Path:
 
 
 def npm(folder: str, packages: Iterable[str]) -> Path:
-    """Return a folder of the cache that has these packages installed."""
+    """Return a folder in the cache with these packages installed."""
     where = CACHE / folder
     where.mkdir(parents=True, exist_ok=True)
     client = node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -41,7 +41,7 @@ def npm(folder: str, packages: Iterable[str]) -> Path:
 
 
 def debian(package: str, suite: str) -> Path:
-    """Return a folder of the cache with the files of a package of a release of Debian."""
+    """Return a folder in the cache with the files of a package of a Debian release."""
     folder = CACHE / f"{package}-{suite}"
     if not folder.exists():
         packed = CACHE / f"{package}.tar"

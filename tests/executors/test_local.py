@@ -1,4 +1,4 @@
-"""The local executor in this process: its threads, the keeper, a race between an end and a kill."""
+"""The local executor in this process: threads, maintenance, races between end and kill."""
 
 import random
 import threading
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
 @pytest.fixture
 def executor(filled: Registry) -> Iterator[LocalExecutor]:
-    """Serving over the three fakes."""
+    """Return a started executor over the three fakes."""
     serving = LocalExecutor(filled, grace_s=PATIENCE_S)
     serving.ensure_started(wait_s=0)
     yield serving
@@ -104,7 +104,7 @@ def test_the_queue_of_a_user_is_bounded(filled: Registry):
 
 
 def test_a_user_with_many_workloads_does_not_delay_others(filled: Registry, fakes):
-    """Chance decides between two users who wait for one slot; 40 times in a row is no chance."""
+    """Ties between two users are broken at random; 40 times in a row would not be random."""
     ada, bob = User.objects.create_user("ada"), User.objects.create_user("bob")
     for _ in range(100):
         recorded(owner=ada)
@@ -142,7 +142,7 @@ def test_running_workloads_per_user_are_limited(filled: Registry, fakes):
 
 
 def run_apart(executor: LocalExecutor, given: Submission) -> Workload:
-    """Run an order in a thread of its own, with connections of its own."""
+    """Run a submission in a thread with its own database connections."""
     try:
         return executor.run(given)
     finally:
@@ -236,7 +236,7 @@ def test_draining_finishes_running_workloads_and_starts_none(filled: Registry, f
 def test_a_thousand_races_of_kill_and_end_have_one_outcome(
     filled: Registry, executor: LocalExecutor
 ):
-    """Whichever comes first: there is one end, and both sides say the same."""
+    """Whichever comes first: there is one end, and both sides agree."""
     gone: dict[str, threading.Event] = {}
 
     class Killable(FakeBackend):
@@ -261,7 +261,7 @@ def test_a_thousand_races_of_kill_and_end_have_one_outcome(
                 lifecycle.wait(workload, PATIENCE_S)
             elif number % 10 != 1:
                 time.sleep(random.random() * 0.03)
-            if number % 2:  # as its worker would, had it just looked
+            if number % 2:  # as its worker would in its next tick
                 Workload.objects.filter(pk=workload.pk, status="running").update(
                     kill_requested_at=workload.created_at
                 )
@@ -361,7 +361,7 @@ def test_workloads_of_an_unregistered_backend_fail_with_the_reason(filled: Regis
 
 
 def test_workloads_of_a_backend_on_another_node_stay_pending(filled: Registry):
-    """Servers with newer settings may run beside one with older ones."""
+    """Servers with newer settings may run next to one with older settings."""
     heartbeat("1" * 32, filled.list(), datetime.now(UTC))
     filled.unregister("isolate")
     executor = LocalExecutor(filled, heartbeat_s=0.001)

@@ -1,4 +1,4 @@
-"""Real backends and executors with the faults that cannot be had from outside."""
+"""Real backends and executors with faults that cannot be caused from outside."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ POISON = "// poison"
 
 
 class PoisonableBackend(IsolateBackend):
-    """Isolates, but one source kills the process of whoever runs it."""
+    """The isolate backend, but one source kills the process that runs it."""
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         if workload.code == POISON:
@@ -20,7 +20,7 @@ class PoisonableBackend(IsolateBackend):
 
 
 class ImpatientExecutor(CeleryExecutor):
-    """Redis gives messages that were not acknowledged within a second to somebody else."""
+    """Redis redelivers messages that are not acknowledged within a second."""
 
     @property
     def app(self):

@@ -1,4 +1,4 @@
-"""Sites for tests of faults: over the local executor, and over Celery with a Redis of their own."""
+"""Sites for fault tests: with the local executor, and with Celery and their own Redis."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.servers import Redis, redis
 
 @pytest.fixture
 def sites(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Make a site; all that it starts ends with the test."""
+    """Return a factory of sites; all their processes end with the test."""
     made: list[Site] = []
 
     def make(**env: str) -> Site:

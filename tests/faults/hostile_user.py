@@ -1,4 +1,4 @@
-"""A user who takes all that a server gives: log streams, waits, slow bodies, submissions."""
+"""A user who exhausts a server: log streams, waits, slow bodies, submissions."""
 
 import json
 import socket
@@ -16,11 +16,11 @@ from knox.models import get_token_model
 print(get_token_model().objects.create(user=User.objects.create_user("eve"))[1])
 """
 MAX_OPEN = 64  # as many as nginx lets one client have, by ops/nginx/vulcan.conf
-ANSWER_S = 1.0  # what is not answered by then is left open
+ANSWER_S = 1.0  # connections without a response by then are left open
 
 
 class HostileUser:
-    """Sends requests by the dozen, and reads no more of an answer than its beginning."""
+    """Sends dozens of requests, and reads only the beginning of each response."""
 
     def __init__(self, site: Site) -> None:
         self._port = site.port
@@ -45,11 +45,11 @@ class HostileUser:
         return connection
 
     def run(self, code: str, given: object, **more: str) -> socket.socket:
-        """Ask for a run, which nobody waits for here."""
+        """Request a run without waiting for its end."""
         return self.send("POST", "/v1/workloads", _program(code, given), **more)
 
     def submit(self, code: str, given: object) -> dict[str, Any]:
-        """Submit a workload and return the answer, which may be an error's envelope."""
+        """Submit a workload and return the response, which may be an error envelope."""
         body = _program(code, given)
         connection = self.send("POST", "/v1/workloads/async", body, Connection="close")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -57,16 +57,16 @@ class HostileUser:
         return found
 
     def read_log(self, workload_id: str) -> socket.socket:
-        """Follow a log that is not read."""
+        """Follow a log without reading it."""
         return self.send("GET", f"/v1/workloads/{workload_id}/logs")
 
     def begin_body(self) -> socket.socket:
-        """Announce a large body and send the beginning."""
+        """Send the headers of a large body and its beginning."""
         return self.send("POST", "/v1/workloads", b'{"runtime": ', size=10_000_000)
 
     @contextmanager
     def at_full_tilt(self) -> Iterator[None]:
-        """Do all of it again and again, in a thread for each kind; what has an answer is closed."""
+        """Repeat all attacks, each in its own thread; close connections that got a response."""
         workload_id = self.submit(SLEEPS, 300)["id"]
         stop = threading.Event()
 
@@ -97,7 +97,7 @@ class HostileUser:
             self.close()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         while self._open:
             self._open.pop().close()
 

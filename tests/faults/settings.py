@@ -1,4 +1,4 @@
-"""The site's settings for servers that are made to fail: one backend, and less patience."""
+"""The site's settings for fault tests: one backend, and shorter timeouts."""
 
 import os
 

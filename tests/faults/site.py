@@ -1,4 +1,4 @@
-"""A site of real processes that share one database: servers, workers, and clients of them."""
+"""A site of real processes that share one database: servers, workers, clients."""
 
 import json
 import os
@@ -31,7 +31,7 @@ _made: dict[str, Any] = {}  # the database file of a new site, and the token of 
 
 
 class Program:
-    """One process with what it prints in a file; `folder` is its machine's own."""
+    """One process that prints to a file; `folder` belongs to its machine."""
 
     def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str]) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -68,7 +68,7 @@ class Program:
         return [int(pid) for pid in file.read_text().split()]
 
     def kill(self) -> None:
-        """SIGKILL, to it and all that it has started."""
+        """Send SIGKILL to the process and all that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(PATIENCE_S)
@@ -83,7 +83,7 @@ class Program:
 
 
 class Site:
-    """A database, and what runs on it. Everything that it has started ends with `close`."""
+    """A database with its servers and workers; `close` ends everything that it has started."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
@@ -118,7 +118,7 @@ class Site:
     def serve(
         self, workers: int = 1, machine: str = "web", threads: int = 64, **env: str
     ) -> Program:
-        """A server of the API, which answers when this returns."""
+        """Start a server of the API and wait until it responds."""
         gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
         options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", f"--threads={threads}"]
         program = self.program([*gunicorn, *options, "vulcan_site.wsgi"], machine, **env)
@@ -126,7 +126,7 @@ class Site:
         return program
 
     def work(self, machine: str, inside: Sequence[str] = (), **env: str) -> Program:
-        """A machine of workers, which take work when this returns; `inside` stands before it."""
+        """Start a machine's workers and wait for them; `inside` prefixes the command."""
         command = [*inside, sys.executable, "manage.py", "run_worker"]
         program = self.program(command, machine, **env)
         program.prints(r"isolate@\S+ ready")
@@ -158,7 +158,7 @@ class Site:
         return status == 200 and backends[0]["healthy"] is not None
 
     def healthy(self) -> bool:
-        """Waits until the API says that isolates work."""
+        """Wait until the API reports the isolate backend as healthy."""
         return wait_until(
             lambda: self.ask("GET", "backends/isolate")[1]["healthy"], "isolate is not healthy"
         )
@@ -174,7 +174,7 @@ class Site:
         return self.ask("GET", f"workloads/{workload_id}")[1]
 
     def until(self, workload_id: str, *statuses: str) -> dict[str, Any]:
-        """The workload when it has one of these statuses."""
+        """Wait until the workload has one of these statuses; return it."""
 
         def found() -> dict[str, Any] | None:
             workload = self.workload(workload_id)

@@ -1,4 +1,4 @@
-"""Workers by way of Celery and Redis, as real processes: nothing is lost, nothing runs twice."""
+"""Real Celery workers over Redis: no workload is lost, none runs twice."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ PRINTS = "console.log('ran'); " + SLEEPS
 
 
 def worker_of(machine) -> int:
-    """The process that runs workloads: a child of the one command."""
+    """Return the process that runs workloads: a child of the command."""
     commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in machine.children()}
     [worker] = [child for child, command in commands.items() if b"--alone" in command]
     return worker
@@ -37,7 +37,7 @@ def times_run(site: Site, workload_id: str) -> int:
 
 @pytest.fixture
 def outside() -> Iterator[Callable[[Redis], CeleryExecutor]]:
-    """Somebody else who can write to this Redis."""
+    """Return another client that can write to this Redis."""
     made: list[CeleryExecutor] = []
 
     def make(broker: Redis) -> CeleryExecutor:
@@ -52,7 +52,7 @@ def outside() -> Iterator[Callable[[Redis], CeleryExecutor]]:
 
 @pytest.fixture
 def site(celery: Site) -> Site:
-    """A server, and nobody who works yet."""
+    """Return a site with a server and no worker yet."""
     celery.serve()
     return celery
 
@@ -133,7 +133,7 @@ def test_workloads_survive_a_stop_restart_and_flush_of_redis(site: Site, broker:
     broker.stop()
     accepted = [site.submit(RETURNS, number) for number in range(5)]
     broker.start()
-    long = [site.submit(SLEEPS, 2) for _ in range(4)]  # what comes later has to wait
+    long = [site.submit(SLEEPS, 2) for _ in range(4)]  # later workloads have to wait
     accepted += [site.submit(RETURNS, number) for number in range(5, 10)]
     broker.flush()
     assert site.ended(running)["output"] == 4
@@ -178,7 +178,7 @@ def test_a_poison_workload_ends_without_affecting_others(site: Site):
     site.healthy()
 
     def submitted(code: str, **more) -> str:
-        """When a worker has come back, that is."""
+        """Submit once a worker is back."""
         body = {"runtime": "node", "code": code, "input": 1, **more}
 
         def accepted() -> str | None:
@@ -273,7 +273,7 @@ def test_a_machine_with_a_broken_backend_receives_no_workloads(site: Site, tmp_p
     site.healthy()
     program.rename(tmp_path / "away")
     for child in threads_of(machine):
-        os.kill(child, signal.SIGKILL)  # those that wait ready
+        os.kill(child, signal.SIGKILL)  # the warm instances
     failed = site.ended(site.submit(RETURNS, 1))
     assert (failed["status"], failed["exit_reason"]) == ("failed", "backend_error")
     machine.prints("Canceling queue")
@@ -285,7 +285,7 @@ def test_a_machine_with_a_broken_backend_receives_no_workloads(site: Site, tmp_p
 
 
 def threads_of(machine) -> list[int]:
-    """The launcher below the worker of this machine."""
+    """Return the threads of the launcher below the worker of this machine."""
     file = Path(f"/proc/{worker_of(machine)}/task")
     children = (one / "children" for one in file.iterdir())
     return [int(pid) for one in children for pid in one.read_text().split()]

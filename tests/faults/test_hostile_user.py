@@ -1,4 +1,4 @@
-"""One user takes all that a server gives; another one is served as ever."""
+"""One user exhausts the server's shares; another user is served as usual."""
 
 import socket
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def eve(local: Site) -> Iterator[HostileUser]:
 
 
 def is_served(site: Site) -> None:
-    """Let the honest user do what people do; nothing of it is refused."""
+    """Let an honest user make normal requests; none may be refused."""
     for number in range(5):
         for path in ("backends", "workloads"):
             assert site.ask("GET", path)[0] == 200

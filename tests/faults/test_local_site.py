@@ -20,7 +20,7 @@ from tests.programs import DATABASE, wait_until
 
 
 def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(local: Site):
-    """With four slots: four run, the others wait; one of each asked to be run again."""
+    """With four slots: four run, the others wait; one of each has `rerun_if_lost`."""
     server = local.serve()
     running = [local.submit(SLEEPS, 60, rerun_if_lost=False) for _ in range(3)]
     again = local.submit("console.log(1); " + SLEEPS, 3, rerun_if_lost=True)
@@ -132,7 +132,7 @@ def test_a_database_lock_of_ten_seconds_loses_nothing(local: Site):
     unlock.start()
     with ThreadPoolExecutor(5) as threads:
         submitted = [threads.submit(local.submit, RETURNS, number) for number in range(5)]
-        assert local.ask("GET", f"workloads/{running}")[0] == 200  # reading goes on
+        assert local.ask("GET", f"workloads/{running}")[0] == 200  # reading continues
         unlock.join()
         writer.execute("ROLLBACK")
         writer.close()
@@ -157,7 +157,7 @@ def test_a_workload_submitted_by_the_command_is_run_by_the_server(local: Site):
 
 @pytest.mark.parametrize("days", [3, -3])
 def test_a_clock_jump_loses_no_workload(local: Site, days: int):
-    """Nothing is given up, nothing waits for the old time to come back, durations stay true."""
+    """Nothing is lost, nothing waits for the old time to return, durations stay correct."""
     need("cc")
     library, clock = local.folder / "clock.so", local.folder / "clock"
     source = Path(__file__).parent / "clock.c"
@@ -170,6 +170,6 @@ def test_a_clock_jump_loses_no_workload(local: Site, days: int):
     late, early = local.ended(waiting), local.ended(running)
     assert (late["output"], early["status"]) == (1, "completed")
     before, after = (datetime.fromisoformat(one["created_at"]) for one in (early, late))
-    assert round((after - before).total_seconds() / 86400) == days  # it really did
+    assert round((after - before).total_seconds() / 86400) == days  # the clock really jumped
     assert 1500 < early["duration_ms"] < 60_000
     assert [node["running"] for node in local.ask("GET", "nodes")[1]] == [0]

@@ -1,4 +1,4 @@
-"""More than one machine: workers in network namespaces of their own, one API in front of them."""
+"""Several machines: workers in their own network namespaces behind one API."""
 
 import os
 import subprocess
@@ -16,9 +16,9 @@ from tests.servers import postgresql, redis
 
 @contextmanager
 def machine(number: int) -> Iterator[list[str]]:
-    """A network of its own that reaches nothing but this host, and a host name of its own.
+    """Create a network namespace that reaches only this host, with its own host name.
 
-    Gives what stands before a command that is to run there.
+    Yield the prefix of a command that is to run there.
     """
     name, here = f"vulcan{os.getpid()}-{number}", f"vt{os.getpid() % 100_000}h{number}"
     there = f"vt{os.getpid() % 100_000}n{number}"

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under a real server, and comes back."""
+"""PostgreSQL stops under a real server, and returns."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.faults.site import Site
 from tests.programs import PATIENCE_S, wait_until
 from tests.servers import PostgreSQL, postgresql_server
 
-THREADS = 32  # as gunicorn.conf.py has them
+THREADS = 32  # as in gunicorn.conf.py
 SESSION = {"Cookie": "sessionid=" + "a" * 32}  # it has to be looked up
 PAGES = ("/admin/", "/benchmarks")
 CALLS = ("/v1/workloads", "/v1/nodes", "/v1/tokens")
@@ -55,7 +55,7 @@ def test_every_response_without_a_database_is_503_until_it_returns(sites, databa
 
 
 def test_requests_waiting_for_the_database_leave_threads_for_others(sites, database: PostgreSQL):
-    """Before, each waited for 20 s, so this many held all threads for longer than a minute."""
+    """Each once waited for 20 s, so this many held all threads for more than a minute."""
     site: Site = sites(DATABASE_URL=database.url)
     site.serve(threads=THREADS)
     token = {"Authorization": f"Token {site.token}"}

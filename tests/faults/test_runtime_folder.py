@@ -1,4 +1,4 @@
-"""The runtime folder is taken away from a real server, made public, replaced; and comes back."""
+"""The runtime folder of a real server is removed, made public or replaced, and restored."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def publish(folder: Path) -> Callable[[], None]:
 
 
 def replace(folder: Path) -> Callable[[], None]:
-    """Put a file in its place: nobody, root neither, makes a folder there."""
+    """Put a file in its place, so that not even root can create a folder there."""
     kept = folder.with_name("kept")
     folder.rename(kept)
     folder.touch()

@@ -1,1 +1,1 @@
-"""Vulcan on machines that never saw it: new roots of Debian, and what a newcomer does in them."""
+"""Follow a newcomer's steps on machines without Vulcan: new roots of Debian."""

@@ -1,4 +1,4 @@
-"""`python -m tests.fresh`: do what the README says in new roots of Debian, and check it."""
+"""`python -m tests.fresh`: follow the README in new roots of Debian, and check the results."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from tests.fresh.roots import FOLDER, Root, new_root
 from tests.needs import BACKEND_PACKAGES, PACKAGES, WITHOUT
 
 RELEASES = ("bookworm", "trixie")
-# What --quick does without: servers, engines, machines, browsers, and the packages that they need.
+# What --quick omits: servers, engines, machines, browsers, and the packages that they need.
 LANES_LEFT_OUT = ("browser", "engine", "machine", "server")
 QUICK_PACKAGES = ("curl", "gcc", "git", "iproute2", "libc6-dev", "make")
 REPORT = ".report.xml"
@@ -69,7 +69,7 @@ def step(release: str, what: str) -> Iterator[None]:
 
 
 def start(root: Root) -> None:
-    """Serve with `make run`, and run the command that it prints."""
+    """Start `make run`, and run the command that it prints."""
     with subprocess.Popen(
         root.command("make", "run"),
         env=root.environment(),
@@ -97,11 +97,11 @@ def start(root: Root) -> None:
                 sys.exit(f"the pasted command answered {answer.stdout}")
         finally:
             too_late.cancel()
-            server.kill()  # and with it, by --kill-child, all that it started
+            server.kill()  # and, by --kill-child, all that it started
 
 
 def on_own_kernel(root: Root) -> None:
-    """Run what stands on features of the kernel in a machine with the kernel of the release."""
+    """Run the tests of kernel features in a machine with the kernel of the release."""
     with step(root.release, "the tests of the kernel's features, on its own kernel"):
         install(root, "linux-image-cloud-amd64", "iproute2", "gcc", "libc6-dev", "zstd")
         root.run("make", ".venv/.installed", timeout_s=START_S)
@@ -109,7 +109,7 @@ def on_own_kernel(root: Root) -> None:
 
 
 def fast_tests(root: Root) -> None:
-    """Run the tests that are in none of LANES_LEFT_OUT."""
+    """Run the tests outside of LANES_LEFT_OUT."""
     install(root, *QUICK_PACKAGES)
     without = {*PACKAGES, *BACKEND_PACKAGES} - {*QUICK_PACKAGES}
     command = [".venv/bin/python", "manage.py", "test", "--parallel", "2"]
@@ -125,7 +125,7 @@ def install(root: Root, *packages: str) -> None:
 
 
 def tested(root: Root, extra: dict[str, str], *command: str) -> None:
-    """Run the tests inside as CI does, and show by name what was skipped."""
+    """Run the tests inside as CI does, and list the skipped ones by name."""
     addopts = f"--junitxml={FOLDER}/{REPORT}"
     root.run(*command, timeout_s=ALL_S, CI="true", PYTEST_ADDOPTS=addopts, **extra)
     report = ElementTree.parse(root.path / FOLDER.lstrip("/") / REPORT)

@@ -1,4 +1,4 @@
-"""A machine with the kernel of a release of Debian, and a root of tests.fresh as its disk."""
+"""Boot a machine with the kernel of a Debian release and a root of tests.fresh as its disk."""
 
 import re
 import subprocess
@@ -9,16 +9,16 @@ from pathlib import Path
 from tests.fresh.roots import FOLDER, Root
 
 DISK, MEMORY_MB = "6G", 3072
-# What stands on features of the kernel: namespaces, Landlock, seccomp, locks.
+# Tests of kernel features: namespaces, Landlock, seccomp, locks.
 TESTS = ("tests/confinement", "tests/backends/test_isolate_attacks.py", "tests/test_slots.py")
 INIT = f"{FOLDER}/tests/fresh/init.sh"
 ENDED = re.compile(r"ended with (\d+)")
 
 
 def run_tests(root: Root, timeout_s: float) -> None:
-    """Boot the kernel that the root has installed, run TESTS; raise when they fail.
+    """Boot the root's installed kernel and run TESTS; raise when they fail.
 
-    A QEMU without KVM is slow, so these are not all tests.
+    Only some tests: QEMU without KVM is slow.
     """
     [kernel] = (root.path / "boot").glob("vmlinuz-*")
     [initrd] = (root.path / "boot").glob("initrd.img-*")

@@ -1,4 +1,4 @@
-"""New roots of Debian, and programs inside of them with namespaces of their own."""
+"""Create new roots of Debian, and run programs inside with their own namespaces."""
 
 import hashlib
 import os
@@ -14,10 +14,10 @@ from pathlib import Path
 from tests import programs
 from tests.programs import ROOT
 
-# What the README asks for, and what `pip` and a mirror with TLS need.
+# Required by the README, by `pip`, and by a mirror with TLS.
 PACKAGES = ("ca-certificates", "make", "python3-venv")
 CACHE = programs.CACHE / "fresh"
-# What the package clients of this host are told: mirrors, proxies, certificates.
+# The package clients' configuration on this host: mirrors, proxies, certificates.
 CLIENT_VARIABLES = (
     *("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy"),
@@ -25,9 +25,9 @@ CLIENT_VARIABLES = (
 )
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 FOLDER = "/srv/vulcan"  # of the project, inside
-KEPT_S = 7 * 24 * 3600  # how long a root is used again before it is made of newer packages
+KEPT_S = 7 * 24 * 3600  # how long a root is reused before it is created with newer packages
 
-# $1 is the root; the rest is run inside, as its first process's child. The mounts and everything
+# $1 is the root; the rest is run inside, as a child of its first process. The mounts and everything
 # that was started end with the namespaces.
 _ENTER = """
 set -eu
@@ -68,7 +68,7 @@ wait "$!"
 
 @dataclass(frozen=True)
 class Root:
-    """A root of a release of Debian, with the project in FOLDER."""
+    """A root of a Debian release, with the project in FOLDER."""
 
     release: str
     path: Path
@@ -76,14 +76,14 @@ class Root:
     def command(self, *words: str) -> list[str]:
         """Return the command that runs `words` in the project's folder inside.
 
-        Its network is the host's, since the packages come over that. User namespaces would keep an
-        engine from running inside, so it takes root, and its root is that of the host.
+        It uses the host's network, to download packages. User namespaces would keep an
+        engine from running inside, so it requires root, which is the host's root.
         """
         namespaces = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
         return ["unshare", *namespaces, "sh", "-c", _ENTER, "sh", str(self.path), *words]
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """Return the environment of a newcomer's shell, with what package clients need here."""
+        """Return the environment of a newcomer's shell, with the package clients' variables."""
         passed = {name: os.environ[name] for name in CLIENT_VARIABLES if name in os.environ}
         return {
             **passed,
@@ -106,7 +106,7 @@ class Root:
 
 @contextmanager
 def new_root(release: str) -> Iterator[Root]:
-    """Make a minimal root with a clone of the project's HEAD; delete it in the end."""
+    """Create a minimal root with a clone of the project's HEAD; delete it at the end."""
     for folder in ("pip", f"apt-{release}"):
         (CACHE / folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vulcan-fresh-", dir="/var/tmp") as work:
@@ -122,7 +122,7 @@ def new_root(release: str) -> Iterator[Root]:
 
 
 def _bootstrapped(release: str) -> Path:
-    """Return a minimal root as a tar file, made anew when the one that is kept is old."""
+    """Return a minimal root as a tar file; create it again when the cached one is old."""
     digest = hashlib.sha256(repr((release, PACKAGES)).encode()).hexdigest()[:16]
     kept = CACHE / f"{release}-{digest}.tar"
     if not kept.exists() or time.time() - kept.stat().st_mtime > KEPT_S:

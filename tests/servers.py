@@ -44,9 +44,9 @@ class Redis:
         self._process.wait(PATIENCE_S)
 
     def flush(self) -> None:
-        self.say("FLUSHALL")
+        self.command("FLUSHALL")
 
-    def say(self, *words: str) -> bytes:
+    def command(self, *words: str) -> bytes:
         """Send one command and return the beginning of the response."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             parts = [word.encode() for word in words]

@@ -6,7 +6,7 @@ from backends_app.exceptions import BackendAtCapacity
 from backends_app.slots import acquire_slot
 
 
-def is_waited_for(name: str, taken: int, folder: Path) -> bool:
+def has_waiter(name: str, taken: int, folder: Path) -> bool:
     """Return whether a process waits for a slot: acquiring one more is refused then."""
     try:
         with acquire_slot(name, taken + 1, folder):

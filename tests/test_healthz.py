@@ -81,10 +81,10 @@ def executor(filled: Registry, transactional_db) -> Iterator[LocalExecutor]:
 def report(filled: Registry, executor: LocalExecutor) -> Callable[..., dict]:
     """Return a function that reports readiness as JSON with the given required backends."""
 
-    def look(*required: str) -> dict:
+    def report_required(*required: str) -> dict:
         return Readiness(filled, lambda: executor, lambda: required, 60.0).report().as_json()
 
-    return look
+    return report_required
 
 
 def test_a_server_is_ready_when_database_and_executor_are_ready(report):
@@ -177,7 +177,7 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **extra: str) -> Iterator[Server]:
+def running_server(folder: Path, **extra: str) -> Iterator[Server]:
     with running(GUNICORN, READY, folder, METRICS_ACCESS="open", **extra) as (port, _):
         yield Server(port)
 
@@ -188,11 +188,13 @@ def stopped(program: str, started: set[int]) -> Iterator[None]:
 
     Others, such as runuser, stop by themselves with their child.
     """
-    everybody = started | below(started)
+    everybody = started | descendants(started)
     for pid in everybody:
-        if program in of(pid, "comm"):
+        if program in read_proc(pid, "comm"):
             send(pid, signal.SIGSTOP)
-    wait_until(lambda: all("State:\tT" in of(pid, "status") for pid in everybody if not gone(pid)))
+    wait_until(
+        lambda: all("State:\tT" in read_proc(pid, "status") for pid in everybody if not gone(pid))
+    )
     try:
         yield
     finally:
@@ -200,7 +202,7 @@ def stopped(program: str, started: set[int]) -> Iterator[None]:
             send(pid, signal.SIGCONT)
 
 
-def of(pid: int, what: str) -> str:
+def read_proc(pid: int, what: str) -> str:
     """Return a file of the process in proc(5), or nothing when it has exited."""
     try:
         return Path(f"/proc/{pid}/{what}").read_text()
@@ -213,9 +215,9 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def below(parents: set[int]) -> set[int]:
+def descendants(parents: set[int]) -> set[int]:
     found = {child for parent in parents for child in children(parent)}
-    return found | below(found) if found else found
+    return found | descendants(found) if found else found
 
 
 def test_a_hanging_database_makes_the_server_unready_but_not_slow(tmp_path: Path):
@@ -225,7 +227,7 @@ def test_a_hanging_database_makes_the_server_unready_but_not_slow(tmp_path: Path
         database = children(os.getpid()) - before
         done = manage("migrate", "--verbosity", "0", folder=tmp_path, DATABASE_URL=url)
         assert done.returncode == 0, done.stderr
-        with serving(tmp_path, DATABASE_URL=url) as server:
+        with running_server(tmp_path, DATABASE_URL=url) as server:
             wait_until(lambda: server.ready() == (200, WELL))
             with stopped("postgres", database):
                 for _ in range(20):
@@ -248,7 +250,7 @@ def test_an_unreachable_broker_makes_the_server_unready(migrated: Path):
     with redis(migrated) as broker:
         started = children(os.getpid()) - before
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
-        with serving(migrated, **site) as server:
+        with running_server(migrated, **site) as server:
             wait_until(lambda: server.ready() == (200, WELL))
             with stopped("redis", started):
                 assert server.ready()[0] == 503
@@ -263,12 +265,14 @@ def test_an_unreachable_broker_makes_the_server_unready(migrated: Path):
 
 def test_a_server_is_ready_only_with_its_required_backends(migrated: Path):
     engine = f"unix://{migrated}/nowhere"
-    with serving(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
+    with running_server(migrated, REQUIRED_BACKENDS="isolate", GVISOR_ENGINE=engine) as server:
         wait_until(lambda: server.ready() == (200, {**WELL, "backends": {"isolate": "healthy"}}))
         wait_until(
             lambda: server.ask("/readyz", "HEAD") == (200, b"")
         )  # each process probes by itself
-    with serving(migrated, REQUIRED_BACKENDS="isolate,gvisor", GVISOR_ENGINE=engine) as server:
+    with running_server(
+        migrated, REQUIRED_BACKENDS="isolate,gvisor", GVISOR_ENGINE=engine
+    ) as server:
         backends = {"isolate": "healthy", "gvisor": "undetected"}
         found = (503, {**WELL, "status": "not ready", "backends": backends})
         wait_until(lambda: server.ready() == found)

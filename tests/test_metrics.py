@@ -29,7 +29,7 @@ def scrape(settings) -> Callable[[], Scrape]:
 
 
 @pytest.fixture
-def grown(scrape) -> Callable[..., float]:
+def increase(scrape) -> Callable[..., float]:
     """Return a function for the increase of a sample since the start of the test."""
     before = scrape()
     return lambda name, **labels: scrape()(name, **labels) - before(name, **labels)
@@ -42,23 +42,23 @@ def grown(scrape) -> Callable[..., float]:
     ("reason", "code"), [("exited", 0), ("exited", 3), ("timeout", None), ("memory_limit", None)]
 )
 def test_a_workload_is_counted_by_backend_runtime_and_exit_reason(
-    filled: Registry, fakes, grown, reason: str, code: int | None
+    filled: Registry, fakes, increase, reason: str, code: int | None
 ):
     result = WorkloadResult(exit_reason=ExitReason(reason), exit_code=code, duration_ms=40)
     fakes["isolate"].program = lambda workload: result
     lifecycle.run_inline(submission(), filled)
     mine = {"backend": "isolate", "runtime": "node"}
-    assert grown("vulcan_workloads_total", **mine) == 1
-    assert grown("vulcan_workloads_total", **mine, exit_reason=reason) == 1
-    assert grown("vulcan_workload_duration_seconds_count", **mine) == 1
-    assert grown("vulcan_workload_duration_seconds_sum", **mine) == pytest.approx(0.04)
-    assert grown("vulcan_workload_duration_seconds_bucket", **mine, le="0.025") == 0
-    assert grown("vulcan_workload_duration_seconds_bucket", **mine, le="0.05") == 1
-    assert grown("vulcan_workload_queue_seconds_count", backend="isolate") == 1
-    assert grown("vulcan_workload_startup_seconds_count", **mine) == 1
+    assert increase("vulcan_workloads_total", **mine) == 1
+    assert increase("vulcan_workloads_total", **mine, exit_reason=reason) == 1
+    assert increase("vulcan_workload_duration_seconds_count", **mine) == 1
+    assert increase("vulcan_workload_duration_seconds_sum", **mine) == pytest.approx(0.04)
+    assert increase("vulcan_workload_duration_seconds_bucket", **mine, le="0.025") == 0
+    assert increase("vulcan_workload_duration_seconds_bucket", **mine, le="0.05") == 1
+    assert increase("vulcan_workload_queue_seconds_count", backend="isolate") == 1
+    assert increase("vulcan_workload_startup_seconds_count", **mine) == 1
 
 
-def test_start_up_is_the_execution_time_beyond_the_programs_duration(grown):
+def test_start_up_is_the_execution_time_beyond_the_programs_duration(increase):
     result = WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=0, duration_ms=200)
     mine = {"name": "timed", "runtime": "node"}
     for seconds in (0.25, 0.1):  # less than the program's own duration counts as zero
@@ -66,42 +66,42 @@ def test_start_up_is_the_execution_time_beyond_the_programs_duration(grown):
     broken = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR)  # it has no duration
     signals.execution_ended.send(None, **mine, result=broken, seconds=5.0)
     sums = {"backend": "timed", "runtime": "node"}
-    assert grown("vulcan_workload_startup_seconds_sum", **sums) == pytest.approx(0.05)
-    assert grown("vulcan_workload_duration_seconds_sum", **sums) == pytest.approx(0.4)
-    assert grown("vulcan_workload_duration_seconds_count", **sums) == 2
+    assert increase("vulcan_workload_startup_seconds_sum", **sums) == pytest.approx(0.05)
+    assert increase("vulcan_workload_duration_seconds_sum", **sums) == pytest.approx(0.4)
+    assert increase("vulcan_workload_duration_seconds_count", **sums) == 2
 
 
-def test_a_backend_error_is_counted_without_a_duration(filled: Registry, fakes, grown):
+def test_a_backend_error_is_counted_without_a_duration(filled: Registry, fakes, increase):
     def program(workload) -> None:
         raise BackendUnavailable("the disk is full")
 
     fakes["isolate"].program = program
     with pytest.raises(BackendUnavailable):
         lifecycle.run_inline(submission(), filled)
-    assert grown("vulcan_workloads_total", backend="isolate", exit_reason="backend_error") == 1
-    assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
+    assert increase("vulcan_workloads_total", backend="isolate", exit_reason="backend_error") == 1
+    assert increase("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
 
-def test_a_workload_that_never_started_is_counted_without_a_queue_time(grown):
+def test_a_workload_that_never_started_is_counted_without_a_queue_time(increase):
     lifecycle.kill(recorded(Status.PENDING))
-    assert grown("vulcan_workloads_total", backend="isolate", exit_reason="killed") == 1
-    assert grown("vulcan_workload_queue_seconds_count", backend="isolate") == 0
+    assert increase("vulcan_workloads_total", backend="isolate", exit_reason="killed") == 1
+    assert increase("vulcan_workload_queue_seconds_count", backend="isolate") == 0
 
 
-def test_a_lost_workload_is_counted_once(grown):
+def test_a_lost_workload_is_counted_once(increase):
     workload = recorded(Status.RUNNING)
     for _ in range(2):
         lifecycle.recover_lost(workload)
-    assert grown("vulcan_workloads_total", backend="isolate", exit_reason="worker_lost") == 1
-    assert grown("vulcan_workload_duration_seconds_count", backend="isolate") == 0
+    assert increase("vulcan_workloads_total", backend="isolate", exit_reason="worker_lost") == 1
+    assert increase("vulcan_workload_duration_seconds_count", backend="isolate") == 0
 
 
-def test_clock_skew_makes_no_queue_time_negative(grown):
+def test_clock_skew_makes_no_queue_time_negative(increase):
     early = recorded(Status.RUNNING)
     type(early).objects.update(started_at=early.created_at.replace(year=2000))
     early.refresh_from_db()
     lifecycle.recover_lost(early)
-    assert grown("vulcan_workload_queue_seconds_sum", backend="isolate") == 0
+    assert increase("vulcan_workload_queue_seconds_sum", backend="isolate") == 0
 
 
 def probed_once(backend: FakeBackend, *, took_s: float) -> None:
@@ -118,7 +118,7 @@ def probed_once(backend: FakeBackend, *, took_s: float) -> None:
     assert registry.get("probed").health == answer()
 
 
-def test_probes_record_their_duration_and_the_warm_instances(scrape, grown):
+def test_probes_record_their_duration_and_the_warm_instances(scrape, increase):
     class Pooled(FakeBackend):
         ready = 3
 
@@ -130,22 +130,22 @@ def test_probes_record_their_duration_and_the_warm_instances(scrape, grown):
             return super().probe()
 
     probed_once(Pooled(), took_s=1.5)
-    assert grown("vulcan_probe_duration_seconds_sum", backend="probed") == 1.5
-    assert grown("vulcan_probe_duration_seconds_count", backend="probed") == 1
+    assert increase("vulcan_probe_duration_seconds_sum", backend="probed") == 1.5
+    assert increase("vulcan_probe_duration_seconds_count", backend="probed") == 1
     assert scrape()("vulcan_warm_instances", backend="probed") == 3
 
 
-def test_a_failing_warm_count_does_not_change_the_health(grown, caplog):
+def test_a_failing_warm_count_does_not_change_the_health(increase, caplog):
     class Confused(FakeBackend):
         def warm_count(self) -> int:
             raise ZeroDivisionError
 
     probed_once(Confused(), took_s=0.5)
-    assert grown("vulcan_probe_duration_seconds_count", backend="probed") == 1
+    assert increase("vulcan_probe_duration_seconds_count", backend="probed") == 1
     assert "warm instances of Confused" in caplog.text
 
 
-def test_requests_and_workloads_that_read_the_registry_are_counted(client, grown):
+def test_requests_and_workloads_that_read_the_registry_are_counted(client, increase):
     for path in ("backends", "backends/isolate", "backends/", "routes", "resolve?runtime=node"):
         assert client.get(f"/v1/{path}").status_code == 200
     etag = client.get("/v1/backends").headers["ETag"]
@@ -153,14 +153,14 @@ def test_requests_and_workloads_that_read_the_registry_are_counted(client, grown
     assert client.delete("/v1/backends").status_code == 405
     body = {"runtime": "node", "code": "…"}
     assert client.post("/v1/workloads", body, format="json").status_code == 201
-    reads = {name: grown("vulcan_registry_reads_total", operation=name) for name in READS}
+    reads = {name: increase("vulcan_registry_reads_total", operation=name) for name in READS}
     assert reads == READS
 
 
 READS = {"list": 4, "get": 1, "routes": 1, "explain": 1, "resolve": 1}
 
 
-def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, grown, caplog):
+def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, increase, caplog):
     def receiver(**_) -> None:
         raise ZeroDivisionError
 
@@ -171,7 +171,7 @@ def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, grown, c
     finally:
         signals.workload_ended.disconnect(receiver)
         signals.execution_ended.disconnect(receiver)
-    assert grown("vulcan_workloads_total", backend="isolate") == 1
+    assert increase("vulcan_workloads_total", backend="isolate") == 1
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -279,21 +279,22 @@ def test_client_input_creates_no_new_series(client, scrape):
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "²", "9" * 400, "1e3"])
-def test_an_invalid_content_length_is_no_server_error(client, length: str, grown):
+def test_an_invalid_content_length_is_no_server_error(client, length: str, increase):
     answer = client.generic("GET", "/v1/backends", CONTENT_LENGTH=length)
     assert answer.status_code < 500
     status = str(answer.status_code)
-    assert grown("django_http_responses_total_by_status_view_method_total", status=status) == 1
+    assert increase("django_http_responses_total_by_status_view_method_total", status=status) == 1
 
 
-def test_requests_are_counted_by_view_and_status_even_without_a_view(client, grown):
+def test_requests_are_counted_by_view_and_status_even_without_a_view(client, increase):
     client.get("/v1/backends")
     client.get("/v1/backends", headers={"Host": "elsewhere.example.org"})
     name = "django_http_responses_total_by_status_view_method_total"
-    assert grown(name, view="v1:backends", status="200", method="GET") == 1
-    assert grown(name, view="<unnamed view>", status="400", method="GET") == 1
+    assert increase(name, view="v1:backends", status="200", method="GET") == 1
+    assert increase(name, view="<unnamed view>", status="400", method="GET") == 1
     assert (
-        grown("django_http_requests_latency_seconds_by_view_method_count", view="v1:backends") == 1
+        increase("django_http_requests_latency_seconds_by_view_method_count", view="v1:backends")
+        == 1
     )
 
 
@@ -309,12 +310,12 @@ def test_many_scrapes_at_once_leave_no_threads(scrape):
     assert all(thread.name != "vulcan-single-flight" for thread in threading.enumerate())
 
 
-def test_a_request_that_raises_is_counted_once_and_by_its_error(client, grown):
+def test_a_request_that_raises_is_counted_once_and_by_its_error(client, increase):
     client.raise_request_exception = False
     assert client.get("/broken").status_code == 500
     view = "tests.conftest._broken"
     mine = {"view": view, "method": "GET"}
-    assert grown("django_http_requests_latency_seconds_by_view_method_count", **mine) == 1
-    assert grown("django_http_responses_total_by_status_view_method_total", status="500") == 1
-    assert grown("django_http_exceptions_total_by_type_total", type="RuntimeError") == 1
-    assert grown("django_http_exceptions_total_by_view_total", view=view) == 1
+    assert increase("django_http_requests_latency_seconds_by_view_method_count", **mine) == 1
+    assert increase("django_http_responses_total_by_status_view_method_total", status="500") == 1
+    assert increase("django_http_exceptions_total_by_type_total", type="RuntimeError") == 1
+    assert increase("django_http_exceptions_total_by_view_total", view=view) == 1

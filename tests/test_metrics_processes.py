@@ -54,7 +54,7 @@ class Server:
     def read_by_both(self) -> int:
         """Let each worker read its registry; return the number of reads."""
         read = 0
-        while not all(_counted(worker, self.folders[-1]) for worker in self.workers):
+        while not all(_has_counted(worker, self.folders[-1]) for worker in self.workers):
             assert self.get("/v1/backends") == 200
             read += 1
         return read
@@ -64,7 +64,7 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **extra: str) -> Iterator[Server]:
+def running_server(folder: Path, **extra: str) -> Iterator[Server]:
     before = children(os.getpid())
     with running(GUNICORN, READY, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
         [master] = children(os.getpid()) - before
@@ -80,14 +80,14 @@ def _serves(pid: int) -> bool:
         return False
 
 
-def _counted(pid: int, folder: Path) -> bool:
+def _has_counted(pid: int, folder: Path) -> bool:
     """Return whether the process has counted anything besides its own probes."""
     file = folder / f"counter_{pid}.db"
     return file.exists() and READS.encode() in file.read_bytes()
 
 
 def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: Path):
-    with serving(migrated) as server:
+    with running_server(migrated) as server:
         read = server.read_by_both()
         assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
         before = server.workers
@@ -102,7 +102,7 @@ def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: 
 
 
 def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
-    with serving(migrated) as server:
+    with running_server(migrated) as server:
         read = server.read_by_both()
         for kind in ("counter", "histogram", "gauge_livesum"):
             (server.folders[0] / f"{kind}_999999.db").touch()  # its first action
@@ -110,17 +110,17 @@ def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
 
 
 def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Path):
-    with serving(migrated) as first:
+    with running_server(migrated) as first:
         first.read_by_both()
         [left] = first.folders
         everybody = {first.master, *first.workers}
-        with serving(migrated) as beside:  # a live server keeps its folder
+        with running_server(migrated) as beside:  # a live server keeps its folder
             assert left in beside.folders
             assert len(beside.folders) == 2
         os.kill(first.master, signal.SIGKILL)
         wait_until(lambda: all(map(gone, everybody)))
         assert first.folders == [left]
-    with serving(migrated) as second:
+    with running_server(migrated) as second:
         assert left not in second.folders
         assert not second.scrape().has(READS)
         assert second.read_by_both() == second.scrape()(READS)
@@ -128,7 +128,7 @@ def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Pat
 
 
 def test_a_reload_keeps_the_folder(migrated: Path):
-    with serving(migrated) as server:
+    with running_server(migrated) as server:
         read, before = server.read_by_both(), server.workers
         os.kill(server.master, signal.SIGHUP)
         wait_until(lambda: len(server.workers) == 2 and not server.workers & before)
@@ -138,7 +138,7 @@ def test_a_reload_keeps_the_folder(migrated: Path):
 
 def test_the_metrics_folder_is_in_the_runtime_folder(migrated: Path):
     runtime = migrated / "run"
-    with serving(migrated, RUNTIME_DIR=str(runtime)) as server:
+    with running_server(migrated, RUNTIME_DIR=str(runtime)) as server:
         assert server.folders == []
         [folder] = runtime.glob(f"{metrics_folder.PREFIX}*")
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -180,7 +180,10 @@ def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
         site |= {"METRICS_ACCESS": "token", "METRICS_TOKEN": "hush"}
         worker = ["manage.py", "run_worker", "--backend", "isolate", "--metrics", "127.0.0.1:0"]
         ready = r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)"
-        with serving(migrated, **site) as server, running(worker, ready, migrated, **site) as found:
+        with (
+            running_server(migrated, **site) as server,
+            running(worker, ready, migrated, **site) as found,
+        ):
             address = found[0]
             wait_until(lambda: _post(server.port, token, SUM) == (201, 2))
             seen = scrape(address, "hush")

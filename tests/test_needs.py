@@ -39,7 +39,7 @@ def installed() -> dict[str, set[str]]:
     return {name: set(re.findall(r"(?:^|[,|]) *([a-z0-9.+-]+)", given)) for name, given in rows}
 
 
-def brings(package: str) -> set[str]:
+def provided_by(package: str) -> set[str]:
     """Return the package and all packages installed with it."""
     found: set[str] = set()
     waiting = [package]
@@ -66,7 +66,7 @@ def test_a_listed_package_provides_its_program(package: str, program: str):
         ["dpkg-query", "--search", *names], capture_output=True, text=True, check=False
     )
     of = {line.split(":")[0] for line in owners.stdout.splitlines()}
-    assert of & brings(package), (names, of)
+    assert of & provided_by(package), (names, of)
 
 
 def test_make_host_installs_the_listed_packages():

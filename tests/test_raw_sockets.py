@@ -78,7 +78,7 @@ class Server:
         client.sendall(data)
         return client
 
-    def say(self, data: bytes, *, ends: bool = False) -> bytes:
+    def send_raw(self, data: bytes, *, ends: bool = False) -> bytes:
         """Send this, optionally close for writing, and return all data until the server closes."""
         with self.connect(data) as client:
             if ends:
@@ -224,20 +224,20 @@ ANSWERED = {  # statuses of the only response
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_ambiguous_requests_are_400(server: Server, name: str):
-    assert statuses(server.say(REFUSED[name])) == [400]
+    assert statuses(server.send_raw(REFUSED[name])) == [400]
     server.answers_others()
 
 
 @pytest.mark.parametrize("value", LENGTHS)
 def test_lengths_that_are_not_digits_are_400(server: Server, value: bytes):
-    assert statuses(server.say(POST + length(value) + b"\r\n{}")) == [400]
+    assert statuses(server.send_raw(POST + length(value) + b"\r\n{}")) == [400]
     server.answers_others()
 
 
 @pytest.mark.parametrize("name", ANSWERED)
 def test_each_request_has_one_response(server: Server, name: str):
     data, expected = ANSWERED[name]
-    [status] = statuses(server.say(data))
+    [status] = statuses(server.send_raw(data))
     assert status in expected
     server.answers_others()
 
@@ -246,8 +246,8 @@ def test_a_body_that_ends_early_is_400(server: Server, token: str):
     signed_in = POST + f"Authorization: Token {token}\r\n".encode()
     for sent in (0, 10, 50_000):
         data = signed_in + length(b"100000") + b"\r\n" + b" " * sent
-        assert statuses(server.say(data, ends=True)) == [400]
-    assert server.say(POST, ends=True) == b""  # the head is incomplete
+        assert statuses(server.send_raw(data, ends=True)) == [400]
+    assert server.send_raw(POST, ends=True) == b""  # the head is incomplete
 
 
 @pytest.mark.parametrize("path", ["/v1/workloads", "/api-auth/login/", "/admin/login/"])
@@ -265,7 +265,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server):
         *(GET + b"\r\n", POST + length(b"%d" % len(body)) + b"\r\n" + body),
         *(b"GET /v1/nope HTTP/1.1\r\nHost: localhost\r\n\r\n", GET + CLOSE + b"\r\n", SECOND),
     )
-    answers = server.say(b"".join(requests))
+    answers = server.send_raw(b"".join(requests))
     assert statuses(answers) == [200, 401, 404, 200]
     assert b"smuggled" not in answers
 

@@ -14,7 +14,7 @@ from backends_app.registry import Registry
 pytestmark = pytest.mark.usefixtures("busy_interpreter")
 
 
-def together(*works: Callable[[], None]) -> list[BaseException]:
+def run_together(*works: Callable[[], None]) -> list[BaseException]:
     """Run every function in its own thread, all starting at once; return what they raised."""
     raised: list[BaseException] = []
     barrier = threading.Barrier(len(works))
@@ -36,7 +36,7 @@ def together(*works: Callable[[], None]) -> list[BaseException]:
 
 def test_one_of_a_hundred_threads_registers_a_name(registry: Registry):
     fakes = [FakeBackend() for _ in range(100)]
-    raised = together(*(lambda fake=fake: registry.register("one", fake) for fake in fakes))
+    raised = run_together(*(lambda fake=fake: registry.register("one", fake) for fake in fakes))
     assert len(raised) == 99
     assert all(isinstance(error, BackendAlreadyRegistered) for error in raised)
     assert registry.resolve("one", "node") in fakes
@@ -44,7 +44,9 @@ def test_one_of_a_hundred_threads_registers_a_name(registry: Registry):
 
 def test_concurrent_registrations_are_not_lost(registry: Registry):
     names = [f"backend-{number}" for number in range(100)]
-    raised = together(*(lambda name=name: registry.register(name, FakeBackend()) for name in names))
+    raised = run_together(
+        *(lambda name=name: registry.register(name, FakeBackend()) for name in names)
+    )
     assert raised == []
     assert [*registry] == sorted(names)
 
@@ -76,7 +78,7 @@ def test_a_hundred_threads_use_the_registry_without_unexpected_errors(registry: 
                 assert snapshot.decide(name, "node").error is None
 
     writers = [lambda name=name: write(name) for name in coming for _ in range(10)]
-    assert together(*writers, *[read] * 70) == []
+    assert run_together(*writers, *[read] * 70) == []
     assert [*registry] in [sorted({"stable", *left}) for left in _subsets([*coming])]
 
 
@@ -98,7 +100,7 @@ def test_a_swap_of_two_backends_is_atomic_for_readers(registry: Registry):
         while not done.is_set():
             assert len(registry.list()) == 1
 
-    assert together(swap, *[watch] * 7) == []
+    assert run_together(swap, *[watch] * 7) == []
 
 
 def _subsets(names: list[str]) -> list[list[str]]:

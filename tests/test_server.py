@@ -99,7 +99,7 @@ def test_a_path_that_is_not_utf8_is_404(port: int):
         assert connection.recv(100).startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
 
 
-def say(port: int, text: str) -> bytes:
+def send_raw(port: int, text: str) -> bytes:
     """Send exactly this; return everything until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(text.replace("\n", "\r\n").encode())
@@ -109,10 +109,10 @@ def say(port: int, text: str) -> bytes:
 @pytest.mark.parametrize("header", ["SCRIPT_NAME: /evil", "PATH_INFO: /v1/nope"])
 def test_a_client_cannot_set_the_script_name(port: int, header: str):
     head = f"Host: localhost\n{header}\nConnection: close\n\n"
-    answer = say(port, f"GET /v1/routes HTTP/1.1\n{head}")
+    answer = send_raw(port, f"GET /v1/routes HTTP/1.1\n{head}")
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"evil" not in answer
-    assert say(port, f"GET /evil/healthz HTTP/1.1\n{head}").startswith(b"HTTP/1.1 404")
+    assert send_raw(port, f"GET /evil/healthz HTTP/1.1\n{head}").startswith(b"HTTP/1.1 404")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_client_cannot_set_the_script_name(port: int, header: str):
 )
 def test_a_rejected_request_gets_no_100_continue(port: int, status: int, given: str):
     head = f"POST /v1/workloads HTTP/1.1\nHost: localhost\n{given}Expect: 100-continue\n\n"
-    assert say(port, head).startswith(f"HTTP/1.1 {status} ".encode())
+    assert send_raw(port, head).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_an_accepted_request_gets_100_continue(port: int, token: str):

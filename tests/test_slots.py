@@ -19,7 +19,7 @@ from backends_app.slots import (
     workload_lock,
 )
 from tests.programs import PATIENCE_S, ROOT, wait_until
-from tests.slots import is_waited_for
+from tests.slots import has_waiter
 
 HOLDER = """
 import sys, time
@@ -114,7 +114,7 @@ def test_a_waiting_process_is_never_overtaken(runtime_dir: Path):
     with acquire_slot("isolate", 1, runtime_dir):
         thread = threading.Thread(target=wait)
         thread.start()
-        wait_until(lambda: is_waited_for("isolate", 1, runtime_dir))
+        wait_until(lambda: has_waiter("isolate", 1, runtime_dir))
     thread.join(PATIENCE_S)
     assert turns == ["True"]
     with acquire_slot("isolate", 1, runtime_dir):

@@ -44,7 +44,7 @@ def ratios() -> Iterator[Ratio]:
         site.prepare()
         try:
             site.serve(threads=4 * READERS)  # one user may hold a quarter
-            site.healthy()
+            site.wait_until_healthy()
             yield _submitting(site)
             yield _throughput(site)
             yield _readers(site)
@@ -61,7 +61,7 @@ def _submitting(site: Site) -> Ratio:
             status, workload = client.post("workloads/async", BODY)
             taken = time.perf_counter() - started
             assert status == 202, workload
-            site.ended(workload["id"])
+            site.wait_until_ended(workload["id"])
             return taken
 
         def insert() -> float:
@@ -117,7 +117,7 @@ def _readers(site: Site) -> Ratio:
         with ThreadPoolExecutor(max(1, readers)) as threads:
             counts = set(threads.map(read, range(readers)))
         assert counts in ({40}, set()), counts
-        return site.ended(workload)["duration_ms"] / 1000
+        return site.wait_until_ended(workload)["duration_ms"] / 1000
 
     sides = in_turns(ROUNDS, lambda: run(READERS), lambda: run(0))
     return at_most(1.1, f"a run with {READERS} readers of its log : with none", *sides, unit="ms")

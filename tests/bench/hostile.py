@@ -27,7 +27,7 @@ def ratios() -> Iterator[Ratio]:
         site.prepare()
         try:
             site.serve(workers=2, threads=32)
-            site.healthy()
+            site.wait_until_healthy()
             eve = HostileUser(site)
             for name in ASKED:
                 alone, beside = [], []

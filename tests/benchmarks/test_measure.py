@@ -16,7 +16,7 @@ from backends_app.slots import acquire_slot, slots_in_use
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
 from tests.programs import wait_until
-from tests.slots import is_waited_for
+from tests.slots import has_waiter
 
 
 def registered(**backends: Backend) -> Registry:
@@ -103,7 +103,7 @@ def test_who_finds_no_slot_waits_for_one(runtime_dir):
     with acquire_slot("one", 1, runtime_dir):
         thread = threading.Thread(target=lambda: found.append(measuring.run()))
         thread.start()
-        wait_until(lambda: is_waited_for("one", 1, runtime_dir))
+        wait_until(lambda: has_waiter("one", 1, runtime_dir))
     thread.join(60)
     assert found[0].measured[0].modes["cold"].waited == 1
     assert found[0].measured[0].modes["cold"].failures == 0

@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def plainly(command: Sequence[str | Path], cwd: Path) -> str:
+def run_plainly(command: Sequence[str | Path], cwd: Path) -> str:
     """Run a program without a backend, in an empty environment, and return its outcome."""
     try:
         done = subprocess.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 from backends_app.backends.base import Backend
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.conformance import tools
-from tests.conformance.cases import LIMIT_S, Case, outcome, plainly, run
+from tests.conformance.cases import LIMIT_S, Case, outcome, run, run_plainly
 
 # Needed by bundles of CommonJS packages in an ES module, according to esbuild's documentation.
 BANNER = (
@@ -30,7 +30,7 @@ def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
             bundle = run(tools.node(), esbuild, *options, entry, cwd=folder)
             file = Path(empty) / "main.mjs"
             file.write_text(bundle)
-            plain = plainly([tools.node(), file], Path(empty))
+            plain = run_plainly([tools.node(), file], Path(empty))
             for backend, used in backends.items():
                 resources = Resources(timeout_s=LIMIT_S, mem_mb=512)
                 spec = WorkloadSpec(runtime="node", code=bundle, resources=resources)

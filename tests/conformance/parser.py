@@ -33,7 +33,7 @@ def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
             result = backend.execute(
                 WorkloadSpec(runtime="node", code=source, resources=Resources(timeout_s=5))
             )
-            ours = _parsed(result.error + result.stderr)
+            ours = _parses(result.error + result.stderr)
             plain = _deno(Path(empty, "main.mjs"), source)
             others = (
                 why for name, why in OTHERWISE.items() if _deno(Path(empty, name), source) == ours
@@ -69,9 +69,9 @@ def _deno(file: Path, source: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return "parses"
-    return _parsed(done.stderr)
+    return _parses(done.stderr)
 
 
-def _parsed(words: str) -> str:
+def _parses(words: str) -> str:
     wrong = "SyntaxError" in words or "could not be parsed" in words or "Expected" in words
     return "does not parse" if wrong else "parses"

@@ -74,13 +74,13 @@ def _compare(
     return Case(
         backend="microvm",
         name=name,
-        ours=_told(result.exit_code, result.stdout) or f"{result.exit_reason}",
-        plain=_told(code, stdout),
+        ours=_outcome(result.exit_code, result.stdout) or f"{result.exit_reason}",
+        plain=_outcome(code, stdout),
         why=f"it takes longer than {LIMIT_S:g} s without KVM" if is_slow else "",
     )
 
 
-def _told(code: int | None, stdout: str) -> str:
+def _outcome(code: int | None, stdout: str) -> str:
     """Return the outcome of a run without its duration."""
     if code is None:
         return ""

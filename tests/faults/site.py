@@ -55,7 +55,7 @@ class Program:
     def printed(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def prints(self, pattern: str) -> "re.Match[str]":
+    def wait_for_output(self, pattern: str) -> "re.Match[str]":
         def found() -> "re.Match[str] | None":
             match = re.search(pattern, self.printed)
             assert match or self._process.poll() is None, self.printed
@@ -129,7 +129,7 @@ class Site:
         """Start a machine's workers and wait for them; `inside` prefixes the command."""
         command = [*inside, sys.executable, "manage.py", "run_worker"]
         program = self.program(command, machine, **env)
-        program.prints(r"isolate@\S+ ready")
+        program.wait_for_output(r"isolate@\S+ ready")
         return program
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class Site:
             return False
         return status == 200 and backends[0]["healthy"] is not None
 
-    def healthy(self) -> bool:
+    def wait_until_healthy(self) -> bool:
         """Wait until the API reports the isolate backend as healthy."""
         return wait_until(
             lambda: self.ask("GET", "backends/isolate")[1]["healthy"], "isolate is not healthy"
@@ -173,7 +173,7 @@ class Site:
     def workload(self, workload_id: str) -> dict[str, Any]:
         return self.ask("GET", f"workloads/{workload_id}")[1]
 
-    def until(self, workload_id: str, *statuses: str) -> dict[str, Any]:
+    def wait_for_status(self, workload_id: str, *statuses: str) -> dict[str, Any]:
         """Wait until the workload has one of these statuses; return it."""
 
         def found() -> dict[str, Any] | None:
@@ -182,5 +182,5 @@ class Site:
 
         return wait_until(found, f"{workload_id} is never {statuses}: {self.workload(workload_id)}")
 
-    def ended(self, workload_id: str) -> dict[str, Any]:
-        return self.until(workload_id, "completed", "failed", "killed")
+    def wait_until_ended(self, workload_id: str) -> dict[str, Any]:
+        return self.wait_for_status(workload_id, "completed", "failed", "killed")

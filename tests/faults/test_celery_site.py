@@ -67,11 +67,11 @@ def test_submissions_without_a_worker_are_503(site: Site):
 
 def test_a_worker_serves_waiting_and_polling_clients(site: Site):
     machine = site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     body = {"runtime": "node", "code": RETURNS, "input": 1}
     status, workload = site.ask("POST", "workloads", body)
     assert (status, workload["output"], workload["status"]) == (201, 1, "completed")
-    assert site.ended(site.submit(RETURNS, 2))["output"] == 2
+    assert site.wait_until_ended(site.submit(RETURNS, 2))["output"] == 2
     [node] = site.ask("GET", "nodes")[1]
     assert [(one["name"], one["healthy"]) for one in node["backends"]] == [("isolate", True)]
     assert machine.terminate() == 0
@@ -81,28 +81,28 @@ def test_a_worker_serves_waiting_and_polling_clients(site: Site):
 
 def test_workloads_of_a_killed_worker_process_are_recovered(site: Site):
     machine = site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     lost, again = site.submit(SLEEPS, 60), site.submit(PRINTS, 3, rerun_if_lost=True)
     for one in (lost, again):
-        site.until(one, "running")
+        site.wait_for_status(one, "running")
     wait_until(lambda: times_run(site, again), "it prints nothing")
     os.kill(worker_of(machine), signal.SIGKILL)
-    workload = site.ended(lost)
+    workload = site.wait_until_ended(lost)
     assert (workload["status"], workload["exit_reason"]) == ("failed", "worker_lost")
-    assert site.ended(again)["output"] == 3
+    assert site.wait_until_ended(again)["output"] == 3
     assert times_run(site, again) == 2
-    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert site.wait_until_ended(site.submit(RETURNS, 1))["output"] == 1
 
 
 def test_a_killed_machine_is_forgotten_and_another_takes_over(site: Site):
     machine = site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     lost = site.submit(SLEEPS, 60)
-    site.until(lost, "running")
+    site.wait_for_status(lost, "running")
     site.work("two")
     machine.kill()
-    assert site.ended(lost)["exit_reason"] == "worker_lost"
-    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert site.wait_until_ended(lost)["exit_reason"] == "worker_lost"
+    assert site.wait_until_ended(site.submit(RETURNS, 1))["output"] == 1
     wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
 
 
@@ -116,43 +116,43 @@ def test_workers_exit_with_the_command_that_started_them(site: Site):
 def test_workloads_survive_a_kill_of_the_server(celery: Site):
     server = celery.serve()
     celery.work("one")
-    celery.healthy()
+    celery.wait_until_healthy()
     running, waiting = celery.submit(SLEEPS, 3), celery.submit(RETURNS, 1)
-    celery.until(running, "running")
+    celery.wait_for_status(running, "running")
     server.kill()
     celery.serve()
-    assert celery.ended(running)["output"] == 3
-    assert celery.ended(waiting)["output"] == 1
+    assert celery.wait_until_ended(running)["output"] == 3
+    assert celery.wait_until_ended(waiting)["output"] == 1
 
 
 def test_workloads_survive_a_stop_restart_and_flush_of_redis(site: Site, broker: Redis):
     site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     running = site.submit(SLEEPS, 4)
-    site.until(running, "running")
+    site.wait_for_status(running, "running")
     broker.stop()
     accepted = [site.submit(RETURNS, number) for number in range(5)]
     broker.start()
     long = [site.submit(SLEEPS, 2) for _ in range(4)]  # later workloads have to wait
     accepted += [site.submit(RETURNS, number) for number in range(5, 10)]
     broker.flush()
-    assert site.ended(running)["output"] == 4
-    assert [site.ended(one)["output"] for one in long] == [2] * 4
-    assert [site.ended(one)["output"] for one in accepted] == [*range(10)]
+    assert site.wait_until_ended(running)["output"] == 4
+    assert [site.wait_until_ended(one)["output"] for one in long] == [2] * 4
+    assert [site.wait_until_ended(one)["output"] for one in accepted] == [*range(10)]
 
 
 def test_a_repeated_message_is_one_run(site: Site, broker: Redis, outside):
     site.work("one")
     site.work("two")
-    site.healthy()
+    site.wait_until_healthy()
     workload = site.submit(PRINTS, 1)
     sender = outside(broker)
     for _ in range(20):
         sender.notify(workload, "isolate")
-    site.ended(workload)
+    site.wait_until_ended(workload)
     for _ in range(20):
         sender.notify(workload, "isolate")
-    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert site.wait_until_ended(site.submit(RETURNS, 1))["output"] == 1
     assert times_run(site, workload) == 1
 
 
@@ -167,15 +167,15 @@ def test_a_workload_beyond_the_visibility_timeout_runs_once(
     site.serve()
     site.work("one")
     site.work("two")
-    site.healthy()
+    site.wait_until_healthy()
     workloads = [site.submit(PRINTS, 3) for _ in range(10)]  # eight at once, two behind them
-    assert [site.ended(one)["status"] for one in workloads] == ["completed"] * 10
+    assert [site.wait_until_ended(one)["status"] for one in workloads] == ["completed"] * 10
     assert [times_run(site, one) for one in workloads] == [1] * 10
 
 
 def test_a_poison_workload_ends_without_affecting_others(site: Site):
     site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
 
     def submitted(code: str, **more) -> str:
         """Submit once a worker is back."""
@@ -189,46 +189,46 @@ def test_a_poison_workload_ends_without_affecting_others(site: Site):
         return wait_until(accepted, "no worker comes back")
 
     poison = [submitted(POISON), submitted(POISON, rerun_if_lost=True)]
-    assert [site.ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
-    assert site.ended(submitted(RETURNS, rerun_if_lost=True))["output"] == 1
+    assert [site.wait_until_ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
+    assert site.wait_until_ended(submitted(RETURNS, rerun_if_lost=True))["output"] == 1
 
 
 def test_the_worker_applies_a_kill(site: Site):
     site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     endless = site.submit("for (;;);", resources={"timeout_s": 200})
-    site.until(endless, "running")
+    site.wait_for_status(endless, "running")
     status, workload = site.ask("DELETE", f"workloads/{endless}")
     assert (status, workload["status"], workload["exit_reason"]) == (200, "killed", "killed")
-    assert site.ended(site.submit(RETURNS, 1))["output"] == 1
+    assert site.wait_until_ended(site.submit(RETURNS, 1))["output"] == 1
 
 
 def test_sigterm_lets_a_worker_finish_its_workloads(site: Site):
     machine = site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     running = [site.submit(SLEEPS, 3) for _ in range(4)]
     for one in running:
-        site.until(one, "running")
+        site.wait_for_status(one, "running")
     waiting = site.submit(RETURNS, 1)
     assert machine.terminate() == 0
     assert {site.workload(one)["status"] for one in running} == {"completed"}
     assert site.workload(waiting)["status"] == "pending"
     site.work("two")
-    assert site.ended(waiting)["output"] == 1
+    assert site.wait_until_ended(waiting)["output"] == 1
 
 
 def test_sigterm_recovers_workloads_beyond_a_workers_grace(site: Site):
     machine = site.work("one", GRACE_S="1")
-    site.healthy()
+    site.wait_until_healthy()
     long = site.submit(SLEEPS, 100, resources={"timeout_s": 110})
-    site.until(long, "running")
+    site.wait_for_status(long, "running")
     machine.terminate()
     assert site.workload(long)["exit_reason"] == "worker_lost"
 
 
 def test_a_pickle_message_is_not_loaded(site: Site, broker: Redis, outside, tmp_path: Path):
     site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     bait = tmp_path / "opened"
 
     class Bait:
@@ -270,18 +270,18 @@ def test_a_machine_with_a_broken_backend_receives_no_workloads(site: Site, tmp_p
     program = tmp_path / "deno"
     shutil.copy(os.fsdecode(deno.find_deno_bin()), program)
     machine = site.work("one", DENO=str(program))
-    site.healthy()
+    site.wait_until_healthy()
     program.rename(tmp_path / "away")
     for child in threads_of(machine):
         os.kill(child, signal.SIGKILL)  # the warm instances
-    failed = site.ended(site.submit(RETURNS, 1))
+    failed = site.wait_until_ended(site.submit(RETURNS, 1))
     assert (failed["status"], failed["exit_reason"]) == ("failed", "backend_error")
-    machine.prints("Canceling queue")
+    machine.wait_for_output("Canceling queue")
     wait_until(lambda: site.ask("GET", "backends")[1][0]["healthy"] is False, "it seems well")
     assert site.ask("POST", "workloads", {"runtime": "node", "code": RETURNS})[0] == 503
     (tmp_path / "away").rename(program)
-    site.healthy()
-    assert site.ended(site.submit(RETURNS, 2))["output"] == 2
+    site.wait_until_healthy()
+    assert site.wait_until_ended(site.submit(RETURNS, 2))["output"] == 2
 
 
 def threads_of(machine) -> list[int]:
@@ -305,7 +305,7 @@ def test_workloads_run_once_over_two_machines(
     site.serve()
     site.work("one")
     site.work("two")
-    site.healthy()
+    site.wait_until_healthy()
     code = "console.log('ran'); export default (x) => x"
     with ThreadPoolExecutor(8) as threads:
         accepted = list(threads.map(lambda number: site.submit(code, number), range(count)))

@@ -19,7 +19,7 @@ def status_of(connection: socket.socket) -> int:
 @pytest.fixture
 def eve(local: Site) -> Iterator[HostileUser]:
     local.serve(threads=THREADS)
-    local.healthy()
+    local.wait_until_healthy()
     eve = HostileUser(local)
     yield eve
     eve.close()

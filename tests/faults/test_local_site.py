@@ -25,7 +25,7 @@ def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(loca
     running = [local.submit(SLEEPS, 60, rerun_if_lost=False) for _ in range(3)]
     again = local.submit("console.log(1); " + SLEEPS, 3, rerun_if_lost=True)
     for one in [*running, again]:
-        local.until(one, "running")
+        local.wait_for_status(one, "running")
     waiting = [local.submit(RETURNS, number) for number in range(5)]
     children = server.children()
     server.kill()
@@ -33,11 +33,11 @@ def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(loca
         wait_until(lambda child=child: gone(child), "something outlives its server")
     local.serve()
     for one in running:
-        lost = local.ended(one)
+        lost = local.wait_until_ended(one)
         assert (lost["status"], lost["exit_reason"]) == ("failed", "worker_lost")
     for number, one in enumerate(waiting):
-        assert local.ended(one)["output"] == number
-    second = local.ended(again)
+        assert local.wait_until_ended(one)["output"] == number
+    second = local.wait_until_ended(again)
     assert (second["status"], second["output"]) == ("completed", 3)
     _, log = local.ask("GET", f"workloads/{again}/logs/history")
     assert {line["line"] for line in log["lines"]} == {"1"}
@@ -47,29 +47,29 @@ def test_workloads_of_a_killed_process_are_recovered_by_its_siblings(local: Site
     server = local.serve(workers=2)
     running = [local.submit(SLEEPS, 60) for _ in range(3)]
     for one in running:
-        local.until(one, "running")
+        local.wait_for_status(one, "running")
     for child in server.children():
         os.kill(child, signal.SIGKILL)
-    assert {local.ended(one)["exit_reason"] for one in running} == {"worker_lost"}
-    assert local.ended(local.submit(RETURNS, 1))["output"] == 1
+    assert {local.wait_until_ended(one)["exit_reason"] for one in running} == {"worker_lost"}
+    assert local.wait_until_ended(local.submit(RETURNS, 1))["output"] == 1
 
 
 def test_sigterm_finishes_running_workloads_and_starts_none(local: Site):
     server = local.serve()
     running = [local.submit(SLEEPS, 3) for _ in range(4)]
     for one in running:
-        local.until(one, "running")
+        local.wait_for_status(one, "running")
     waiting = local.submit(RETURNS, 1)
     server.terminate()
     local.serve()
     assert {local.workload(one)["status"] for one in running} == {"completed"}
-    assert local.ended(waiting)["output"] == 1
+    assert local.wait_until_ended(waiting)["output"] == 1
 
 
 def test_sigterm_recovers_workloads_beyond_the_grace(local: Site):
     server = local.serve(GRACE_S="1")
     long = local.submit(SLEEPS, 100, resources={"timeout_s": 110})
-    local.until(long, "running")
+    local.wait_for_status(long, "running")
     server.terminate()
     connection = sqlite3.connect(local.folder / DATABASE)
     row = connection.execute("SELECT status, exit_reason FROM backends_app_workload").fetchone()
@@ -80,7 +80,7 @@ def test_sigterm_recovers_workloads_beyond_the_grace(local: Site):
 def test_a_kill_ends_the_process(local: Site):
     server = local.serve()
     endless = local.submit("console.log('begun'); for (;;);", resources={"timeout_s": 100})
-    local.until(endless, "running")
+    local.wait_for_status(endless, "running")
 
     def log() -> list:
         return local.ask("GET", f"workloads/{endless}/logs/history")[1]["lines"]
@@ -125,7 +125,7 @@ def test_a_log_is_followed_and_resumed(local: Site):
 def test_a_database_lock_of_ten_seconds_loses_nothing(local: Site):
     local.serve()
     running = local.submit(SLEEPS, 1)
-    local.until(running, "running")
+    local.wait_for_status(running, "running")
     writer = sqlite3.connect(local.folder / DATABASE, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     unlock = threading.Timer(10, lambda: None)
@@ -137,22 +137,22 @@ def test_a_database_lock_of_ten_seconds_loses_nothing(local: Site):
         writer.execute("ROLLBACK")
         writer.close()
         accepted = [one.result() for one in submitted]
-    assert local.ended(running)["status"] == "completed"
-    assert [local.ended(one)["output"] for one in accepted] == [0, 1, 2, 3, 4]
+    assert local.wait_until_ended(running)["status"] == "completed"
+    assert [local.wait_until_ended(one)["output"] for one in accepted] == [0, 1, 2, 3, 4]
 
 
 def test_fifty_concurrent_writers_succeed(local: Site):
     local.serve(workers=2)
     with ThreadPoolExecutor(50) as threads:
         accepted = list(threads.map(lambda number: local.submit(RETURNS, number), range(200)))
-    assert [local.ended(one)["output"] for one in accepted] == [*range(200)]
+    assert [local.wait_until_ended(one)["output"] for one in accepted] == [*range(200)]
 
 
 def test_a_workload_submitted_by_the_command_is_run_by_the_server(local: Site):
     local.serve()
     done = local.manage("run_workload", "--async", "--code", RETURNS, "--input", "5")
     assert (done.returncode, done.stderr) == (0, "")
-    assert local.ended(done.stdout.strip())["output"] == 5
+    assert local.wait_until_ended(done.stdout.strip())["output"] == 5
 
 
 @pytest.mark.parametrize("days", [3, -3])
@@ -164,10 +164,10 @@ def test_a_clock_jump_loses_no_workload(local: Site, days: int):
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     local.serve(LD_PRELOAD=str(library), CLOCK_FILE=str(clock))
     running = local.submit(SLEEPS, 2)
-    local.until(running, "running")
+    local.wait_for_status(running, "running")
     clock.write_text(str(days * 24 * 60 * 60))
     waiting = local.submit(RETURNS, 1)
-    late, early = local.ended(waiting), local.ended(running)
+    late, early = local.wait_until_ended(waiting), local.wait_until_ended(running)
     assert (late["output"], early["status"]) == (1, "completed")
     before, after = (datetime.fromisoformat(one["created_at"]) for one in (early, late))
     assert round((after - before).total_seconds() / 86400) == days  # the clock really jumped

@@ -70,18 +70,18 @@ def test_two_machines_serve_one_api(
         server = site.serve()
         one = site.work("one", first, **seen_from(1))
         two = site.work("two", second, **seen_from(2))
-        site.healthy()
+        site.wait_until_healthy()
         wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 2, "there are not two")
         names = [node["name"] for node in site.ask("GET", "nodes")[1]]
         assert names == ["machine-1", "machine-2"]
         workloads = [site.submit(SLEEPS, 1) for _ in range(8)]  # as many as both have slots
-        assert {site.ended(one)["node"] for one in workloads} == {*names}
+        assert {site.wait_until_ended(one)["node"] for one in workloads} == {*names}
         running = site.submit(SLEEPS, 60)
-        where = site.until(running, "running")["node"]
+        where = site.wait_for_status(running, "running")["node"]
         lost, left = (one, two) if where == "machine-1" else (two, one)
         lost.kill()
-        assert site.ended(running)["exit_reason"] == "worker_lost"
-        workload = site.ended(site.submit(RETURNS, 1))
+        assert site.wait_until_ended(running)["exit_reason"] == "worker_lost"
+        workload = site.wait_until_ended(site.submit(RETURNS, 1))
         assert (workload["output"], workload["node"]) == (1, ({*names} - {where}).pop())
         wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
         left.terminate()

@@ -57,7 +57,7 @@ def main() -> None:
                     fast_tests(root)
             elif not options.start:
                 with step(release, ".ci/run: make host, make lint, make test"):
-                    tested(root, {"FRESH": "inside"}, "bash", ".ci/run")
+                    run_suite(root, {"FRESH": "inside"}, "bash", ".ci/run")
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def fast_tests(root: Root) -> None:
     command = [".venv/bin/python", "manage.py", "test", "--parallel", "2"]
     for lane in LANES_LEFT_OUT:
         command += ["--exclude-tag", lane]
-    tested(root, {WITHOUT: " ".join(sorted(without))}, *command)
+    run_suite(root, {WITHOUT: " ".join(sorted(without))}, *command)
 
 
 def install(root: Root, *packages: str) -> None:
@@ -124,7 +124,7 @@ def install(root: Root, *packages: str) -> None:
     root.run(*command, timeout_s=START_S)
 
 
-def tested(root: Root, extra: dict[str, str], *command: str) -> None:
+def run_suite(root: Root, extra: dict[str, str], *command: str) -> None:
     """Run the tests inside as CI does, and list the skipped ones by name."""
     addopts = f"--junitxml={FOLDER}/{REPORT}"
     root.run(*command, timeout_s=ALL_S, CI="true", PYTEST_ADDOPTS=addopts, **extra)

@@ -112,7 +112,7 @@ def new_root(release: str) -> Iterator[Root]:
     with tempfile.TemporaryDirectory(prefix="vulcan-fresh-", dir="/var/tmp") as work:
         root = Path(work) / "root"
         root.mkdir(mode=0o755)
-        subprocess.run(["tar", "-xpf", _bootstrapped(release), "-C", root], check=True)
+        subprocess.run(["tar", "-xpf", _bootstrap(release), "-C", root], check=True)
         for file in ("/etc/resolv.conf", CERTIFICATES):
             if os.path.exists(file):
                 shutil.copy(file, root / file.lstrip("/"))
@@ -121,7 +121,7 @@ def new_root(release: str) -> Iterator[Root]:
         yield Root(release, root)
 
 
-def _bootstrapped(release: str) -> Path:
+def _bootstrap(release: str) -> Path:
     """Return a minimal root as a tar file; create it again when the cached one is old."""
     digest = hashlib.sha256(repr((release, PACKAGES)).encode()).hexdigest()[:16]
     kept = CACHE / f"{release}-{digest}.tar"

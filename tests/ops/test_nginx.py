@@ -208,7 +208,7 @@ def server(site: Site) -> Program:
     options = [f"--bind=127.0.0.1:{site.port}", "--no-control-socket", "--workers=2", "--threads=4"]
     command = [sys.executable, "-m", "gunicorn", *options, "vulcan_site.wsgi"]
     program = site.program(command, "web")
-    program.prints("Listening at")
+    program.wait_for_output("Listening at")
     return program
 
 

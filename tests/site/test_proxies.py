@@ -57,7 +57,7 @@ def test_gunicorn_says_it_once_at_the_start(tmp_path: Path, env: dict[str, str],
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind=127.0.0.1:0", "--workers=2"]
     try:
         server = site.program([*gunicorn, "--no-control-socket", "vulcan_site.wsgi"], "web")
-        server.prints("(?s)Booting worker.*Booting worker")
+        server.wait_for_output("(?s)Booting worker.*Booting worker")
         assert server.terminate() == 0
     finally:
         site.close()

@@ -32,12 +32,12 @@ def events(program: Program) -> list[dict[str, Any]]:
 
 def test_a_workload_can_be_followed_from_the_request_to_the_worker(site: Site, tmp_path: Path):
     server, worker = site.serve(), site.work("one")
-    site.healthy()
+    site.wait_until_healthy()
     body = {"runtime": "node", "code": CODE, "input": MARK}
     headers = {"X-Request-ID": "asked-1", "Cookie": f"a={MARK}", "User-Agent": MARK}
     status, workload = site.ask("POST", f"workloads/async?x={MARK}", body, **headers)
     assert status == 202
-    site.ended(workload["id"])
+    site.wait_until_ended(workload["id"])
     asked = [one for one in events(server) if one.get("request_id") == "asked-1"]
     steps = [(one["event"], one["user_id"], one.get("workload_id")) for one in asked]
     [user_id] = {one["user_id"] for one in asked}

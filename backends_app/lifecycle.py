@@ -130,14 +130,14 @@ def check_idempotency(submission: Submission) -> None:
     """
     if submission.key is None:
         return
-    found = Workload.objects.filter(
+    earlier = Workload.objects.filter(
         owner=submission.owner_id, idempotency_key=submission.key
     ).first()
-    if found is None:
+    if earlier is None:
         return
-    if found.idempotency_digest != submission.digest:
+    if earlier.idempotency_digest != submission.digest:
         raise IdempotencyKeyConflict(submission.key)
-    raise DuplicateSubmission(found)
+    raise DuplicateSubmission(earlier)
 
 
 def create_workload(submission: Submission, prepared: Prepared, status: Status) -> Workload:
@@ -197,8 +197,8 @@ def run_inline(
     prepared = services.prepare(submission.spec, registry=registry)
     name, backend, spec = prepared.name, prepared.backend, prepared.spec
     if running_per_user is not None:
-        mine = Workload.objects.filter(owner_id=submission.owner_id, isolation_used=name)
-        if mine.filter(status=Status.RUNNING).count() >= running_per_user:
+        own_workloads = Workload.objects.filter(owner_id=submission.owner_id, isolation_used=name)
+        if own_workloads.filter(status=Status.RUNNING).count() >= running_per_user:
             raise BackendAtCapacity(name, running_per_user)
     with ExitStack() as stack:
         stack.enter_context(workload_lock(spec.id, runtime_dir()))
@@ -486,10 +486,10 @@ def wait(workload: Workload, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     pause = POLL_INTERVAL_S[0]
     while not workload.ended:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
             return False
-        time.sleep(min(pause, left))
+        time.sleep(min(pause, remaining_s))
         pause = min(1.5 * pause, POLL_INTERVAL_S[1])
         try:
             workload.refresh_from_db()

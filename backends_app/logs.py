@@ -182,13 +182,13 @@ def store(workload_id: str, blocks: Sequence[Block]) -> None:
 
 def blocks_after(workload_id: str, number: int) -> list[Block]:
     """Return the stored blocks that have lines after line `number`."""
-    found = LogBlock.objects.filter(workload_id=workload_id)
-    begin = found.filter(first__lte=number + 1).order_by("-first").values_list("first").first()
+    rows = LogBlock.objects.filter(workload_id=workload_id)
+    begin = rows.filter(first__lte=number + 1).order_by("-first").values_list("first").first()
     if begin is not None:
-        found = found.filter(first__gte=begin[0])
+        rows = rows.filter(first__gte=begin[0])
     return [
         Block(first, stream, text, lines)
-        for first, stream, text, lines in found.values_list("first", "stream", "text", "lines")
+        for first, stream, text, lines in rows.values_list("first", "stream", "text", "lines")
     ]
 
 

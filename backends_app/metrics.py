@@ -195,10 +195,10 @@ class SlotCollector(Collector):
         for name in self._names:
             entry = self._registry.snapshot.entries.get(name)
             if entry is not None:
-                most = entry.capabilities.max_concurrency
-                limit.add_metric([name], most)
+                max_slots = entry.capabilities.max_concurrency
+                limit.add_metric([name], max_slots)
                 with suppress(OSError):  # omit a value that cannot be read
-                    used.add_metric([name], slots_in_use(name, most, runtime_dir()))
+                    used.add_metric([name], slots_in_use(name, max_slots, runtime_dir()))
         yield used
         yield limit
 

@@ -218,7 +218,7 @@ def summarize(alive: Iterable[NodeBackend]) -> list[Node]:
     by_node: dict[str, list[NodeBackend]] = {}
     for row in alive:
         by_node.setdefault(row.node_id, []).append(row)
-    found = [
+    nodes = [
         Node(
             id=node_id,
             name=rows[0].node,
@@ -241,4 +241,4 @@ def summarize(alive: Iterable[NodeBackend]) -> list[Node]:
         )
         for node_id, rows in by_node.items()
     ]
-    return sorted(found, key=lambda node: (node.name, node.id))
+    return sorted(nodes, key=lambda node: (node.name, node.id))

@@ -161,12 +161,12 @@ class Resolution:
         ineligibility = check_eligibility(entry, self.runtime, self.source_format)
         reason = describe_eligibility(entry, ineligibility)
         if ineligibility is None and name != self.name:
-            passed = (
+            suffix = (
                 "a preferred backend was selected"
                 if name in self.names
                 else "not selected by the rule"
             )
-            reason = f"{reason}; {passed}"
+            reason = f"{reason}; {suffix}"
         return Candidate(name, ineligibility is None, reason)
 
 
@@ -330,12 +330,14 @@ def _runtime(value: object, source_format: str) -> str:
     return RUNTIME_ALIASES.get(runtime, runtime)
 
 
-def _short_string(field: str, value: object, wanted: str) -> str:
+def _short_string(field: str, value: object, expected: str) -> str:
     """Return a short non-empty string, or raise `InvalidRequest`."""
     if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS:
         return value
     is_missing = value is None or value == ""
     raise InvalidRequest(
         field,
-        f"Missing: give {wanted}." if is_missing else f"Must be {wanted}; got {short_repr(value)}.",
+        f"Missing: give {expected}."
+        if is_missing
+        else f"Must be {expected}; got {short_repr(value)}.",
     )

@@ -29,18 +29,18 @@ def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     """
     with _unusable_as_unavailable(name, folder):
         turn = _try_lock(_turn_file(name, folder), shared=True)
-        held = None
+        lock = None
         if turn is not None:
             try:
-                held = _lock_free_slot(name, limit, folder)
+                lock = _lock_free_slot(name, limit, folder)
             finally:
                 _unlock(turn)
-    if held is None:
+    if lock is None:
         raise BackendAtCapacity(name, limit)
     try:
         yield
     finally:
-        _unlock(held)
+        _unlock(lock)
 
 
 @contextmanager
@@ -51,14 +51,14 @@ def wait_for_slot(
 
     One of the waiting processes holds the turn and gets the next slot; none can overtake it.
     """
-    turn = held = None
+    turn = lock = None
     pause, longest = POLL_INTERVAL_S
     try:
         with _unusable_as_unavailable(name, folder):
-            while held is None:
+            while lock is None:
                 turn = _try_lock(_turn_file(name, folder)) if turn is None else turn
-                held = _lock_free_slot(name, limit, folder) if turn is not None else None
-                if held is None:
+                lock = _lock_free_slot(name, limit, folder) if turn is not None else None
+                if lock is None:
                     if should_stop():
                         break
                     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
@@ -66,9 +66,9 @@ def wait_for_slot(
             if turn is not None:
                 _unlock(turn)
                 turn = None
-        yield held is not None
+        yield lock is not None
     finally:
-        for descriptor in (turn, held):
+        for descriptor in (turn, lock):
             if descriptor is not None:
                 _unlock(descriptor)
 
@@ -82,26 +82,26 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     try:
         ensure_private_dir(folder)
         file = _lock_file(workload_id, folder)
-        held = _try_lock(file)
+        lock = _try_lock(file)
     except OSError as error:
         raise unusable(folder, error) from error
     try:
-        yield held is not None
+        yield lock is not None
     finally:
-        if held is not None:
+        if lock is not None:
             file.unlink(missing_ok=True)
-            _unlock(held)
+            _unlock(lock)
 
 
 def is_locked(workload_id: str, folder: Path) -> bool:
     """Return whether a process of this user on this host holds the lock of the workload."""
     try:
-        held = _try_lock(_lock_file(workload_id, folder), make=False)
+        lock = _try_lock(_lock_file(workload_id, folder), make=False)
     except FileNotFoundError:
         return False
-    if held is None:
+    if lock is None:
         return True
-    _unlock(held)
+    _unlock(lock)
     return False
 
 
@@ -114,12 +114,12 @@ def remove_stale_locks(folder: Path) -> int:
     removed = 0
     for file in folder.glob(f"*{LOCK_SUFFIX}"):
         try:
-            held = _try_lock(file, make=False)
+            lock = _try_lock(file, make=False)
         except OSError:  # removed in the meantime, or not ours
             continue
-        if held is not None:
+        if lock is not None:
             file.unlink(missing_ok=True)
-            _unlock(held)
+            _unlock(lock)
             removed += 1
     return removed
 
@@ -164,7 +164,7 @@ def _lock_file(workload_id: str, folder: Path) -> Path:
 def _lock_free_slot(name: str, limit: int, folder: Path) -> int | None:
     """Lock a free slot and return its file descriptor, or None when all are in use."""
     every = map(_try_lock, _slots(name, limit, folder))
-    return next((held for held in every if held is not None), None)
+    return next((lock for lock in every if lock is not None), None)
 
 
 def _try_lock(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
@@ -195,10 +195,10 @@ def _is_current(file: Path, descriptor: int) -> bool:
         return False
 
 
-def _unlock(held: int) -> None:
+def _unlock(lock: int) -> None:
     """Unlock, then close: a child between fork and exec still shares the open file."""
-    fcntl.flock(held, fcntl.LOCK_UN)
-    os.close(held)
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
 
 
 def unusable(folder: Path, error: OSError) -> HostFault:

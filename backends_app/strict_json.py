@@ -96,9 +96,9 @@ def _refuse_unstorable(value: JSON) -> None:
     while pending:
         item = pending.pop()
         if isinstance(item, str):
-            if found := _UNSTORABLE.search(item):
+            if match := _UNSTORABLE.search(item):
                 raise InvalidJSON(
-                    f"a string contains U+{ord(found.group()):04X}, which is not allowed"
+                    f"a string contains U+{ord(match.group()):04X}, which is not allowed"
                 )
         elif isinstance(item, list):
             pending.extend(item)

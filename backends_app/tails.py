@@ -136,14 +136,14 @@ def sse_events(follower: LogFollower, number: int) -> Iterator[str]:
     Each line is a `log` event whose id is the line number; `done` follows the last line.
     """
     yield "retry: 1000\n\n"
-    began = time.monotonic()
+    started = time.monotonic()
     for lines in follow(follower, number):
         text = "".join(
             f"id: {line.number}\n" + _event("log", {"stream": line.stream, "line": line.text})
             for line in lines
         )
         yield text or ": keep-alive\n\n"
-        if time.monotonic() >= began + MAX_STREAM_S:
+        if time.monotonic() >= started + MAX_STREAM_S:
             return
     yield _event("done", follower.outcome)
 

@@ -280,10 +280,10 @@ def _check_text(value: object, max_chars: int | None = None) -> str:
     return ""
 
 
-def _check_integer(value: object, least: int, most: int) -> str:
+def _check_integer(value: object, minimum: int, maximum: int) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return f"must be an integer, not {type(value).__name__}"
-    return "" if least <= value <= most else f"must be between {least} and {most}"
+    return "" if minimum <= value <= maximum else f"must be between {minimum} and {maximum}"
 
 
 def _check_member(value: object, members: Collection[str]) -> str:
@@ -305,11 +305,11 @@ def _check_flag(value: object) -> str:
     return "" if isinstance(value, bool) else f"must be a boolean, not {type(value).__name__}"
 
 
-_check_count = partial(_check_integer, least=0, most=2**63 - 1)  # the range of the column
+_check_count = partial(_check_integer, minimum=0, maximum=2**63 - 1)  # the range of the column
 _check_encoding = partial(_check_member, members=ENCODINGS)
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "exit_reason": _check_reason,
-    "exit_code": _optional(partial(_check_integer, least=-(2**31), most=2**31 - 1)),
+    "exit_code": _optional(partial(_check_integer, minimum=-(2**31), maximum=2**31 - 1)),
     "signal": _optional(partial(_check_text, max_chars=MAX_SIGNAL_CHARS)),
     "stdout": _check_text,
     "stderr": _check_text,

@@ -23,7 +23,7 @@ class BodyMemory:
         self._held: Counter[object] = Counter()
 
     @property
-    def held(self) -> int:
+    def reserved_bytes(self) -> int:
         """The number of reserved bytes."""
         return self._held.total()
 

@@ -345,9 +345,9 @@ class Executor:
         alive = self._detector.alive
         registered = {*self.registry, *(row.name for row in alive)}
         working = {row.name for row in alive if row.healthy is not False}
-        wanted = set(pending.order_by().values_list("isolation_used", flat=True).distinct())
+        awaited = set(pending.order_by().values_list("isolation_used", flat=True).distinct())
         self._unserved_since = {
-            name: self._unserved_since.get(name, now) for name in wanted - working
+            name: self._unserved_since.get(name, now) for name in awaited - working
         }
         for name, since in self._unserved_since.items():
             if name in registered:

@@ -38,7 +38,7 @@ def test_bytes_over_the_limit_are_refused_until_others_are_released():
         memory.reserve("eve", 1, limit=10)
     memory.release("ada", 6)
     memory.reserve("eve", 6, limit=10)
-    assert memory.held == 10
+    assert memory.reserved_bytes == 10
 
 
 def test_one_user_gets_at_most_half():
@@ -52,7 +52,7 @@ def test_one_user_gets_at_most_half():
 def test_a_single_body_is_accepted_regardless_of_the_limit():
     memory = BodyMemory()
     memory.reserve("ada", 100, limit=10)
-    assert memory.held == 100
+    assert memory.reserved_bytes == 100
 
 
 def test_a_body_without_memory_is_429_and_small_ones_pass(client):
@@ -78,13 +78,13 @@ def test_a_body_without_memory_is_429_and_small_ones_pass(client):
 )
 def test_a_refused_request_releases_its_bytes(client, data, form):
     assert client.post(URL, data, format=form).status_code == 400
-    assert body_memory.held == 0
+    assert body_memory.reserved_bytes == 0
 
 
 def test_a_body_that_is_never_read_reserves_nothing(serve, filled):
     client = serve(filled)
     assert post(client, LARGE).status_code == 401
-    assert body_memory.held == 0
+    assert body_memory.reserved_bytes == 0
 
 
 @pytest.mark.django_db(transaction=True)  # calling WSGI closes connections

@@ -48,20 +48,20 @@ class LastResortMiddleware:
                 request=request,
                 exception=bug,
             )
-        if not goes_on(response):
+        if not is_streaming(response):
             clear_contextvars()
         return response
 
 
-def goes_on(response: HttpResponse) -> bool:
+def is_streaming(response: HttpResponse) -> bool:
     """Tell whether the answer is made while it is sent, so that more is logged about it."""
     return response.streaming and "Content-Length" not in response.headers
 
 
-def _remember(sender: object, request: HttpRequest | None = None, **_: object) -> None:
+def _store_exception(sender: object, request: HttpRequest | None = None, **_: object) -> None:
     """Keep what Django answers, but does not log where a handler of errors fails."""
     if request is not None:
         request.bug = sys.exc_info()[1]  # type: ignore[attr-defined]
 
 
-got_request_exception.connect(_remember, dispatch_uid=__name__)
+got_request_exception.connect(_store_exception, dispatch_uid=__name__)

@@ -75,7 +75,7 @@ def configuration(format: str, level: str, *, colors: bool | None = None) -> dic
                 ],
                 "processors": [
                     structlog.processors.format_exc_info,
-                    bound_and_without_secrets,
+                    truncate_and_redact,
                     *last,
                 ],
             }
@@ -114,20 +114,20 @@ def defaults(argv: Sequence[str], debug: bool) -> tuple[str, str]:
     return ("console" if human else "json"), ("INFO" if command in SERVERS else "WARNING")
 
 
-def bound_and_without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def truncate_and_redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """No text is longer than it needs to be, none holds what looks like a secret."""
     for name, value in event.items():
         if name == "exception":
-            event[name] = without_secrets(value[-MAX_TRACE_CHARS:])  # how it ends says what it was
+            event[name] = redact(value[-MAX_TRACE_CHARS:])  # how it ends says what it was
         elif isinstance(value, str):
-            text = without_secrets(value[: 2 * MAX_CHARS])
+            text = redact(value[: 2 * MAX_CHARS])
             event[name] = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + CUT
         elif not isinstance(value, int | float | None) and not name.startswith("_"):
             event[name] = str(value)[:MAX_CHARS]
     return event
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     for pattern, instead in SECRETS:
         text = pattern.sub(instead, text)
     return text

@@ -10,7 +10,7 @@ from django.utils.functional import SimpleLazyObject
 from rest_framework.throttling import BaseThrottle
 from structlog.contextvars import bind_contextvars
 
-from .last_resort import goes_on
+from .last_resort import is_streaming
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class RequestMiddleware:
                 "status": response.status_code,
                 "duration_ms": round(1000 * (time.monotonic() - begun), 1),
                 "user_id": _user_id(request),
-                **({"streaming": True} if goes_on(response) else {}),
+                **({"streaming": True} if is_streaming(response) else {}),
             },
         )
         return response

@@ -1,4 +1,4 @@
-"""The admin: what there is, what runs, and what an operator may do about it; stock Django."""
+"""Django admin of backends, routes, nodes and workloads, with the actions of an operator."""
 
 from django.contrib import admin
 

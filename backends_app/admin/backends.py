@@ -1,4 +1,4 @@
-"""Every backend on one page: how it is, what it can do, what leads to it, what it does now."""
+"""Admin page of all backends: health, capabilities, routes and load."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,25 +22,26 @@ from ..registry import registry
 from ..routing import RegisteredBackend, RouteTable
 from ..slots import slots_in_use
 from .base import PageAdmin
-from .display import moment, visible
+from .display import escape_controls, format_datetime
 
-WORKERS_PROBE = "The workers probe their backends themselves; what they find is shown here."
+WORKERS_PROBE = "The workers probe their own backends; the results are shown here."
 
 
 class BackendAdmin(PageAdmin):
     """The backends of this process's registry."""
 
-    def page(self, request: HttpRequest) -> dict[str, Any]:
-        mine = get_executor()
-        mine.ensure_started()
-        nodes = mine.live_nodes() if mine.remote else ()
+    def page_context(self, request: HttpRequest) -> dict[str, Any]:
+        executor = get_executor()
+        executor.ensure_started()
+        nodes = executor.live_nodes() if executor.remote else ()
         snapshot = registry.snapshot
         return {
             "backends": [
-                _described(entry, snapshot.routes, nodes) for entry in snapshot.entries.values()
+                _backend_context(entry, snapshot.routes, nodes)
+                for entry in snapshot.entries.values()
             ],
-            "remote": mine.remote,
-            "may_probe": self.may("probe", request) and not mine.remote,
+            "remote": executor.remote,
+            "may_probe": self.has_model_perm("probe", request) and not executor.remote,
             "may_see_workloads": request.user.has_perm("backends_app.view_workload"),
             "workers_probe": WORKERS_PROBE,
         }
@@ -55,27 +56,27 @@ class BackendAdmin(PageAdmin):
 
     @method_decorator(require_POST)
     def probe_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Run the backend's probe and wait for what it finds."""
-        if not self.may("probe", request):
+        """Run the backend's probe, wait for the result and log it."""
+        if not self.has_model_perm("probe", request):
             raise PermissionDenied
         if get_executor().remote:
             self.message_user(request, WORKERS_PROBE, messages.WARNING)
-            return HttpResponseRedirect(self._page())
+            return HttpResponseRedirect(self._page_url())
         release_connection()
         try:
             found = monitor.probe_now(object_id)
         except BackendNotRegistered as missing:
             raise Http404(str(missing)) from missing
-        said = f"{found.state}: {visible(found.description)}"
-        self.log_change(request, Backend(name=object_id), f"Probed: {said}")
-        said = f"Backend {object_id} has been probed: {said}"
-        self.message_user(request, said, messages.SUCCESS if found.healthy else messages.ERROR)
-        return HttpResponseRedirect(self._page())  # at its top, where the message is
+        result = f"{found.state}: {escape_controls(found.description)}"
+        self.log_change(request, Backend(name=object_id), f"Probed: {result}")
+        message = f"Probed backend {object_id}: {result}"
+        self.message_user(request, message, messages.SUCCESS if found.healthy else messages.ERROR)
+        return HttpResponseRedirect(self._page_url())  # without a fragment: messages are on top
 
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Backend | None:
-        """For its history."""
+        """Return the proxy object that the history view needs."""
         return Backend(name=object_id) if object_id in registry else None
 
     def change_view(
@@ -85,25 +86,25 @@ class BackendAdmin(PageAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Where the admin's log leads to: its place on the page."""
-        place = f"#{object_id}" if object_id in registry else ""
-        return HttpResponseRedirect(f"{self._page()}{place}")
+        """Redirect links of the admin log to the backend's section of the page."""
+        fragment = f"#{object_id}" if object_id in registry else ""
+        return HttpResponseRedirect(f"{self._page_url()}{fragment}")
 
-    def _page(self) -> str:
+    def _page_url(self) -> str:
         return reverse(
             f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_changelist"
         )
 
 
-def _described(
+def _backend_context(
     entry: RegisteredBackend, routes: RouteTable, nodes: Sequence[Node]
 ) -> dict[str, Any]:
-    """One backend as the page shows it."""
+    """Return the template context of one backend."""
     return {
         "entry": entry,
-        "changed": moment(entry.changed_at),
+        "changed": format_datetime(entry.changed_at),
         "routes": [route.rule for route in routes if route.target == entry.name],
-        "taken": _taken(entry),
+        "slots_in_use": _slots_in_use(entry),
         "nodes": [
             {
                 "name": node.name,
@@ -118,8 +119,8 @@ def _described(
     }
 
 
-def _taken(entry: RegisteredBackend) -> int | None:
-    """Slots in use on this host; None where the kernel does not say."""
+def _slots_in_use(entry: RegisteredBackend) -> int | None:
+    """Return the slots in use on this host, or None if /proc/locks cannot be read."""
     try:
         return slots_in_use(entry.name, entry.capabilities.max_concurrency, runtime_dir())
     except OSError:

@@ -1,4 +1,4 @@
-"""What all pages have in common: nothing is added, changed or deleted by hand."""
+"""Base classes of the admin pages: nothing is added, changed or deleted by hand."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from django.utils.text import capfirst
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic while it runs
-    """Rows to look at. Whatever else can be done has a permission of its own."""
+    """Read-only rows. Every action has its own permission."""
 
     class Media:
         css = {"all": ["backends_app/admin.css"]}
@@ -24,13 +24,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic w
     def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
         return False
 
-    def may(self, verb: str, request: HttpRequest) -> bool:
-        """Has the user the permission of the model with this verb?"""
+    def has_model_perm(self, verb: str, request: HttpRequest) -> bool:
+        """Return whether the user has the permission `<verb>_<model>`."""
         return request.user.has_perm(f"{self.opts.app_label}.{verb}_{self.opts.model_name}")
 
 
 class PageAdmin(ReadOnlyAdmin):
-    """One page about all there is, where a model without a table has no list of rows."""
+    """A single page in place of the list of rows, for a model without a table."""
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -43,12 +43,12 @@ class PageAdmin(ReadOnlyAdmin):
             "opts": self.opts,
             "title": capfirst(self.opts.verbose_name_plural),
             "media": self.media,
-            **self.page(request),
+            **self.page_context(request),
             **(extra_context or {}),
         }
         name = f"admin/{self.opts.app_label}/{self.opts.model_name}/change_list.html"
         return TemplateResponse(request, name, context)
 
-    def page(self, request: HttpRequest) -> dict[str, Any]:
-        """What the page shows."""
+    def page_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the page's own template context."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The list of workloads, as fast with a million rows as with ten: nothing looks at all of them."""
+"""The changelist of workloads. Every query uses an index, so it stays fast with a million rows."""
 
 import itertools
 from collections.abc import Iterable
@@ -33,32 +33,32 @@ LOOKUPS = frozenset(
         *("created_at__year", "created_at__month", "created_at__day"),
     }
 )
-"""By what the list may be narrowed: there is an index for each."""
+"""The lookups that may filter the list; each has an index."""
 
 
-class Many(int):
-    """A number of which is only known that there are more: `10000+`."""
+class TruncatedCount(int):
+    """A count that stopped at a bound; printed as `10000+`."""
 
     def __str__(self) -> str:
         return f"{int(self)}+"
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # no generic while it runs
-    """Counts and turns pages up to a bound; `bounded` says that there is more."""
+    """A paginator that counts at most MAX_COUNTED rows; `is_truncated` if there are more."""
 
     @cached_property
     def count(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # as the admin has it
-        found = rows.order_by()[: MAX_COUNTED + 1].count()
-        return found if found <= MAX_COUNTED else Many(MAX_COUNTED)
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # always one here
+        count = rows.order_by()[: MAX_COUNTED + 1].count()
+        return count if count <= MAX_COUNTED else TruncatedCount(MAX_COUNTED)
 
     @property
-    def bounded(self) -> bool:
-        return isinstance(self.count, Many)
+    def is_truncated(self) -> bool:
+        return isinstance(self.count, TruncatedCount)
 
 
 class RuntimeFilter(admin.SimpleListFilter):
-    """The runtimes that some backend has; to ask the rows would take long."""
+    """Filter by the runtimes of the registered backends; querying the rows would take long."""
 
     title = "runtime"
     parameter_name = "runtime"
@@ -83,7 +83,7 @@ class RuntimeFilter(admin.SimpleListFilter):
 
 
 class BackendFilter(RuntimeFilter):
-    """The backends that are registered."""
+    """Filter by the registered backends."""
 
     title = "backend"
     parameter_name = "backend"
@@ -93,26 +93,26 @@ class BackendFilter(RuntimeFilter):
         return registry
 
 
-def meant(search: str) -> Q:
-    """The rows in which each of these words is found."""
-    return Q(*map(_meant_by, search.split()[:MAX_WORDS]))
+def search_q(search: str) -> Q:
+    """Return the condition that each of the first MAX_WORDS words matches."""
+    return Q(*map(_word_q, search.split()[:MAX_WORDS]))
 
 
-def _meant_by(word: str) -> Q:
-    """Rows that somebody may mean with this word, in ways for which there is an index."""
+def _word_q(word: str) -> Q:
+    """Match an id prefix, a node name or part of an owner's name; each uses an index."""
     users = get_user_model()
     owners = users._default_manager.filter(**{f"{users.USERNAME_FIELD}__icontains": word})
-    found = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MAX_OWNERS]))
+    query = Q(node=word) | Q(owner__in=list(owners.values_list("pk", flat=True)[:MAX_OWNERS]))
     if set(word) <= HEX:
-        found |= Q(pk__gte=word, pk__lt=f"{word}g")  # what begins with it: no digit follows f
-    return found
+        query |= Q(pk__gte=word, pk__lt=f"{word}g")  # ids with this prefix: f is the last digit
+    return query
 
 
 class WorkloadChangeList(ChangeList):
-    """Without the large columns, and with dates that are found by an index.
+    """A changelist without large columns, and with an indexed date hierarchy.
 
-    Django's own hierarchy of dates computes one for each row. Here one query asks of each year,
-    month or day between the first row and the last whether there is a row in it.
+    Django's own date hierarchy computes a date for each row. Here one query checks for each year,
+    month or day between the first row and the last whether it has a row.
     """
 
     def get_queryset(
@@ -125,9 +125,9 @@ class WorkloadChangeList(ChangeList):
         return rows.defer(*LARGE_FIELDS, "candidates", "error")
 
     def dates(self) -> dict[str, Any]:
-        """What the template of Django's hierarchy shows."""
+        """Return the context of Django's date hierarchy template."""
         chosen, first, last = self._chosen(), self._end(FIELD), self._end(f"-{FIELD}")
-        if not chosen and first and last:  # begin where there is something to choose
+        if not chosen and first and last:  # skip levels with only one choice
             pairs = zip(_parts(first)[:2], _parts(last)[:2], strict=True)
             chosen = tuple(
                 a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
@@ -135,43 +135,43 @@ class WorkloadChangeList(ChangeList):
         if len(chosen) == len(PARTS):
             choices = [{"title": _title(chosen)}]
         elif first and last:
-            choices = [self._choice(one) for one in self._within(chosen, first, last)]
+            choices = [self._choice(period) for period in self._within(chosen, first, last)]
         else:
             choices = []
         return {"back": self._choice(chosen[:-1]) if chosen else None, "choices": choices}
 
     def _chosen(self) -> tuple[int, ...]:
-        """The year, month and day that are asked for, as far as they are."""
+        """Return the selected year, month and day, as far as they are selected."""
         names = (f"{FIELD}__{part}" for part in PARTS)
-        asked = itertools.takewhile(self.params.get, names)
-        return tuple(int(self.params[name]) for name in asked)
+        selected = itertools.takewhile(self.params.get, names)
+        return tuple(int(self.params[name]) for name in selected)
 
     def _end(self, ordering: str) -> datetime | None:
-        """When the first row in this order was created."""
-        found = self.queryset.order_by(ordering).values_list(FIELD, flat=True).first()
-        return None if found is None else timezone.localtime(found)
+        """Return the creation time of the first row in this order."""
+        created_at = self.queryset.order_by(ordering).values_list(FIELD, flat=True).first()
+        return None if created_at is None else timezone.localtime(created_at)
 
     def _within(
         self, chosen: tuple[int, ...], first: datetime, last: datetime
     ) -> list[tuple[int, ...]]:
-        """The years, or the months or days of what is chosen, that have a row."""
+        """Return the years, or the months or days of the chosen period, that have a row."""
         level = len(chosen)
         numbers = range(_parts(first)[level], _parts(last)[level] + 1)
         periods = [(*chosen, number) for number in numbers]
         before = [Q(**{f"{FIELD}__lt": _begin(one)}) for one in periods[1:]] + [Q()]
-        asked = [
-            # In this order: of two bounds SQLite takes the first one to begin at.
+        conditions = [
+            # The order matters: SQLite starts its index scan at the first of two bounds.
             Exists(Workload.objects.filter(end, **{f"{FIELD}__gte": _begin(one)}) & self.queryset)
             for one, end in zip(periods, before, strict=True)
         ]
         any_row = self.queryset.filter(**{FIELD: first}).order_by()
-        for there in any_row.values_list(*asked)[:1]:
-            return list(itertools.compress(periods, there))
-        return []  # it has been deleted meanwhile
+        for has_rows in any_row.values_list(*conditions)[:1]:
+            return list(itertools.compress(periods, has_rows))
+        return []  # the row was deleted meanwhile
 
     def _choice(self, period: tuple[int, ...]) -> dict[str, str]:
-        asked = {f"{FIELD}__{part}": number for part, number in zip(PARTS, period, strict=False)}
-        return {"link": self.get_query_string(asked, [f"{FIELD}__"]), "title": _title(period)}
+        params = {f"{FIELD}__{part}": number for part, number in zip(PARTS, period, strict=False)}
+        return {"link": self.get_query_string(params, [f"{FIELD}__"]), "title": _title(period)}
 
 
 def _parts(moment: datetime) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""How values are shown: states as colour and word, a stranger's text escaped and within bounds."""
+"""Rendering of values in the admin: state badges, and untrusted text escaped and truncated."""
 
 import json
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 MAX_CHARS = 20_000
-NOTHING = "-"  # as in the rest of the admin
+NOTHING = "-"  # Django's `empty_value_display`
 
-_SHOWN: dict[int, int | str] = {
+_VISIBLE: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
     **{
-        code: f"⟨U+{code:04X}⟩"  # what is not seen, or turns the direction of what follows
+        code: f"⟨U+{code:04X}⟩"  # invisible, or changes the direction of the text
         for code in chain(
             range(0x7F, 0xA0),
             (0x061C, 0x200E, 0x200F),
@@ -27,31 +27,34 @@ _SHOWN: dict[int, int | str] = {
 }
 
 
-def state(word: str) -> SafeString:
-    """A state of health or of a workload: the word says it, the colour helps."""
+def state_badge(word: str) -> SafeString:
+    """Render the state of a backend or a workload as a coloured word."""
     return format_html('<span class="vulcan-state vulcan-{0}">{0}</span>', word)
 
 
-def visible(text: str, most: int = MAX_CHARS) -> str:
-    """At most that much of it, with control characters as characters that one sees."""
-    shown = text[:most].translate(_SHOWN)
-    return shown if len(text) <= most else f"{shown}… (and {len(text) - most:,} characters more)"
+def escape_controls(text: str, max_chars: int = MAX_CHARS) -> str:
+    """Return at most `max_chars` characters, with control characters made visible."""
+    shown = text[:max_chars].translate(_VISIBLE)
+    rest = len(text) - max_chars
+    return shown if rest <= 0 else f"{shown}… (and {rest:,} more characters)"
 
 
-def block(text: str, label: str) -> SafeString | str:
-    """A stranger's text, line by line; one can scroll in it with the keyboard, too."""
+def text_block(text: str, label: str) -> SafeString | str:
+    """Render untrusted text as a block that scrolls, also by keyboard."""
     if not text:
         return NOTHING
     return format_html(
         '<pre class="vulcan-text" role="region" aria-label="{}" tabindex="0">{}</pre>',
         label,
-        visible(text),
+        escape_controls(text),
     )
 
 
-def document(value: Any, label: str) -> SafeString | str:
-    """JSON for people."""
-    return block("" if value is None else json.dumps(value, indent=2, ensure_ascii=False), label)
+def json_block(value: Any, label: str) -> SafeString | str:
+    """Render a value as indented JSON."""
+    return text_block(
+        "" if value is None else json.dumps(value, indent=2, ensure_ascii=False), label
+    )
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]], label: str) -> SafeString:
@@ -70,12 +73,12 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]], label: str) -> S
     )
 
 
-def moment(value: datetime | None) -> str:
-    """To the second, for whoever compares it with a log."""
+def format_datetime(value: datetime | None) -> str:
+    """Format a time to the second, so that it can be compared with a log."""
     return NOTHING if value is None else f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}"
 
 
-def duration(milliseconds: int | None) -> str:
+def format_duration(milliseconds: int | None) -> str:
     if milliseconds is None:
         return NOTHING
     return f"{milliseconds:,} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.1f} s"

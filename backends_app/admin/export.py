@@ -1,4 +1,4 @@
-"""Workloads as a file: row by row, so that the memory it takes does not grow with their number."""
+"""Export of workloads as a file, streamed row by row in constant memory."""
 
 import csv
 import json
@@ -19,18 +19,20 @@ COLUMNS = (
     *("cpu_time_ms", "memory_bytes"),
     *("log_lines", "stdout_truncated", "stderr_truncated", "stdout_encoding", "stderr_encoding"),
 )
-"""All but what can be large; that is in the API."""
+"""All columns except the large ones, which the API serves."""
 
-AT_ONCE = 500
+BATCH_SIZE = 500
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet compute a cell, as OWASP lists it."""
+"""Prefixes that make a spreadsheet evaluate a cell (OWASP, "CSV Injection")."""
 
 Row = dict[str, Any]
 Audit = Callable[[Sequence[Workload]], object]
 
 
-def exported(kind: str, workloads: QuerySet[Workload], audit: Audit) -> StreamingHttpResponse:
-    """The workloads as `csv` or `json`; `audit` hears of them before they leave."""
+def export_response(
+    kind: str, workloads: QuerySet[Workload], audit: Audit
+) -> StreamingHttpResponse:
+    """Stream the workloads as `csv` or `json`; call `audit` with each batch before sending it."""
     write, content_type = {"csv": (_csv, "text/csv"), "json": (_json, "application/json")}[kind]
     name = f"workloads-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
     return StreamingHttpResponse(
@@ -41,37 +43,37 @@ def exported(kind: str, workloads: QuerySet[Workload], audit: Audit) -> Streamin
 
 
 def _rows(workloads: QuerySet[Workload], audit: Audit) -> Iterator[Row]:
-    """Newest first, some at once.
+    """Yield rows, newest first, in batches.
 
-    Each time by a query of its own: one that stays open would keep SQLite from writing the log.
+    Each batch is a query of its own: an open cursor would keep SQLite from writing the audit log.
     """
     newest_first = workloads.order_by("-created_at", "-id").select_related("owner")
     rest = newest_first = newest_first.defer(None).defer(*LARGE_FIELDS, "candidates")
-    while found := list(rest[:AT_ONCE]):
-        audit(found)
-        for workload in found:
+    while batch := list(rest[:BATCH_SIZE]):
+        audit(batch)
+        for workload in batch:
             yield {
                 **{name: getattr(workload, name) for name in COLUMNS},
                 "owner": None if workload.owner is None else workload.owner.get_username(),
             }
-        last = found[-1]
+        last = batch[-1]
         rest = newest_first.filter(
             Q(created_at__lt=last.created_at) | Q(created_at=last.created_at, id__lt=last.pk),
-            created_at__lte=last.created_at,  # what the index begins at
+            created_at__lte=last.created_at,  # the bound for the index scan
         )
 
 
 def _json(rows: Iterator[Row]) -> Iterator[str]:
-    """One array, with one line for each workload."""
-    between = "[\n"
+    """Yield one JSON array with one line for each workload."""
+    separator = "[\n"
     for row in rows:
-        yield between + json.dumps(row, cls=DjangoJSONEncoder)
-        between = ",\n"
-    yield "[]\n" if between == "[\n" else "\n]\n"
+        yield separator + json.dumps(row, cls=DjangoJSONEncoder)
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
 def _csv(rows: Iterator[Row]) -> Iterator[str]:
-    """With a header; text that a spreadsheet would compute begins with an apostrophe."""
+    """Yield CSV lines with a header; prefix text that looks like a formula with an apostrophe."""
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
     for row in rows:
@@ -89,7 +91,7 @@ def _cell(value: Any) -> Any:
 
 
 class _Echo:
-    """A file that gives back what is written to it."""
+    """A file-like object whose `write` returns the text."""
 
     def write(self, text: str) -> str:
         return text

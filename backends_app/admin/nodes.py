@@ -1,4 +1,4 @@
-"""The nodes, as they last spoke of themselves."""
+"""Admin pages of the nodes: their latest heartbeats."""
 
 from django.contrib import admin
 from django.utils.safestring import SafeString
@@ -6,7 +6,7 @@ from django.utils.safestring import SafeString
 from ..backends.base import Health
 from ..models import NodeBackend
 from .base import ReadOnlyAdmin
-from .display import NOTHING, block, moment, state, table, visible
+from .display import NOTHING, escape_controls, format_datetime, state_badge, table, text_block
 
 
 class NodeAdmin(ReadOnlyAdmin):
@@ -14,7 +14,7 @@ class NodeAdmin(ReadOnlyAdmin):
 
     list_display = ["node", "backend", "health", "reason", "max_concurrency", "load_shown", "seen"]
     search_fields = ["node", "name"]
-    search_help_text = "A part of the name of a node or a backend."
+    search_help_text = "Part of the name of a node or a backend."
     readonly_fields = [
         *("node", "node_id", "backend", "health", "description", "all_attributes"),
         *("max_concurrency", "load_shown", "started", "seen"),
@@ -31,26 +31,26 @@ class NodeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="health")
     def health(self, row: NodeBackend) -> SafeString:
-        return state(Health(row.detected, row.healthy, "").state)
+        return state_badge(Health(row.detected, row.healthy, "").state)
 
     @admin.display(description="reason")
     def reason(self, row: NodeBackend) -> str:
-        return visible(row.health_description, 200)
+        return escape_controls(row.health_description, 200)
 
     @admin.display(description="reason")
     def description(self, row: NodeBackend) -> SafeString | str:
-        return block(row.health_description, "Reason")
+        return text_block(row.health_description, "Reason")
 
     @admin.display(description="attributes")
     def all_attributes(self, row: NodeBackend) -> SafeString | str:
-        found = sorted((row.attributes or {}).items())
-        cells = ((visible(key), visible(value)) for key, value in found)
-        return table(["Attribute", "Value"], cells, "Attributes") if found else NOTHING
+        attributes = sorted((row.attributes or {}).items())
+        cells = ((escape_controls(key), escape_controls(value)) for key, value in attributes)
+        return table(["Attribute", "Value"], cells, "Attributes") if attributes else NOTHING
 
     @admin.display(description="started")
     def started(self, row: NodeBackend) -> str:
-        return moment(row.started_at)
+        return format_datetime(row.started_at)
 
-    @admin.display(description="last heard of", ordering="seen_at")
+    @admin.display(description="last heartbeat", ordering="seen_at")
     def seen(self, row: NodeBackend) -> str:
-        return moment(row.seen_at)
+        return format_datetime(row.seen_at)

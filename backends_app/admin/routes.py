@@ -1,4 +1,4 @@
-"""The routing table, and why a workload would go where it goes."""
+"""Admin page of the routing table, with a form that explains routing decisions."""
 
 from typing import Any
 
@@ -15,37 +15,37 @@ from .base import PageAdmin
 
 
 class ResolutionForm(forms.Form):
-    """What a workload would ask for; any word will do, and the page suggests some."""
+    """The routing fields of a request; any value is accepted, and the page suggests some."""
 
     isolation = forms.CharField(
         initial=AUTO,
         max_length=MAX_ISOLATIONS * (MAX_NAME_CHARS + 2),
-        help_text="auto, a backend, or several between commas in order of preference",
+        help_text="auto, a backend, or several separated by commas in order of preference",
         widget=forms.TextInput(attrs={"list": "isolations"}),
     )
     runtime = forms.CharField(
         required=False,
         max_length=MAX_NAME_CHARS,
-        help_text="an image needs none",
+        help_text="not needed for an image",
         widget=forms.TextInput(attrs={"list": "runtimes"}),
     )
     source_format = forms.ChoiceField(choices=[(name, name) for name in SOURCE_FORMATS])
 
 
 class RouteAdmin(PageAdmin):
-    """The table of this process's registry."""
+    """The routing table of this process's registry."""
 
-    def page(self, request: HttpRequest) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest) -> dict[str, Any]:
         get_executor().ensure_started()
         snapshot = registry.snapshot
         form = ResolutionForm(request.GET or None)
         resolution = None
         if form.is_valid():
-            asked = form.cleaned_data
+            fields = form.cleaned_data
             resolution = snapshot.decide(
-                parse_isolation(asked["isolation"]),
-                asked["runtime"] or None,
-                asked["source_format"],
+                parse_isolation(fields["isolation"]),
+                fields["runtime"] or None,
+                fields["source_format"],
             )
         return {
             "rows": [route_row(route, snapshot) for route in snapshot.routes],

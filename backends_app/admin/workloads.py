@@ -1,4 +1,4 @@
-"""Workloads: who ran what and where, what came of it, and what an operator may do about it."""
+"""Admin pages of the workloads, with the actions kill, rerun and export."""
 
 import time
 from collections import Counter
@@ -33,20 +33,29 @@ from .changelist import (
     BoundedPaginator,
     RuntimeFilter,
     WorkloadChangeList,
-    meant,
+    search_q,
 )
-from .display import NOTHING, block, document, duration, moment, state, table, visible
-from .export import exported
+from .display import (
+    NOTHING,
+    escape_controls,
+    format_datetime,
+    format_duration,
+    json_block,
+    state_badge,
+    table,
+    text_block,
+)
+from .export import export_response
 
-MAX_AT_ONCE = 100
-MAX_NAMED = 10
+MAX_SELECTED = 100
+MAX_LISTED_IDS = 10
 SHORT_ID = 12
 MAX_LOG_LINES = 200
 MAX_LINE_CHARS = 500
 
 
 class WorkloadAdmin(ReadOnlyAdmin):
-    """The records; the large columns only where one workload is shown."""
+    """The records; the list omits the large columns."""
 
     list_display = [
         *("short_id", "status_shown", "runtime", "backend", "exit_reason"),
@@ -55,10 +64,14 @@ class WorkloadAdmin(ReadOnlyAdmin):
     list_filter = ["status", RuntimeFilter, BackendFilter, "exit_reason", "created_at"]
     list_select_related = ["owner"]
     date_hierarchy = "created_at"
-    search_fields = ["id", "owner__username", "node"]  # what `get_search_results` looks in
+    search_fields = [
+        "id",
+        "owner__username",
+        "node",
+    ]  # shows the search box; see `get_search_results`
     search_help_text = (
-        "An id or its beginning, a part of the owner's name, or the name of a node; "
-        "of several words each has to be found."
+        "An id or its prefix, part of the owner's name, or the name of a node. "
+        "Several words must all match."
     )
     sortable_by = ["created"]
     show_full_result_count = False
@@ -77,7 +90,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
             },
         ),
         (
-            "Where it went, and why",
+            "Routing",
             {
                 "fields": [
                     *("runtime", "source_format", "isolation_shown", "backend"),
@@ -87,7 +100,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
             },
         ),
         (
-            "What came of it",
+            "Result",
             {
                 "fields": [
                     *("exit_reason", "exit_code", "signal", "error_shown"),
@@ -99,7 +112,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
             },
         ),
         (
-            "What it might use, and its record",
+            "Limits and bookkeeping",
             {
                 "fields": [
                     *("cpus", "mem_mb", "timeout_s", "log_lines", "idempotency_shown"),
@@ -110,7 +123,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = flatten_fieldsets(fieldsets)
 
-    # What is shown
+    # Fields
 
     @admin.display(description="id")
     def short_id(self, workload: Workload) -> str:
@@ -118,7 +131,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status")
     def status_shown(self, workload: Workload) -> SafeString:
-        return state(workload.status)
+        return state_badge(workload.status)
 
     @admin.display(description="backend")
     def backend(self, workload: Workload) -> str:
@@ -126,85 +139,85 @@ class WorkloadAdmin(ReadOnlyAdmin):
 
     @admin.display(description="created", ordering="created_at")
     def created(self, workload: Workload) -> str:
-        return moment(workload.created_at)
+        return format_datetime(workload.created_at)
 
     @admin.display(description="started")
     def started(self, workload: Workload) -> str:
-        return moment(workload.started_at)
+        return format_datetime(workload.started_at)
 
     @admin.display(description="finished")
     def finished(self, workload: Workload) -> str:
-        return moment(workload.finished_at)
+        return format_datetime(workload.finished_at)
 
-    @admin.display(description="kill asked for")
+    @admin.display(description="kill requested")
     def kill_requested(self, workload: Workload) -> str:
-        return moment(workload.kill_requested_at)
+        return format_datetime(workload.kill_requested_at)
 
     @admin.display(description="outputs deleted")
     def outputs_pruned(self, workload: Workload) -> str:
-        return moment(workload.outputs_pruned_at)
+        return format_datetime(workload.outputs_pruned_at)
 
     @admin.display(description="duration")
     def took(self, workload: Workload) -> str:
-        return duration(workload.duration_ms)
+        return format_duration(workload.duration_ms)
 
-    @admin.display(description="compiled in")
+    @admin.display(description="compile time")
     def compile_time(self, workload: Workload) -> str:
-        return duration(workload.compile_ms)
+        return format_duration(workload.compile_ms)
 
-    @admin.display(description="processor time")
+    @admin.display(description="CPU time")
     def cpu_time(self, workload: Workload) -> str:
-        return duration(workload.cpu_time_ms)
+        return format_duration(workload.cpu_time_ms)
 
-    @admin.display(description="memory at its peak")
+    @admin.display(description="peak memory")
     def memory(self, workload: Workload) -> str:
         peak = workload.memory_bytes
         return NOTHING if peak is None else filesizeformat(peak)
 
-    @admin.display(description="isolation asked for")
+    @admin.display(description="requested isolation")
     def isolation_shown(self, workload: Workload) -> str:
-        asked = workload.isolation
-        return visible(asked if isinstance(asked, str) else ", ".join(map(str, asked)))
+        names = workload.isolation
+        return escape_controls(names if isinstance(names, str) else ", ".join(map(str, names)))
 
     @admin.display(description="rule")
     def rule_shown(self, workload: Workload) -> str:
-        return visible(workload.rule)
+        return escape_controls(workload.rule)
 
     @admin.display(description="candidates")
     def candidates_shown(self, workload: Workload) -> SafeString:
         rows = (
-            (one["name"], "yes" if one["eligible"] else "no", visible(one["reason"]))
+            (one["name"], "yes" if one["eligible"] else "no", escape_controls(one["reason"]))
             for one in workload.candidates
         )
         return table(["Backend", "Eligible", "Reason"], rows, "Candidates")
 
     @admin.display(description="error")
     def error_shown(self, workload: Workload) -> SafeString | str:
-        return block(workload.error, "Error")
+        return text_block(workload.error, "Error")
 
     @admin.display(description="output")
     def output_shown(self, workload: Workload) -> SafeString | str:
-        return document(workload.output, "Output")
+        return json_block(workload.output, "Output")
 
     @admin.display(description="stdout")
     def stdout_shown(self, workload: Workload) -> SafeString | str:
-        return block(workload.stdout, "stdout")
+        return text_block(workload.stdout, "stdout")
 
     @admin.display(description="stderr")
     def stderr_shown(self, workload: Workload) -> SafeString | str:
-        return block(workload.stderr, "stderr")
+        return text_block(workload.stderr, "stderr")
 
     @admin.display(description="idempotency key")
     def idempotency_shown(self, workload: Workload) -> str:
-        return visible(workload.idempotency_key or "") or NOTHING
+        return escape_controls(workload.idempotency_key or "") or NOTHING
 
     @admin.display(description="log")
     def log_shown(self, workload: Workload) -> SafeString | str:
-        """The last lines; all of them has the API."""
+        """Render the last lines. The API serves the full log."""
         after = max(0, workload.log_lines - MAX_LOG_LINES)
         lines = logs.lines_after(logs.blocks_after(workload.pk, after), after)
         rows = [
-            (line.number, line.stream, visible(line.text, MAX_LINE_CHARS))
+            (line.number, line.stream, escape_controls(line.text, MAX_LINE_CHARS))
             for line in islice(lines, MAX_LOG_LINES)
         ]
         if not rows:
@@ -212,7 +225,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
         shown = table(["Line", "Stream", "Text"], rows, "Log")
         if not after:
             return shown
-        return format_html("The last {} of {} lines:{}", len(rows), workload.log_lines, shown)
+        return format_html("Last {} of {} lines:{}", len(rows), workload.log_lines, shown)
 
     def view_on_site(self, workload: Workload) -> str:
         return reverse("v1:workload", kwargs={"workload_id": workload.pk})
@@ -223,39 +236,43 @@ class WorkloadAdmin(ReadOnlyAdmin):
         return WorkloadChangeList
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        return lookup in LOOKUPS and "\0" not in value  # for which PostgreSQL has no room
+        return lookup in LOOKUPS and "\0" not in value  # PostgreSQL cannot store NUL
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Workload], search_term: str
     ) -> tuple[QuerySet[Workload], bool]:
-        return queryset.filter(meant(search_term)), False
+        return queryset.filter(search_q(search_term)), False
 
-    # What can be done
+    # Actions
 
     def has_kill_permission(self, request: HttpRequest) -> bool:
-        return self.may("kill", request)
+        return self.has_model_perm("kill", request)
 
     def has_rerun_permission(self, request: HttpRequest) -> bool:
-        return self.may("rerun", request)
+        return self.has_model_perm("rerun", request)
 
     def has_export_permission(self, request: HttpRequest) -> bool:
-        return self.may("export", request)
+        return self.has_model_perm("export", request)
 
-    @admin.action(description="Run the selected workloads again", permissions=["rerun"])
+    @admin.action(description="Rerun the selected workloads", permissions=["rerun"])
     def rerun(self, request: HttpRequest, queryset: QuerySet[Workload]) -> None:
-        self._for_some(self._rerun, request, queryset)
+        self._run_action(self._rerun, request, queryset)
 
     @admin.action(description="Kill the selected workloads", permissions=["kill"])
     def kill(self, request: HttpRequest, queryset: QuerySet[Workload]) -> None:
-        self._for_some(self._kill, request, queryset)
+        self._run_action(self._kill, request, queryset)
 
     @admin.action(description="Export the selected workloads as CSV", permissions=["export"])
     def export_csv(self, request: HttpRequest, queryset: QuerySet[Workload]) -> HttpResponseBase:
-        return exported("csv", queryset, partial(self._log, request, "Exported as CSV."))
+        return export_response(
+            "csv", queryset, partial(self._log_actions, request, "Exported as CSV.")
+        )
 
     @admin.action(description="Export the selected workloads as JSON", permissions=["export"])
     def export_json(self, request: HttpRequest, queryset: QuerySet[Workload]) -> HttpResponseBase:
-        return exported("json", queryset, partial(self._log, request, "Exported as JSON."))
+        return export_response(
+            "json", queryset, partial(self._log_actions, request, "Exported as JSON.")
+        )
 
     def get_urls(self) -> list[URLPattern]:
         buttons = [
@@ -273,101 +290,103 @@ class WorkloadAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         workload = context["original"]
-        context["may_kill"] = self.may("kill", request) and not workload.ended
-        context["may_rerun"] = self.may("rerun", request)
+        context["may_kill"] = self.has_model_perm("kill", request) and not workload.ended
+        context["may_rerun"] = self.has_model_perm("rerun", request)
         return super().render_change_form(request, context, *args, **kwargs)
 
     @method_decorator(require_POST)
     def button_view(self, request: HttpRequest, object_id: str, verb: str) -> HttpResponse:
-        """What a button on the page of one workload does."""
-        if not self.may(verb, request):
+        """Kill or rerun one workload, and redirect to it or to its rerun."""
+        if not self.has_model_perm(verb, request):
             raise PermissionDenied
         workload = self.get_object(request, object_id)
         if workload is None:
             raise Http404
-        does = {"kill": self._kill, "rerun": self._rerun}[verb]
-        follow = [*does(request, [workload]), workload][0]
-        return HttpResponseRedirect(self._page_of(follow))
+        operation = {"kill": self._kill, "rerun": self._rerun}[verb]
+        target = [*operation(request, [workload]), workload][0]
+        return HttpResponseRedirect(self._change_url(target))
 
-    def _for_some(
+    def _run_action(
         self,
-        does: Callable[[HttpRequest, Sequence[Workload]], object],
+        operation: Callable[[HttpRequest, Sequence[Workload]], object],
         request: HttpRequest,
         queryset: QuerySet[Workload],
     ) -> None:
-        """Nobody means to do this with thousands, and who asks waits for it."""
-        workloads = list(queryset[: MAX_AT_ONCE + 1])
-        if len(workloads) > MAX_AT_ONCE:
-            said = f"Nothing was done: take at most {MAX_AT_ONCE} workloads at a time."
-            self.message_user(request, said, messages.ERROR)
+        """Run an action on at most MAX_SELECTED workloads, since the request waits for it."""
+        workloads = list(queryset[: MAX_SELECTED + 1])
+        if len(workloads) > MAX_SELECTED:
+            message = f"Nothing was done: select at most {MAX_SELECTED} workloads at a time."
+            self.message_user(request, message, messages.ERROR)
         else:
-            does(request, workloads)
+            operation(request, workloads)
 
     def _rerun(self, request: HttpRequest, workloads: Sequence[Workload]) -> list[Workload]:
-        """Submit them again, as workloads of who asks for it; the new ones."""
-        mine = get_executor()
-        mine.ensure_started()
+        """Resubmit the workloads with the current user as owner; return the new ones."""
+        executor = get_executor()
+        executor.ensure_started()
         submitted: list[Workload] = []
-        refused: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
         for workload in workloads:
             try:
-                again = mine.submit(lifecycle.resubmission(workload, _user_id(request)))
+                new = executor.submit(lifecycle.resubmission(workload, _user_id(request)))
             except InvalidRequest as error:
-                refused[error.reason] += 1
+                errors[error.reason] += 1
             except VulcanError as error:
-                refused[str(error)] += 1
+                errors[str(error)] += 1
             else:
-                self.log_change(request, workload, f"Run again as {again.pk}.")
-                self.log_addition(request, again, f"Submitted as {workload.pk} once more.")
-                submitted.append(again)
-        self._say(request, "submitted again", messages.SUCCESS, submitted)
-        for reason, count in refused.items():
-            said = f"{count} could not be run again. {reason}"
-            self.message_user(request, said, messages.ERROR)
+                self.log_change(request, workload, f"Rerun as {new.pk}.")
+                self.log_addition(request, new, f"Rerun of {workload.pk}.")
+                submitted.append(new)
+        self._report(request, "submitted again", messages.SUCCESS, submitted)
+        for reason, count in errors.items():
+            message = f"{count} could not be rerun. {reason}"
+            self.message_user(request, message, messages.ERROR)
         return submitted
 
     def _kill(self, request: HttpRequest, workloads: Sequence[Workload]) -> list[Workload]:
-        """Ask for the end of all, then wait for it, for as long as for one."""
-        asked = []
+        """Request the kill of all workloads, then wait for them together, at most KILL_WAIT_S."""
+        requested = []
         for workload in workloads:
             try:
                 lifecycle.kill(workload, wait_s=0)
             except WorkloadFinished:
                 continue
-            self.log_change(request, workload, "Asked to be killed.")
-            asked.append(workload)
-        until = time.monotonic() + lifecycle.KILL_WAIT_S
-        for workload in asked:
-            lifecycle.wait(workload, until - time.monotonic())
-        killed = [one for one in workloads if one in asked and one.status == Status.KILLED]
-        waiting = [one for one in workloads if not one.ended]
-        others = [one for one in workloads if one not in killed and one not in waiting]
-        self._say(request, "killed", messages.SUCCESS, killed)
-        self._say(request, "asked to end, and will", messages.WARNING, waiting)
-        self._say(request, "had ended before", messages.WARNING, others)
+            self.log_change(request, workload, "Kill requested.")
+            requested.append(workload)
+        deadline = time.monotonic() + lifecycle.KILL_WAIT_S
+        for workload in requested:
+            lifecycle.wait(workload, deadline - time.monotonic())
+        killed = [one for one in workloads if one in requested and one.status == Status.KILLED]
+        pending = [one for one in workloads if not one.ended]
+        finished = [one for one in workloads if one not in killed and one not in pending]
+        self._report(request, "killed", messages.SUCCESS, killed)
+        self._report(request, "requested to be killed", messages.WARNING, pending)
+        self._report(request, "already finished", messages.WARNING, finished)
         return []
 
-    def _say(
-        self, request: HttpRequest, what: str, level: int, workloads: Sequence[Workload]
+    def _report(
+        self, request: HttpRequest, outcome: str, level: int, workloads: Sequence[Workload]
     ) -> None:
-        """How many, and which, as far as a message has room."""
+        """Show a message with the number of workloads and links to the first MAX_LISTED_IDS."""
         if not workloads:
             return
-        links = ((self._page_of(one), one.pk) for one in workloads[:MAX_NAMED])
-        said = format_html(
+        links = ((self._change_url(one), one.pk) for one in workloads[:MAX_LISTED_IDS])
+        message = format_html(
             "{} {}: {}{}",
             len(workloads),
-            what,
+            outcome,
             format_html_join(", ", '<a href="{}">{}</a>', links),
-            ", …" if len(workloads) > MAX_NAMED else "",
+            ", …" if len(workloads) > MAX_LISTED_IDS else "",
         )
-        self.message_user(request, said, level)
+        self.message_user(request, message, level)
 
-    def _page_of(self, workload: Workload) -> str:
+    def _change_url(self, workload: Workload) -> str:
         name = f"{self.opts.app_label}_{self.opts.model_name}_change"
         return reverse(f"{self.admin_site.name}:{name}", args=[workload.pk])
 
-    def _log(self, request: HttpRequest, message: str, workloads: Sequence[Workload]) -> None:
+    def _log_actions(
+        self, request: HttpRequest, message: str, workloads: Sequence[Workload]
+    ) -> None:
         LogEntry.objects.log_actions(
             user_id=_user_id(request),
             queryset=workloads,
@@ -377,6 +396,6 @@ class WorkloadAdmin(ReadOnlyAdmin):
 
 
 def _user_id(request: HttpRequest) -> int:
-    """Whoever comes to a page of the admin has signed in."""
+    """Return the id of the user, who has signed in to reach an admin page."""
     assert request.user.pk is not None
     return request.user.pk

@@ -1,1 +1,1 @@
-"""Benchmarks: the same workload through every backend of this host, kept, compared and drawn."""
+"""Benchmarks: run the same workload on every backend of this host; store, compare and chart it."""

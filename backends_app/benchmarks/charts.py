@@ -1,4 +1,4 @@
-"""A benchmark as bars: where each one stands; a template writes the SVG, fit for any page."""
+"""Bar chart geometry of a benchmark. A template writes the SVG, which fits any page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from .results import MODES, Figures, Results
 from .words import figure, ratio
 
 WIDTH, ROW = 320, 56
-MAX_NAME_CHARS = 30  # of a name beside a ratio; the table beside the chart has all of it
+MAX_NAME_CHARS = 30  # leaves room for the ratio; the table beside the chart has the full name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """One backend: its median, and how far the slowest of twenty reaches beyond it."""
+    """The bar of one backend: its median, and its 95th percentile behind it."""
 
     name: str
     ratio: str
@@ -27,9 +27,9 @@ class Bar:
 
 
 def chart(benchmark: Benchmark | None, mode: str = "warm") -> SafeString:
-    """One mode of a benchmark as an SVG without styles or scripts; nothing where there is none.
+    """Return one mode of a benchmark as an SVG without styles or scripts; "" without results.
 
-    It takes the colour of the text around it, so it suits a light page and a dark one.
+    The SVG inherits the text colour of its page, so it suits light and dark ones.
     """
     if benchmark is None:
         return SafeString("")
@@ -49,26 +49,26 @@ def chart(benchmark: Benchmark | None, mode: str = "warm") -> SafeString:
 
 
 def _bars(found: Sequence[tuple[str, Figures]]) -> list[Bar]:
-    most = max((figures.p95_ms or 0 for _, figures in found), default=0) or 1
+    longest_ms = max((figures.p95_ms or 0 for _, figures in found), default=0) or 1
     return [
         Bar(
             name=name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…",
             ratio=ratio(figures.ratio),
             text=_text(figures),
             top=ROW * number,
-            p50=_long(figures.p50_ms, most),
-            p95=_long(figures.p95_ms, most),
+            p50=_width(figures.p50_ms, longest_ms),
+            p95=_width(figures.p95_ms, longest_ms),
         )
         for number, (name, figures) in enumerate(found)
     ]
 
 
-def _long(value: float | None, most: float) -> float:
-    return 0 if value is None else round(max(2.0, WIDTH * value / most), 1)
+def _width(value: float | None, longest: float) -> float:
+    return 0 if value is None else round(max(2.0, WIDTH * value / longest), 1)
 
 
 def _text(figures: Figures) -> str:
-    """What fits into one line; the table has the rest."""
+    """Return the figures that fit on one line; the table has the rest."""
     failed = f"{figures.failures} of {figures.runs} failed" if figures.failures else ""
     if figures.p50_ms is None:
         return failed

@@ -1,4 +1,4 @@
-"""Compare a benchmark with an earlier one: how each figure has changed, and what is worse."""
+"""Compare a benchmark with an earlier one: the change of each figure, and regressions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .results import MODES, Figures, Results
 
 THRESHOLD = 0.2
-"""From which share on a change for the worse is marked, where nobody says another."""
+"""Default threshold, as a share, above which a change for the worse is marked."""
 
 TIMES = ("p50_ms", "p95_ms")
 FIGURES = (*TIMES, "per_s", "failures")
@@ -14,7 +14,7 @@ FIGURES = (*TIMES, "per_s", "failures")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One figure before and now. `share` is by how much it has changed, where that can be said."""
+    """One figure before and now. `share` is the relative change, or None if undefined."""
 
     backend: str
     mode: str
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """All changes, and in words what could not be compared; `lost` are backends that broke."""
+    """All changes, notes on what could not be compared, and `lost`: backends that broke."""
 
     threshold: float
     changes: Sequence[Change]
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comparison:
-    """How `now` differs from `before`; `threshold` is a share, 0.2 for 20 %."""
+    """Compare `now` with `before`; `threshold` is a share, 0.2 for 20 %."""
     changes: list[Change] = []
     notes: list[str] = []
     for one in now.measured:
@@ -54,7 +54,7 @@ def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comp
             continue
         if (earlier.runtime, earlier.image) != (one.runtime, one.image):
             was, is_now = earlier.image or earlier.runtime, one.image or one.runtime
-            notes.append(f"{one.name} ran {was} before and {is_now} now: nothing to compare")
+            notes.append(f"{one.name} ran {was} before and {is_now} now, so it is not compared")
             continue
         for mode in MODES:
             if mode in one.modes and mode in earlier.modes:
@@ -62,7 +62,7 @@ def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comp
     broken = {one.name for one in now.left_out if one.broken}
     lost = [one.name for one in before.measured if one.name in broken]
     if before.processors != now.processors:
-        notes.append(f"the host has {now.processors} processors and had {before.processors}")
+        notes.append(f"the host has {now.processors} processors now, {before.processors} before")
     return Comparison(threshold=threshold, changes=changes, notes=notes, lost=lost)
 
 
@@ -76,7 +76,7 @@ def _changes(
         if figure == "failures":
             worse = now.failures / now.runs > before.failures / before.runs
         elif was is None or is_now is None:
-            worse = False  # nothing succeeded, and that is among the failures
+            worse = False  # every run failed, which the failures show
         elif figure in TIMES:
             worse = is_now > was * (1 + threshold)
         else:

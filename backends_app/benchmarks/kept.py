@@ -1,4 +1,4 @@
-"""Benchmarks that are kept: a row each, of which the newest stay."""
+"""Stored benchmarks: one row each; only the newest are kept."""
 
 import platform
 from datetime import UTC, datetime
@@ -12,22 +12,22 @@ from ..registry import Registry
 from .results import Results
 
 LATEST = "latest"
-"""Stands for the newest one of this host, so none can be kept under this name."""
+"""Reserved name for the newest benchmark of this host."""
 
-MAX_KEPT = 100
+MAX_STORED = 100
 
 
 def name_problem(name: str) -> str | None:
-    """Why no benchmark can be kept under this name, or None."""
+    """Return why a benchmark cannot have this name, or None."""
     if name == LATEST:
-        return f"{LATEST} always is the newest one of this host"
+        return f"{LATEST!r} is reserved for the newest benchmark of this host"
     if not 0 < len(name) <= MAX_BENCHMARK_NAME_CHARS or not name.isprintable() or name.isspace():
-        return f"a name has 1 to {MAX_BENCHMARK_NAME_CHARS} characters that can be printed"
+        return f"a name has 1 to {MAX_BENCHMARK_NAME_CHARS} printable characters"
     return None
 
 
 def versions(registry: Registry, results: Results) -> dict[str, Any]:
-    """What was measured: Vulcan, Python, and the backends by their own attributes."""
+    """Return the versions of Vulcan and Python, and the attributes of the measured backends."""
     entries = registry.snapshot.entries
     return {
         "vulcan": spectacular_settings.VERSION,
@@ -40,32 +40,32 @@ def versions(registry: Registry, results: Results) -> dict[str, Any]:
     }
 
 
-def keep(name: str, results: Results, versions: dict[str, Any]) -> Benchmark:
-    """Make the row, and delete the oldest ones beyond `MAX_KEPT`."""
-    made = Benchmark.objects.create(
+def save(name: str, results: Results, versions: dict[str, Any]) -> Benchmark:
+    """Store a benchmark, and delete the oldest ones beyond `MAX_STORED`."""
+    benchmark = Benchmark.objects.create(
         name=name,
         node=node_name(),
         created_at=datetime.now(UTC),
         versions=versions,
         results=results.as_json(),
     )
-    stay = list(Benchmark.objects.values_list("pk", flat=True)[:MAX_KEPT])
-    Benchmark.objects.exclude(pk__in=stay).delete()
-    return made
+    newest = list(Benchmark.objects.values_list("pk", flat=True)[:MAX_STORED])
+    Benchmark.objects.exclude(pk__in=newest).delete()
+    return benchmark
 
 
 def latest_benchmark() -> Benchmark | None:
-    """The newest one of all."""
+    """Return the newest benchmark of all hosts."""
     return Benchmark.objects.first()
 
 
 def find(name: str) -> Benchmark | None:
-    """The newest one of this name, of any host; `latest` is the newest of this host."""
+    """Return the newest benchmark with this name on any host; `latest`: the newest on this host."""
     if name == LATEST:
         return Benchmark.objects.filter(node=node_name()).first()
     return Benchmark.objects.filter(name=name).first()
 
 
-def before(benchmark: Benchmark) -> Benchmark | None:
-    """The one that was kept before it on the same host."""
+def previous(benchmark: Benchmark) -> Benchmark | None:
+    """Return the benchmark stored before it on the same host."""
     return Benchmark.objects.filter(node=benchmark.node, pk__lt=benchmark.pk).first()

@@ -1,7 +1,7 @@
-"""Measure: real runs through real backends, in the slots that everybody shares.
+"""Measure real runs on real backends, in the slots that all workloads share.
 
-Every run is made by a thread of its own, while the caller's waits: so an interruption reaches the
-caller at once, who ends what runs and lets nothing begin.
+Runs happen in worker threads while the caller's thread waits, so an interruption reaches the
+caller at once, which kills what runs and starts nothing more.
 """
 
 import os
@@ -24,20 +24,20 @@ from ..routing import RegisteredBackend
 from ..slots import wait_for_slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
-from .results import Figures, LeftOut, Measured, Results, Sample, said
+from .results import BackendResult, Figures, Results, Sample, Skipped, one_line
 
-TIMEOUT_S = 60.0  # a busy host is slow, and that is what is to be found out
+TIMEOUT_S = 60.0  # generous, so that a slow host is measured rather than timed out
 PROBE_S = 60.0
-POLL_INTERVAL_S = 0.05  # how often what is interrupted is ended
-SLOT_S = 60.0  # how long one waits for a slot, once for each backend
+POLL_INTERVAL_S = 0.05  # how often running workloads are killed after an interruption
+SLOT_S = 60.0  # how long to wait for a slot, once for each backend
 
 BackendFactory = Callable[[str, Backend], Backend | None]
-"""Takes a backend and its name; a fresh instance of the same, or None where nobody can make one."""
+"""Given a name and a backend, returns a fresh instance of it, or None if it cannot be built."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A backend that is to be measured, and with what."""
+    """A backend to measure, with its program."""
 
     name: str
     backend: Backend
@@ -48,8 +48,8 @@ class Target:
     def at_once(self) -> int:
         return self.backend.capabilities.max_concurrency
 
-    def spec(self, given: object) -> WorkloadSpec:
-        bound = limits()
+    def spec(self, program_input: object) -> WorkloadSpec:
+        resource_limits = limits()
         program = self.program
         return WorkloadSpec(
             runtime=program.runtime,
@@ -57,57 +57,59 @@ class Target:
             code=program.code,
             image=None if program.code is not None else self.image,
             command=program.command,
-            input=given,  # type: ignore[arg-type]  # any JSON
-            resources=bound.resources(timeout_s=min(TIMEOUT_S, bound.timeout_s.max)),
+            input=program_input,  # type: ignore[arg-type]  # any JSON
+            resources=resource_limits.resources(
+                timeout_s=min(TIMEOUT_S, resource_limits.timeout_s.max)
+            ),
         )
 
 
 def probe(registry: Registry, names: Iterable[str]) -> None:
-    """Find out how these backends are, with more patience than a server that has to answer.
+    """Probe these backends and publish their health; wait up to PROBE_S seconds.
 
-    The first probe of a process may take long, and longer on a busy host.
+    A server waits less, but the first probe of a process may take long on a busy host.
     """
 
-    def find_out(entry: RegisteredBackend) -> None:
+    def probe_one(entry: RegisteredBackend) -> None:
         registry.set_health(entry.name, entry.backend, run_probe(entry.backend))
 
-    at_the_latest = time.monotonic() + PROBE_S
+    deadline = time.monotonic() + PROBE_S
     threads = []
     for entry in map(registry.get, names):
-        thread = threading.Thread(target=find_out, args=[entry], daemon=True)
+        thread = threading.Thread(target=probe_one, args=[entry], daemon=True)
         thread.start()
         threads.append((entry, thread))
     for entry, thread in threads:
-        thread.join(max(0.0, at_the_latest - time.monotonic()))
+        thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            late = Health.unhealthy(f"its probe gave no answer in {PROBE_S:g} s")
-            registry.set_health(entry.name, entry.backend, late)
+            timed_out = Health.unhealthy(f"its probe did not finish within {PROBE_S:g} s")
+            registry.set_health(entry.name, entry.backend, timed_out)
 
 
 def targets(
     registry: Registry, *, runtime: str | None = None, image: str | None = None
-) -> tuple[list[Target], list[LeftOut]]:
-    """The backends that can be measured now, and the others with the reason."""
+) -> tuple[list[Target], list[Skipped]]:
+    """Return the backends that can be measured now, and the skipped ones with the reason."""
     found, left_out = [], []
     for name, entry in registry.snapshot.entries.items():
         program = program_for(entry.capabilities, runtime=runtime, image=image)
         if program is None:
-            wanted = "such a program" if runtime is None else runtime
-            reason = f"it does not run {wanted}"
+            reason = f"it does not run {runtime or 'any of the benchmark programs'}"
             if program_for(entry.capabilities, runtime=runtime, image="any"):
-                reason = "it runs images; name one that has cat with --image"
-            left_out.append(LeftOut(name=name, reason=reason, broken=False))
+                reason = "it runs images; use --image to name one that has cat"
+            left_out.append(Skipped(name=name, reason=reason, broken=False))
         elif not entry.health.healthy:
-            reason = said(f"{entry.health.state}: {entry.health.description}")
-            left_out.append(LeftOut(name=name, reason=reason, broken=True))
+            reason = one_line(f"{entry.health.state}: {entry.health.description}")
+            left_out.append(Skipped(name=name, reason=reason, broken=True))
         else:
-            used = image if program.code is None else None
-            found.append(Target(name=name, backend=entry.backend, program=program, image=used))
+            used_image = image if program.code is None else None
+            target = Target(name=name, backend=entry.backend, program=program, image=used_image)
+            found.append(target)
     return found, left_out
 
 
 class Bench:
-    """One benchmark over one registry."""
+    """One benchmark of the backends of a registry."""
 
     def __init__(
         self,
@@ -115,14 +117,14 @@ class Bench:
         targets: Sequence[Target],
         rounds: int,
         *,
-        left_out: Sequence[LeftOut] = (),
-        another: BackendFactory = new_instance,
+        left_out: Sequence[Skipped] = (),
+        factory: BackendFactory = new_instance,
     ) -> None:
         self._registry = registry
         self._targets = targets
         self._rounds = rounds
         self._left_out = left_out
-        self._another = new_instance
+        self._factory = factory
         self._done = 0
         self._advance: Advance = lambda done, total: None
         self._running: dict[str, Backend] = {}
@@ -131,13 +133,13 @@ class Bench:
 
     @property
     def total(self) -> int:
-        """How many runs there will be."""
+        """Return how many runs the benchmark takes."""
         return sum(self._rounds * (2 + one.at_once) + 1 for one in self._targets)
 
     def run(self, advance: Advance | None = None) -> Results:
-        """Measure everything; what is raised meanwhile leaves nothing running.
+        """Measure all targets; an exception leaves no workload running.
 
-        `advance` hears at first, and after each run, how many are done of all.
+        `advance(done, total)` is called at the start and after each run.
         """
         self._advance = advance or self._advance
         self._advance(0, self.total)
@@ -149,7 +151,7 @@ class Bench:
             if first := cold[one.name]:
                 modes = {"cold": first, **modes}
             runtime, image = one.program.runtime, one.image
-            measured.append(Measured(name=one.name, runtime=runtime, image=image, modes=modes))
+            measured.append(BackendResult(name=one.name, runtime=runtime, image=image, modes=modes))
         return Results(
             task=TASK,
             rounds=self._rounds,
@@ -163,7 +165,7 @@ class Bench:
     def _cold(self, target: Target) -> Figures | None:
         samples: list[Sample] = []
         for _ in range(self._rounds):
-            fresh = self._another(target.name, target.backend)
+            fresh = self._factory(target.name, target.backend)
             if fresh is None:
                 self._done += self._rounds
                 return None
@@ -174,12 +176,12 @@ class Bench:
         return Figures.of(samples, 1)
 
     def _warm(self, target: Target) -> tuple[Figures, Figures]:
-        """In turn, and then together; on the backend that has run something before."""
+        """Measure sequential and then parallel runs, after one run to warm the backend up."""
         self._runs(target, target.backend, 1, at_once=1)
-        each = self._runs(target, target.backend, self._rounds, at_once=1)
+        sequential = self._runs(target, target.backend, self._rounds, at_once=1)
         slots = target.at_once
-        together = self._runs(target, target.backend, self._rounds * slots, at_once=slots)
-        return Figures.of(each, 1), Figures.of(together, slots)
+        parallel = self._runs(target, target.backend, self._rounds * slots, at_once=slots)
+        return Figures.of(sequential, 1), Figures.of(parallel, slots)
 
     def _runs(self, target: Target, backend: Backend, runs: int, *, at_once: int) -> list[Sample]:
         with ThreadPoolExecutor(at_once, "vulcan-benchmark") as pool:
@@ -200,9 +202,9 @@ class Bench:
         return [future.result() for future in futures]
 
     def _one(self, target: Target, backend: Backend) -> Sample:
-        """Run the task once. Whatever goes wrong is a failure that is counted."""
-        given = {"number": secrets.randbelow(2**31)}  # so that no earlier answer is the right one
-        spec = target.spec(given)
+        """Run the task once; count any error as a failure."""
+        program_input = {"number": secrets.randbelow(2**31)}  # random: no stale output matches
+        spec = target.spec(program_input)
         waited = False
         own_ms, failure = 0.0, ""
         started = ended = time.monotonic()
@@ -217,23 +219,23 @@ class Bench:
                     )
                 finally:
                     ended = time.monotonic()
-            own_ms, failure = result.duration_ms, _failure(result, given)
+            own_ms, failure = result.duration_ms, _failure(result, program_input)
         except VulcanError as error:
-            failure = said(str(error))
+            failure = one_line(str(error))
         finally:
             del self._running[spec.id]
         return Sample(started=started, ended=ended, own_ms=own_ms, waited=waited, failure=failure)
 
     @contextmanager
     def _slot(self, target: Target) -> Iterator[bool]:
-        """Hold a slot, as soon as others leave one; whether that had to be waited for."""
-        at_the_latest = time.monotonic() + SLOT_S
+        """Hold a slot; yield whether it had to wait for one. Raise BackendAtCapacity on timeout."""
+        deadline = time.monotonic() + SLOT_S
         waited = False
 
         def is_over() -> bool:
             nonlocal waited
             waited = True
-            if time.monotonic() > at_the_latest:
+            if time.monotonic() > deadline:
                 self._full.add(target.name)
             return target.name in self._full or self._interrupted.is_set()
 
@@ -243,10 +245,12 @@ class Bench:
             yield waited
 
 
-def _failure(result: WorkloadResult, given: object) -> str:
-    """Why the run does not count, or nothing."""
+def _failure(result: WorkloadResult, expected: object) -> str:
+    """Return why the run failed, or ""."""
     if result.exit_reason is not ExitReason.EXITED or result.exit_code != 0:
         code = f" {result.exit_code}" if result.exit_reason is ExitReason.EXITED else ""
         words = f": {result.error}" if result.error else ""
-        return said(f"{result.exit_reason}{code}{words}")
-    return "" if result.output == given else said(f"it gave {short_repr(result.output)}")
+        return one_line(f"{result.exit_reason}{code}{words}")
+    if result.output == expected:
+        return ""
+    return one_line(f"unexpected output {short_repr(result.output)}")

@@ -1,17 +1,17 @@
-"""The task of every benchmark, and the program that does it in each runtime: one row for each."""
+"""The task of every benchmark, and the program that performs it in each runtime."""
 
 from dataclasses import dataclass
 
 from ..backends.base import BackendCapabilities
 from ..routing import RUNTIME_OF_IMAGES
 
-TASK = "read one JSON document and give it back"
-"""Next to no work, so that what is measured is what the isolation costs."""
+TASK = "read one JSON document and return it"
+"""Next to no work, so that the benchmark measures the cost of the isolation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """How the task is done in one runtime: by code, or by a command in an image."""
+    """The program for the task in one runtime: code, or a command in an image."""
 
     runtime: str
     code: str | None = None
@@ -22,7 +22,7 @@ class Program:
         return "image" if self.code is None else "code"
 
 
-# A WASI command that copies stdin to stdout; what it was made of stands in tests/backends/wasm.py.
+# A WASI command that copies stdin to stdout; its source is in tests/backends/wasm.py.
 _WASM = (
     "AGFzbQEAAAABDAJgBH9/f38Bf2AAAAJEAhZ3YXNpX3NuYXBzaG90X3ByZXZpZXcxB2ZkX3JlYWQAABZ3YXNpX3NuYXBz"
     "aG90X3ByZXZpZXcxCGZkX3dyaXRlAAADAgEBBQMBAAEHEwIGbWVtb3J5AgAGX3N0YXJ0AAIKQQE/AANAQQBBwAA2AgBB"
@@ -51,18 +51,18 @@ PROGRAMS = (
     Program(runtime="wasm", code=_WASM),
     Program(runtime=RUNTIME_OF_IMAGES, command=("cat",)),
 )
-"""In the order in which they are preferred: first what the most backends run."""
+"""In order of preference: the runtime that most backends support comes first."""
 
 
 def program_for(
-    can: BackendCapabilities, *, runtime: str | None = None, image: str | None = None
+    capabilities: BackendCapabilities, *, runtime: str | None = None, image: str | None = None
 ) -> Program | None:
-    """What such a backend is measured with, of this runtime if one is named."""
+    """Return the program to measure such a backend with, or None."""
     for program in PROGRAMS:
         if (
             runtime in (None, program.runtime)
-            and program.runtime in can.supported_runtimes
-            and program.source_format in can.supported_source_formats
+            and program.runtime in capabilities.supported_runtimes
+            and program.source_format in capabilities.supported_source_formats
             and (program.source_format != "image" or image is not None)
         ):
             return program

@@ -1,4 +1,4 @@
-"""What a benchmark found: plain values, and as the JSON that is kept of them."""
+"""Results of a benchmark: plain values, and their JSON form for storage."""
 
 import math
 import statistics
@@ -11,12 +11,12 @@ MODES: Mapping[str, str] = {
     "warm": "one after the other",
     "parallel": "all slots at once",
 }
-MAX_SAID_CHARS = 200
+MAX_LINE_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One run: by the host's monotonic clock, in seconds, and by the backend's own account."""
+    """One run: start and end on the monotonic clock in seconds, and the backend's own duration."""
 
     started: float
     ended: float
@@ -27,11 +27,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """One backend in one mode; times are those of the runs that succeeded.
+    """One backend in one mode; times are those of successful runs.
 
-    `own_…` is what the backend says of itself. `per_s` counts successes over the time in which
-    anything ran. `waited` counts runs for which there was no slot at first. `ratio` is the median
-    over that of the fastest backend in this mode.
+    `own_…` is the backend's own measurement. `per_s` is successful runs per second in which any
+    run was active. `waited` counts runs that waited for a slot. `ratio` is the median relative to
+    that of the fastest backend in this mode.
     """
 
     runs: int
@@ -71,8 +71,8 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """One backend, what it ran, and how that went in each mode."""
+class BackendResult:
+    """The figures of one backend in each mode, with the runtime and image it ran."""
 
     name: str
     runtime: str
@@ -81,8 +81,8 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """A backend that was not measured, and why; `broken` where it should have been."""
+class Skipped:
+    """A backend that was not measured, and why; `broken` if it should have worked."""
 
     name: str
     reason: str
@@ -91,31 +91,31 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
-    """A whole benchmark. The loads are the host's average over a minute, before and after."""
+    """A whole benchmark. Loads are the host's one-minute load averages before and after."""
 
     task: str
     rounds: int
     processors: int
     load_before: float
     load_after: float
-    measured: Sequence[Measured]
-    left_out: Sequence[LeftOut]
+    measured: Sequence[BackendResult]
+    left_out: Sequence[Skipped]
 
     @property
-    def busy(self) -> bool:
-        """Did others use much of the host when this began?"""
+    def host_busy(self) -> bool:
+        """Return whether others used much of the host when the benchmark started."""
         return self.load_before > self.processors / 2
 
     @property
     def succeeded(self) -> bool:
-        """Did anything?"""
+        """Return whether at least one run succeeded."""
         return any(
             figures.runs > figures.failures
             for one in self.measured
             for figures in one.modes.values()
         )
 
-    def find(self, name: str) -> Measured | None:
+    def find(self, name: str) -> BackendResult | None:
         return next((one for one in self.measured if one.name == name), None)
 
     def with_ratios(self) -> "Results":
@@ -146,24 +146,24 @@ class Results:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Results":
-        """What `as_json` gave, perhaps long ago: a field that is added later needs a default."""
+        """Restore `as_json` output, possibly of an older version: new fields need a default."""
         measured = [
-            Measured(
+            BackendResult(
                 **{**one, "modes": {mode: Figures(**each) for mode, each in one["modes"].items()}}
             )
             for one in value["measured"]
         ]
-        left_out = [LeftOut(**one) for one in value["left_out"]]
+        left_out = [Skipped(**one) for one in value["left_out"]]
         return cls(**{**value, "measured": measured, "left_out": left_out})
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that this many percent of all do not exceed."""
+    """Return the percentile by nearest rank; `percent` is 0 to 100."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def busy_s(samples: Sequence[Sample]) -> float:
-    """For how long at least one of them ran."""
+    """Return the seconds during which at least one run was active."""
     total, until = 0.0, -math.inf
     for one in sorted(samples, key=lambda one: one.started):
         total += max(0.0, one.ended - max(one.started, until))
@@ -171,7 +171,7 @@ def busy_s(samples: Sequence[Sample]) -> float:
     return total
 
 
-def said(text: str) -> str:
-    """A backend's or a program's words in one line that is not long and moves no cursor."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text[:MAX_SAID_CHARS])
+def one_line(text: str) -> str:
+    """Return untrusted text as one line of at most MAX_LINE_CHARS printable characters."""
+    line = "".join(char if char.isprintable() else " " for char in text[:MAX_LINE_CHARS])
     return " ".join(line.split())

@@ -1,4 +1,4 @@
-"""The path of the page of benchmarks."""
+"""URL of the benchmark page."""
 
 from django.urls import path
 

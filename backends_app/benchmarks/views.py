@@ -1,4 +1,4 @@
-"""The page of the benchmarks that were kept: the newest, or one of those before it."""
+"""The benchmark page: the newest stored benchmark, or an older one by its id."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from . import kept
 from .charts import chart
 from .compare import Comparison, compare
 from .results import MODES, Results
-from .words import figure, ratio, share
+from .words import figure, percent_change, ratio
 
-MAX_ID_CHARS = 18  # what a database still takes as a number
+MAX_ID_CHARS = 18  # more digits overflow the database's integers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One backend in one mode, as the table has it."""
+    """One row of the table: one backend in one mode."""
 
     backend: str
     ran: str
@@ -32,18 +32,16 @@ class Row:
 
 
 class BenchmarksView(View):
-    """Open to all, as the backends are; hosts, versions and what a program said when it failed are
-    for who has signed in.
-    """
+    """The page. It is public; hosts, versions and program errors need a signed-in user."""
 
     http_method_names = ["get", "head", "options"]
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        shown = _asked_for(request.GET.get("id"))
-        context: dict[str, Any] = {"known": request.user.is_authenticated}
+        shown = _requested(request.GET.get("id"))
+        context: dict[str, Any] = {"signed_in": request.user.is_authenticated}
         if shown is not None:
             results = Results.from_json(shown.results)
-            earlier = kept.before(shown)
+            earlier = kept.previous(shown)
             comparison = None
             if earlier is not None:
                 comparison = compare(Results.from_json(earlier.results), results)
@@ -57,18 +55,19 @@ class BenchmarksView(View):
                 "rows": list(_rows(results, comparison)),
                 "earlier": earlier,
                 "comparison": comparison,
-                "kept": Benchmark.objects.defer("results", "versions"),
+                "saved": Benchmark.objects.defer("results", "versions"),
             }
         response = render(request, "backends_app/benchmarks/page.html", context)
         response.headers["Cache-Control"] = "private, no-cache"
         return response
 
 
-def _asked_for(wanted: str | None) -> Benchmark | None:
-    if wanted is None:
+def _requested(benchmark_id: str | None) -> Benchmark | None:
+    """Return the benchmark with this id, or the newest; raise Http404."""
+    if benchmark_id is None:
         return kept.latest_benchmark()
-    if wanted.isascii() and wanted.isdecimal() and len(wanted) <= MAX_ID_CHARS:
-        found = Benchmark.objects.filter(pk=int(wanted)).first()
+    if benchmark_id.isascii() and benchmark_id.isdecimal() and len(benchmark_id) <= MAX_ID_CHARS:
+        found = Benchmark.objects.filter(pk=int(benchmark_id)).first()
         if found is not None:
             return found
     raise Http404
@@ -96,7 +95,7 @@ def _rows(results: Results, comparison: Comparison | None) -> Iterator[Row]:
                     str(figures.at_once),
                     f"{figures.failures} of {figures.runs}",
                 ),
-                change=share(change.share) if change else "",
+                change=percent_change(change.share) if change else "",
                 worse=bool(change and change.worse),
                 failure=figures.failure,
             )

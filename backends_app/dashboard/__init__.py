@@ -1,1 +1,1 @@
-"""The dashboard: one page that tells which backends work, what runs, and how it went lately."""
+"""The dashboard: one page with backend health, running workloads and recent results."""

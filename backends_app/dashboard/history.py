@@ -1,7 +1,7 @@
-"""How many workloads ended, how, and how long they took: by backend, over a time cut into steps.
+"""Counts and run times of ended workloads by backend, over a window divided into time steps.
 
-The database counts; no workload is fetched. What has ended does not change, so a step that is over
-is asked for once, and after that each refresh looks at the last step or two.
+The database counts; no workload is fetched. Ended workloads do not change, so a finished step is
+queried once; each refresh after that reads only the last step or two.
 """
 
 import math
@@ -18,16 +18,16 @@ from ..models import Workload
 from ..workloads import Status
 
 REFRESH_S = 2
-"""All processes count up to the same moments, so that they tell the same story."""
+"""Windows end at multiples of this, so that all processes show the same figures."""
 SETTLED_S = 60
-"""How long after a step's end another node may still record an end that was in it."""
+"""How long after the end of a step another node may still record a workload that ended in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """A time that people can choose: so many steps up to now, the last of which is not over.
+    """A selectable period: `steps` steps up to now, the last of them unfinished.
 
-    `label` follows "in the last"; `tick` is how times on its axis are written, one in `tick_s`.
+    `label` follows "in the last". Axis labels use the strftime format `tick`, one every `tick_s`.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Window:
     tick: str
 
     def first_step(self, until: datetime) -> int:
-        """Steps have numbers: how many of them there were since 1970."""
+        """Return the number of the first step; steps are counted from 1970."""
         return int(until.timestamp()) // self.step_s - self.steps + 1
 
     def begin(self, step: int) -> datetime:
@@ -81,18 +81,18 @@ WINDOWS = {
 
 
 @dataclass(slots=True)
-class Tally:
-    """What ended on one backend within some time.
+class Stats:
+    """Counts of the workloads that ended on one backend within a period.
 
-    `failures` counts them by exit reason. `run_times` counts the completed by how long they ran, in
-    milliseconds to three digits. Nothing is added after the first question.
+    `failures` counts by exit reason. `run_times` counts completed workloads by run time, in
+    milliseconds to three digits. Percentiles are cached, so add nothing after the first query.
     """
 
     completed: int = 0
     killed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     run_times: Counter[int] = field(default_factory=Counter)
-    _found: dict[float, int | None] = field(default_factory=dict, repr=False)
+    _percentiles: dict[float, int | None] = field(default_factory=dict, repr=False)
 
     @property
     def failed(self) -> int:
@@ -104,15 +104,15 @@ class Tally:
 
     @property
     def success(self) -> float | None:
-        """The share of the completed among those that nobody killed."""
-        judged = self.completed + self.failed
-        return self.completed / judged if judged else None
+        """Return completed / (completed + failed), or None; killed workloads do not count."""
+        finished = self.completed + self.failed
+        return self.completed / finished if finished else None
 
     def run_time(self, share: float) -> int | None:
-        """How long in milliseconds the quickest `share` of the completed took at the most."""
-        if share not in self._found:
-            self._found[share] = self._ranked(math.ceil(share * self.completed))
-        return self._found[share]
+        """Return the run time in milliseconds that the fastest `share` (0 to 1) did not exceed."""
+        if share not in self._percentiles:
+            self._percentiles[share] = self._ranked(math.ceil(share * self.completed))
+        return self._percentiles[share]
 
     def _ranked(self, rank: int) -> int | None:
         for run_time in sorted(self.run_times):
@@ -131,27 +131,27 @@ class Tally:
             self.failures[exit_reason] += count
 
     @classmethod
-    def total(cls, tallies: Iterable["Tally"]) -> "Tally":
-        found = cls()
-        for tally in tallies:
-            found.completed += tally.completed
-            found.killed += tally.killed
-            found.failures.update(tally.failures)
-            found.run_times.update(tally.run_times)
-        return found
+    def total(cls, parts: Iterable["Stats"]) -> "Stats":
+        total = cls()
+        for part in parts:
+            total.completed += part.completed
+            total.killed += part.killed
+            total.failures.update(part.failures)
+            total.run_times.update(part.run_times)
+        return total
 
 
-NOTHING = Tally()
+NO_STATS = Stats()
 
 
 @dataclass(frozen=True, eq=False)
-class Past:
-    """A window up to a moment: for each of its steps the tallies of the backends."""
+class WindowStats:
+    """The statistics of a window that ends at `until`: one mapping by backend for each step."""
 
     window: Window
     until: datetime
     first: int
-    steps: Sequence[Mapping[str, Tally]]
+    steps: Sequence[Mapping[str, Stats]]
 
     @property
     def since(self) -> datetime:
@@ -159,73 +159,73 @@ class Past:
 
     @property
     def backends(self) -> list[str]:
-        """Where something ended, by name."""
+        """Return the names of the backends on which a workload ended, sorted."""
         return sorted({name for step in self.steps for name in step})
 
-    def of(self, backend: str) -> list[Tally]:
-        """One tally for each step."""
-        return [step.get(backend, NOTHING) for step in self.steps]
+    def for_backend(self, backend: str) -> list[Stats]:
+        """Return the statistics of a backend, one for each step."""
+        return [step.get(backend, NO_STATS) for step in self.steps]
 
     def begin(self, number: int) -> datetime:
-        """When the step with this number in `steps` began."""
+        """Return the start of the step with this index in `steps`."""
         return self.window.begin(self.first + number)
 
 
 class History:
-    """The past as this process knows it.
+    """A cache of window statistics for this process.
 
-    One thread at a time asks the database for more; the others make do with what there was, if
-    there was anything.
+    One thread at a time queries the database. The others use the previous result if there is one,
+    and otherwise wait.
     """
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._last: dict[str, Past] = {}
+        self._last: dict[str, WindowStats] = {}
 
-    def over(self, window: Window) -> Past:
+    def window_stats(self, window: Window) -> WindowStats:
         now = self._clock()
         until = now.replace(second=now.second // REFRESH_S * REFRESH_S, microsecond=0)
-        known = self._last.get(window.key)
-        if known is not None and known.until == until:
-            return known
-        if not self._lock.acquire(blocking=known is None):
-            assert known is not None
-            return known
+        cached = self._last.get(window.key)
+        if cached is not None and cached.until == until:
+            return cached
+        if not self._lock.acquire(blocking=cached is None):
+            assert cached is not None
+            return cached
         try:
-            known = self._last.get(window.key)
-            if known is None or known.until != until:
-                known = self._last[window.key] = _continued(known, window, until)
-            return known
+            cached = self._last.get(window.key)
+            if cached is None or cached.until != until:
+                cached = self._last[window.key] = _extend(cached, window, until)
+            return cached
         finally:
             self._lock.release()
 
 
-def _continued(last: Past | None, window: Window, until: datetime) -> Past:
-    """What is settled is taken over from the last answer; the rest is asked for."""
+def _extend(last: WindowStats | None, window: Window, until: datetime) -> WindowStats:
+    """Keep the settled steps of the previous result and query the rest."""
     first = begin = window.first_step(until)
-    known: Sequence[Mapping[str, Tally]] = ()
+    settled_steps: Sequence[Mapping[str, Stats]] = ()
     if last is not None and last.until <= until:
         settled = int((last.until - timedelta(seconds=SETTLED_S)).timestamp()) // window.step_s
         begin = max(first, settled)
-        known = last.steps[first - last.first : begin - last.first]
-    fresh: list[dict[str, Tally]] = [{} for _ in range(first + window.steps - begin)]
+        settled_steps = last.steps[first - last.first : begin - last.first]
+    fresh: list[dict[str, Stats]] = [{} for _ in range(first + window.steps - begin)]
     for step, backend, status, exit_reason, run_time, count in _count(window, begin, until):
-        tally = fresh[step - begin].setdefault(backend, Tally())
-        tally.add(status, exit_reason, run_time, count)
-    return Past(window, until, first, (*known, *fresh))
+        stats = fresh[step - begin].setdefault(backend, Stats())
+        stats.add(status, exit_reason, run_time, count)
+    return WindowStats(window, until, first, (*settled_steps, *fresh))
 
 
 def _count(window: Window, begin: int, until: datetime) -> Iterable[Any]:
     ended = Workload.objects.filter(finished_at__gte=window.begin(begin), finished_at__lt=until)
     step = Epoch("finished_at") / Value(window.step_s)
-    alike = ended.annotate(step=step, run_time=_three_digits("duration_ms")).order_by()
+    groups = ended.annotate(step=step, run_time=_round_to_three_digits("duration_ms")).order_by()
     columns = ("step", "isolation_used", "status", "exit_reason", "run_time")
-    return alike.values_list(*columns).annotate(count=Count("*"))
+    return groups.values_list(*columns).annotate(count=Count("*"))
 
 
-def _three_digits(name: str) -> Case:
-    """So that there cannot be more different ones than a few thousand."""
+def _round_to_three_digits(name: str) -> Case:
+    """Round down to three digits, which bounds the number of distinct values to a few thousand."""
     value = F(name)
     return Case(
         When(**{f"{name}__lt": 1_000}, then=value),
@@ -237,12 +237,12 @@ def _three_digits(name: str) -> Case:
 
 
 class Epoch(Func):
-    """The whole seconds since 1970 of a time."""
+    """A time as whole seconds since 1970."""
 
     output_field = IntegerField()
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        # Without what follows the seconds: SQLite would round it.
+        # Cut off the fraction of the seconds, which SQLite would round.
         template = "CAST(strftime('%%%%s', substr(%(expressions)s, 1, 19)) AS INTEGER)"
         return self.as_sql(compiler, connection, template=template, **extra)
 
@@ -252,4 +252,4 @@ class Epoch(Func):
 
 
 history = History()
-"""The past of this process's database."""
+"""The history of this process's database."""

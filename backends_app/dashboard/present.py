@@ -1,4 +1,4 @@
-"""What there is now: which backend each workload would go to, what runs, what failed last."""
+"""The current state: where each kind of workload goes, what runs, and the latest failures."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ NOT_REGISTERED = "not registered"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """What a route is for, in words; `problem` is what keeps even a healthy target from it."""
+    """The workloads that a route matches; `problem` is why even a healthy target refuses them."""
 
     name: str
     problem: str
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """How many workloads run and wait on one backend; `slots` are those of all its nodes."""
+    """Running and waiting workloads of one backend, and the slots of all its nodes."""
 
     running: int = 0
     waiting: int = 0
@@ -43,7 +43,7 @@ IDLE = Load()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A backend, what `auto` sends to it, and how busy it is, if that is known."""
+    """A backend, the workloads that `auto` sends to it, and its load if known."""
 
     name: str
     state: str
@@ -61,16 +61,16 @@ class Target:
 
 
 def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target]:
-    """In the order of the routes; then what has to be asked for by name, or is there no more."""
+    """List route targets in route order, then unrouted and vanished backends."""
     sources: dict[str, list[Source]] = {}
     for route in snapshot.routes:
         sources.setdefault(route.target, []).append(_source(route, snapshot))
     found = []
     for name in dict.fromkeys((*sources, *snapshot.entries, *sorted(loads or ()))):
         entry = snapshot.entries.get(name)
-        state, reason = NOT_REGISTERED, "no backend has this name: what would go here is refused"
+        state, reason = NOT_REGISTERED, "no backend has this name; its workloads are refused"
         if entry is not None:
-            state, reason = entry.health.state, words.said(entry.health.description)
+            state, reason = entry.health.state, words.one_line(entry.health.description)
         found.append(
             Target(
                 name=name,
@@ -94,7 +94,7 @@ def _source(route: Route, snapshot: Snapshot) -> Source:
 
 
 def loads(nodes: Sequence[Node]) -> dict[str, Load]:
-    """By backend, where there is any; the nodes are those that live."""
+    """Return the load by backend name; `nodes` are the live ones."""
     unfinished = Workload.objects.filter(finished_at__isnull=True).order_by()
     rows = unfinished.values_list("isolation_used", "status").annotate(count=Count("*"))
     counts = {(backend, status): count for backend, status, count in rows}
@@ -113,10 +113,10 @@ def loads(nodes: Sequence[Node]) -> dict[str, Load]:
 
 
 def unfinished(visible: WorkloadQuerySet) -> list[Mapping[str, Any]]:
-    """Those that run, the latest begun first; then those that wait.
+    """List running workloads, latest first, then waiting ones.
 
-    Asked for both at once, or in an order that the index of owners has, SQLite would look at all
-    that the owner ever had.
+    With a single query, or in the order of the owner index, SQLite would read every row that the
+    owner ever had.
     """
     columns = ("id", "runtime", "isolation_used", "owner__username", "created_at", "started_at")
     found: list[Mapping[str, Any]] = []
@@ -129,7 +129,7 @@ def unfinished(visible: WorkloadQuerySet) -> list[Mapping[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """One workload that failed; `error` is what its program said, made fit to be shown."""
+    """A failed workload; `error` is the program's error as one safe line."""
 
     id: str
     runtime: str
@@ -141,11 +141,11 @@ class Failure:
 
 
 def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
-    """The last ones."""
+    """List the latest failures."""
     rows = visible.filter(status=Status.FAILED, finished_at__gte=since).order_by("-finished_at")
     columns = ("id", "runtime", "isolation_used", "owner__username", "finished_at")
-    begun = Substr("error", 1, MAX_ERROR_BYTES, output_field=BinaryField())
-    found = rows.values_list(*columns, "exit_reason", "exit_code", begun)[:MAX_ROWS]
+    error_start = Substr("error", 1, MAX_ERROR_BYTES, output_field=BinaryField())
+    found = rows.values_list(*columns, "exit_reason", "exit_code", error_start)[:MAX_ROWS]
     return [
         Failure(
             id=id,
@@ -154,7 +154,7 @@ def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
             owner=owner,
             finished_at=finished_at,
             reason=words.exit_reason(exit_reason, exit_code),
-            error=words.said(bytes(error or b"").decode(errors="replace")),
+            error=words.one_line(bytes(error or b"").decode(errors="replace")),
         )
         for id, runtime, backend, owner, finished_at, exit_reason, exit_code, error in found
     ]

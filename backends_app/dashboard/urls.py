@@ -1,4 +1,4 @@
-"""The paths of the dashboard: the page, and the part of it that its script asks for."""
+"""URLs of the dashboard: the page, and the fragment that its script polls."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from .views import DashboardView, LiveView
 def dashboard_urlpatterns(
     registry: Registry = registry, executor: Executor | None = None, history: History = history
 ) -> list[URLPattern]:
-    """The dashboard of one registry; without an executor, of the process's own."""
-    given: dict[str, Any] = {
+    """Return the dashboard of one registry; without an executor, use the process's own."""
+    initkwargs: dict[str, Any] = {
         "registry": registry,
         "executor_override": executor,
         "history": history,
     }
     return [
-        path("", DashboardView.as_view(**given), name="dashboard"),
-        path("dashboard/live", LiveView.as_view(**given), name="dashboard-live"),
+        path("", DashboardView.as_view(**initkwargs), name="dashboard"),
+        path("dashboard/live", LiveView.as_view(**initkwargs), name="dashboard-live"),
     ]
 
 

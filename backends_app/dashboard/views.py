@@ -1,4 +1,4 @@
-"""The page, and the part of it that changes, for the script that keeps it fresh."""
+"""The dashboard page, and its changing part as a fragment for the script that polls it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from ..executors.base import Executor
 from ..models import Workload
 from ..registry import Registry, registry
 from . import charts, present, words
-from .history import WINDOWS, History, Past, Tally, history
+from .history import WINDOWS, History, Stats, WindowStats, history
 
 POLL_S = 3
 OPEN = "open"
@@ -37,10 +37,7 @@ OPEN = "open"
 
 @method_decorator(gzip_page, name="dispatch")
 class DashboardView(View):
-    """The whole page.
-
-    A registry, an executor and a history may be handed in; else they are those of the process.
-    """
+    """The whole page. Registry, executor and history default to those of the process."""
 
     http_method_names = ["get", "head", "options"]
     registry: Registry = registry
@@ -84,26 +81,26 @@ class DashboardView(View):
             user = self.request.user
             nodes = self.executor.live_nodes()
             loads = present.loads(nodes)
-            past = self.history.over(window)
-            known: dict[str, Any] = {
+            stats = self.history.window_stats(window)
+            figures: dict[str, Any] = {
                 "user": user,
                 "running": words.count(sum(load.running for load in loads.values())),
                 "waiting": words.count(sum(load.waiting for load in loads.values())),
-                "past": _retold(past),
+                "history": _render_history(stats),
             }
             if user.is_authenticated:
                 visible = Workload.objects.all().visible_to(user)
-                known |= {
+                figures |= {
                     "nodes": nodes,
                     "unfinished": present.unfinished(visible),
-                    "failures": present.failures(visible, past.since),
+                    "failures": present.failures(visible, stats.since),
                 }
-        except (OperationalError, InterfaceError):  # what the backends are like is known without it
-            known, loads = {"user": AnonymousUser()}, None
+        except (OperationalError, InterfaceError):  # backend health needs no database
+            figures, loads = {"user": AnonymousUser()}, None
         release_connection()
         targets = present.targets(snapshot, loads)
         return {
-            **known,
+            **figures,
             "window": window,
             "windows": WINDOWS.values(),
             "targets": targets,
@@ -113,7 +110,7 @@ class DashboardView(View):
 
 
 class LiveView(DashboardView):
-    """The part that changes; not modified is said as HTTP says it."""
+    """The changing part of the page, with an ETag: 304 when nothing has changed."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         live = _live(self.context())
@@ -131,8 +128,8 @@ def _etag(live: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Retold:
-    """A past as the page tells it; the same for everybody."""
+class RenderedHistory:
+    """Window statistics as rendered for the page; the same for every visitor."""
 
     since: datetime
     ended: str
@@ -141,30 +138,32 @@ class Retold:
     charts: SafeString
 
 
-_retold_before: WeakKeyDictionary[Past, Retold] = WeakKeyDictionary()
+_rendered: WeakKeyDictionary[WindowStats, RenderedHistory] = WeakKeyDictionary()
 
 
-def _retold(past: Past) -> Retold:
-    """Made once for each past."""
-    made = _retold_before.get(past)
-    if made is None:
-        by_backend = {backend: Tally.total(past.of(backend)) for backend in past.backends}
-        total = Tally.total(by_backend.values())
+def _render_history(stats: WindowStats) -> RenderedHistory:
+    """Render window statistics, once for each instance."""
+    rendered = _rendered.get(stats)
+    if rendered is None:
+        by_backend = {
+            backend: Stats.total(stats.for_backend(backend)) for backend in stats.backends
+        }
+        total = Stats.total(by_backend.values())
         failed = [
             {"backend": backend, "reason": words.exit_reason(reason), "count": count}
-            for backend, tally in by_backend.items()
-            for reason, count in tally.failures.items()
+            for backend, backend_stats in by_backend.items()
+            for reason, count in backend_stats.failures.items()
         ]
-        drawn = [charts.draw(past, backend) for backend in by_backend]
-        made = _retold_before[past] = Retold(
-            since=past.since,
+        backend_charts = [charts.draw(stats, backend) for backend in by_backend]
+        rendered = _rendered[stats] = RenderedHistory(
+            since=stats.since,
             ended=words.count(total.ended),
-            success=words.share(total.success),
+            success=words.percent(total.success),
             failed=sorted(failed, key=lambda row: -row["count"]),
             charts=render_to_string(
                 "backends_app/dashboard/charts.html",
-                # Of the module the template takes the measures.
-                {"drawn": drawn, "area": charts, "window": past.window},
+                # The template reads the dimensions from the module.
+                {"backends": backend_charts, "area": charts, "window": stats.window},
             ),
         )
-    return made
+    return rendered

@@ -43,18 +43,18 @@ def add_format(parser: ArgumentParser) -> None:
     )
 
 
-def show(command: BaseCommand, options: Mapping[str, Any], *parts: RenderableType) -> None:
+def print_rich(command: BaseCommand, options: Mapping[str, Any], *parts: RenderableType) -> None:
     """Print to the command's stdout; in colour only where a terminal shows it."""
     console = _console(command.stdout, options)
     for part in parts:
         console.print(part)
 
 
-def show_json(command: BaseCommand, value: object) -> None:
+def print_json(command: BaseCommand, value: object) -> None:
     command.stdout.write(json.dumps(value, indent=2, ensure_ascii=command.stdout.isatty()))
 
 
-def harmless(text: str, stream: Any) -> str:
+def sanitize(text: str, stream: Any) -> str:
     """What a stranger's program wrote, fit for a terminal; unchanged for a pipe or a file."""
     if not stream.isatty():
         return text
@@ -109,7 +109,7 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def waiting(title: str) -> Iterator[None]:
+def spinner(title: str) -> Iterator[None]:
     """How long it has taken so far, on stderr while something is waited for; for terminals only."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""Operators with and without permissions, over a registry of fakes."""
+"""Fixtures: operators with and without permissions, and a registry of fakes."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ EXECUTOR = "tests.admin.executors.Resting"
 
 @pytest.fixture(autouse=True)
 def fleet(settings, db) -> Registry:
-    """The process's registry: three fakes, of which all are healthy."""
+    """The process's registry with three healthy fakes."""
     settings.ISOLATION_BACKENDS = {
         "isolate": {
             "BACKEND": FAKE,
@@ -58,7 +58,7 @@ def root(db) -> User:
 
 @pytest.fixture
 def operator(root: User) -> Client:
-    """One who may do everything."""
+    """The client of a superuser."""
     client = Client()
     client.force_login(root)
     return client
@@ -66,9 +66,9 @@ def operator(root: User) -> Client:
 
 @pytest.fixture
 def staff(db) -> Callable[..., Client]:
-    """`staff("view_workload")`: one who may come to the admin, and has these permissions."""
+    """Return a factory: `staff("view_workload")` is the client of a staff user with permissions."""
 
-    def made(*codenames: str) -> Client:
+    def create(*codenames: str) -> Client:
         user = User.objects.create_user("staff", is_staff=True)
         permissions = Permission.objects.filter(
             codename__in=codenames, content_type__app_label="backends_app"
@@ -79,12 +79,12 @@ def staff(db) -> Callable[..., Client]:
         client.force_login(user)
         return client
 
-    return made
+    return create
 
 
 @pytest.fixture
 def audit(db) -> Callable[[], list[tuple[str, str, str]]]:
-    """The admin's log: who, on what, what."""
+    """Return a function that reads the admin log as (user, object id, message)."""
 
     def read() -> list[tuple[str, str, str]]:
         return [

@@ -1,18 +1,18 @@
-"""Executors for pages that are tested without a server: nothing starts behind the test."""
+"""Executors that start no threads, for tests of pages without a server."""
 
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
 
 
 class Resting(LocalExecutor):
-    """Takes orders; `run_next` runs one of them where the test stands."""
+    """Accepts submissions; a test runs them one by one with `run_next`."""
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
         pass
 
 
 class Elsewhere(Executor):
-    """Workers on other hosts run what it takes; what they say of themselves is in the database."""
+    """Stands for workers on other hosts, whose heartbeats are in the database."""
 
     remote = True
     requeue_after_s = 5.0

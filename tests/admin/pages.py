@@ -1,4 +1,4 @@
-"""What a person sees of a page, and what a browser would be asked to run."""
+"""A parser of pages: their visible text, and inline scripts and styles."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "sou
 
 
 class Page(HTMLParser):
-    """The text of a page, and whatever a policy without `unsafe-inline` forbids in it."""
+    """The visible text of a page, and what a policy without `unsafe-inline` forbids in it."""
 
     def __init__(self, response) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The page of the backends: what it shows, to whom, and the probe."""
+"""Admin page of the backends: content, permissions and the probe."""
 
 import re
 import threading
@@ -21,12 +21,12 @@ PROBE = f"{PAGE}isolate/probe/"
 
 
 def section(client: Client, name: str) -> str:
-    """What the page says of one backend."""
+    """Return the page's section about one backend."""
     content = client.get(PAGE).content.decode()
     return re.search(rf'<section[^>]*id="{name}".*?</section>', content, re.S).group(0)
 
 
-def test_a_backend_is_shown_with_all_that_is_known_of_it(operator, runtime_dir):
+def test_a_backend_is_shown_with_health_capabilities_routes_and_load(operator, runtime_dir):
     with acquire_slot("isolate", 2, runtime_dir):
         shown = section(operator, "isolate")
     for one in (
@@ -43,7 +43,7 @@ def test_a_backend_is_shown_with_all_that_is_known_of_it(operator, runtime_dir):
         "/v1/backends/isolate",
     ):
         assert one in shown, one
-    assert "none; ask for it by its name" not in shown
+    assert "none; explicit requests only" not in shown
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_each_state_has_a_word_and_a_colour(operator, fleet, isolate, found, wor
     assert found.description in shown
 
 
-def test_what_a_backend_says_is_text(operator, fleet, isolate):
+def test_texts_of_a_backend_are_escaped(operator, fleet, isolate):
     evil = "</span><script>alert(1)</script>"
     fleet.set_health("isolate", isolate, Health.ok(evil, {evil: evil}))
     page = Page(operator.get(PAGE))
@@ -70,12 +70,12 @@ def test_what_a_backend_says_is_text(operator, fleet, isolate):
     assert page.forbidden == []
 
 
-def test_an_empty_registry_says_what_to_do(operator, settings):
+def test_an_empty_registry_shows_what_to_do(operator, settings):
     settings.ISOLATION_BACKENDS = {}
-    assert "Name at least one in ISOLATION_BACKENDS" in Page(operator.get(PAGE)).text
+    assert "Add one to ISOLATION_BACKENDS" in Page(operator.get(PAGE)).text
 
 
-def test_it_is_linked_as_if_it_were_a_table_for_those_who_may_see_it(staff):
+def test_the_page_is_linked_for_users_with_the_view_permission(staff):
     client = staff("view_backend")
     for page in ("/admin/", PAGE):  # the index, and the sidebar
         content = client.get(page).content.decode()
@@ -85,18 +85,18 @@ def test_it_is_linked_as_if_it_were_a_table_for_those_who_may_see_it(staff):
 
 
 @pytest.mark.parametrize("page", [PAGE, "/admin/backends_app/route/"])
-def test_it_needs_a_permission_of_its_own(staff, client, page):
+def test_each_page_needs_its_own_view_permission(staff, client, page):
     assert staff("view_workload", "view_nodebackend").get(page).status_code == 403
     assert Client().get(page).headers["Location"].startswith("/admin/login/")
 
 
-def test_probe_now_probes_publishes_says_so_and_is_audited(operator, fleet, isolate, audit):
+def test_probe_now_publishes_reports_and_logs_the_result(operator, fleet, isolate, audit):
     isolate.health = Health.unhealthy("Deno <b>has gone</b>")
     answer = operator.post(PROBE, follow=True)
     assert answer.redirect_chain == [(PAGE, 302)]
-    said = "Backend isolate has been probed: unhealthy: Deno <b>has gone</b>"
-    assert said in Page(answer).text
-    assert [str(one) for one in answer.context["messages"]] == [said]
+    message = "Probed backend isolate: unhealthy: Deno <b>has gone</b>"
+    assert message in Page(answer).text
+    assert [str(one) for one in answer.context["messages"]] == [message]
     info = fleet.get("isolate").health
     assert (info.healthy, info.description) == (False, isolate.health.description)
     assert audit() == [("root", "isolate", "Probed: unhealthy: Deno <b>has gone</b>")]
@@ -107,7 +107,7 @@ def test_probe_now_probes_publishes_says_so_and_is_audited(operator, fleet, isol
     assert "Probed: healthy: back" in Page(operator.get(f"{PAGE}isolate/history/")).text
 
 
-def test_a_probe_that_hangs_holds_nobody_for_long(operator, fleet, isolate, monkeypatch):
+def test_a_hanging_probe_times_out(operator, fleet, isolate, monkeypatch):
     monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.01)
     hanging = threading.Event()
     monkeypatch.setattr(isolate, "probe", hanging.wait)
@@ -118,7 +118,7 @@ def test_a_probe_that_hangs_holds_nobody_for_long(operator, fleet, isolate, monk
         hanging.set()
 
 
-def test_a_probe_is_asked_for_by_those_who_may_and_from_the_page(staff, root, isolate, monkeypatch):
+def test_a_probe_needs_its_permission_and_a_csrf_token(staff, root, isolate, monkeypatch):
     monkeypatch.setattr(isolate, "probe", lambda: pytest.fail("it was probed"))
     assert staff("view_backend").post(PROBE).status_code == 403
     assert Client().post(PROBE).headers["Location"].startswith("/admin/login/")
@@ -129,18 +129,18 @@ def test_a_probe_is_asked_for_by_those_who_may_and_from_the_page(staff, root, is
     assert strict.get(PAGE).status_code == 200
 
 
-def test_who_may_probe_has_the_button(staff, isolate):
+def test_users_with_the_probe_permission_have_the_button(staff, isolate):
     client = staff("view_backend", "probe_backend")
     assert "Probe now" in Page(client.get(PAGE)).text
     assert client.post(PROBE).status_code == 302
 
 
-def test_what_is_not_registered_cannot_be_probed(operator):
+def test_a_probe_of_an_unregistered_backend_is_404(operator):
     assert operator.post(f"{PAGE}nothing/probe/").status_code == 404
     assert operator.post(f"{PAGE}a/b/probe/").status_code == 404
 
 
-def test_where_workers_run_everything_they_probe_and_the_page_shows_what_they_say(
+def test_with_remote_workers_the_page_shows_their_probes_and_offers_none(
     operator, settings, fleet, isolate, audit, monkeypatch
 ):
     settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Elsewhere"}
@@ -153,16 +153,16 @@ def test_where_workers_run_everything_they_probe_and_the_page_shows_what_they_sa
     assert '<span class="vulcan-state vulcan-unhealthy">unhealthy</span>' in shown
     assert "<td>1 of 2</td>" in shown
     assert "no Deno there" in shown
-    assert "No node serves it" in section(operator, "gvisor")
+    assert "No node serves this backend" in section(operator, "gvisor")
     page = Page(operator.get(PAGE))
-    assert "The workers probe their backends themselves" in page.text
+    assert "The workers probe their own backends" in page.text
     assert "Probe now" not in page.text
     answer = operator.post(PROBE, follow=True)
     assert "The workers probe" in str([str(one) for one in answer.context["messages"]])
     assert audit() == []
 
 
-def test_there_is_no_table_and_nothing_asks_for_one(operator, capsys):
+def test_models_without_a_table_are_never_queried(operator, capsys):
     assert list(Backend.objects.all()) == list(Route.objects.all()) == []
     call_command("dumpdata", "backends_app")
     capsys.readouterr()

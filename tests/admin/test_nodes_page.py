@@ -1,4 +1,4 @@
-"""The nodes as the admin shows them."""
+"""Admin pages of the nodes."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ EVIL = "</pre><script>alert(1)</script>"
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
 
-def test_nodes_are_shown_and_cannot_be_written(operator, fleet):
+def test_nodes_are_shown_escaped_and_read_only(operator, fleet):
     heartbeat("1" * 32, fleet.list()[:1], NOON)
     NodeBackend.objects.update(
         node="far", healthy=False, health_description=EVIL, attributes={EVIL: EVIL}

@@ -1,4 +1,4 @@
-"""The admin works under a content security policy without `unsafe-inline`."""
+"""Admin pages under a content security policy without `unsafe-inline`."""
 
 import pytest
 from django.contrib.staticfiles import finders
@@ -37,7 +37,7 @@ def test_no_page_has_inline_script_or_style(operator, fleet, monkeypatch, page):
     assert "main" in shown.tags
 
 
-def test_the_style_is_a_file_of_ours(operator):
+def test_pages_link_our_stylesheet(operator):
     for page in ("backend/", "route/", "nodebackend/", "workload/"):
         content = operator.get(f"{APP}/{page}").content.decode()
         assert 'href="/static/backends_app/admin.css"' in content

@@ -1,4 +1,4 @@
-"""The page of the routes: the table, and why a workload would go where it goes."""
+"""Admin page of the routes: the table and the explanation of decisions."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from tests.admin.pages import Page
 PAGE = "/admin/backends_app/route/"
 
 
-def asked(client, **query: str) -> str:
+def explain(client, **query: str) -> str:
     return Page(client.get(PAGE, {"isolation": "auto", "source_format": "code", **query})).text
 
 
-def test_the_table_says_of_each_row_whether_it_works_now_and_why(operator, fleet, isolate):
+def test_the_table_shows_whether_each_route_is_eligible_and_why(operator, fleet, isolate):
     fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
     text = Page(operator.get(PAGE)).text
     assert "runtime node → isolate no unhealthy: broken" in text
@@ -22,10 +22,12 @@ def test_the_table_says_of_each_row_whether_it_works_now_and_why(operator, fleet
 
 
 def test_a_decision_is_explained(operator):
-    text = asked(operator, runtime="typescript")
-    assert "isolate takes it. Rule: runtime node → isolate." in text
+    text = explain(operator, runtime="typescript")
+    assert "isolate is selected. Rule: runtime node → isolate." in text
     assert "isolate yes healthy gvisor no runs oci only microvm no runs python, go only" in text
-    assert "gvisor takes it. Rule: source format image" in asked(operator, source_format="image")
+    assert "gvisor is selected. Rule: source format image" in explain(
+        operator, source_format="image"
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,24 +42,24 @@ def test_a_decision_is_explained(operator):
     ],
 )
 def test_a_refusal_is_explained(operator, query, why):
-    text = asked(operator, **query)
+    text = explain(operator, **query)
     assert "refused" in text
     assert why in text
 
 
 def test_an_unhealthy_target_is_a_refusal_with_its_reason(operator, fleet, isolate):
     fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
-    assert "is unavailable: broken" in asked(operator, runtime="node")
+    assert "is unavailable: broken" in explain(operator, runtime="node")
 
 
-def test_the_form_keeps_what_was_asked_and_refuses_what_it_cannot_ask(operator):
+def test_the_form_keeps_its_values_and_refuses_invalid_ones(operator):
     content = operator.get(PAGE, {"isolation": "auto", "runtime": "node", "source_format": "code"})
     assert 'value="node"' in content.content.decode()
-    assert "Select a valid choice" in asked(operator, source_format="floppy")
-    assert "at most 63 characters" in asked(operator, runtime="x" * 64)
+    assert "Select a valid choice" in explain(operator, source_format="floppy")
+    assert "at most 63 characters" in explain(operator, runtime="x" * 64)
 
 
-def test_what_is_asked_is_text_in_the_answer(operator):
+def test_form_values_are_escaped(operator):
     evil = '"><script>alert(1)</script>'
     page = Page(operator.get(PAGE, {"isolation": evil, "runtime": evil, "source_format": "code"}))
     assert page.forbidden == []

@@ -1,4 +1,4 @@
-"""What an operator may do about workloads: kill, rerun, export; who may, and what the log says."""
+"""Admin actions on workloads: kill, rerun and export, their permissions and their log entries."""
 
 import csv
 import io
@@ -22,23 +22,23 @@ from tests.workloads import CODE, recorded
 
 
 @pytest.fixture(autouse=True)
-def nobody_waits(monkeypatch):
+def no_kill_wait(monkeypatch):
     monkeypatch.setattr(lifecycle, "KILL_WAIT_S", 0)
 
 
 def act(client: Client, action: str, *chosen: Workload, query: str = "", **more: str):
-    """Choose rows of the list and an action, as the page does."""
+    """Run an action on selected rows, as the page does."""
     data = {"action": action, "index": "0", "_selected_action": [one.pk for one in chosen]}
     return client.post(f"{PAGE}{query}", {**data, **more}, follow=True)
 
 
-def said(answer) -> list[str]:
+def messages(answer) -> list[str]:
     assert answer.status_code == 200
     return [strip_tags(str(one)) for one in answer.context["messages"]]
 
 
-def kept(**given) -> Workload:
-    """One that has ended and whose source is kept."""
+def with_source(**given) -> Workload:
+    """Record a failed workload whose source is stored."""
     workload = recorded(Status.FAILED, **given)
     Source.objects.create(
         workload=workload, code=CODE, rest={"command": [], "input": {"a": [1, "\0"]}}
@@ -49,35 +49,33 @@ def kept(**given) -> Workload:
 # Kill
 
 
-def test_kill_ends_what_has_not_ended_and_tells_the_others_apart(operator, audit):
+def test_kill_reports_killed_requested_and_finished_workloads(operator, audit):
     waits, runs, ended = recorded(), recorded(Status.RUNNING), recorded(Status.COMPLETED)
     answer = act(operator, "kill", waits, runs, ended)
-    assert said(answer) == [
+    assert messages(answer) == [
         f"1 killed: {waits.pk}",
-        f"1 asked to end, and will: {runs.pk}",
-        f"1 had ended before: {ended.pk}",
+        f"1 requested to be killed: {runs.pk}",
+        f"1 already finished: {ended.pk}",
     ]
     for workload in (waits, runs, ended):
         workload.refresh_from_db()
     assert (waits.status, runs.status, ended.status) == ("killed", "running", "completed")
     assert runs.kill_requested_at is not None
-    assert sorted(audit()) == sorted(
-        ("root", one.pk, "Asked to be killed.") for one in (waits, runs)
-    )
+    assert sorted(audit()) == sorted(("root", one.pk, "Kill requested.") for one in (waits, runs))
 
 
-def test_the_page_of_one_has_a_button_to_kill_it(operator, audit):
+def test_the_kill_button_kills_a_workload_once(operator, audit):
     workload = recorded()
     page = f"{PAGE}{workload.pk}/change/"
     button = f'action="{PAGE}{workload.pk}/kill/"'
     assert button in operator.get(page).content.decode()
     answer = operator.post(f"{PAGE}{workload.pk}/kill/", follow=True)
     assert answer.redirect_chain == [(page, 302)]
-    assert said(answer) == [f"1 killed: {workload.pk}"]
+    assert messages(answer) == [f"1 killed: {workload.pk}"]
     assert button not in answer.content.decode()
-    assert "Asked to be killed." in Page(operator.get(f"{PAGE}{workload.pk}/history/")).text
-    assert said(operator.post(f"{PAGE}{workload.pk}/kill/", follow=True)) == [
-        f"1 had ended before: {workload.pk}"
+    assert "Kill requested." in Page(operator.get(f"{PAGE}{workload.pk}/history/")).text
+    assert messages(operator.post(f"{PAGE}{workload.pk}/kill/", follow=True)) == [
+        f"1 already finished: {workload.pk}"
     ]
     assert len(audit()) == 1
 
@@ -85,35 +83,35 @@ def test_the_page_of_one_has_a_button_to_kill_it(operator, audit):
 # Rerun
 
 
-def test_rerun_submits_it_again_as_the_operators_own(operator, root, audit):
-    before = kept(owner=User.objects.create_user("ada"), mem_mb=128)
+def test_rerun_submits_a_workload_owned_by_the_operator(operator, root, audit):
+    before = with_source(owner=User.objects.create_user("ada"), mem_mb=128)
     answer = act(operator, "rerun", before)
     again = Workload.objects.exclude(pk=before.pk).get()
-    assert said(answer) == [f"1 submitted again: {again.pk}"]
+    assert messages(answer) == [f"1 submitted again: {again.pk}"]
     assert (again.status, again.owner, again.mem_mb) == ("pending", root, 128)
     assert audit() == [
-        ("root", before.pk, f"Run again as {again.pk}."),
-        ("root", again.pk, f"Submitted as {before.pk} once more."),
+        ("root", before.pk, f"Rerun as {again.pk}."),
+        ("root", again.pk, f"Rerun of {before.pk}."),
     ]
     assert get_executor().run_next("isolate")
     again.refresh_from_db()
     assert (again.status, again.output) == ("completed", {"a": [1, "\0"]})
 
 
-def test_the_button_leads_to_the_new_one(operator):
-    before = kept()
+def test_the_rerun_button_redirects_to_the_new_workload(operator):
+    before = with_source()
     answer = operator.post(f"{PAGE}{before.pk}/rerun/", follow=True)
     again = Workload.objects.exclude(pk=before.pk).get()
     assert answer.redirect_chain == [(f"{PAGE}{again.pk}/change/", 302)]
 
 
-def test_what_cannot_be_run_again_is_told_with_the_reason(operator, fleet, isolate, audit):
-    lost, first, second = recorded(Status.COMPLETED), kept(), kept()
+def test_workloads_that_cannot_be_rerun_are_reported_with_reasons(operator, fleet, isolate, audit):
+    lost, first, second = recorded(Status.COMPLETED), with_source(), with_source()
     fleet.set_health("isolate", isolate, Health.unhealthy("broken"))
-    reasons = said(act(operator, "rerun", lost, first, second))
+    reasons = messages(act(operator, "rerun", lost, first, second))
     assert len(reasons) == 2
-    assert "2 could not be run again. Backend 'isolate' is unavailable: b" in reasons[0]
-    assert "1 could not be run again. Its source was deleted when it ended" in reasons[1]
+    assert "2 could not be rerun. Backend 'isolate' is unavailable: b" in reasons[0]
+    assert "1 could not be rerun. Its source was deleted when it ended" in reasons[1]
     answer = operator.post(f"{PAGE}{lost.pk}/rerun/", follow=True)
     assert answer.redirect_chain == [(f"{PAGE}{lost.pk}/change/", 302)]
     assert Workload.objects.count() == 3
@@ -121,12 +119,12 @@ def test_what_cannot_be_run_again_is_told_with_the_reason(operator, fleet, isola
 
 
 @pytest.mark.parametrize("action", ["kill", "rerun"])
-def test_nobody_kills_or_reruns_thousands_by_one_click(operator, monkeypatch, audit, action):
-    monkeypatch.setattr(workloads, "MAX_AT_ONCE", 2)
-    three = [kept() for _ in range(3)]
+def test_actions_on_too_many_workloads_are_refused(operator, monkeypatch, audit, action):
+    monkeypatch.setattr(workloads, "MAX_SELECTED", 2)
+    three = [with_source() for _ in range(3)]
     recorded()
     answer = act(operator, action, *three[:2], select_across="1")
-    assert said(answer) == ["Nothing was done: take at most 2 workloads at a time."]
+    assert messages(answer) == ["Nothing was done: select at most 2 workloads at a time."]
     assert Workload.objects.count() == 4
     assert audit() == []
 
@@ -138,7 +136,7 @@ def body(answer) -> str:
     return b"".join(answer.streaming_content).decode()
 
 
-def test_json_has_everything_but_what_can_be_large(operator, root, audit):
+def test_json_export_has_all_columns_but_the_large_ones(operator, root, audit):
     one = recorded(Status.COMPLETED, owner=root, isolation=["isolate"], output="x", error='"\u2028')
     two = recorded(Status.PENDING)
     answer = act(operator, "export_json", one, two)
@@ -153,7 +151,7 @@ def test_json_has_everything_but_what_can_be_large(operator, root, audit):
     assert audit() == [("root", pk, "Exported as JSON.") for pk in (two.pk, one.pk)]
 
 
-def test_csv_has_the_same_rows(operator, root, audit):
+def test_csv_export_has_the_same_columns(operator, root, audit):
     one = recorded(Status.FAILED, owner=root, error='two\nlines, "quoted"', exit_code=-1)
     answer = act(operator, "export_csv", one)
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
@@ -166,7 +164,7 @@ def test_csv_has_the_same_rows(operator, root, audit):
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
-def test_no_cell_is_a_formula(operator, begin):
+def test_csv_cells_are_never_formulas(operator, begin):
     evil = f'{begin}cmd|"/c calc"!A1'
     one = recorded(
         Status.FAILED,
@@ -184,16 +182,16 @@ def test_no_cell_is_a_formula(operator, begin):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_all_that_match_are_exported_though_the_list_stops_earlier(
+def test_an_export_includes_rows_beyond_the_paginated_ones(
     operator, monkeypatch, kind, django_assert_max_num_queries
 ):
     monkeypatch.setattr("backends_app.admin.changelist.MAX_COUNTED", 110)
-    monkeypatch.setattr(export, "AT_ONCE", 50)
+    monkeypatch.setattr(export, "BATCH_SIZE", 50)
     many(240)
-    Workload.objects.update(created_at=Workload.objects.first().created_at)  # the same for all
+    Workload.objects.update(created_at=Workload.objects.first().created_at)  # all at the same time
     other = recorded(runtime="oci")
     answer = act(operator, f"export_{kind}", other, query="?runtime=node", select_across="1")
-    with django_assert_max_num_queries(12):  # one to read and one to log, for each fifty
+    with django_assert_max_num_queries(12):  # one to read and one to log for each batch
         text = body(answer)
     rows = json.loads(text) if kind == "json" else list(csv.DictReader(io.StringIO(text)))
     assert len({row["id"] for row in rows}) == len(rows) == 240
@@ -201,8 +199,8 @@ def test_all_that_match_are_exported_though_the_list_stops_earlier(
     assert LogEntry.objects.count() == 240
 
 
-def test_it_is_read_as_it_is_sent_and_the_log_knows_what_was(operator, monkeypatch):
-    monkeypatch.setattr(export, "AT_ONCE", 10)
+def test_an_export_is_streamed_and_logged_by_batch(operator, monkeypatch):
+    monkeypatch.setattr(export, "BATCH_SIZE", 10)
     many(100)
     answer = act(operator, "export_json", Workload.objects.first(), select_across="1")
     assert LogEntry.objects.count() == 0
@@ -213,19 +211,19 @@ def test_it_is_read_as_it_is_sent_and_the_log_knows_what_was(operator, monkeypat
     answer.close()
 
 
-def test_an_export_of_none_is_valid(operator):
+def test_an_export_of_no_rows_is_valid(operator):
     gone = recorded()
     Workload.objects.all().delete()
     assert json.loads(body(act(operator, "export_json", gone))) == []
     assert len(body(act(operator, "export_csv", gone)).splitlines()) == 1
 
 
-# Who may
+# Permissions
 
 
 @pytest.mark.parametrize("verb", ["kill", "rerun"])
-def test_each_button_needs_its_own_permission_and_comes_from_the_page(staff, root, audit, verb):
-    workload = kept() if verb == "rerun" else recorded()
+def test_each_button_needs_its_own_permission_and_a_csrf_token(staff, root, audit, verb):
+    workload = with_source() if verb == "rerun" else recorded()
     others = {"kill_workload", "rerun_workload", "export_workload"} - {f"{verb}_workload"}
     client = staff("view_workload", *others)
     url = f"{PAGE}{workload.pk}/{verb}/"
@@ -236,25 +234,25 @@ def test_each_button_needs_its_own_permission_and_comes_from_the_page(staff, roo
     assert strict.post(url).status_code == 403
     assert strict.get(url).status_code == 405
     assert audit() == []
-    mine = Permission.objects.get(codename=f"{verb}_workload")
-    User.objects.get(username="staff").user_permissions.add(mine)
+    permission = Permission.objects.get(codename=f"{verb}_workload")
+    User.objects.get(username="staff").user_permissions.add(permission)
     assert client.post(url).status_code == 302
     assert audit()
 
 
 @pytest.mark.parametrize("action", ["kill", "rerun", "export_csv", "export_json"])
 def test_each_action_needs_its_own_permission(staff, audit, action):
-    workload = kept()
+    workload = with_source()
     verb = action.split("_")[0]
     others = {"kill_workload", "rerun_workload", "export_workload"} - {f"{verb}_workload"}
     client = staff("view_workload", *others)
     answer = act(client, action, workload)
-    assert said(answer) == ["No action selected."]
+    assert messages(answer) == ["No action selected."]
     assert audit() == []
     assert Workload.objects.count() == 1
 
 
-def test_what_is_not_there_is_not_found(operator):
+def test_actions_on_unknown_workloads_are_404(operator):
     for verb in ("kill", "rerun"):
         assert operator.post(f"{PAGE}{32 * '0'}/{verb}/").status_code == 404
         assert operator.post(f"{PAGE}a/b/{verb}/").status_code == 404

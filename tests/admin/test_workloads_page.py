@@ -1,4 +1,4 @@
-"""The pages of workloads: the list, what narrows it, one in full; nothing can be written."""
+"""Admin pages of workloads: the list, its filters and search, and the read-only detail page."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -22,14 +22,14 @@ NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
 
 def listed(client: Client, **query: object) -> list[str]:
-    """The workloads on the page, by what `node` says."""
+    """Return the `node` of each workload on the page."""
     answer = client.get(PAGE, query)
     assert answer.status_code == 200, answer.headers
     return [one.node for one in answer.context["cl"].result_list]
 
 
 def many(count: int, **given) -> None:
-    """One for each minute, the last one the newest."""
+    """Record `count` workloads, one per minute; the last one is the newest."""
     Workload.objects.bulk_create(
         Workload(
             **{
@@ -51,7 +51,7 @@ def many(count: int, **given) -> None:
     )
 
 
-def test_the_list_says_who_ran_what_where_and_what_came_of_it(operator, root):
+def test_the_list_shows_owner_runtime_backend_node_and_result(operator, root):
     recorded(
         Status.FAILED,
         owner=root,
@@ -64,7 +64,7 @@ def test_the_list_says_who_ran_what_where_and_what_came_of_it(operator, root):
     assert "failed node isolate timeout host-7 root 2026-03-14 12:00:00 12.3 s" in text
 
 
-def test_the_newest_stand_first(operator):
+def test_the_newest_workloads_come_first(operator):
     for number in (2, 3, 1):
         recorded(node=f"{number}", created_at=NOON + timedelta(hours=number))
     assert listed(operator) == ["3", "2", "1"]
@@ -92,7 +92,7 @@ def test_the_newest_stand_first(operator):
         ({"q": "' OR 1=1 --"}, []),
     ],
 )
-def test_it_is_narrowed_by_filters_and_search(operator, query, found):
+def test_filters_and_search_narrow_the_list(operator, query, found):
     recorded(
         Status.COMPLETED,
         id="cafe" + 28 * "1",
@@ -113,7 +113,7 @@ def test_it_is_narrowed_by_filters_and_search(operator, query, found):
     assert listed(operator, **query) == found
 
 
-def test_the_filters_offer_what_is_registered_without_asking_the_rows(operator, fleet):
+def test_filters_offer_what_is_registered(operator, fleet):
     text = Page(operator.get(PAGE)).text
     assert "By runtime All node wasm python go oci" in text
     assert "By backend All gvisor isolate microvm" in text
@@ -126,11 +126,11 @@ def test_the_filters_offer_what_is_registered_without_asking_the_rows(operator, 
         *(("id", "x"), ("runtime", "\0"), ("status__exact", "\0")),
     ],
 )
-def test_it_is_narrowed_in_no_other_way(operator, lookup, value):
+def test_other_lookups_are_refused(operator, lookup, value):
     assert operator.get(PAGE, {lookup: value}).status_code == 400
 
 
-def test_dates_lead_to_those_that_there_are(operator):
+def test_the_date_hierarchy_offers_only_periods_with_rows(operator):
     for moment in (NOON, NOON + timedelta(days=2), NOON + timedelta(days=90)):
         recorded(created_at=moment)
     for year in (2023, 2026):
@@ -148,7 +148,7 @@ def test_dates_lead_to_those_that_there_are(operator):
     assert dates(**year, created_at__month=3)[1] == ["2026", "March 14", "March 16"]
     assert dates(**year, created_at__month=3, created_at__day=14)[1] == ["March 2026"]
     assert dates(**year, q="2023") == ("?q=2023", ["All dates"])
-    assert dates(q="2023")[1] == ["2023", "January 1"], "it begins where there is a choice"
+    assert dates(q="2023")[1] == ["2023", "January 1"], "levels with one choice are skipped"
 
 
 @pytest.mark.parametrize(
@@ -165,22 +165,22 @@ def test_dates_lead_to_those_that_there_are(operator):
         {"created_at__year": "9999"},
     ],
 )
-def test_a_query_that_makes_no_sense_is_answered(operator, query):
+def test_an_invalid_query_is_no_server_error(operator, query):
     recorded()
     assert operator.get(PAGE, query, follow=True).status_code in (200, 400)
 
 
-def test_it_counts_and_turns_pages_up_to_a_bound_and_says_so(operator, monkeypatch):
+def test_pagination_stops_at_a_bound_with_a_note(operator, monkeypatch):
     many(120)
     text = Page(operator.get(PAGE)).text
     assert "120 workloads" in text
-    assert "a date or a filter" not in text
+    assert "Use a date or a filter" not in text
     monkeypatch.setattr(changelist, "MAX_COUNTED", 110)
     answer = operator.get(PAGE, {"p": 2})
     assert len(answer.context["cl"].result_list) == 10
     text = Page(answer).text
     assert "110+ workloads" in text
-    assert "a date or a filter leads to others" in text
+    assert "Only the newest 110 are paginated. Use a date or a filter" in text
     assert "Select all 110+ workloads" in text
 
 
@@ -195,15 +195,15 @@ QUERIES = [
 @pytest.mark.parametrize("query", QUERIES, ids=str)
 def test_a_page_takes_few_queries(operator, root, query, django_assert_max_num_queries):
     many(250, owner=root)
-    operator.get(PAGE)  # what is looked up once
+    operator.get(PAGE)  # warm caches
     with django_assert_max_num_queries(8):  # session, user, search, count, rows, dates
         operator.get(PAGE, query)
 
 
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="counts the steps of SQLite's machine")
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="counts SQLite's instructions")
 @pytest.mark.parametrize("query", QUERIES, ids=str)
-def test_no_query_looks_at_all_rows(operator, monkeypatch, query):
-    """Ten times as many rows, and the database does not do even half as much again."""
+def test_no_query_reads_all_rows(operator, monkeypatch, query):
+    """Ten times as many rows take less than 1.5 times the work."""
     monkeypatch.setattr(changelist, "MAX_COUNTED", 150)
     many(300)
     few = _steps(operator, query)
@@ -212,19 +212,19 @@ def test_no_query_looks_at_all_rows(operator, monkeypatch, query):
 
 
 def _steps(client: Client, query: dict[str, object]) -> int:
-    """How many instructions SQLite's virtual machine takes for the page, in tens."""
-    taken = 0
+    """Return how many tens of instructions SQLite's virtual machine executes for the page."""
+    steps = 0
 
     def step() -> None:
-        nonlocal taken
-        taken += 1
+        nonlocal steps
+        steps += 1
 
     connection.connection.set_progress_handler(step, 10)
     try:
         assert client.get(PAGE, query).status_code == 200
     finally:
         connection.connection.set_progress_handler(None, 0)
-    return taken
+    return steps
 
 
 def test_the_list_reads_no_large_column(operator, django_assert_max_num_queries):
@@ -235,7 +235,7 @@ def test_the_list_reads_no_large_column(operator, django_assert_max_num_queries)
         assert not any(f'"{name}"' in one["sql"] for one in captured.captured_queries)
 
 
-def test_one_is_shown_in_full_and_as_text(operator, root):
+def test_the_detail_page_escapes_every_field(operator, root):
     workload = recorded(
         Status.FAILED,
         owner=root,
@@ -258,7 +258,7 @@ def test_one_is_shown_in_full_and_as_text(operator, root):
     assert f"/v1/workloads/{workload.pk}" in _change(operator, workload)
 
 
-def test_every_field_is_shown():
+def test_the_detail_page_shows_every_field():
     shown = {"status": "status_shown", "isolation_used": "backend", "duration_ms": "took"}
     shown |= {"compile_ms": "compile_time", "cpu_time_ms": "cpu_time", "memory_bytes": "memory"}
     for field in Workload._meta.get_fields():
@@ -268,14 +268,14 @@ def test_every_field_is_shown():
             assert names & {*WorkloadAdmin.readonly_fields}, field.name
 
 
-def test_what_cannot_be_seen_or_turns_the_text_around_is_made_visible(operator):
+def test_control_and_bidi_characters_are_made_visible(operator):
     workload = recorded(Status.COMPLETED, stdout="a\0b\x1b[31mc\u202ed\r\n\tz", error="\x85")
     content = _change(operator, workload)
     assert "a␀b␛[31mc⟨U+202E⟩d␍\n\tz" in content
     assert "⟨U+0085⟩" in content
 
 
-def test_the_page_has_a_bound(operator):
+def test_the_detail_page_has_a_maximum_size(operator):
     workload = recorded(Status.COMPLETED, stdout="x" * 1_000_000, output="y" * 1_000_000)
     long = "z" * 100_000
     text = "".join(f"line {number} {long}\n" for number in range(5))
@@ -283,7 +283,7 @@ def test_the_page_has_a_bound(operator):
     Workload.objects.update(log_lines=5)
     content = _change(operator, workload)
     assert len(content) < 100_000
-    assert "(and 980,000 characters more)" in content
+    assert "(and 980,000 more characters)" in content
     assert "line 4 zzz" in content
 
 
@@ -295,18 +295,18 @@ def test_the_last_lines_of_the_log_are_shown(operator):
             workload=workload, first=first, lines=100, stream="stderr", text=text
         )
     text = Page(operator.get(f"{PAGE}{workload.pk}/change/")).text
-    assert "The last 200 of 1000 lines: Line Stream Text 801 stderr line 801" in text
+    assert "Last 200 of 1000 lines: Line Stream Text 801 stderr line 801" in text
     assert "1000 stderr line 1000" in text
 
 
-def test_one_takes_few_queries(operator, root, django_assert_max_num_queries):
+def test_the_detail_page_takes_few_queries(operator, root, django_assert_max_num_queries):
     workload = recorded(Status.COMPLETED, owner=root)
     operator.get(PAGE)
     with django_assert_max_num_queries(7):
         operator.get(f"{PAGE}{workload.pk}/change/")
 
 
-def test_nothing_can_be_added_changed_or_deleted(operator):
+def test_workloads_cannot_be_added_changed_or_deleted(operator):
     workload = recorded()
     page = f"{PAGE}{workload.pk}/change/"
     assert operator.get(f"{PAGE}add/").status_code == 403
@@ -320,7 +320,7 @@ def test_nothing_can_be_added_changed_or_deleted(operator):
     assert workload.status == Status.PENDING
 
 
-def test_the_source_is_nowhere(operator):
+def test_the_source_is_never_shown(operator):
     workload = recorded(isolation_used="isolate")
     assert "export default" not in _change(operator, workload)
     index = operator.get("/admin/").content.decode()
@@ -328,16 +328,16 @@ def test_the_source_is_nowhere(operator):
     assert "/admin/backends_app/logblock/" not in index
 
 
-def test_who_may_only_look_can_only_look(staff):
+def test_the_view_permission_offers_no_actions(staff):
     client = staff("view_workload")
     workload = recorded()
     content = client.get(PAGE).content.decode() + _change(client, workload)
     assert workload.pk in content
-    for word in ("Run again", ">Kill<", "export_csv", 'name="action"'):
+    for word in ("Rerun", ">Kill<", "export_csv", 'name="action"'):
         assert word not in content
 
 
-def test_without_the_permission_there_is_nothing(staff):
+def test_pages_without_the_view_permission_are_403(staff):
     client = staff("kill_workload")
     workload = recorded()
     assert client.get(PAGE).status_code == 403
@@ -359,7 +359,7 @@ def test_a_date_outside_the_calendar_is_an_incorrect_lookup(operator, list_, end
     field = {"auth": "date_joined", "knox": "created"}.get(list_.split("/")[0], "created_at")
     url = f"/admin/{list_}/"
     answer = operator.get(url, {f"{field}__{end}": moment})
-    assert answer.status_code in (200, 302, 400)  # the last for a lookup that is not offered
+    assert answer.status_code in (200, 302, 400)  # 400 for a lookup that is not offered
     if answer.status_code == 302:
         assert answer["Location"] == f"{url}?e=1"
         assert operator.get(answer["Location"]).status_code == 200

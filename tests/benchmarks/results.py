@@ -3,7 +3,7 @@
 from typing import Any
 
 from backends_app.benchmarks import kept
-from backends_app.benchmarks.results import MODES, Figures, LeftOut, Measured, Results
+from backends_app.benchmarks.results import MODES, BackendResult, Figures, Results, Skipped
 from backends_app.models import Benchmark
 
 VERSIONS = {"vulcan": "1", "python": "3", "backends": {"isolate": {"deno_version": "2.9"}}}
@@ -17,15 +17,17 @@ def figures(p50: float | None = 10.0, **given: Any) -> Figures:
     return Figures(**found | given)
 
 
-def measured(name: str = "isolate", p50: float = 10.0, **given: Any) -> Measured:
+def measured(name: str = "isolate", p50: float = 10.0, **given: Any) -> BackendResult:
     modes = dict.fromkeys(MODES, figures(p50))
-    return Measured(**{"name": name, "runtime": "node", "image": None, "modes": modes, **given})
+    return BackendResult(
+        **{"name": name, "runtime": "node", "image": None, "modes": modes, **given}
+    )
 
 
-def results(*measured: Measured, left_out: tuple[LeftOut, ...] = (), **given: Any) -> Results:
+def results(*measured: BackendResult, left_out: tuple[Skipped, ...] = (), **given: Any) -> Results:
     found = {"task": "a task", "rounds": 10, "processors": 2, "load_before": 0.1, "load_after": 1.0}
     return Results(**found | given, measured=list(measured), left_out=list(left_out)).with_ratios()
 
 
-def row(name: str = "first", *given: Measured, **more: Any) -> Benchmark:
-    return kept.keep(name, results(*(given or (measured(),)), **more), VERSIONS)
+def row(name: str = "first", *given: BackendResult, **more: Any) -> Benchmark:
+    return kept.save(name, results(*(given or (measured(),)), **more), VERSIONS)

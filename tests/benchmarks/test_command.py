@@ -39,12 +39,12 @@ def benchmark(*options: str) -> int:
 
 def test_a_table_for_people(capsys):
     assert benchmark() == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     for word in ("one", "two", "python", "cold", "warm", "parallel", "0 of 4", "1×", "processors"):
-        assert word in said.out
-    assert "pictures was not measured" in said.out
-    assert said.err.splitlines() == ["Running 18 workloads through one, two …"]
-    assert "\x1b" not in said.out
+        assert word in captured.out
+    assert "pictures was not measured" in captured.out
+    assert captured.err.splitlines() == ["Running 18 workloads through one, two …"]
+    assert "\x1b" not in captured.out
     assert not Benchmark.objects.exists()
 
 
@@ -90,9 +90,9 @@ def test_it_fails_when_it_is_slower_by_more_than_that(capsys, percent, code):
     row("quick", measured("one", p50=1e-6))
     options = ["--backend", "one", "--compare", "quick", "--fail-if-slower", percent]
     assert benchmark(*options, "--keep", "slow") == code
-    said = capsys.readouterr()
-    assert ("worse" in said.out) is bool(code)
-    assert ("Worse by more than 1 %: one cold p50 ms" in said.err) is bool(code)
+    captured = capsys.readouterr()
+    assert ("worse" in captured.out) is bool(code)
+    assert ("Worse by more than 1 %: one cold p50 ms" in captured.err) is bool(code)
     assert kept.find("slow") is not None  # however it compares, it was measured
 
 
@@ -129,9 +129,9 @@ def test_a_first_one_has_nothing_to_compare_with(capsys):
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(capsys, options, words):
     assert benchmark(*options) == 1
-    said = capsys.readouterr()
-    assert words in said.err
-    assert "Running" not in said.err
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Running" not in captured.err
     assert not Benchmark.objects.exists()
 
 
@@ -167,7 +167,7 @@ def test_names_are_shown_as_they_are_and_command_no_terminal(capsys):
 
 
 def test_only_the_newest_are_kept(monkeypatch):
-    monkeypatch.setattr(kept, "MAX_KEPT", 3)
+    monkeypatch.setattr(kept, "MAX_STORED", 3)
     for number in range(5):
         row(f"number {number}")
     assert [one.name for one in Benchmark.objects.all()] == ["number 4", "number 3", "number 2"]
@@ -179,4 +179,4 @@ def test_of_several_with_one_name_the_newest_counts():
     newer = row("nightly", measured(p50=2))
     assert kept.find("nightly") == newer
     assert kept.find("other") is None
-    assert kept.before(newer).pk < newer.pk
+    assert kept.previous(newer).pk < newer.pk

@@ -27,9 +27,9 @@ def registered(**backends: Backend) -> Registry:
     return registry
 
 
-def bench(registry: Registry, rounds: int = 3, another=lambda name, backend: FakeBackend()):
+def bench(registry: Registry, rounds: int = 3, factory=lambda name, backend: FakeBackend()):
     found, left_out = targets(registry)
-    return Bench(registry, found, rounds, left_out=left_out, another=another)
+    return Bench(registry, found, rounds, left_out=left_out, factory=factory)
 
 
 def test_every_backend_runs_every_mode_with_each_slot_in_parallel():
@@ -53,19 +53,19 @@ def test_every_backend_runs_every_mode_with_each_slot_in_parallel():
 def test_cold_is_a_fresh_instance_each_time_and_none_is_left_open():
     made: list[FakeBackend] = []
 
-    def another(name: str, backend: Backend) -> Backend:
+    def factory(name: str, backend: Backend) -> Backend:
         made.append(FakeBackend())
         return made[-1]
 
     kept = FakeBackend(max_concurrency=1)
-    bench(registered(one=kept), another=another).run()
+    bench(registered(one=kept), factory=factory).run()
     assert [len(each.workloads) for each in made] == [1, 1, 1]
     assert all(each.closed for each in made)
     assert (len(kept.workloads), kept.closed) == (1 + 3 + 3, False)
 
 
 def test_what_the_settings_do_not_make_has_no_cold_figures():
-    measuring = bench(registered(one=FakeBackend(max_concurrency=1)), another=measure.another)
+    measuring = bench(registered(one=FakeBackend(max_concurrency=1)), factory=measure.new_instance)
     heard = []
     found = measuring.run(lambda done, total: heard.append(done))
     assert list(found.measured[0].modes) == ["warm", "parallel"]
@@ -118,8 +118,8 @@ def failing(workload):
 
 
 def test_a_busy_host_is_one_that_others_use_before_it_begins():
-    assert results(load_before=1.1).busy
-    assert not results(load_before=0.9, load_after=9.0).busy
+    assert results(load_before=1.1).host_busy
+    assert not results(load_before=0.9, load_after=9.0).host_busy
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_bug_of_a_backend_is_a_failure_too():
         def execute(self, workload):
             raise KeyError("a bug")
 
-    found = bench(registered(one=Buggy(max_concurrency=1)), another=lambda *_: None).run()
+    found = bench(registered(one=Buggy(max_concurrency=1)), factory=lambda *_: None).run()
     failure = found.measured[0].modes["warm"].failure
     assert failure == "backend_error: backend 'one' has a bug: its execute() raised KeyError"
     assert not found.succeeded

@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from backends_app.benchmarks.charts import chart
-from backends_app.benchmarks.results import LeftOut
+from backends_app.benchmarks.results import Skipped
 from backends_app.models import Benchmark
 from tests.benchmarks.results import figures, measured, row
 
@@ -72,7 +72,7 @@ def test_hosts_versions_and_what_programs_said_are_for_who_has_signed_in(
 
 def test_nothing_that_anybody_wrote_is_html(page, client_of_pages, user):
     failed = measured(image=HOSTILE, modes={"warm": figures(failures=1, failure=HOSTILE)})
-    left_out = LeftOut(name="other", reason=HOSTILE, broken=True)
+    left_out = Skipped(name="other", reason=HOSTILE, broken=True)
     row(HOSTILE, measured(name=HOSTILE))
     row(HOSTILE, failed, left_out=(left_out,))
     Benchmark.objects.update(node=HOSTILE, versions={"backends": {"x": {HOSTILE: HOSTILE}}})
@@ -93,7 +93,7 @@ def test_the_page_needs_no_inline_style_or_script(page, client_of_pages: Client)
 
 def test_a_busy_host_and_a_backend_that_broke_are_said(page):
     row("before", measured("isolate"), measured("microvm"))
-    gone = LeftOut(name="microvm", reason="unhealthy", broken=True)
+    gone = Skipped(name="microvm", reason="unhealthy", broken=True)
     row("after", left_out=(gone,), load_before=7.5)
     assert "The host was busy" in page()
     assert "does not work any more" in page()

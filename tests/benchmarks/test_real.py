@@ -39,11 +39,11 @@ def test_ctrl_c_leaves_nothing_running_and_keeps_nothing(migrated: Path):
             assert "Running" in process.stderr.readline()
             started = children(process.pid)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=PATIENCE_S)
+            _, stderr = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
-    assert (process.returncode, "Traceback" in said) == (130, False)
-    assert "nothing was kept" in said
+    assert (process.returncode, "Traceback" in stderr) == (130, False)
+    assert "nothing was kept" in stderr
     assert started
     assert not [pid for pid in started if _lives(pid)]
     listed = manage("benchmark", "--list", "--format", "json", folder=migrated)

@@ -7,14 +7,14 @@ import pytest
 from backends_app.benchmarks.compare import compare
 from backends_app.benchmarks.results import (
     Figures,
-    LeftOut,
     Results,
     Sample,
+    Skipped,
     busy_s,
+    one_line,
     percentile,
-    said,
 )
-from backends_app.benchmarks.words import figure, ratio, share
+from backends_app.benchmarks.words import figure, percent_change, ratio
 from tests.benchmarks.results import figures, measured, results
 
 
@@ -50,23 +50,27 @@ def test_ratios_are_to_the_fastest_of_the_mode():
 
 
 def test_results_are_the_same_after_they_were_kept_as_json():
-    left_out = (LeftOut(name="gone", reason="why", broken=True),)
+    left_out = (Skipped(name="gone", reason="why", broken=True),)
     found = results(measured(), left_out=left_out)
     assert Results.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
 def test_what_a_program_said_is_one_short_line():
-    assert said("a\x1b[2J\nb\u202ec" + "x" * 1000).startswith("a [2J b c")
-    assert len(said("x" * 1000)) == 200
+    assert one_line("a\x1b[2J\nb\u202ec" + "x" * 1000).startswith("a [2J b c")
+    assert len(one_line("x" * 1000)) == 200
 
 
 def test_figures_in_words():
     assert [figure(one) for one in (None, 0.123456, 4.7, 999.4, 999.6, 12345)] == [
         *("–", "0.123", "4.7", "999", "1,000", "12,345")
     ]
-    assert (ratio(1.0), ratio(None), share(0.5), share(-0.014), share(None)) == (
-        *("1×", "–", "+50 %", "-1 %", ""),
-    )
+    assert (
+        ratio(1.0),
+        ratio(None),
+        percent_change(0.5),
+        percent_change(-0.014),
+        percent_change(None),
+    ) == (*("1×", "–", "+50 %", "-1 %", ""),)
 
 
 # Comparing
@@ -112,7 +116,7 @@ def test_where_nothing_succeeds_any_more_that_is_worse():
 
 def test_a_backend_that_broke_is_worse_and_one_that_was_not_wanted_is_not():
     before = results(measured(), measured("other"))
-    gone = LeftOut(name="other", reason="unhealthy", broken=True)
+    gone = Skipped(name="other", reason="unhealthy", broken=True)
     found = compare(before, results(measured(), left_out=(gone,)))
     assert (found.lost, found.worse) == (["other"], True)
     assert not compare(before, results(measured())).worse

@@ -21,8 +21,8 @@ def test_a_person_runs_a_workload_again_in_the_admin(page, site, sign_in):
     _, first = site.call("POST", "/v1/workloads", QUICK, person="ada")
     sign_in(page, "root")
     page.goto(f"/admin/backends_app/workload/{first['id']}/change/")
-    page.get_by_role("button", name="Run again").click()
-    expect(page.locator(".messagelist")).to_contain_text("again")
+    page.get_by_role("button", name="Rerun").click()
+    expect(page.locator(".messagelist")).to_contain_text("submitted again")
 
     def newest() -> dict:
         return site.call("GET", "/v1/workloads?page_size=1")[1]["results"][0]

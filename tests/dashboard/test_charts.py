@@ -7,28 +7,28 @@ from datetime import timedelta
 import pytest
 
 from backends_app.dashboard import charts
-from backends_app.dashboard.history import NOTHING, WINDOWS, Past, Tally
+from backends_app.dashboard.history import NO_STATS, WINDOWS, Stats, WindowStats
 from backends_app.workloads import Status
 
 
-def past(clock, key: str = "hour", **tallies: Tally) -> Past:
+def past(clock, key: str = "hour", **tallies: Stats) -> WindowStats:
     """A window in which something ended on `isolate`, in the steps `s0`, `s1` and so on."""
     window = WINDOWS[key]
-    steps: list[dict[str, Tally]] = [{} for _ in range(window.steps)]
+    steps: list[dict[str, Stats]] = [{} for _ in range(window.steps)]
     for name, tally in tallies.items():
         steps[int(name[1:])]["isolate"] = tally
-    return Past(window, clock.now, window.first_step(clock.now), steps)
+    return WindowStats(window, clock.now, window.first_step(clock.now), steps)
 
 
-def tally(completed: int = 0, failed: int = 0, killed: int = 0, run_time: int = 5) -> Tally:
-    made = Tally()
+def tally(completed: int = 0, failed: int = 0, killed: int = 0, run_time: int = 5) -> Stats:
+    made = Stats()
     made.add(Status.COMPLETED, "exited", run_time, completed)
     made.add(Status.FAILED, "timeout", None, failed)
     made.add(Status.KILLED, "killed", None, killed)
     return made
 
 
-def drawn(clock, key: str = "hour", **tallies: Tally) -> dict[str, charts.Chart]:
+def drawn(clock, key: str = "hour", **tallies: Stats) -> dict[str, charts.Chart]:
     return {
         chart.key: chart for chart in charts.draw(past(clock, key, **tallies), "isolate").charts
     }
@@ -128,4 +128,4 @@ def test_nothing_at_all_is_drawn_as_nothing(clock):
     for chart in drawn(clock).values():
         assert not chart.bars
         assert not any(line.path or line.dots for line in chart.lines)
-    assert NOTHING.ended == 0
+    assert NO_STATS.ended == 0

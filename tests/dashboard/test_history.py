@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backends_app.dashboard.history import SETTLED_S, WINDOWS, History, Tally
+from backends_app.dashboard.history import SETTLED_S, WINDOWS, History, Stats
 from backends_app.models import Workload
 from backends_app.workloads import Status
 from tests.dashboard.day import day, ended, workload
@@ -27,7 +27,7 @@ def facts(history: History, key: str) -> list[dict[str, tuple]]:
             )
             for backend, tally in step.items()
         }
-        for step in history.over(WINDOWS[key]).steps
+        for step in history.window_stats(WINDOWS[key]).steps
     ]
 
 
@@ -45,7 +45,7 @@ def test_each_end_is_counted_in_its_step(history, clock):
             workload(status=Status.RUNNING, created_at=clock.now),  # not ended
         ]
     )
-    past = history.over(HOUR)
+    past = history.window_stats(HOUR)
     assert past.backends == ["gvisor", "isolate"]
     tallies = past.of("isolate")
     assert [number for number, tally in enumerate(tallies) if tally.ended] == [0, 24, 29]
@@ -59,17 +59,17 @@ def test_each_end_is_counted_in_its_step(history, clock):
 @pytest.mark.parametrize("key", WINDOWS)
 def test_a_step_begins_with_its_first_moment(history, clock, key: str):
     window = WINDOWS[key]
-    edge = history.over(window).begin(window.steps - 2)
+    edge = history.window_stats(window).begin(window.steps - 2)
     Workload.objects.bulk_create(
         [ended(edge - timedelta(microseconds=1)), ended(edge), ended(edge.replace(microsecond=1))]
     )
-    counts = [tally.ended for tally in History(clock).over(window).of("isolate")]
+    counts = [tally.ended for tally in History(clock).window_stats(window).of("isolate")]
     assert counts == [*[0] * (window.steps - 3), 1, 2, 0]
 
 
 @pytest.mark.django_db
 def test_the_steps_of_a_day_and_of_a_week_are_hours_by_the_clock(history):
-    day, week = history.over(WINDOWS["day"]), history.over(WINDOWS["week"])
+    day, week = history.window_stats(WINDOWS["day"]), history.window_stats(WINDOWS["week"])
     assert (day.since.minute, day.since.second) == (0, 0)
     assert {week.begin(number).hour for number in range(len(week.steps))} == {0, 6, 12, 18}
 
@@ -84,7 +84,7 @@ def test_run_times_are_those_of_the_completed_by_nearest_rank(history, clock, co
     Workload.objects.bulk_create(
         [ended(at, status=Status.FAILED, exit_reason="timeout", duration_ms=10_000)]
     )
-    tally = history.over(HOUR).of("isolate")[24]
+    tally = history.window_stats(HOUR).of("isolate")[24]
     for share in (0.5, 0.95):
         assert tally.run_time(share) == sorted(run_times)[math.ceil(share * count) - 1]
 
@@ -100,15 +100,15 @@ def test_run_times_have_three_digits(history, clock):
     ):
         Workload.objects.all().delete()
         Workload.objects.bulk_create([ended(clock.ago(minutes=10), duration_ms=run_time)])
-        assert History(clock).over(HOUR).of("isolate")[24].run_time(0.5) == known
+        assert History(clock).window_stats(HOUR).of("isolate")[24].run_time(0.5) == known
 
 
 def test_nothing_has_no_success_and_no_run_time():
-    assert (Tally().success, Tally().run_time(0.5)) == (None, None)
+    assert (Stats().success, Stats().run_time(0.5)) == (None, None)
 
 
 def test_who_was_killed_has_neither_succeeded_nor_failed():
-    tally = Tally()
+    tally = Stats()
     tally.add(Status.COMPLETED, "exited", 5, 3)
     tally.add(Status.FAILED, "timeout", 5, 1)
     tally.add(Status.KILLED, "killed", 5, 100)
@@ -151,6 +151,6 @@ def test_what_is_settled_is_not_asked_for_again(history, clock, django_assert_nu
 @pytest.mark.django_db
 def test_a_clock_that_is_set_back_does_no_harm(history, clock):
     Workload.objects.bulk_create([ended(clock.ago(minutes=10))])
-    history.over(HOUR)
+    history.window_stats(HOUR)
     clock.now -= timedelta(minutes=30)
     assert facts(history, "hour") == facts(History(clock), "hour")

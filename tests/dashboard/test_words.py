@@ -35,25 +35,25 @@ def test_durations_have_the_unit_that_suits_them(ms: int | None, text: str):
     ],
 )
 def test_only_all_is_100_percent_and_only_nothing_is_0(share: float | None, text: str):
-    assert words.share(share) == text
+    assert words.percent(share) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (0.5, "0.5"), (400, "400"), (20_000, "20k"), (6_000_000, "6M")]
 )
 def test_labels_of_axes_are_short(number: float, text: str):
-    assert words.short(number) == text
+    assert words.si(number) == text
 
 
 def test_what_a_program_said_is_one_short_line():
-    assert words.said("a\nb\tc  d") == "a b c d"
-    assert words.said("x" * 10_000_000) == "x" * 199 + "…"
-    assert words.said("short" + " " * 1_000 + "x") == "short…"
-    assert words.said("") == ""
+    assert words.one_line("a\nb\tc  d") == "a b c d"
+    assert words.one_line("x" * 10_000_000) == "x" * 199 + "…"
+    assert words.one_line("short" + " " * 1_000 + "x") == "short…"
+    assert words.one_line("") == ""
 
 
 def test_what_a_program_said_cannot_turn_the_line_around_it():
-    assert words.said("safe\u202eevil\u2066\x1b[31m\0\u200b") == "safe evil [31m"
+    assert words.one_line("safe\u202eevil\u2066\x1b[31m\0\u200b") == "safe evil [31m"
 
 
 def test_exit_reasons_are_words():

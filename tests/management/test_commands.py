@@ -152,15 +152,15 @@ def test_colour_only_where_it_was_asked_for(tmp_path: Path):
 
 
 def test_what_a_program_prints_cannot_command_a_terminal():
-    from backends_app.management.output import harmless
+    from backends_app.management.output import sanitize
 
     class Terminal:
         def isatty(self) -> bool:
             return True
 
-    shown = harmless("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
+    shown = sanitize("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
     assert shown == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"
-    assert harmless("left \u202eright", Terminal()) == "left \\x202eright"
+    assert sanitize("left \u202eright", Terminal()) == "left \\x202eright"
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGRTMIN", 162), ("SIG40", 168)])

@@ -31,7 +31,7 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.logs import LogBuffer
 from tests.hostile import Request
 from tests.site.conftest import identify
-from vulcan_site.logs import without_secrets
+from vulcan_site.logs import redact
 
 Action: TypeAlias = Callable[[], object]
 Subject: TypeAlias = Callable[[int], Action]
@@ -273,7 +273,7 @@ def test_what_a_program_prints():
     more = ("Requires ", "Requires a access", 'Requires a access to "', "blob:null/", "://a:")
     ends = ("", "\nNode.js v1", "\npanic: x", "\nTraceback (most recent call last):\n")
     check({case: of_text(keep_log, *case) for case in product(("",), units)}, PRINTED)
-    for reader in (last_words, _readable, without_secrets):
+    for reader in (last_words, _readable, redact):
         cases = product(("",), (*units, *more), ends)
         check({(reader, *case): of_text(reader, *case) for case in cases}, PRINTED)
 

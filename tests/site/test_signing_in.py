@@ -8,7 +8,7 @@ PAGES = ("/api-auth/login/", "/admin/login/")
 
 
 @pytest.fixture(autouse=True)
-def _fresh(settings):
+def empty_cache(settings):
     cache.clear()
     settings.SIGN_IN_RATE = "3/min"
     yield

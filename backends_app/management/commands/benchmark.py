@@ -16,13 +16,13 @@ from ...benchmarks import kept
 from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
 from ...benchmarks.measure import Bench, Target, probe, targets
 from ...benchmarks.programs import PROGRAMS
-from ...benchmarks.results import MODES, LeftOut, Results
-from ...benchmarks.words import figure, ratio, share
+from ...benchmarks.results import MODES, Results, Skipped
+from ...benchmarks.words import figure, percent_change, ratio
 from ...exceptions import comma_join, short_repr
 from ...models import Benchmark
 from ...registry import registry
 from ...routing import RUNTIME_ALIASES
-from ..output import add_format, progress_bar, show, show_json
+from ..output import add_format, print_json, print_rich, progress_bar
 
 ROUNDS, MAX_ROUNDS = 10, 1000
 INTERRUPTED = 130  # as a shell ends then
@@ -85,9 +85,9 @@ class Command(BaseCommand):
     def _list(self, options: dict[str, Any]) -> None:
         found = list(Benchmark.objects.all())
         if options["format"] == "json":
-            show_json(self, [_as_json(one) for one in found])
+            print_json(self, [_as_json(one) for one in found])
         elif found:
-            show(self, options, _kept_table(found))
+            print_rich(self, options, _saved_table(found))
         else:
             self.stdout.write("No benchmark has been kept yet; --keep NAME keeps one.")
 
@@ -110,24 +110,24 @@ class Command(BaseCommand):
         if earlier is not None:
             comparison = compare(Results.from_json(earlier.results), results, threshold)
         if options["format"] == "json":
-            compared = earlier and comparison and _compared(earlier, comparison)
-            show_json(
+            compared = earlier and comparison and _comparison_json(earlier, comparison)
+            print_json(
                 self,
                 {
                     "versions": versions,
-                    "busy": results.busy,
+                    "busy": results.host_busy,
                     "results": results.as_json(),
                     "comparison": compared,
                 },
             )
         else:
-            show(self, options, *_shown(results))
+            print_rich(self, options, *_result_parts(results))
             if earlier is not None and comparison is not None:
-                show(self, options, *_shown_comparison(earlier, comparison))
+                print_rich(self, options, *_comparison_parts(earlier, comparison))
         if not results.succeeded:
             raise CommandError("Not one run has succeeded; nothing was kept.")
         if options["keep"] is not None:
-            kept.keep(options["keep"], results, versions)
+            kept.save(options["keep"], results, versions)
             if options["format"] == "table":
                 self.stdout.write(f"Kept as {options['keep']}; /benchmarks draws it.")
         if options["fail_if_slower"] is not None and comparison and comparison.worse:
@@ -146,7 +146,7 @@ class Command(BaseCommand):
             self.stderr.write("There is none yet to compare with.", style_func=str)
         return found
 
-    def _targets(self, options: dict[str, Any]) -> tuple[list[Target], list[LeftOut]]:
+    def _targets(self, options: dict[str, Any]) -> tuple[list[Target], list[Skipped]]:
         named: list[str] = options["backend"] or []
         for name in named:
             if name not in registry:
@@ -177,7 +177,7 @@ def _threshold(options: dict[str, Any]) -> float:
     return float(percent) / 100
 
 
-def _shown(results: Results) -> Iterable[RenderableType]:
+def _result_parts(results: Results) -> Iterable[RenderableType]:
     table = Table(
         *("Backend", "Ran", "Mode"),
         *(
@@ -223,17 +223,19 @@ def _shown(results: Results) -> Iterable[RenderableType]:
     )
     yield table
     yield from (Text(note) for note in notes)
-    if results.busy:
+    if results.host_busy:
         yield Text(f"The host was busy, and the figures say less. {load}", style="yellow")
     else:
         yield Text(load)
 
 
-def _shown_comparison(earlier: Benchmark, found: Comparison) -> Iterable[RenderableType]:
+def _comparison_parts(earlier: Benchmark, found: Comparison) -> Iterable[RenderableType]:
     table = Table(
         *("Backend", "Mode"),
         *(Column(head, justify="right") for head in HEADS.values()),
-        title=Text(f"Compared with {_plain(earlier.name)} of {_when(earlier)}"),
+        title=Text(
+            f"Compared with {_replace_unprintable(earlier.name)} of {_format_time(earlier)}"
+        ),
         title_justify="left",
     )
     rows: dict[tuple[str, str], list[Change]] = {}
@@ -242,18 +244,18 @@ def _shown_comparison(earlier: Benchmark, found: Comparison) -> Iterable[Rendera
     for (backend, mode), changes in rows.items():
         table.add_row(backend, mode, *(_cell(change) for change in changes))
     yield table
-    yield from (Text(_plain(note)) for note in found.notes)
+    yield from (Text(_replace_unprintable(note)) for note in found.notes)
     yield from (Text(f"{name} does not work any more", style="red") for name in found.lost)
 
 
 def _cell(change: Change) -> Text:
-    parts = [f"{figure(change.before)} → {figure(change.now)}", share(change.share)]
+    parts = [f"{figure(change.before)} → {figure(change.now)}", percent_change(change.share)]
     if change.worse:
         parts.append("worse")
     return Text(" ".join(filter(None, parts)), style="red" if change.worse else "")
 
 
-def _kept_table(found: Iterable[Benchmark]) -> RenderableType:
+def _saved_table(found: Iterable[Benchmark]) -> RenderableType:
     table = Table(
         *("Name", "Taken", "Node"), *(Column(f"{mode} p50 ms", overflow="fold") for mode in MODES)
     )
@@ -267,7 +269,12 @@ def _kept_table(found: Iterable[Benchmark]) -> RenderableType:
             )
             for mode in MODES
         ]
-        table.add_row(Text(_plain(one.name)), _when(one), Text(_plain(one.node)), *medians)
+        table.add_row(
+            Text(_replace_unprintable(one.name)),
+            _format_time(one),
+            Text(_replace_unprintable(one.node)),
+            *medians,
+        )
     return table
 
 
@@ -281,7 +288,7 @@ def _as_json(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _compared(earlier: Benchmark, found: Comparison) -> dict[str, Any]:
+def _comparison_json(earlier: Benchmark, found: Comparison) -> dict[str, Any]:
     return {
         "name": earlier.name,
         "node": earlier.node,
@@ -291,10 +298,10 @@ def _compared(earlier: Benchmark, found: Comparison) -> dict[str, Any]:
     }
 
 
-def _when(benchmark: Benchmark) -> str:
+def _format_time(benchmark: Benchmark) -> str:
     return f"{benchmark.created_at:%Y-%m-%d %H:%M} UTC"
 
 
-def _plain(text: str) -> str:
+def _replace_unprintable(text: str) -> str:
     """Names are printable when they are kept; rows may come from elsewhere."""
     return "".join(sign if sign.isprintable() else "�" for sign in text)

@@ -13,7 +13,7 @@ from knox.models import get_token_model
 from ...executors import get_executor
 from ...health import PROBE_TIMEOUT_S
 from ...registry import registry
-from ..output import backend_table, show
+from ..output import backend_table, print_rich
 
 USER = "dev"
 CURL = """\
@@ -48,7 +48,7 @@ class Command(runserver.Command):
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         here = f"http://{host}:{server_port}"
         self.stdout.write(f"\nVulcan listens at {here}/ (stop it with CONTROL-C)\n")
-        show(self, {}, backend_table(registry.list()))
+        print_rich(self, {}, backend_table(registry.list()))
         if password:
             self.stdout.write(
                 f"\nUser {USER} was made with password {password}: it is shown this once. "

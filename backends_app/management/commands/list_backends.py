@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand
 from ...api.representation import backend_list
 from ...health import HealthMonitor
 from ...registry import registry
-from ..output import add_format, backend_table, show
+from ..output import add_format, backend_table, print_rich
 
 
 class Command(BaseCommand):
@@ -22,4 +22,4 @@ class Command(BaseCommand):
         if options["format"] == "json":
             self.stdout.write(backend_list(registry.snapshot).body.decode())
         else:
-            show(self, options, backend_table(registry.list()))
+            print_rich(self, options, backend_table(registry.list()))

@@ -9,7 +9,7 @@ from ...api.representation import backend_list
 from ...exceptions import comma_join
 from ...health import HealthMonitor
 from ...registry import registry
-from ..output import add_format, backend_table, show
+from ..output import add_format, backend_table, print_rich
 
 
 class Command(BaseCommand):
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         if options["format"] == "json":
             self.stdout.write(backend_list(snapshot).body.decode())
         else:
-            show(self, options, backend_table(snapshot.list()))
+            print_rich(self, options, backend_table(snapshot.list()))
         failing = [
             name
             for name, entry in snapshot.entries.items()

@@ -11,7 +11,7 @@ from ...health import HealthMonitor
 from ...registry import registry
 from ...routing import RUNTIMES
 from ...workloads import AUTO, SOURCE_FORMATS
-from ..output import add_format, candidate_table, show, show_json
+from ..output import add_format, candidate_table, print_json, print_rich
 
 
 class Command(BaseCommand):
@@ -38,17 +38,17 @@ class Command(BaseCommand):
         )
         if options["format"] == "json":
             if resolution.error is None:
-                show_json(self, ResolutionSerializer(resolution).data)
+                print_json(self, ResolutionSerializer(resolution).data)
             else:
                 candidates = CandidateSerializer(resolution.candidates, many=True).data
-                show_json(
+                print_json(
                     self,
                     {"backend": None, "error": str(resolution.error), "candidates": candidates},
                 )
         else:
             answer = Text(resolution.name or "no backend", style="bold")
-            show(self, options, answer + Text(f"  ({resolution.rule})"))
+            print_rich(self, options, answer + Text(f"  ({resolution.rule})"))
             if resolution.candidates:
-                show(self, options, candidate_table(resolution.candidates))
+                print_rich(self, options, candidate_table(resolution.candidates))
         if resolution.error is not None:
             raise CommandError(str(resolution.error))

@@ -43,8 +43,8 @@ class Command(BaseCommand):
         parser.add_argument("--alone", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        mine = get_executor()
-        if not mine.remote:
+        executor = get_executor()
+        if not executor.remote:
             raise CommandError(
                 "ISOLATION_EXECUTOR names an executor that runs workloads in the server itself, so "
                 "there is nothing for a worker to do; set EXECUTOR=celery."
@@ -55,13 +55,13 @@ class Command(BaseCommand):
                 raise CommandError(f"No backend {name!r}; registered: {comma_join(registry)}.")
         if options["alone"]:
             parent = os.getppid()
-            mine.run_worker(names[0], lambda: os.getppid() == parent)
+            executor.run_worker(names[0], lambda: os.getppid() == parent)
         elif options["metrics"] is None:
             _supervise(names)
         else:
-            self._supervise_measured(names, options["metrics"])
+            self._supervise_with_metrics(names, options["metrics"])
 
-    def _supervise_measured(self, names: Sequence[str], address: tuple[str, int]) -> None:
+    def _supervise_with_metrics(self, names: Sequence[str], address: tuple[str, int]) -> None:
         """The workers count together in a folder of their own, and this process says the sum."""
         if metrics_access().access == "off":
             raise CommandError("METRICS_ACCESS is off: there are no metrics to be answered.")
@@ -89,7 +89,7 @@ def _address(text: str) -> tuple[str, int]:
     return host or "127.0.0.1", int(port)
 
 
-def _supervise(names: Sequence[str], gone: Callable[[int], None] = lambda pid: None) -> None:
+def _supervise(names: Sequence[str], on_exit: Callable[[int], None] = lambda pid: None) -> None:
     """Keep one worker process for each backend alive until this one is told to end.
 
     If this one is killed, its workers notice and end, too. `gone` hears which of them have ended.
@@ -106,7 +106,7 @@ def _supervise(names: Sequence[str], gone: Callable[[int], None] = lambda pid: N
                     name,
                     worker.returncode,
                 )
-                gone(worker.pid)
+                on_exit(worker.pid)
                 ended.wait(AGAIN_S)
                 workers[name] = _start(name)
     for worker in workers.values():

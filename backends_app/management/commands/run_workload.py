@@ -22,7 +22,7 @@ from ...lifecycle import Submission
 from ...models import Workload
 from ...routing import RUNTIMES
 from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
-from ..output import add_format, harmless, progress_bar, show_json, waiting
+from ..output import add_format, print_json, progress_bar, sanitize, spinner
 
 RUNTIME_OF_SUFFIX = {
     ".js": "node",
@@ -84,27 +84,27 @@ class Command(BaseCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        mine = get_executor()
+        executor = get_executor()
         try:
             submission = Submission(
                 spec=self._spec(options), rerun_if_lost=options["rerun_if_lost"]
             )
-            mine.wait_for_health(PROBE_TIMEOUT_S)
+            executor.wait_for_health(PROBE_TIMEOUT_S)
             if options["submit"]:
-                workload = mine.submit(submission)
+                workload = executor.submit(submission)
             else:
-                with progress.shown(progress_bar), waiting("Running"):
-                    workload = mine.run(submission)
+                with progress.shown(progress_bar), spinner("Running"):
+                    workload = executor.run(submission)
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error
         except DatabaseError as error:
             reason = f"It cannot be recorded: {error}. Is the database there (manage.py migrate)?"
             raise CommandError(reason, returncode=NOT_RUN) from error
         if options["format"] == "json":
-            show_json(self, WorkloadSerializer(workload).data)
+            print_json(self, WorkloadSerializer(workload).data)
         elif options["submit"]:
             self.stdout.write(workload.pk)
-            if not mine.live_nodes():
+            if not executor.live_nodes():
                 self.stderr.write("No server or worker is there to run it yet.", style_func=str)
         else:
             self._show(workload)
@@ -149,14 +149,14 @@ class Command(BaseCommand):
     def _show(self, workload: Workload) -> None:
         for text, stream in ((workload.stdout, self.stdout), (workload.stderr, self.stderr)):
             if text:
-                stream.write(harmless(text, stream), style_func=str, ending="")
+                stream.write(sanitize(text, stream), style_func=str, ending="")
         printed = output_from_stdout(workload.stdout, truncated=workload.stdout_truncated)
         if json.dumps(workload.output) != json.dumps(printed):  # it is not on the terminal yet
             output = json.dumps(workload.output, indent=2, ensure_ascii=False)
-            self.stdout.write(harmless(output, self.stdout))
+            self.stdout.write(sanitize(output, self.stdout))
         why = f": {workload.error.splitlines()[0]}" if workload.error else ""
         self.stderr.write(
-            harmless(
+            sanitize(
                 f"{workload.status} on {workload.isolation_used} in {workload.duration_ms} ms "
                 f"({workload.rule}){why}",
                 self.stderr,

@@ -11,7 +11,7 @@ from ...exceptions import VulcanError, short_repr
 from ...logs import Line
 from ...models import Workload
 from ...workloads import Status
-from ..output import add_format, harmless, show, show_json, waiting, workload_table
+from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
 
 LISTED = 20
 FILTERS = {"status": "status", "runtime": "runtime", "isolation": "isolation_used"}
@@ -57,15 +57,15 @@ class Command(BaseCommand):
             found = found.filter(owner__username=options["user"])
         rows = found[: max(0, options["limit"])]
         if options["format"] == "json":
-            show_json(self, WorkloadSummarySerializer(rows, many=True).data)
+            print_json(self, WorkloadSummarySerializer(rows, many=True).data)
         else:
-            show(self, options, workload_table(rows))
+            print_rich(self, options, workload_table(rows))
 
     def _status(self, workload: Workload, options: dict[str, Any]) -> None:
         if options["format"] == "json":
-            show_json(self, WorkloadSerializer(workload).data)
+            print_json(self, WorkloadSerializer(workload).data)
         else:
-            show(self, options, workload_table([workload]))
+            print_rich(self, options, workload_table([workload]))
 
     def _logs(self, workload: Workload, follow: bool) -> None:
         if not follow:
@@ -78,12 +78,12 @@ class Command(BaseCommand):
     def _print(self, lines: list[Line]) -> None:
         for line in lines:
             stream = self.stdout if line.stream == "stdout" else self.stderr
-            stream.write(harmless(line.text, stream), style_func=str)
+            stream.write(sanitize(line.text, stream), style_func=str)
             stream.flush()
 
     def _kill(self, workload: Workload) -> None:
         try:
-            with waiting("Killing"):
+            with spinner("Killing"):
                 lifecycle.kill(workload)
         except VulcanError as error:
             raise CommandError(str(error)) from error

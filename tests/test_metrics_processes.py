@@ -179,7 +179,7 @@ def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
         site |= {"METRICS_ACCESS": "token", "METRICS_TOKEN": "hush"}
         worker = ["manage.py", "run_worker", "--backend", "isolate", "--metrics", "127.0.0.1:0"]
-        ready = r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)"
+        ready = r"Serving metrics at (http://127\.0\.0\.1:\d+/metrics)"
         with (
             running_server(migrated, **site) as server,
             running(worker, ready, migrated, **site) as found,

@@ -242,7 +242,7 @@ def test_the_development_server_prints_a_command_that_works(tmp_path: Path):
     tokens = set()
     for start in (1, 2):
         with running(server, r"""(-d '\{.*\}'$)""", tmp_path) as (_, printed):
-            assert ("was made with password" in printed) is (start == 1)
+            assert (" with password " in printed) is (start == 1)
             for word in ("isolate", "healthy", "gvisor", "microvm"):
                 assert word in printed
             command = printed[printed.index("curl") :]

@@ -1,4 +1,4 @@
-"""How the commands show things: tables for people, JSON for programs, nothing hostile to either."""
+"""Output of the commands: tables for people, JSON for programs, safe for terminals."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from ..models import Workload
 from ..registry import BackendInfo
 from ..routing import Candidate
 
-PIPED_WIDTH = 200  # columns where there is no terminal to ask
+PIPED_WIDTH = 200  # columns without a terminal
 COLOURS = {"healthy": "green", "unhealthy": "red", "undetected": "yellow", "unknown": "dim"}
 STATUS_COLOURS = {
     "pending": "dim",
@@ -29,8 +29,8 @@ STATUS_COLOURS = {
     "killed": "magenta",
 }
 
-# C0 without tab and newline, DEL, C1: what moves cursors, retitles windows, answers queries; and
-# what turns the direction of a line.
+# C0 without tab and newline, DEL and C1 move cursors, set window titles and answer queries; the
+# rest changes the direction of text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -39,12 +39,12 @@ def add_format(parser: ArgumentParser) -> None:
         "--format",
         choices=["table", "json"],
         default="table",
-        help="A table for people (default) or JSON for programs.",
+        help="Output format: a table for people (default) or JSON for programs.",
     )
 
 
 def print_rich(command: BaseCommand, options: Mapping[str, Any], *parts: RenderableType) -> None:
-    """Print to the command's stdout; in colour only where a terminal shows it."""
+    """Print to the command's stdout, in colour only on a terminal."""
     console = _console(command.stdout, options)
     for part in parts:
         console.print(part)
@@ -55,47 +55,47 @@ def print_json(command: BaseCommand, value: object) -> None:
 
 
 def sanitize(text: str, stream: Any) -> str:
-    """What a stranger's program wrote, fit for a terminal; unchanged for a pipe or a file."""
+    """Escape control characters of untrusted text for a terminal; leave pipes and files alone."""
     if not stream.isatty():
         return text
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
-    table = Table("Backend", "Health", "Takes", Column("What it says", overflow="fold"))
+    table = Table("Backend", "Health", "Accepts", Column("Details", overflow="fold"))
     for info in backends:
         state = Health(info.detected, info.healthy, info.health_description).state
-        can = info.capabilities
-        takes = [
-            ", ".join(can.supported_runtimes),
-            "as " + ", ".join(can.supported_source_formats),
-            f"{can.max_concurrency} at once",
+        capabilities = info.capabilities
+        accepts = [
+            ", ".join(capabilities.supported_runtimes),
+            "as " + ", ".join(capabilities.supported_source_formats),
+            f"{capabilities.max_concurrency} at once",
         ]
         attributes = [f"{key}: {value}" for key, value in info.attributes.items()]
         table.add_row(
             info.name,
             Text(state, style=COLOURS[state]),
-            Text("\n".join(takes)),
+            Text("\n".join(accepts)),
             Text("\n".join([info.health_description, *attributes])),
         )
     if not table.row_count:
-        return Text("No backend is registered; name one in ISOLATION_BACKENDS.")
+        return Text("No backend is registered. Add one to ISOLATION_BACKENDS.")
     return table
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> RenderableType:
-    table = Table("Candidate", "Eligible", Column("Why", overflow="fold"))
+    table = Table("Candidate", "Eligible", Column("Reason", overflow="fold"))
     for candidate in candidates:
-        yes = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
-        table.add_row(Text(candidate.name), yes, Text(candidate.reason))
+        eligible = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
+        table.add_row(Text(candidate.name), eligible, Text(candidate.reason))
     return table
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
-    """A bar on stderr while something long is done; one line where stderr is no terminal.
+    """Show a progress bar on stderr, or one line if stderr is not a terminal.
 
-    rich's bars do not get along with Django's stream, which adds line ends: hence the console.
+    Uses a console of its own: Django's output wrapper adds line ends, which breaks rich's bars.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -110,21 +110,21 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 @contextmanager
 def spinner(title: str) -> Iterator[None]:
-    """How long it has taken so far, on stderr while something is waited for; for terminals only."""
+    """Show the elapsed time on stderr during a wait; only on a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
-        shown.add_task(title, total=None)
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(title, total=None)
         yield
 
 
 def workload_table(workloads: Iterable[Workload]) -> RenderableType:
     table = Table(
         *("Workload", "Status", "Runtime", "Backend", "Node", "Owner", "Created", "ms"),
-        Column("Why", overflow="fold"),
+        Column("Reason", overflow="fold"),
     )
     for one in workloads:
         table.add_row(
@@ -138,13 +138,13 @@ def workload_table(workloads: Iterable[Workload]) -> RenderableType:
             "" if one.duration_ms is None else str(one.duration_ms),
             Text(_CONTROLS.sub("�", ": ".join(filter(None, [one.exit_reason, one.error[:200]])))),
         )
-    return table if table.row_count else Text("There is no such workload.")
+    return table if table.row_count else Text("No workloads found.")
 
 
 def _console(stream: OutputWrapper, options: Mapping[str, Any]) -> Console:
     terminal = stream.isatty() or bool(options.get("force_color"))
     return Console(
-        file=cast(IO[str], stream),  # writes like a file, and adds line ends that print has
+        file=cast(IO[str], stream),  # file-like enough for rich
         force_terminal=terminal,
         no_color=bool(options.get("no_color")) or not terminal,
         width=None if stream.isatty() else PIPED_WIDTH,

@@ -1,4 +1,4 @@
-"""Benchmarks for tests, without measuring anything."""
+"""Benchmark results for tests, made without measuring."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The command as a person and a program use it: what it prints, keeps, and how it ends."""
+"""The benchmark command: output, stored results and exit codes."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def fleet(settings) -> None:
 
 
 def benchmark(*options: str) -> int:
-    """How it ends."""
+    """Run the command and return its exit code."""
     try:
         call_command("benchmark", "--rounds", "2", *options)
     except CommandError as error:
@@ -37,18 +37,18 @@ def benchmark(*options: str) -> int:
     return 0
 
 
-def test_a_table_for_people(capsys):
+def test_the_default_output_is_a_table(capsys):
     assert benchmark() == 0
     captured = capsys.readouterr()
     for word in ("one", "two", "python", "cold", "warm", "parallel", "0 of 4", "1×", "processors"):
         assert word in captured.out
     assert "pictures was not measured" in captured.out
-    assert captured.err.splitlines() == ["Running 18 workloads through one, two …"]
+    assert captured.err.splitlines() == ["Running 18 workloads on one, two …"]
     assert "\x1b" not in captured.out
     assert not Benchmark.objects.exists()
 
 
-def test_json_for_programs(capsys):
+def test_json_output_has_versions_results_and_comparison(capsys):
     assert benchmark("--format", "json", "--backend", "two") == 0
     found = json.loads(capsys.readouterr().out)
     [two] = found["results"]["measured"]
@@ -59,7 +59,7 @@ def test_json_for_programs(capsys):
     assert {"vulcan", "python", "backends"} == {*found["versions"]}
 
 
-def test_images_are_measured_where_one_is_named(capsys):
+def test_images_are_measured_if_one_is_named(capsys):
     options = ["--image", "busybox:1.36", "--backend", "pictures", "--format", "json"]
     assert benchmark(*options) == 0
     [pictures] = json.loads(capsys.readouterr().out)["results"]["measured"]
@@ -67,12 +67,12 @@ def test_images_are_measured_where_one_is_named(capsys):
     assert pictures["modes"]["warm"]["failures"] == 0
 
 
-def test_what_is_kept_can_be_listed_and_compared_with(capsys):
+def test_saved_benchmarks_can_be_listed_and_compared_with(capsys):
     assert benchmark("--keep", "before") == 0
     assert Benchmark.objects.get().name == "before"
     assert benchmark("--keep", "after", "--compare", "before", "--format", "json") == 0
     before, _, after = capsys.readouterr().out.partition("\n{\n")
-    assert "Kept as before" in before
+    assert "Saved as before" in before
     compared = json.loads("{" + after)["comparison"]
     assert compared["name"] == "before"
     assert {one["backend"] for one in compared["changes"]} == {"one", "two"}
@@ -86,29 +86,29 @@ def test_what_is_kept_can_be_listed_and_compared_with(capsys):
 
 
 @pytest.mark.parametrize(("percent", "code"), [("1", 1), ("1e12", 0)])
-def test_it_fails_when_it_is_slower_by_more_than_that(capsys, percent, code):
+def test_fail_if_slower_fails_above_the_threshold(capsys, percent, code):
     row("quick", measured("one", p50=1e-6))
     options = ["--backend", "one", "--compare", "quick", "--fail-if-slower", percent]
     assert benchmark(*options, "--keep", "slow") == code
     captured = capsys.readouterr()
     assert ("worse" in captured.out) is bool(code)
     assert ("Worse by more than 1 %: one cold p50 ms" in captured.err) is bool(code)
-    assert kept.find("slow") is not None  # however it compares, it was measured
+    assert kept.find("slow") is not None  # saved whatever the comparison
 
 
-def test_slower_is_marked_and_no_failure_unless_that_was_asked_for(capsys):
+def test_without_fail_if_slower_regressions_are_only_marked(capsys):
     row("quick", measured("one", p50=1e-6))
     assert benchmark("--compare", "quick") == 0
     assert "worse" in capsys.readouterr().out
 
 
-def test_a_first_one_has_nothing_to_compare_with(capsys):
+def test_compare_latest_without_an_earlier_benchmark_is_a_note(capsys):
     assert benchmark("--compare", "latest", "--fail-if-slower", "1", "--keep", "first") == 0
-    assert "none yet" in capsys.readouterr().err
+    assert "no earlier benchmark" in capsys.readouterr().err
     row("elsewhere")
     Benchmark.objects.update(node="elsewhere")
     assert benchmark("--compare", "latest") == 0
-    assert "none yet" in capsys.readouterr().err
+    assert "no earlier benchmark" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,17 @@ def test_a_first_one_has_nothing_to_compare_with(capsys):
         (["--backend", "nobody"], "'nobody' is not registered. Registered: one, pictures, two."),
         (["--backend", "one", "--backend", "pictures"], "--image"),
         (["--runtime", "go", "--backend", "two"], "it does not run go"),
-        (["--compare", "never"], "No benchmark is kept as 'never'"),
+        (["--compare", "never"], "No saved benchmark is named 'never'"),
         (["--keep", "latest"], "newest"),
         (["--keep", ""], "1 to 100 characters"),
         (["--keep", "x" * 101], "1 to 100 characters"),
-        (["--keep", "a\x1b[2J"], "can be printed"),
+        (["--keep", "a\x1b[2J"], "printable"),
         (["--fail-if-slower", "5"], "needs --compare"),
         (["--fail-if-slower", "nan", "--compare", "latest"], "a number"),
         (["--rounds", "0"], "--rounds takes 1 to"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_measured(capsys, options, words):
+def test_invalid_options_fail_before_anything_is_measured(capsys, options, words):
     assert benchmark(*options) == 1
     captured = capsys.readouterr()
     assert words in captured.err
@@ -135,7 +135,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(capsys, options
     assert not Benchmark.objects.exists()
 
 
-def test_where_nothing_succeeds_nothing_is_kept(capsys, settings):
+def test_a_benchmark_without_a_successful_run_is_not_saved(capsys, settings):
     options = {"max_concurrency": 1, "program": lambda workload: None}
     settings.ISOLATION_BACKENDS = {"one": {"BACKEND": FAKE, "OPTIONS": options}}
     assert benchmark("--keep", "nothing") == 1
@@ -143,7 +143,7 @@ def test_where_nothing_succeeds_nothing_is_kept(capsys, settings):
     assert not Benchmark.objects.exists()
 
 
-def test_an_interrupted_one_keeps_nothing(settings):
+def test_an_interrupted_benchmark_is_not_saved(settings):
     calls = []
 
     def program(workload):
@@ -158,7 +158,7 @@ def test_an_interrupted_one_keeps_nothing(settings):
     assert not Benchmark.objects.exists()
 
 
-def test_names_are_shown_as_they_are_and_command_no_terminal(capsys):
+def test_names_are_printed_without_markup_or_control_characters(capsys):
     row("[red]not red[/red] \x1b[2J")
     assert benchmark("--list") == 0
     shown = capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_names_are_shown_as_they_are_and_command_no_terminal(capsys):
     assert "\x1b" not in shown
 
 
-def test_only_the_newest_are_kept(monkeypatch):
+def test_only_the_newest_benchmarks_are_stored(monkeypatch):
     monkeypatch.setattr(kept, "MAX_STORED", 3)
     for number in range(5):
         row(f"number {number}")
@@ -174,7 +174,7 @@ def test_only_the_newest_are_kept(monkeypatch):
     assert kept.latest_benchmark().name == "number 4"
 
 
-def test_of_several_with_one_name_the_newest_counts():
+def test_the_newest_benchmark_of_a_name_is_found():
     row("nightly", measured(p50=1))
     newer = row("nightly", measured(p50=2))
     assert kept.find("nightly") == newer

@@ -1,4 +1,4 @@
-"""How is measured: over fakes, which may be told to be slow, wrong, or broken."""
+"""Measuring over fake backends, which can be slow, wrong or broken."""
 
 import threading
 
@@ -32,11 +32,11 @@ def bench(registry: Registry, rounds: int = 3, factory=lambda name, backend: Fak
     return Bench(registry, found, rounds, left_out=left_out, factory=factory)
 
 
-def test_every_backend_runs_every_mode_with_each_slot_in_parallel():
+def test_every_backend_is_measured_in_every_mode():
     one, two = FakeBackend(max_concurrency=4), FakeBackend(max_concurrency=2)
-    heard = []
+    progress = []
     measuring = bench(registered(one=one, two=two))
-    found = measuring.run(lambda done, total: heard.append((done, total)))
+    found = measuring.run(lambda done, total: progress.append((done, total)))
     assert [each.name for each in found.measured] == ["one", "two"]
     for each, slots in zip(found.measured, (4, 2), strict=True):
         assert list(each.modes) == list(MODES)
@@ -45,49 +45,49 @@ def test_every_backend_runs_every_mode_with_each_slot_in_parallel():
         assert all(each.modes[mode].failures == 0 for mode in MODES)
         assert all(each.modes[mode].p50_ms <= each.modes[mode].p95_ms for mode in MODES)
         assert all(each.modes[mode].per_s > 0 for mode in MODES)
-    assert heard == [(done, measuring.total) for done in range(measuring.total + 1)]
+    assert progress == [(done, measuring.total) for done in range(measuring.total + 1)]
     for mode in MODES:
         assert min(each.modes[mode].ratio for each in found.measured) == 1
 
 
-def test_cold_is_a_fresh_instance_each_time_and_none_is_left_open():
-    made: list[FakeBackend] = []
+def test_cold_runs_use_a_fresh_instance_that_is_closed():
+    created: list[FakeBackend] = []
 
     def factory(name: str, backend: Backend) -> Backend:
-        made.append(FakeBackend())
-        return made[-1]
+        created.append(FakeBackend())
+        return created[-1]
 
-    kept = FakeBackend(max_concurrency=1)
-    bench(registered(one=kept), factory=factory).run()
-    assert [len(each.workloads) for each in made] == [1, 1, 1]
-    assert all(each.closed for each in made)
-    assert (len(kept.workloads), kept.closed) == (1 + 3 + 3, False)
+    warm = FakeBackend(max_concurrency=1)
+    bench(registered(one=warm), factory=factory).run()
+    assert [len(each.workloads) for each in created] == [1, 1, 1]
+    assert all(each.closed for each in created)
+    assert (len(warm.workloads), warm.closed) == (1 + 3 + 3, False)
 
 
-def test_what_the_settings_do_not_make_has_no_cold_figures():
+def test_a_backend_not_built_from_settings_has_no_cold_figures():
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), factory=measure.new_instance)
-    heard = []
-    found = measuring.run(lambda done, total: heard.append(done))
+    progress = []
+    found = measuring.run(lambda done, total: progress.append(done))
     assert list(found.measured[0].modes) == ["warm", "parallel"]
-    assert heard[-1] == measuring.total
+    assert progress[-1] == measuring.total
 
 
-def test_as_many_run_at_once_as_there_are_slots_and_never_more(runtime_dir):
-    together, most = threading.Barrier(3, timeout=60), []
+def test_parallel_runs_use_all_slots_and_no_more(runtime_dir):
+    barrier, used = threading.Barrier(3, timeout=60), []
 
     def program(workload):
         if len(fake.workloads) > 1 + 3:  # warm is over
-            together.wait()
-        most.append(slots_in_use("one", 10, runtime_dir))
+            barrier.wait()
+        used.append(slots_in_use("one", 10, runtime_dir))
         return workload.input
 
     fake = FakeBackend(max_concurrency=3, program=program)
     found = bench(registered(one=fake)).run()
     assert found.measured[0].modes["parallel"].failures == 0
-    assert max(most) <= 3
+    assert max(used) <= 3
 
 
-def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir):
+def test_a_run_that_never_gets_a_slot_is_a_failure(monkeypatch, runtime_dir):
     monkeypatch.setattr(measure, "SLOT_S", 0.0)
     fake = FakeBackend(max_concurrency=1)
     with acquire_slot("one", 1, runtime_dir):
@@ -97,7 +97,7 @@ def test_who_finds_no_slot_counts_as_failed_in_the_end(monkeypatch, runtime_dir)
     assert "at capacity (1 running)" in figures.failure
 
 
-def test_who_finds_no_slot_waits_for_one(runtime_dir):
+def test_a_run_without_a_free_slot_waits_for_one(runtime_dir):
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
     found = []
     with acquire_slot("one", 1, runtime_dir):
@@ -117,7 +117,7 @@ def failing(workload):
     raise ValueError("\x1b[2Joh\nno")
 
 
-def test_a_busy_host_is_one_that_others_use_before_it_begins():
+def test_a_host_is_busy_if_it_is_loaded_before_the_benchmark():
     assert results(load_before=1.1).host_busy
     assert not results(load_before=0.9, load_after=9.0).host_busy
 
@@ -125,14 +125,14 @@ def test_a_busy_host_is_one_that_others_use_before_it_begins():
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        (lambda workload: {"number": -1}, "it gave {'number': -1}"),
+        (lambda workload: {"number": -1}, "unexpected output {'number': -1}"),
         (failing, "exited 1: ValueError: [2Joh no"),
         (broken, "its engine is gone"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.TIMEOUT, error="late"), "timeout"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=7), "exited 7"),
     ],
 )
-def test_whatever_goes_wrong_is_counted_and_said(program, words):
+def test_every_error_is_counted_and_described(program, words):
     fake = FakeBackend(max_concurrency=1, program=program)
     found = bench(registered(one=fake, well=FakeBackend(max_concurrency=1))).run()
     figures = found.measured[0].modes["warm"]
@@ -143,7 +143,7 @@ def test_whatever_goes_wrong_is_counted_and_said(program, words):
     assert found.succeeded
 
 
-def test_a_bug_of_a_backend_is_a_failure_too():
+def test_a_bug_of_a_backend_is_a_failure():
     class Buggy(FakeBackend):
         def execute(self, workload):
             raise KeyError("a bug")
@@ -154,9 +154,9 @@ def test_a_bug_of_a_backend_is_a_failure_too():
     assert not found.succeeded
 
 
-def test_an_interruption_ends_what_runs_and_begins_nothing():
+def test_an_interruption_kills_running_workloads_and_starts_none():
     class Endless(FakeBackend):
-        """Runs one workload after the other quickly, and together without an end."""
+        """Finishes sequential workloads at once; parallel ones run until they are killed."""
 
         def __init__(self) -> None:
             super().__init__(max_concurrency=3, program=self.run)
@@ -167,7 +167,7 @@ def test_an_interruption_ends_what_runs_and_begins_nothing():
             if len(self.workloads) <= 1 + 5:
                 return workload.input
             if len(self.workloads) == 1 + 5 + 1:
-                return workload.input  # is heard of, and then comes the interruption
+                return workload.input  # reported as done, then interrupted
             self.running += 1
             self.ended.wait(60)
             self.running -= 1
@@ -189,7 +189,7 @@ def test_an_interruption_ends_what_runs_and_begins_nothing():
     assert not [one for one in threading.enumerate() if one.name.startswith("vulcan-benchmark")]
 
 
-def test_what_is_not_healthy_is_left_out_with_its_reason():
+def test_backends_that_cannot_be_measured_are_skipped_with_a_reason():
     registry = registered(
         well=FakeBackend(),
         ill=FakeBackend(health=Health.unhealthy("broken\nfor good")),
@@ -202,7 +202,7 @@ def test_what_is_not_healthy_is_left_out_with_its_reason():
     reasons = {one.name: (one.reason, one.broken) for one in left_out}
     assert reasons["ill"] == ("unhealthy: broken for good", True)
     assert reasons["absent"] == ("undetected: not here", True)
-    assert reasons["strange"] == ("it does not run such a program", False)
+    assert reasons["strange"] == ("it does not run any of the benchmark programs", False)
     assert "--image" in reasons["pictures"][0]
     found, _ = targets(registry, image="busybox")
     assert [(one.name, one.image) for one in found] == [("pictures", "busybox"), ("well", None)]
@@ -222,7 +222,7 @@ def test_what_is_not_healthy_is_left_out_with_its_reason():
         (["node"], {"runtime": "go"}, None),
     ],
 )
-def test_what_a_backend_is_measured_with(runtimes, given, chosen):
-    can = FakeBackend(runtimes=runtimes).capabilities
-    program = program_for(can, **given)
+def test_the_program_depends_on_runtimes_and_options(runtimes, given, chosen):
+    capabilities = FakeBackend(runtimes=runtimes).capabilities
+    program = program_for(capabilities, **given)
     assert (program and program.runtime) == chosen

@@ -1,4 +1,4 @@
-"""The page as a person, and a stranger, gets it."""
+"""The benchmark page for anonymous visitors and signed-in users."""
 
 import re
 from xml.etree import ElementTree
@@ -31,12 +31,12 @@ def client_of_pages() -> Client:
     return Client()
 
 
-def test_where_nothing_is_kept_it_says_which_command_keeps_one(page):
+def test_without_benchmarks_the_page_shows_the_command(page):
     assert "manage.py benchmark --keep" in page()
     assert "<svg" not in page()
 
 
-def test_the_newest_is_shown_with_charts_and_the_same_figures_in_a_table(page):
+def test_the_newest_benchmark_is_shown_as_charts_and_as_a_table(page):
     row("older", measured("isolate", 3))
     row("newer", measured("isolate", 10), measured("microvm", 1000))
     shown = page()
@@ -48,7 +48,7 @@ def test_the_newest_is_shown_with_charts_and_the_same_figures_in_a_table(page):
     assert "The host was busy" not in shown
 
 
-def test_an_older_one_has_an_address_of_its_own(page, client_of_pages: Client):
+def test_an_older_benchmark_has_its_own_url(page, client_of_pages: Client):
     old = row("older", measured("isolate", 3))
     row("newer", measured("isolate", 10))
     assert "p50 3 ms" in page(id=old.pk)
@@ -57,9 +57,7 @@ def test_an_older_one_has_an_address_of_its_own(page, client_of_pages: Client):
         assert client_of_pages.get("/benchmarks", {"id": wanted}).status_code == 404
 
 
-def test_hosts_versions_and_what_programs_said_are_for_who_has_signed_in(
-    page, client_of_pages, user
-):
+def test_hosts_versions_and_program_errors_need_a_signed_in_user(page, client_of_pages, user):
     failed = measured(modes={"warm": figures(None, failures=10, failure="a secret of a program")})
     row("first", failed)
     Benchmark.objects.update(node="a-host-of-ours")
@@ -70,7 +68,7 @@ def test_hosts_versions_and_what_programs_said_are_for_who_has_signed_in(
     assert all(secret in page() for secret in secrets)
 
 
-def test_nothing_that_anybody_wrote_is_html(page, client_of_pages, user):
+def test_untrusted_text_is_escaped(page, client_of_pages, user):
     failed = measured(image=HOSTILE, modes={"warm": figures(failures=1, failure=HOSTILE)})
     left_out = Skipped(name="other", reason=HOSTILE, broken=True)
     row(HOSTILE, measured(name=HOSTILE))
@@ -91,29 +89,30 @@ def test_the_page_needs_no_inline_style_or_script(page, client_of_pages: Client)
     assert not re.search(r"<script|<style|\sstyle=|\son\w+=|http://|https://", shown)
 
 
-def test_a_busy_host_and_a_backend_that_broke_are_said(page):
+def test_a_busy_host_and_a_broken_backend_are_noted(page):
     row("before", measured("isolate"), measured("microvm"))
-    gone = Skipped(name="microvm", reason="unhealthy", broken=True)
-    row("after", left_out=(gone,), load_before=7.5)
+    broken = Skipped(name="microvm", reason="unhealthy", broken=True)
+    row("after", left_out=(broken,), load_before=7.5)
     assert "The host was busy" in page()
-    assert "does not work any more" in page()
+    assert "no longer works" in page()
     assert "was not measured: <bdi>unhealthy</bdi>" in page()
 
 
-def test_a_chart_fits_any_page_and_says_in_words_what_it_shows():
-    kept = row("first", measured("isolate", 10), measured("x" * 63, 1000))
-    drawn = ElementTree.fromstring(chart(kept))
-    [title, text] = [drawn.find(name).text for name in ("title", "desc")]
+def test_a_chart_has_a_text_alternative_and_visible_bars():
+    benchmark = row("first", measured("isolate", 10), measured("x" * 63, 1000))
+    svg = ElementTree.fromstring(chart(benchmark))
+    [title, text] = [svg.find(name).text for name in ("title", "desc")]
     assert title == "Warm: one after the other"
     assert "isolate: p50 10 ms" in text
     assert "x" * 63 in text
-    widths = [float(bar.get("width")) for bar in drawn.iter("rect")]
-    assert widths == [3.2, 2.0, 320, 160]  # p95 and p50; what is there can be seen
-    assert (chart(None), chart(kept, "no such mode")) == ("", "")
+    widths = [float(bar.get("width")) for bar in svg.iter("rect")]
+    assert widths == [3.2, 2.0, 320, 160]  # p95 and p50; small values stay visible
+    assert (chart(None), chart(benchmark, "no such mode")) == ("", "")
 
 
-def test_a_chart_of_what_failed_has_no_bars_and_says_so():
-    kept = row("first", measured(modes={"warm": figures(None, failures=10)}))
-    drawn = ElementTree.fromstring(chart(kept))
-    assert {bar.get("width") for bar in drawn.iter("rect")} == {"0.0"}
-    assert "10 of 10 failed" in drawn.find("desc").text
+def test_a_chart_of_failed_runs_has_no_bars_and_counts_them():
+    svg = ElementTree.fromstring(
+        chart(row("first", measured(modes={"warm": figures(None, failures=10)})))
+    )
+    assert {bar.get("width") for bar in svg.iter("rect")} == {"0.0"}
+    assert "10 of 10 failed" in svg.find("desc").text

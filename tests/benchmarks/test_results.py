@@ -1,4 +1,4 @@
-"""What is made of single runs, and of two benchmarks of the same backends."""
+"""Figures of single runs, and comparisons of two benchmarks."""
 
 import json
 
@@ -22,7 +22,7 @@ def sample(started: float, ended: float, **given) -> Sample:
     return Sample(**{"started": started, "ended": ended, "own_ms": 1, **given})
 
 
-def test_figures_are_of_what_succeeded_and_count_what_failed():
+def test_figures_use_successful_runs_and_count_failures():
     samples = [sample(0, 0.010), sample(1, 1.030), sample(2, 2.020), sample(3, 9, failure="no")]
     found = Figures.of(samples, 1)
     assert (found.runs, found.failures, found.failure) == (4, 1, "no")
@@ -30,12 +30,12 @@ def test_figures_are_of_what_succeeded_and_count_what_failed():
     assert found.per_s == 0.495  # three in 6.06 s
 
 
-def test_where_nothing_succeeded_there_are_no_figures():
+def test_without_a_successful_run_there_are_no_figures():
     found = Figures.of([sample(0, 1, failure="no")], 1)
     assert (found.p50_ms, found.p95_ms, found.per_s, found.failures) == (None, None, None, 1)
 
 
-def test_time_counts_once_however_many_ran_in_it():
+def test_overlapping_runs_count_their_time_once():
     assert busy_s([sample(5, 6), sample(0, 2), sample(1, 3), sample(1.5, 1.6)]) == 4
 
 
@@ -49,18 +49,18 @@ def test_ratios_are_to_the_fastest_of_the_mode():
     assert [one.modes["warm"].ratio for one in found.measured] == [1, 3.5]
 
 
-def test_results_are_the_same_after_they_were_kept_as_json():
+def test_results_survive_a_json_round_trip():
     left_out = (Skipped(name="gone", reason="why", broken=True),)
     found = results(measured(), left_out=left_out)
     assert Results.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
-def test_what_a_program_said_is_one_short_line():
+def test_untrusted_text_becomes_one_short_line():
     assert one_line("a\x1b[2J\nb\u202ec" + "x" * 1000).startswith("a [2J b c")
     assert len(one_line("x" * 1000)) == 200
 
 
-def test_figures_in_words():
+def test_figures_are_formatted():
     assert [figure(one) for one in (None, 0.123456, 4.7, 999.4, 999.6, 12345)] == [
         *("–", "0.123", "4.7", "999", "1,000", "12,345")
     ]
@@ -80,7 +80,7 @@ def worse(found) -> set[tuple[str, str]]:
     return {(change.mode, change.figure) for change in found.changes if change.worse}
 
 
-def test_what_has_not_changed_is_not_worse():
+def test_unchanged_figures_are_not_worse():
     found = compare(results(measured()), results(measured()), 0.0)
     assert (found.worse, len(found.changes)) == (False, 12)
     assert {change.share for change in found.changes if change.figure != "failures"} == {0}
@@ -101,7 +101,7 @@ def test_faster_is_not_worse():
     assert not compare(results(measured()), results(measured(p50=1)), 0.0).worse
 
 
-def test_more_failures_are_worse_whatever_the_threshold():
+def test_more_failures_are_worse_at_any_threshold():
     now = measured(modes={"warm": figures(failures=1)})
     found = compare(results(measured()), results(now), 1000)
     assert worse(found) == {("warm", "failures")}
@@ -109,20 +109,20 @@ def test_more_failures_are_worse_whatever_the_threshold():
     assert not found.worse
 
 
-def test_where_nothing_succeeds_any_more_that_is_worse():
+def test_a_backend_whose_runs_all_fail_now_is_worse():
     now = measured(modes={"warm": figures(None, failures=10)})
     assert worse(compare(results(measured()), results(now))) == {("warm", "failures")}
 
 
-def test_a_backend_that_broke_is_worse_and_one_that_was_not_wanted_is_not():
+def test_a_broken_backend_is_worse_but_an_unmeasured_one_is_not():
     before = results(measured(), measured("other"))
-    gone = Skipped(name="other", reason="unhealthy", broken=True)
-    found = compare(before, results(measured(), left_out=(gone,)))
+    broken = Skipped(name="other", reason="unhealthy", broken=True)
+    found = compare(before, results(measured(), left_out=(broken,)))
     assert (found.lost, found.worse) == (["other"], True)
     assert not compare(before, results(measured())).worse
 
 
-def test_what_ran_something_else_is_not_compared():
+def test_a_backend_with_another_runtime_is_not_compared():
     found = compare(results(measured()), results(measured(p50=99, runtime="python")))
     assert (list(found.changes), found.worse) == ([], False)
     assert "isolate ran node before and python now" in found.notes[0]

@@ -1,8 +1,8 @@
-"""A person at a browser: Debian's Chromium in front of a server of the test module's own.
+"""Fixtures for browser tests: Debian's Chromium, and a server for each test module.
 
-Nothing here may use the database of the test process: a browser that Playwright drives keeps an
-event loop in this thread, and Django refuses to query beside one. The server has its own; `site`
-gets at it by HTTP and by manage.py.
+Nothing here may use the database of the test process: Playwright runs an event loop in this
+thread, and Django refuses queries in such a thread. The server has its own database, which `site`
+reaches by HTTP and manage.py.
 """
 
 import json
@@ -44,7 +44,7 @@ ENDLESS = {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 30
 
 @dataclass(frozen=True)
 class Site:
-    """A running server, with the people `ada` and `root`, who is a superuser."""
+    """A running server with the users `ada` and `root` (a superuser)."""
 
     url: str
     folder: Path
@@ -53,26 +53,26 @@ class Site:
     def call(
         self, method: str, path: str, body: object = None, *, person: str = "root"
     ) -> tuple[int, Any]:
-        """Ask the API as a program does: status and body."""
+        """Call the API; return status and body."""
         head = {"Authorization": f"Token {self.tokens[person]}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, head, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
-        except HTTPError as refusal:
-            with refusal:
-                return refusal.code, json.load(refusal)
+        except HTTPError as error:
+            with error:
+                return error.code, json.load(error)
 
     def shell(self, code: str) -> str:
-        """Run Python on the server's database; what it prints."""
+        """Run Python code on the server's database; return its output."""
         return shell(code, self.folder)
 
     @contextmanager
-    def broken(self, why: str) -> Iterator[None]:
-        """The backend `fickle` does not work, and a workload has met that."""
+    def broken(self, reason: str) -> Iterator[None]:
+        """Break the backend `fickle`, and run a workload so that the server notices."""
         file = self.folder / FILE
-        file.write_text(why)
+        file.write_text(reason)
         try:
             status, _ = self.call("POST", "/v1/workloads", {"runtime": "python", "code": "1"})
             assert status == 503
@@ -82,7 +82,7 @@ class Site:
 
     @contextmanager
     def long_workload(self, person: str = "ada") -> Iterator[str]:
-        """A workload that runs until somebody ends it; its id."""
+        """Run a workload that does not end by itself; yield its id and kill it."""
         status, workload = self.call("POST", "/v1/workloads/async", ENDLESS, person=person)
         assert status == 202
         path = f"/v1/workloads/{workload['id']}"
@@ -91,7 +91,7 @@ class Site:
                 time.sleep(0.05)
             yield workload["id"]
         finally:
-            self.call("DELETE", path)  # no error when somebody was quicker: a 409
+            self.call("DELETE", path)  # 409 if the test has killed it
 
 
 def shell(code: str, folder: Path) -> str:
@@ -112,7 +112,7 @@ def site(tmp_path_factory, _migrated: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Ends with its module, and with it the event loop that other tests could not bear."""
+    """Close the browser with its module: its event loop would break other tests."""
     need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
@@ -123,21 +123,20 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(chromium: Browser, site: Site) -> Iterator[Callable[..., BrowserContext]]:
-    """A browser of somebody's own: `visit()`, with what Playwright's `new_context` takes.
+    """Return a factory of browser contexts; it takes the options of Playwright's `new_context`.
 
-    Whatever a page of it has to complain about fails the test: an error of a script, or something
-    that the policy does not allow.
+    Script errors and violations of the content security policy fail the test.
     """
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    errors: list[str] = []
 
     def visit(**options: Any) -> BrowserContext:
         context = chromium.new_context(base_url=site.url, **options)
         context.set_default_timeout(1000 * PATIENCE_S)
-        context.on("weberror", lambda one: complaints.append(str(one.error)))
+        context.on("weberror", lambda event: errors.append(str(event.error)))
         context.on(
             "console",
-            lambda said: complaints.append(said.text) if _is_complaint(said.text) else None,
+            lambda message: errors.append(message.text) if _is_error(message.text) else None,
         )
         contexts.append(context)
         return context
@@ -145,22 +144,22 @@ def visit(chromium: Browser, site: Site) -> Iterator[Callable[..., BrowserContex
     yield visit
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert errors == []
 
 
-def _is_complaint(text: str) -> bool:
+def _is_error(text: str) -> bool:
     return "Content Security Policy" in text or "Uncaught" in text
 
 
 @pytest.fixture
 def page(visit: Callable[..., BrowserContext]) -> Page:
-    """A stranger's page."""
+    """A page of an anonymous visitor."""
     return visit().new_page()
 
 
 @pytest.fixture
 def sign_in() -> Callable[[Page, str], None]:
-    """`sign_in(page, "ada")` goes through the form that the dashboard links to."""
+    """Return `sign_in(page, person)`, which uses the form that the dashboard links to."""
 
     def sign_in(page: Page, person: str) -> None:
         page.goto("/")

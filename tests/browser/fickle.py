@@ -1,4 +1,4 @@
-"""A backend that is unhealthy while a file says why."""
+"""A backend that is unhealthy while a file with the reason exists."""
 
 import tempfile
 from pathlib import Path
@@ -13,20 +13,20 @@ FILE = "fickle.says"
 
 
 class FickleBackend(FakeBackend):
-    """Looks for its file in the temporary folder of its process."""
+    """A fake that is unhealthy while FILE exists in the temporary folder of its process."""
 
     def __init__(self) -> None:
         super().__init__(runtimes=["python"], program=self._run)
 
     def probe(self) -> Health:
-        trouble = self._trouble()
-        return Health.unhealthy(trouble) if trouble else Health.ok("a fake workload ran")
+        reason = self._problem()
+        return Health.unhealthy(reason) if reason else Health.ok("a fake workload ran")
 
     def _run(self, workload: WorkloadSpec) -> JSON:
-        if trouble := self._trouble():
-            raise BackendUnavailable(trouble)
+        if reason := self._problem():
+            raise BackendUnavailable(reason)
         return workload.input
 
-    def _trouble(self) -> str:
+    def _problem(self) -> str:
         file = Path(tempfile.gettempdir(), FILE)
         return file.read_text() if file.exists() else ""

@@ -1,4 +1,4 @@
-"""The site for tests in a browser: one real backend, and one that fails when a test wants that."""
+"""Settings for browser tests: one real backend, and one that a test can break."""
 
 from vulcan_site.settings import *  # noqa: F403
 
@@ -11,4 +11,4 @@ ISOLATION_ROUTES = {
     "runtimes": {"node": "isolate", "wasm": "isolate", "python": "fickle"},
     "default": "fickle",
 }
-ISOLATION_RETENTION = {"source_days": 1}  # so that what has ended can be run again
+ISOLATION_RETENTION = {"source_days": 1}  # so that finished workloads can be rerun

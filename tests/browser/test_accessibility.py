@@ -1,4 +1,4 @@
-"""The pages for people who do not see them as they were drawn: axe looks, and so does a phone."""
+"""Accessibility of the pages: axe, narrow screens and the keyboard."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -24,16 +24,16 @@ def filled(site) -> None:
 
 
 def violations(page: Page, context: dict | None = None) -> list[str]:
-    """What axe finds, of any weight."""
+    """Return all violations that axe finds, of any impact."""
     found = Axe().run(page, context).response["violations"]
     return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']}" for one in found]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("person", ["a stranger", "root"])
+@pytest.mark.parametrize("person", ["anonymous", "root"])
 def test_axe_finds_nothing_on_the_dashboard(visit, site, filled, sign_in, scheme, person):
     page = visit(color_scheme=scheme).new_page()
-    if person != "a stranger":
+    if person != "anonymous":
         sign_in(page, person)
     with site.broken("it is raining"), site.long_workload():
         page.goto("/?window=day")
@@ -43,7 +43,7 @@ def test_axe_finds_nothing_on_the_dashboard(visit, site, filled, sign_in, scheme
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_no_width_needs_scrolling_to_the_side(visit, filled, sign_in, width: int):
+def test_the_dashboard_never_scrolls_sideways(visit, filled, sign_in, width: int):
     page = visit(viewport={"width": width, "height": 800}).new_page()
     sign_in(page, "root")
     page.goto("/?window=day")
@@ -51,17 +51,17 @@ def test_no_width_needs_scrolling_to_the_side(visit, filled, sign_in, width: int
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_the_keyboard_goes_past_the_links_to_the_content(page):
+def test_the_skip_link_moves_the_focus_to_the_content(page):
     page.goto("/")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
 
 
 @pytest.mark.parametrize("path", ["/v1/", "/v1/backends"])
-def test_axe_finds_nothing_in_what_is_ours_on_the_pages_of_the_api(page, path: str):
-    """The rest of them is the framework's, which axe has a few things to say about."""
+def test_axe_finds_nothing_in_our_parts_of_the_api_pages(page, path: str):
+    """The rest of these pages is DRF's own, where axe does find violations."""
     page.goto(path)
     ours = [part for part in (".navbar-brand", "[aria-label=Next]") if page.locator(part).count()]
     assert ours

@@ -1,11 +1,11 @@
-"""A person operates it: signs in to the admin, kills a running workload, and runs one again."""
+"""The admin in a browser: sign in, kill a running workload, rerun one, probe a backend."""
 
 from playwright.sync_api import expect
 
 QUICK = {"runtime": "node", "code": "export default (x) => x", "input": "again"}
 
 
-def test_a_person_kills_a_running_workload_in_the_admin(page, site, sign_in):
+def test_the_kill_button_kills_a_running_workload(page, site, sign_in):
     sign_in(page, "root")
     with site.long_workload() as workload:
         page.goto("/")
@@ -17,7 +17,7 @@ def test_a_person_kills_a_running_workload_in_the_admin(page, site, sign_in):
         assert site.call("GET", f"/v1/workloads/{workload}")[1]["status"] == "killed"
 
 
-def test_a_person_runs_a_workload_again_in_the_admin(page, site, sign_in):
+def test_the_rerun_button_runs_a_workload_again(page, site, sign_in):
     _, first = site.call("POST", "/v1/workloads", QUICK, person="ada")
     sign_in(page, "root")
     page.goto(f"/admin/backends_app/workload/{first['id']}/change/")
@@ -34,7 +34,7 @@ def test_a_person_runs_a_workload_again_in_the_admin(page, site, sign_in):
     assert again["output"] == "again"
 
 
-def test_a_person_probes_a_backend_in_the_admin(page, sign_in):
+def test_the_probe_button_probes_a_backend(page, sign_in):
     sign_in(page, "root")
     page.goto("/admin/")
     page.get_by_role("link", name="Backends", exact=True).first.click()

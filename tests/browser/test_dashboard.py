@@ -1,4 +1,4 @@
-"""A person looks at the dashboard, and it goes on telling what is."""
+"""The dashboard in a browser, and its live updates."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,25 +8,25 @@ from tests.browser.conftest import Site
 
 
 def figure(page: Page, name: str) -> Locator:
-    """One of the figures at the top."""
+    """Return the value of one of the tiles at the top."""
     return page.locator(".tiles > div").filter(has_text=name).locator("b")
 
 
 def requests(page: Page) -> list[str]:
-    """What its script asks for from now on."""
-    asked: list[str] = []
-    page.on("request", lambda one: asked.append(one.url) if "/live" in one.url else None)
-    return asked
+    """Return a list that collects the live requests of the page from now on."""
+    urls: list[str] = []
+    page.on("request", lambda one: urls.append(one.url) if "/live" in one.url else None)
+    return urls
 
 
-def see_ended(page: Page, site: Site) -> None:
-    """The dashboard has heard of everything that has ended."""
+def expect_all_ended(page: Page, site: Site) -> None:
+    """Wait until the dashboard counts every finished workload."""
     _, found = site.call("GET", "/v1/workloads?page_size=100")
     ended = sum(workload["finished_at"] is not None for workload in found["results"])
     expect(figure(page, "Ended")).to_have_text(str(ended))
 
 
-def test_a_person_lands_on_it_and_follows_to_a_backend(page, site):
+def test_the_dashboard_links_to_a_backend_and_back(page, site):
     page.goto("/")
     expect(page).to_have_title("Dashboard – Vulcan")
     isolate = page.locator("#target-isolate")
@@ -39,7 +39,7 @@ def test_a_person_lands_on_it_and_follows_to_a_backend(page, site):
     expect(page).to_have_url(f"{site.url}/")
 
 
-def test_a_backend_goes_down_and_comes_back_without_a_reload(page, site):
+def test_health_changes_appear_and_are_announced_without_a_reload(page, site):
     page.goto("/")
     page.evaluate("window.still = 'the same page'")
     fickle, announced = page.locator("#target-fickle"), page.locator("#announcement")
@@ -54,11 +54,9 @@ def test_a_backend_goes_down_and_comes_back_without_a_reload(page, site):
     assert page.evaluate("window.still") == "the same page"
 
 
-def test_a_person_runs_a_workload_by_the_form_and_sees_it_on_the_dashboard(
-    page, site, sign_in, visit
-):
+def test_a_workload_submitted_by_form_appears_on_the_dashboard(page, site, sign_in, visit):
     sign_in(page, "ada")
-    watching = visit().new_page()  # somebody else, who only looks
+    watching = visit().new_page()  # an anonymous visitor
     watching.goto("/")
     page.get_by_role("link", name="Workloads").click()
     page.get_by_text("HTML form").click()
@@ -66,15 +64,15 @@ def test_a_person_runs_a_workload_by_the_form_and_sees_it_on_the_dashboard(
     form.locator("[name=code]").fill("throw new Error('<b>as planned</b>')")
     form.get_by_role("button", name="POST").click()
     expect(page.get_by_text("HTTP 201")).to_be_visible()
-    see_ended(watching, site)
+    expect_all_ended(watching, site)
     expect(watching.locator("#history-isolate")).to_be_visible()
     expect(watching.get_by_text("as planned")).to_have_count(0)
     page.goto("/")
-    expect(page.get_by_role("heading", name="Your last ones")).to_be_visible()
+    expect(page.get_by_role("heading", name="Your latest")).to_be_visible()
     expect(page.get_by_text("<b>as planned</b>")).to_be_visible()
 
 
-def test_what_runs_appears_and_goes(page, site, sign_in):
+def test_a_running_workload_appears_and_disappears(page, site, sign_in):
     sign_in(page, "root")
     with site.long_workload("ada") as workload_id:
         row = page.locator(f"#workload-{workload_id}")
@@ -85,43 +83,43 @@ def test_what_runs_appears_and_goes(page, site, sign_in):
     assert page.evaluate("document.activeElement.id") == "content"  # not lost with the row
 
 
-def test_what_the_reader_has_done_outlasts_an_update(page, site):
+def test_focus_scroll_and_open_tables_survive_an_update(page, site):
     run = {"runtime": "node", "code": "export default () => 1"}
     site.call("POST", "/v1/workloads", run)
     page.set_viewport_size({"width": 360, "height": 500})
     page.goto("/")
-    see_ended(page, site)
+    expect_all_ended(page, site)
     page.locator("#table-isolate summary").click()
     page.locator("#failures").scroll_into_view_if_needed()
-    where = page.evaluate("window.scrollY")
-    assert where > 0
+    scroll_y = page.evaluate("window.scrollY")
+    assert scroll_y > 0
     site.call("POST", "/v1/workloads", run)
-    see_ended(page, site)
+    expect_all_ended(page, site)
     assert page.locator("#table-isolate").get_attribute("open") is not None
     assert page.evaluate("document.activeElement.localName") == "summary"
-    assert page.evaluate("window.scrollY") == where
+    assert page.evaluate("window.scrollY") == scroll_y
 
 
 MIDNIGHT = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def test_a_server_that_is_away_is_said_and_asked_less_often(page):
+def test_an_unreachable_server_is_reported_and_polled_less_often(page):
     page.clock.install(time=MIDNIGHT)
     page.goto("/")
     expect(page.locator("#connection")).to_have_text("Live")
     page.context.set_offline(True)
-    asked = requests(page)
+    sent = requests(page)
     page.clock.pause_at(MIDNIGHT + timedelta(hours=1))
-    expect(page.locator("#connection")).to_contain_text("The server does not answer")
-    assert len(asked) == 1
+    expect(page.locator("#connection")).to_contain_text("The server is unreachable")
+    assert len(sent) == 1
     for number, pause_s in enumerate((6, 12, 24, 48, 60, 60), start=1):
         page.clock.run_for(pause_s * 1000 - 1)
-        assert len(asked) == number
+        assert len(sent) == number
         with page.expect_event("requestfailed"):
             page.clock.run_for(1)
-        page.evaluate("fetch('/').catch(() => 'the script has heard of its failure by now')")
+        page.evaluate("fetch('/').catch(() => 'the script has handled its failure by now')")
     with page.expect_response("**/live*"):
-        page.context.set_offline(False)  # the browser notices, and so it asks at once
+        page.context.set_offline(False)  # the online event polls at once
     expect(page.locator("#connection")).to_have_text("Live")
 
 
@@ -131,50 +129,50 @@ HIDE = """hidden => {
 }"""
 
 
-def test_nothing_is_asked_while_nobody_looks(page):
+def test_a_hidden_page_does_not_poll(page):
     page.clock.install(time=MIDNIGHT)
     page.goto("/")
     with page.expect_response("**/live*"):
         page.clock.run_for(3_000)
     expect(page.locator("#connection")).to_have_text("Live")
-    asked = requests(page)
+    sent = requests(page)
     page.evaluate(HIDE, True)
     page.clock.run_for(600_000)
-    assert asked == []
+    assert sent == []
     with page.expect_response("**/live*"):
         page.evaluate(HIDE, False)
 
 
-def test_a_reader_can_stop_it(page):
+def test_pause_stops_polling_until_resume(page):
     page.clock.install(time=MIDNIGHT)
     page.goto("/")
     page.get_by_role("button", name="Pause").click()
     expect(page.locator("#connection")).to_have_text("Paused")
-    asked = requests(page)
+    sent = requests(page)
     page.clock.run_for(600_000)
-    assert asked == []
+    assert sent == []
     with page.expect_response("**/live*"):
         page.get_by_role("button", name="Resume").click()
     expect(page.locator("#connection")).to_have_text("Live")
 
 
-def test_what_has_not_changed_is_not_sent_again(page):
+def test_an_unchanged_fragment_is_a_304(page):
     page.clock.install(time=MIDNIGHT)
     page.goto("/")
     statuses = []
-    while 304 not in statuses:  # at first it may be that a probe has just ended
+    while 304 not in statuses:  # a probe may just have changed something
         with page.expect_response("**/live*") as answer:
             page.clock.run_for(3_000)
         statuses.append(answer.value.status)
     assert {*statuses} <= {200, 304}
 
 
-def test_it_can_be_read_without_javascript(visit):
+def test_the_dashboard_works_without_javascript(visit):
     page = visit(java_script_enabled=False).new_page()
     page.goto("/")
     expect(page.locator("#target-isolate")).to_contain_text("node")
     expect(page.get_by_role("button", name="Pause")).to_be_hidden()
-    page.get_by_role("link", name="load it again").click()
+    page.get_by_role("link", name="Reload").click()
     expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
     page.get_by_role("link", name="Week").click()
     expect(page.get_by_role("heading", name="The last week", exact=True)).to_be_visible()

@@ -1,4 +1,4 @@
-"""The dashboard over a registry and a clock of the test's own."""
+"""Fixtures: the dashboard with a registry and a clock of the test."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from backends_app.registry import Registry
 
 
 class Clock:
-    """Stands still unless a test moves it."""
+    """A clock that only tests advance."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 25, 17, 1, 30, tzinfo=UTC)
@@ -41,7 +41,7 @@ def history(clock: Clock) -> History:
 
 @pytest.fixture
 def executor(filled: Registry) -> LocalExecutor:
-    """Serves nothing: nobody starts it."""
+    """An executor that is never started."""
     return LocalExecutor(filled)
 
 
@@ -63,7 +63,7 @@ def staff(db) -> User:
 
 @pytest.fixture
 def look(site, db) -> Callable[..., str]:
-    """The page as somebody sees it: `look()` as a stranger, `look(user)` signed in."""
+    """Return the page's HTML: `look()` for an anonymous visitor, `look(user)` signed in."""
 
     def look(user: User | None = None, query: str = "") -> str:
         client = Client()

@@ -1,4 +1,4 @@
-"""A made-up day of workloads, for tests of the dashboard and for who wants to look at it full."""
+"""A synthetic day of workloads, for tests of the dashboard and for trying it out."""
 
 import math
 import random
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from backends_app.models import Workload
 from backends_app.workloads import Status
 
-# How often each is asked for, its runtimes, and its typical run time in milliseconds.
+# Weight, runtimes, and typical run time in milliseconds.
 BACKENDS = {
     "isolate": (12, ("node", "node", "wasm"), 6),
     "gvisor": (3, ("oci",), 340),
@@ -16,20 +16,20 @@ BACKENDS = {
 }
 FAILURES = {
     "exited": "TypeError: Cannot read properties of undefined (reading 'total')",
-    "timeout": "it ran longer than its 10 s",
-    "memory_limit": "it needed more than its 256 MB",
+    "timeout": "time limit of 10 s exceeded",
+    "memory_limit": "memory limit of 256 MB exceeded",
 }
 
 
 def workload(**given: object) -> Workload:
-    """One row with what has no default, not saved."""
+    """Return an unsaved workload with values for the fields without a default."""
     defaults = {"runtime": "node", "isolation_used": "isolate", "rule": "runtime node → isolate"}
     resources = {"cpus": 1, "mem_mb": 256, "timeout_s": 10}
     return Workload(**{**defaults, **resources, **given})
 
 
 def ended(finished_at: datetime, **given: object) -> Workload:
-    """One that completed within 5 ms, if nothing else is said."""
+    """Return an unsaved workload that completed after 5 ms unless given otherwise."""
     defaults = {
         "status": Status.COMPLETED,
         "exit_reason": "exited",
@@ -42,32 +42,32 @@ def ended(finished_at: datetime, **given: object) -> Workload:
 
 
 def day(now: datetime, count: int, owner: object = None, seed: int = 1) -> Iterator[Workload]:
-    """More by day than by night, and a bad hour of one backend."""
-    chance = random.Random(seed)
-    begun = 0
-    while begun < count:
-        at = now - timedelta(seconds=86400 * chance.random() ** 1.15)
-        busy = 0.55 + 0.45 * math.sin((at.hour + at.minute / 60 - 8) / 24 * 2 * math.pi)
-        if chance.random() > busy:
+    """Yield `count` workloads of one day: fewer at night, and a bad hour of one backend."""
+    rng = random.Random(seed)
+    made = 0
+    while made < count:
+        at = now - timedelta(seconds=86400 * rng.random() ** 1.15)
+        demand = 0.55 + 0.45 * math.sin((at.hour + at.minute / 60 - 8) / 24 * 2 * math.pi)
+        if rng.random() > demand:
             continue
-        begun += 1
+        made += 1
         weights = [weight for weight, _, _ in BACKENDS.values()]
-        backend = chance.choices(list(BACKENDS), weights)[0]
+        backend = rng.choices(list(BACKENDS), weights)[0]
         _, runtimes, typical_ms = BACKENDS[backend]
         bad = backend == "microvm" and 3 * 3600 < (now - at).total_seconds() < 4.5 * 3600
-        fate = chance.random()
+        outcome = rng.random()
         given: dict[str, object] = {}
-        if fate < (0.4 if bad else 0.025):
-            reason = chance.choice(list(FAILURES))
+        if outcome < (0.4 if bad else 0.025):
+            reason = rng.choice(list(FAILURES))
             given = {"status": Status.FAILED, "exit_reason": reason, "error": FAILURES[reason]}
             given["exit_code"] = 1 if reason == "exited" else None
-        elif fate > 0.99:
+        elif outcome > 0.99:
             given = {"status": Status.KILLED, "exit_reason": "killed", "exit_code": None}
         yield ended(
             at,
             owner=owner,
             isolation_used=backend,
-            runtime=chance.choice(runtimes),
-            duration_ms=max(1, int(typical_ms * chance.lognormvariate(0, 0.5) * (2 if bad else 1))),
+            runtime=rng.choice(runtimes),
+            duration_ms=max(1, int(typical_ms * rng.lognormvariate(0, 0.5) * (2 if bad else 1))),
             **given,
         )

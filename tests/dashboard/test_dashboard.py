@@ -1,4 +1,4 @@
-"""The page: what everybody sees on it, what only some do, and that nobody can misuse it."""
+"""The dashboard page: content for each kind of user, escaping, accessibility, live fragment."""
 
 import itertools
 import re
@@ -18,7 +18,7 @@ from tests.dashboard.day import day, ended, workload
 
 
 class Page(HTMLParser):
-    """The elements of a page, and the text as a person reads it."""
+    """The elements and the visible text of a page."""
 
     VOID = {"meta", "link", "img", "input", "path", "rect", "circle"}
 
@@ -53,7 +53,7 @@ def text(html: str) -> str:
     return Page(html).text
 
 
-def test_everybody_sees_where_workloads_go_and_whether_that_works(look, filled, fakes):
+def test_routes_and_backend_health_are_public(look, filled, fakes):
     filled.set_health("gvisor", fakes["gvisor"], Health.undetected("no Docker Engine"))
     filled.set_health("microvm", fakes["microvm"], Health.unhealthy("QEMU ended early"))
     seen = text(look())
@@ -63,31 +63,29 @@ def test_everybody_sees_where_workloads_go_and_whether_that_works(look, filled, 
     assert "node wasm isolate healthy healthy" in seen
 
 
-def test_a_backend_that_nobody_has_probed_is_unknown(look, filled, fakes):
+def test_an_unprobed_backend_is_unknown(look, filled, fakes):
     filled.register("isolate", FakeBackend(), replace=True)
     assert "isolate unknown not probed yet" in text(look())
 
 
-def test_a_route_to_nothing_is_shown_as_that(look, filled):
+def test_a_route_to_an_unregistered_backend_is_shown(look, filled):
     filled.unregister("isolate")
     seen = text(look())
     assert "Backends 2 of 2 healthy" in seen
     assert "node wasm isolate not registered" in seen
 
 
-def test_a_route_to_a_backend_that_cannot_run_it_is_said_though_the_backend_is_healthy(
-    look, filled, fakes
-):
+def test_a_route_that_a_healthy_target_cannot_serve_is_marked(look, filled, fakes):
     filled.register("isolate", FakeBackend(runtimes=["node"]), replace=True)
     assert "wasm: refused, it runs node only" in text(look())
 
 
-def test_a_backend_without_a_route_is_shown_too(look, filled):
+def test_a_backend_without_a_route_is_shown(look, filled):
     filled.register("shouting", FakeBackend())
-    assert "only by its name shouting unknown" in text(look())
+    assert "explicit requests only shouting unknown" in text(look())
 
 
-def test_strangers_see_how_much_runs_and_nothing_else_of_it(look, clock, user):
+def test_anonymous_visitors_see_counts_only(look, clock, user):
     running = {"status": Status.RUNNING, "started_at": clock.now, "created_at": clock.now}
     made = [
         workload(owner=user, **running),
@@ -107,10 +105,10 @@ def test_strangers_see_how_much_runs_and_nothing_else_of_it(look, clock, user):
         assert secret not in html
 
 
-def test_people_see_their_own_and_staff_see_all_with_its_owner(look, clock, user, staff):
+def test_users_see_their_own_workloads_and_staff_see_all_with_owners(look, clock, user, staff):
     other = User.objects.create_user("bob")
     failed = {"status": Status.FAILED, "exit_reason": "exited", "exit_code": 3}
-    mine = [
+    own = [
         workload(owner=user, status=Status.RUNNING, started_at=clock.now, created_at=clock.now),
         workload(owner=user, status=Status.PENDING, created_at=clock.now),
         ended(clock.ago(minutes=5), owner=user, error="mine", **failed),
@@ -120,20 +118,20 @@ def test_people_see_their_own_and_staff_see_all_with_its_owner(look, clock, user
         workload(owner=None, status=Status.PENDING, created_at=clock.now),
         ended(clock.ago(minutes=5), owner=other, error="another's", **failed),
     ]
-    Workload.objects.bulk_create([*mine, *others])
+    Workload.objects.bulk_create([*own, *others])
     html = look(user)
-    assert all(f"/v1/workloads/{one.pk}" in html for one in mine)
+    assert all(f"/v1/workloads/{one.pk}" in html for one in own)
     assert not any(one.pk[:8] in html for one in others)
     assert "bob" not in html
     assert "exit code 3 mine" in text(html)
     assert "another" not in html
     html = look(staff)
-    assert all(f"/v1/workloads/{one.pk}" in html for one in (*mine, *others))
-    for said in ("for ada", "for bob", "for nobody"):
-        assert said in text(html)
+    assert all(f"/v1/workloads/{one.pk}" in html for one in (*own, *others))
+    for owner in ("for ada", "for bob", "for nobody"):
+        assert owner in text(html)
 
 
-def test_what_runs_stands_before_what_waits_and_the_list_is_short(look, clock, staff):
+def test_running_workloads_come_first_and_the_list_is_short(look, clock, staff):
     Workload.objects.bulk_create(
         workload(status=Status.PENDING, created_at=clock.ago(seconds=number))
         for number in range(50)
@@ -148,7 +146,7 @@ def test_what_runs_stands_before_what_waits_and_the_list_is_short(look, clock, s
 
 
 @pytest.mark.parametrize("key", ["hour", "day", "week"])
-def test_a_person_chooses_how_far_back_it_looks(look, clock, key: str):
+def test_the_window_selects_how_far_back_the_history_goes(look, clock, key: str):
     ago = {"hour": 0.5, "day": 20, "week": 140}
     Workload.objects.bulk_create(
         ended(clock.ago(hours=hours), isolation_used=f"of-the-{name}")
@@ -162,11 +160,11 @@ def test_a_person_chooses_how_far_back_it_looks(look, clock, key: str):
 
 
 @pytest.mark.parametrize("query", ["?window=", "?window=year", "?window=%00<b>", "?other=1"])
-def test_any_other_time_is_the_last_hour(look, query: str):
+def test_an_invalid_window_is_the_last_hour(look, query: str):
     assert look(query=query).count("?window=hour") == look().count("?window=hour")
 
 
-def test_the_figures_of_each_backend_are_there_as_charts_and_as_a_table(look, clock):
+def test_the_figures_of_each_backend_are_shown_as_charts_and_as_a_table(look, clock):
     Workload.objects.bulk_create(day(clock.now, 300))
     page = Page(look(query="?window=day"))
     charts = [one for one in page.of("svg") if one.get("class") == "chart"]
@@ -179,14 +177,14 @@ def test_the_figures_of_each_backend_are_there_as_charts_and_as_a_table(look, cl
     assert "Time completed failed killed success p50 p95" in page.text
 
 
-def test_where_nothing_ended_there_is_a_way_to_change_that(look):
+def test_an_empty_history_links_to_running_a_workload(look):
     seen = text(look())
     assert "No workload has ended in the last hour. Run a workload" in seen
     assert "Ended 0 in the last hour Succeeded – in the last hour" in seen
 
 
-def test_nodes_are_for_people_who_are_signed_in(look, executor, filled, user):
-    executor.run_maintenance()  # a round of what a process that serves does again and again
+def test_nodes_need_a_signed_in_user(look, executor, filled, user):
+    executor.run_maintenance()  # one round of periodic maintenance
     assert re.search(
         rf"Nodes {nodes.node_name()} load .* isolate: 0 of 100 running", text(look(user))
     )
@@ -199,7 +197,7 @@ def test_nodes_are_for_people_who_are_signed_in(look, executor, filled, user):
 HOSTILE = "</li><script>alert(1)</script>\"' onload=x {{ 7|add:7 }} \u202e"
 
 
-def test_what_strangers_wrote_is_text_and_short(look, filled, fakes, clock, staff):
+def test_untrusted_text_is_escaped_and_truncated(look, filled, fakes, clock, staff):
     name = HOSTILE[:40]
     owner = User.objects.create_user(name)
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy(HOSTILE * 10))
@@ -226,14 +224,14 @@ def test_what_strangers_wrote_is_text_and_short(look, filled, fakes, clock, staf
     assert len(html) < 60_000
 
 
-def test_an_error_that_is_no_text_does_no_harm(look, clock, staff):
+def test_an_error_cut_within_a_character_is_shown(look, clock, staff):
     made = ended(clock.ago(minutes=5), status=Status.FAILED, exit_reason="timeout")
-    made.error = "ä" * 600 + "\0"  # cut in the middle of a letter
+    made.error = "ä" * 600 + "\0"  # cut in the middle of a character
     Workload.objects.bulk_create([made])
     assert "ääää" in look(staff)
 
 
-def test_the_page_keeps_to_a_policy_without_anything_inline(look, clock, staff, site):
+def test_the_page_has_no_inline_script_or_style(look, clock, staff, site):
     Workload.objects.bulk_create(day(clock.now, 300))
     client = Client()
     client.force_login(staff)
@@ -251,7 +249,7 @@ def test_the_page_keeps_to_a_policy_without_anything_inline(look, clock, staff, 
             assert not re.match(r"(https?:)?//|javascript:|data:", value or "")
 
 
-def test_it_is_built_so_that_a_screen_reader_finds_its_way(look, clock, staff):
+def test_landmarks_headings_and_labels_are_well_formed(look, clock, staff):
     Workload.objects.bulk_create(day(clock.now, 300, staff))
     page = Page(look(staff, "?window=day"))
     for landmark in ("header", "main", "footer"):
@@ -266,7 +264,7 @@ def test_it_is_built_so_that_a_screen_reader_finds_its_way(look, clock, staff):
         assert {*(attributes.get("aria-labelledby") or "").split()} <= {*ids}
 
 
-def test_every_link_on_it_leads_somewhere(look, clock, filled, site):
+def test_every_link_of_the_page_works(look, clock, filled, site):
     root = User.objects.create_superuser("root")
     made = workload(owner=root, status=Status.RUNNING, started_at=clock.now, created_at=clock.now)
     Workload.objects.bulk_create([made, *day(clock.now, 50, root)])
@@ -275,13 +273,13 @@ def test_every_link_on_it_leads_somewhere(look, clock, filled, site):
     links = {one["href"] for one in Page(look(root, "?window=day")).of("a")}
     assert {"/v1/", "/v1/backends", "/v1/workloads", "/v1/docs", "/admin/"} <= links
     assert {"/v1/backends/isolate", f"/v1/workloads/{made.pk}", "?window=week#history"} <= links
-    # What machines ask would start this process's own executor; it is asked of real servers.
+    # The probes would start this process's own executor; real servers test them.
     for link in links - {"#content", "/metrics", "/healthz", "/readyz"}:
-        where = link if link.startswith("/") else f"/{link}"
-        assert client.get(where).status_code == 200, link
+        path = link if link.startswith("/") else f"/{link}"
+        assert client.get(path).status_code == 200, link
 
 
-def test_people_log_in_and_out_from_it(look, site, user):
+def test_users_log_in_and_out_from_the_page(look, site, user):
     user.set_password("a-b-c")
     user.save()
     client = Client(enforce_csrf_checks=True)
@@ -299,7 +297,7 @@ def test_people_log_in_and_out_from_it(look, site, user):
     assert "Log in" in text(response.content.decode())
 
 
-# The part that changes
+# The live fragment
 
 
 @pytest.fixture
@@ -307,11 +305,11 @@ def live(site, db) -> Client:
     return Client()
 
 
-def test_what_has_not_changed_is_not_sent_again(live, filled, fakes, clock):
+def test_an_unchanged_fragment_is_a_304(live, filled, fakes, clock):
     first = live.get("/dashboard/live")
     etag = first["ETag"]
     assert f'data-etag="{etag[1:-1]}"' in live.get("/").content.decode().replace("&quot;", "")
-    clock.now = clock.now.replace(second=34)  # another moment, and nothing has happened
+    clock.now = clock.now.replace(second=34)  # later, and nothing has changed
     same = live.get("/dashboard/live", headers={"If-None-Match": etag})
     assert (same.status_code, same.content, same["ETag"]) == (304, b"", etag)
     assert "default-src 'none'" in same["Content-Security-Policy"]
@@ -322,7 +320,7 @@ def test_what_has_not_changed_is_not_sent_again(live, filled, fakes, clock):
     assert "it broke" in changed.content.decode()
 
 
-def test_it_is_sent_compressed_and_known_again_all_the_same(live):
+def test_a_compressed_fragment_keeps_its_etag(live):
     packed = {"Accept-Encoding": "gzip"}
     first = live.get("/dashboard/live", headers=packed)
     assert first["Content-Encoding"] == "gzip"
@@ -330,28 +328,28 @@ def test_it_is_sent_compressed_and_known_again_all_the_same(live):
     assert same.status_code == 304
 
 
-def test_what_changes_is_part_of_the_page_word_for_word(live, clock):
+def test_the_fragment_is_part_of_the_page_verbatim(live, clock):
     Workload.objects.bulk_create(day(clock.now, 100))
     part = live.get("/dashboard/live?window=day").content.decode()
     assert part in live.get("/?window=day").content.decode()
     assert "csrf" not in part
 
 
-def test_what_one_person_sees_is_kept_for_nobody_else(live):
+def test_responses_are_private_and_vary_by_cookie(live):
     for path in ("/", "/dashboard/live"):
         response = live.get(path)
         assert response["Cache-Control"] == "private, no-cache"
         assert "Cookie" in response["Vary"]
 
 
-def test_it_can_only_be_read(live):
+def test_other_methods_are_405(live):
     for path in ("/", "/dashboard/live"):
         assert live.head(path).status_code == 200
         for method in (live.post, live.put, live.delete):
             assert method(path).status_code == 405
 
 
-def test_without_a_database_the_health_is_still_there(live, user):
+def test_without_a_database_backend_health_is_still_shown(live, user):
     live.force_login(user)
 
     def fail(*arguments: object) -> None:
@@ -362,7 +360,7 @@ def test_without_a_database_the_health_is_still_there(live, user):
             response = live.get(path)
             assert response.status_code == 200
             seen = text(response.content.decode())
-            assert "The database does not answer now" in seen
+            assert "The database is unavailable" in seen
             assert "node wasm isolate healthy" in seen
             assert "hunter2" not in seen
     assert "The database" not in live.get("/dashboard/live").content.decode()

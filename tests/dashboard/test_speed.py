@@ -1,4 +1,4 @@
-"""A hundred thousand workloads: few queries, and each finds its rows by an index."""
+"""Queries of the dashboard with a hundred thousand workloads: few, and each uses an index."""
 
 import pytest
 from django.db import connection
@@ -27,9 +27,9 @@ FROM (
 
 @pytest.fixture
 def hundred_thousand(user, clock) -> None:
-    """All of one owner, one each six seconds for a week."""
+    """Record workloads of one owner: one every six seconds for a week."""
     if connection.vendor != "sqlite":
-        pytest.skip("the rows are made in SQLite's words")
+        pytest.skip("the rows are made in SQLite's dialect")
     with connection.cursor() as cursor:
         cursor.execute(FILL, [user.pk, clock.now.strftime("%Y-%m-%d %H:%M:%S")])
 
@@ -40,20 +40,22 @@ def plan(query: dict[str, str]) -> list[str]:
         return [row[3] for row in cursor.fetchall()]
 
 
-def test_few_queries_answer_and_each_by_an_index(site, hundred_thousand, user, staff, clock):
-    # One of each is for the nodes; a process that serves has them in sight already.
+def test_the_dashboard_takes_few_queries_that_use_indexes(
+    site, hundred_thousand, user, staff, clock
+):
+    # One of each is for the nodes, which a serving process already has.
     expected = [(None, 4), (user, 9), (staff, 9)]
-    for person, most in expected:
+    for person, count in expected:
         client = Client()
         if person is not None:
             client.force_login(person)
         for path in ("/?window=week", "/dashboard/live?window=week"):
-            clock.now = clock.now.replace(second=clock.now.second + 2)  # nothing is remembered
+            clock.now = clock.now.replace(second=clock.now.second + 2)  # nothing is cached
             with CaptureQueriesContext(
                 connection,
             ) as captured:
                 assert client.get(path).status_code == 200
-            assert len(captured) == most + path.startswith("/?")  # the last benchmark
+            assert len(captured) == count + path.startswith("/?")  # the latest benchmark
             for query in captured.captured_queries:
                 for step in plan(query):
                     if "backends_app_workload" in step:
@@ -61,14 +63,14 @@ def test_few_queries_answer_and_each_by_an_index(site, hundred_thousand, user, s
                         assert "workload_of_owner" not in step, query["sql"]
 
 
-def test_what_ended_is_counted_in_the_index_alone(site, hundred_thousand, clock):
+def test_ended_workloads_are_counted_from_a_covering_index(site, hundred_thousand, clock):
     with CaptureQueriesContext(connection) as captured:
         Client().get("/?window=week")
     (counting,) = [one for one in captured if "strftime" in one["sql"]]
     assert "COVERING INDEX workload_finished" in plan(counting)[0]
 
 
-def test_within_one_moment_nothing_is_counted_again(
+def test_ended_workloads_are_not_counted_again_within_a_refresh_period(
     site, hundred_thousand, django_assert_num_queries
 ):
     Client().get("/dashboard/live?window=week")

@@ -1,4 +1,4 @@
-"""Figures are written for people, and what strangers wrote can do no harm."""
+"""Formatting of figures and of untrusted text."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from backends_app.dashboard import words
         (7_200_000, "7,200 s"),
     ],
 )
-def test_durations_have_the_unit_that_suits_them(ms: int | None, text: str):
+def test_durations_have_a_suitable_unit(ms: int | None, text: str):
     assert words.duration(ms) == text
 
 
@@ -34,29 +34,29 @@ def test_durations_have_the_unit_that_suits_them(ms: int | None, text: str):
         (1.0, "100 %"),
     ],
 )
-def test_only_all_is_100_percent_and_only_nothing_is_0(share: float | None, text: str):
+def test_only_exact_shares_are_0_or_100_percent(share: float | None, text: str):
     assert words.percent(share) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (0.5, "0.5"), (400, "400"), (20_000, "20k"), (6_000_000, "6M")]
 )
-def test_labels_of_axes_are_short(number: float, text: str):
+def test_axis_labels_use_si_suffixes(number: float, text: str):
     assert words.si(number) == text
 
 
-def test_what_a_program_said_is_one_short_line():
+def test_untrusted_text_becomes_one_short_line():
     assert words.one_line("a\nb\tc  d") == "a b c d"
     assert words.one_line("x" * 10_000_000) == "x" * 199 + "…"
     assert words.one_line("short" + " " * 1_000 + "x") == "short…"
     assert words.one_line("") == ""
 
 
-def test_what_a_program_said_cannot_turn_the_line_around_it():
+def test_untrusted_text_loses_bidi_and_control_characters():
     assert words.one_line("safe\u202eevil\u2066\x1b[31m\0\u200b") == "safe evil [31m"
 
 
-def test_exit_reasons_are_words():
+def test_exit_reasons_are_described():
     assert words.exit_reason("memory_limit") == "memory limit"
     assert words.exit_reason("exited", 3) == "exit code 3"
     assert words.exit_reason("exited") == "exit code not 0"

@@ -1,4 +1,4 @@
-"""The commands as a person and a program use them: what they print, and how they end."""
+"""The management commands: output and exit codes."""
 
 import json
 from base64 import b64decode
@@ -22,7 +22,7 @@ SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
 ESCAPES = "\x1b["
 
 
-def test_list_backends_is_a_table_for_people(tmp_path: Path):
+def test_list_backends_prints_a_table(tmp_path: Path):
     done = manage("list_backends", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("isolate", "healthy", "gvisor", "microvm", "node", "4 at once"):
@@ -30,7 +30,7 @@ def test_list_backends_is_a_table_for_people(tmp_path: Path):
     assert ESCAPES not in done.stdout
 
 
-def test_list_backends_is_what_the_api_says_for_programs(tmp_path: Path):
+def test_list_backends_as_json_matches_the_api(tmp_path: Path):
     done = manage("list_backends", "--format", "json", folder=tmp_path)
     backends = json.loads(done.stdout)
     assert [one["name"] for one in backends] == ["gvisor", "isolate", "microvm"]
@@ -41,23 +41,23 @@ def test_list_backends_is_what_the_api_says_for_programs(tmp_path: Path):
     ("found", "code"),
     [(Health.ok(), 0), (Health.undetected("not here"), 0), (Health.unhealthy("broken"), 1)],
 )
-def test_probe_backends_ends_badly_when_one_is_unhealthy(monkeypatch, capsys, found, code):
-    """One that is not there is no fault, unless it was required."""
+def test_probe_backends_fails_if_a_backend_is_unhealthy(monkeypatch, capsys, found, code):
+    """A backend that is not installed is not an error unless it is required."""
     filled = Registry()
     filled.register("well", FakeBackend())
     filled.register("other", FakeBackend(health=found))
     monkeypatch.setattr(probe_backends, "registry", filled)
-    ended = 0
+    returncode = 0
     try:
         call_command("probe_backends", "--format", "json")
     except CommandError as error:
-        ended = error.returncode
-    assert ended == code
+        returncode = error.returncode
+    assert returncode == code
     states = {one["name"]: one["healthy"] for one in json.loads(capsys.readouterr().out)}
     assert states == {"well": True, "other": found.healthy}
 
 
-def test_probe_backends_fails_for_one_that_is_required(tmp_path: Path):
+def test_probe_backends_fails_if_a_required_backend_is_missing(tmp_path: Path):
     nowhere = str(tmp_path / "nowhere")
     done = manage("probe_backends", "--require", "microvm", folder=tmp_path, MICROVM_FOLDER=nowhere)
     assert done.returncode == 1
@@ -67,14 +67,14 @@ def test_probe_backends_fails_for_one_that_is_required(tmp_path: Path):
     assert "gvisor, isolate, microvm" in done.stderr
 
 
-def test_resolve_backend_says_which_and_why(tmp_path: Path):
+def test_resolve_backend_prints_the_backend_and_the_reasons(tmp_path: Path):
     done = manage("resolve_backend", "typescript", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "isolate  (runtime node → isolate)" in done.stdout
     assert "runs oci only" in done.stdout
 
 
-def test_resolve_backend_fails_when_there_is_none(tmp_path: Path):
+def test_resolve_backend_fails_without_an_eligible_backend(tmp_path: Path):
     options = ["--isolation", "gvisor,nobody", "--format", "json"]
     done = manage("resolve_backend", "node", *options, folder=tmp_path)
     assert done.returncode == 1
@@ -83,7 +83,7 @@ def test_resolve_backend_fails_when_there_is_none(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_run_workload_prints_the_output_and_says_where_it_ran(migrated: Path):
+def test_run_workload_prints_the_output_and_the_backend(migrated: Path):
     done = manage("run_workload", "--code", SUM, "--input", '{"a": 1, "b": 2}', folder=migrated)
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"sum": 3}
@@ -91,7 +91,7 @@ def test_run_workload_prints_the_output_and_says_where_it_ran(migrated: Path):
     assert "runtime node → isolate" in done.stderr
 
 
-def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(migrated: Path):
+def test_run_workload_exits_with_the_programs_exit_code(migrated: Path):
     file = migrated / "program.ts"
     file.write_text("const n: number = 7; console.log('out'); console.error('err'); Deno.exit(n)")
     done = manage("run_workload", str(file), folder=migrated)
@@ -99,7 +99,7 @@ def test_run_workload_takes_a_file_and_ends_with_the_programs_exit_code(migrated
     assert done.stderr.startswith("err\n")
 
 
-def test_run_workload_takes_a_wasm_file(migrated: Path):
+def test_run_workload_runs_a_wasm_file(migrated: Path):
     file = migrated / "program.wasm"
     file.write_bytes(b64decode(wasm.ECHO))
     done = manage("run_workload", str(file), "--input", '{"a": 1}', folder=migrated)
@@ -107,7 +107,7 @@ def test_run_workload_takes_a_wasm_file(migrated: Path):
     assert "runtime wasm → isolate" in done.stderr
 
 
-def test_run_workload_gives_a_module_its_arguments(migrated: Path):
+def test_run_workload_passes_arguments_to_a_module(migrated: Path):
     file = migrated / "program.wasm"
     file.write_bytes(program([("args_get", 0, 64)], shown=128))
     done = manage("run_workload", str(file), "--", "one", "--two", folder=migrated)
@@ -135,35 +135,35 @@ def test_run_workload_reads_stdin(migrated: Path):
         (["file.js", "--code", "1"], 125),
     ],
 )
-def test_how_run_workload_ends(migrated: Path, arguments: list[str], code: int):
+def test_exit_codes_of_run_workload(migrated: Path, arguments: list[str], code: int):
     done = manage("run_workload", *arguments, folder=migrated)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_run_workload_gives_programs_the_whole_report(migrated: Path):
+def test_run_workload_as_json_prints_the_whole_record(migrated: Path):
     done = manage("run_workload", "--code", "console.log(1)", "--format", "json", folder=migrated)
     report = json.loads(done.stdout)
     assert (report["status"], report["stdout"], report["output"]) == ("completed", "1\n", 1)
 
 
-def test_colour_only_where_it_was_asked_for(tmp_path: Path):
+def test_force_color_prints_escapes_without_a_terminal(tmp_path: Path):
     assert ESCAPES in manage("list_backends", "--force-color", folder=tmp_path).stdout
 
 
-def test_what_a_program_prints_cannot_command_a_terminal():
+def test_program_output_is_sanitized_for_a_terminal():
     from backends_app.management.output import sanitize
 
     class Terminal:
         def isatty(self) -> bool:
             return True
 
-    shown = sanitize("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
-    assert shown == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"
+    text = sanitize("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
+    assert text == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"
     assert sanitize("left \u202eright", Terminal()) == "left \\x202eright"
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGRTMIN", 162), ("SIG40", 168)])
-def test_a_signal_is_what_a_shell_would_have_said(name, code):
+def test_a_signal_has_the_exit_code_of_a_shell(name, code):
     ended = Workload(status=Status.FAILED, exit_reason=ExitReason.SIGNAL, signal=name)
     assert exit_code(ended) == code

@@ -1,4 +1,4 @@
-"""The commands that look after recorded workloads, as a person and a program use them."""
+"""The commands for recorded workloads: list, status, logs, kill and pruning."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ def printed() -> Workload:
     return workload
 
 
-def test_the_list_is_of_the_newest_and_can_be_narrowed(capsys):
+def test_list_prints_the_newest_first_and_can_be_filtered(capsys):
     ada = User.objects.create_user("ada")
     old = recorded(
         Status.FAILED, created_at=NOW - timedelta(days=1), owner=ada, error="\x1b[31mred"
@@ -50,30 +50,30 @@ def test_the_list_is_of_the_newest_and_can_be_narrowed(capsys):
         assert found == [one.pk for one in expected]
 
 
-def test_the_status_of_one_by_the_beginning_of_its_id(capsys, printed: Workload):
+def test_status_finds_a_workload_by_a_unique_id_prefix(capsys, printed: Workload):
     call_command("workload", "status", printed.pk[:8], "--format", "json")
     assert json.loads(capsys.readouterr().out)["id"] == printed.pk
     call_command("workload", "status", printed.pk)
     assert "completed" in capsys.readouterr().out
     recorded(id="f" * 32)
     recorded(id="f" * 31 + "0")
-    for beginning, words in {
-        "x": "no workload",
-        "": "no workload",
+    for prefix, words in {
+        "x": "No workload has the id",
+        "": "No workload has the id",
         "ffff": "More than one",
     }.items():
         with pytest.raises(CommandError, match=words):
-            call_command("workload", "status", beginning)
+            call_command("workload", "status", prefix)
 
 
 @pytest.mark.parametrize("options", [[], ["-f"]])
-def test_a_log_goes_where_the_program_wrote_it(capsys, printed: Workload, options: list[str]):
+def test_logs_go_to_the_stream_of_the_program(capsys, printed: Workload, options: list[str]):
     call_command("workload", "logs", printed.pk, *options)
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("out\n", "err\n")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("out\n", "err\n")
 
 
-def test_killing(capsys):
+def test_kill_kills_a_workload_once(capsys):
     workload = recorded()
     call_command("workload", "kill", workload.pk)
     assert Workload.objects.get().status == "killed"
@@ -81,7 +81,7 @@ def test_killing(capsys):
         call_command("workload", "kill", workload.pk)
 
 
-def test_what_is_submitted_without_a_server_waits(migrated: Path):
+def test_a_workload_submitted_without_a_server_stays_pending(migrated: Path):
     done = manage("run_workload", "--async", "--code", "1", folder=migrated)
     assert (done.returncode, len(done.stdout.strip())) == (0, 32)
     assert "No server" in done.stderr
@@ -89,20 +89,20 @@ def test_what_is_submitted_without_a_server_waits(migrated: Path):
     assert json.loads(shown.stdout)["status"] == "pending"
 
 
-def test_what_is_run_is_recorded(migrated: Path):
+def test_run_workload_records_the_workload(migrated: Path):
     assert manage("run_workload", "--code", "console.log(7)", folder=migrated).returncode == 0
     [one] = json.loads(manage("workload", "list", "--format", "json", folder=migrated).stdout)
     assert (one["status"], one["owner"]) == ("completed", None)
 
 
-def test_without_tables_a_command_says_what_to_do(tmp_path: Path):
+def test_without_tables_a_command_suggests_migrate(tmp_path: Path):
     done = manage("run_workload", "--code", "1", folder=tmp_path)
     assert done.returncode == 125
     assert "manage.py migrate" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_needs_an_executor_that_has_workers(tmp_path: Path):
+def test_run_worker_fails_with_a_local_executor(tmp_path: Path):
     done = manage("run_worker", folder=tmp_path)
     assert done.returncode == 1
     assert "EXECUTOR=celery" in done.stderr
@@ -119,7 +119,7 @@ def ended(days: float, **given) -> Workload:
     return workload
 
 
-def test_pruning_deletes_what_is_old_and_nothing_else(capsys, settings):
+def test_pruning_deletes_only_data_past_its_retention(capsys, settings):
     settings.ISOLATION_RETENTION = {"source_days": 1, "outputs_days": 10, "records_days": 100}
     fresh, old, older = ended(0.5), ended(11), ended(101)
     waiting = recorded(created_at=NOW - timedelta(days=1000))
@@ -147,7 +147,7 @@ def test_pruning_deletes_what_is_old_and_nothing_else(capsys, settings):
         {"source_days": -1},
     ],
 )
-def test_a_retention_that_makes_no_sense_is_refused(settings, retention):
+def test_an_invalid_retention_is_refused(settings, retention):
     from django.core.exceptions import ImproperlyConfigured
 
     with pytest.raises(ImproperlyConfigured, match="ISOLATION_RETENTION"):

@@ -1,4 +1,4 @@
-"""`manage.py benchmark`: the same workload through every backend of this host, and what it took."""
+"""`manage.py benchmark`: run the same workload on every backend of this host and compare times."""
 
 import math
 from argparse import ArgumentParser
@@ -25,50 +25,55 @@ from ...routing import RUNTIME_ALIASES
 from ..output import add_format, print_json, print_rich, progress_bar
 
 ROUNDS, MAX_ROUNDS = 10, 1000
-INTERRUPTED = 130  # as a shell ends then
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 HEADS = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "per_s": "per s", "failures": "failed"}
 
 
 class Command(BaseCommand):
     help = (
-        "Run the same small workload through every healthy backend of this host: cold (the first "
-        "of a fresh backend), warm (one after the other) and parallel (as many at once as there "
-        "are slots). Whoever uses this host meanwhile changes the figures, and waits longer."
+        "Run the same small workload on every healthy backend of this host: cold (the first of a "
+        "fresh backend), warm (one after the other) and parallel (one per slot). Other load on "
+        "the host changes the figures, and is slowed down meanwhile."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_format(parser)
         parser.add_argument(
-            "--rounds", type=int, default=ROUNDS, metavar="N", help=f"Per mode; default: {ROUNDS}."
+            "--rounds",
+            type=int,
+            default=ROUNDS,
+            metavar="N",
+            help=f"Rounds per mode (default: {ROUNDS}).",
         )
         parser.add_argument(
             "--backend",
             action="append",
             metavar="NAME",
-            help="Measure this one alone, and fail where it cannot be. May be repeated.",
+            help="Measure only this backend; fail if it cannot be measured. May be repeated.",
         )
         parser.add_argument(
             "--runtime",
             choices=[*(one.runtime for one in PROGRAMS), *RUNTIME_ALIASES],
             metavar="RUNTIME",
-            help=f"Default: for each backend the first that it runs of "
+            help="Runtime to measure. Default: for each backend the first that it supports of "
             f"{comma_join(one.runtime for one in PROGRAMS)}.",
         )
-        parser.add_argument("--image", help="For backends that run images: one that has cat.")
-        parser.add_argument("--keep", metavar="NAME", help="Keep what was measured, for later.")
+        parser.add_argument("--image", help="Image with cat, for backends that run images.")
+        parser.add_argument("--keep", metavar="NAME", help="Save the results under this name.")
         parser.add_argument(
             "--compare",
             metavar="NAME",
-            help=f"With the newest of this name; {kept.LATEST}: with the newest of this host.",
+            help="Compare with the newest benchmark of this name; "
+            f"{kept.LATEST}: with the newest of this host.",
         )
         parser.add_argument(
             "--fail-if-slower",
             type=float,
             metavar="PERCENT",
-            help="Exit with 1 when a figure is worse than before by more than this "
-            f"(without it, more than {100 * THRESHOLD:g} are marked), or more runs fail.",
+            help="Exit with 1 if a figure is worse by more than PERCENT, or more runs fail. "
+            f"Without this option, changes of more than {100 * THRESHOLD:g} %% are marked.",
         )
-        parser.add_argument("--list", action="store_true", help="List what was kept, and end.")
+        parser.add_argument("--list", action="store_true", help="List saved benchmarks and exit.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -77,10 +82,10 @@ class Command(BaseCommand):
             else:
                 self._measure(options)
         except DatabaseError as error:
-            reason = f"What is kept cannot be reached: {error}. Is the database there"
-            raise CommandError(f"{reason} (manage.py migrate)?") from error
+            reason = f"Cannot access saved benchmarks: {error}."
+            raise CommandError(f"{reason} Was manage.py migrate run?") from error
         except KeyboardInterrupt:
-            raise CommandError("Interrupted: nothing was kept.", returncode=INTERRUPTED) from None
+            raise CommandError("Interrupted; nothing was saved.", returncode=INTERRUPTED) from None
 
     def _list(self, options: dict[str, Any]) -> None:
         found = list(Benchmark.objects.all())
@@ -89,21 +94,21 @@ class Command(BaseCommand):
         elif found:
             print_rich(self, options, _saved_table(found))
         else:
-            self.stdout.write("No benchmark has been kept yet; --keep NAME keeps one.")
+            self.stdout.write("No saved benchmarks yet; --keep NAME saves one.")
 
     def _measure(self, options: dict[str, Any]) -> None:
         threshold = _threshold(options)
         if not 1 <= options["rounds"] <= MAX_ROUNDS:
-            raise CommandError(f"--rounds takes 1 to {MAX_ROUNDS}.")
+            raise CommandError(f"--rounds must be 1 to {MAX_ROUNDS}.")
         if options["keep"] is not None and (problem := kept.name_problem(options["keep"])):
-            raise CommandError(f"It cannot be kept as {short_repr(options['keep'])}: {problem}.")
+            raise CommandError(f"Cannot save as {short_repr(options['keep'])}: {problem}.")
         earlier = self._earlier(options["compare"])
         if options["keep"] is not None:
-            Benchmark.objects.exists()  # no database shows now, not after minutes
+            Benchmark.objects.exists()  # fail now if the database is missing, not after minutes
         found, left_out = self._targets(options)
         bench = Bench(registry, found, options["rounds"], left_out=left_out)
         names = comma_join(one.name for one in found)
-        with progress_bar(f"Running {bench.total} workloads through {names}") as advance:
+        with progress_bar(f"Running {bench.total} workloads on {names}") as advance:
             results = bench.run(advance)
         versions = kept.versions(registry, results)
         comparison = None
@@ -125,33 +130,35 @@ class Command(BaseCommand):
             if earlier is not None and comparison is not None:
                 print_rich(self, options, *_comparison_parts(earlier, comparison))
         if not results.succeeded:
-            raise CommandError("Not one run has succeeded; nothing was kept.")
+            raise CommandError("Every run failed; nothing was saved.")
         if options["keep"] is not None:
             kept.save(options["keep"], results, versions)
             if options["format"] == "table":
-                self.stdout.write(f"Kept as {options['keep']}; /benchmarks draws it.")
+                self.stdout.write(f"Saved as {options['keep']}; see /benchmarks.")
         if options["fail_if_slower"] is not None and comparison and comparison.worse:
-            what = [f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.marked]
-            what += [f"{name} does not work any more" for name in comparison.lost]
-            raise CommandError(f"Worse by more than {100 * threshold:g} %: {comma_join(what)}.")
+            worse = [f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.marked]
+            worse += [f"{name} no longer works" for name in comparison.lost]
+            raise CommandError(f"Worse by more than {100 * threshold:g} %: {comma_join(worse)}.")
 
     def _earlier(self, name: str | None) -> Benchmark | None:
-        """What to compare with. A first one has nothing before it, and may say `latest` as well."""
+        """Return the benchmark to compare with; None with a note if `latest` finds none."""
         if name is None:
             return None
         found = kept.find(name)
         if found is None and name != kept.LATEST:
-            raise CommandError(f"No benchmark is kept as {short_repr(name)}; see --list.")
+            raise CommandError(f"No saved benchmark is named {short_repr(name)}; see --list.")
         if found is None:
-            self.stderr.write("There is none yet to compare with.", style_func=str)
+            self.stderr.write("There is no earlier benchmark to compare with.", style_func=str)
         return found
 
     def _targets(self, options: dict[str, Any]) -> tuple[list[Target], list[Skipped]]:
         named: list[str] = options["backend"] or []
         for name in named:
             if name not in registry:
-                known = comma_join(registry)
-                raise CommandError(f"{short_repr(name)} is not registered. Registered: {known}.")
+                registered = comma_join(registry)
+                raise CommandError(
+                    f"Backend {short_repr(name)} is not registered. Registered: {registered}."
+                )
         probe(registry, named or registry)
         runtime = RUNTIME_ALIASES.get(options["runtime"], options["runtime"])
         found, left_out = targets(registry, runtime=runtime, image=options["image"])
@@ -160,9 +167,9 @@ class Command(BaseCommand):
             left_out = [one for one in left_out if one.name in named]
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in left_out)
         if named and left_out:
-            raise CommandError(f"Not to be measured: {reasons}.")
+            raise CommandError(f"Cannot be measured: {reasons}.")
         if not found:
-            raise CommandError(f"There is no backend to measure. {reasons}")
+            raise CommandError(f"No backend can be measured. {reasons}")
         return found, left_out
 
 
@@ -171,7 +178,7 @@ def _threshold(options: dict[str, Any]) -> float:
     if percent is None:
         return THRESHOLD
     if not math.isfinite(percent) or percent < 0:
-        raise CommandError("--fail-if-slower takes a number from 0 on.")
+        raise CommandError("--fail-if-slower must be a number of at least 0.")
     if options["compare"] is None:
         raise CommandError("--fail-if-slower needs --compare.")
     return float(percent) / 100
@@ -212,19 +219,19 @@ def _result_parts(results: Results) -> Iterable[RenderableType]:
             if figures.waited:
                 notes.append(
                     f"{one.name}, {mode}: {figures.waited} of {figures.runs} runs waited for slots "
-                    "that others held."
+                    "in use by others."
                 )
         if "cold" not in one.modes:
-            notes.append(f"{one.name} has no cold figures: the settings do not make it.")
+            notes.append(f"{one.name} has no cold figures: it is not built from the settings.")
     notes += [f"{one.name} was not measured: {one.reason}" for one in results.left_out]
     load = (
-        f"Load of the host: {results.load_before} before, {results.load_after} after, "
+        f"Host load: {results.load_before} before, {results.load_after} after, "
         f"on {results.processors} processors."
     )
     yield table
     yield from (Text(note) for note in notes)
     if results.host_busy:
-        yield Text(f"The host was busy, and the figures say less. {load}", style="yellow")
+        yield Text(f"The host was busy, so the figures are less reliable. {load}", style="yellow")
     else:
         yield Text(load)
 
@@ -245,7 +252,7 @@ def _comparison_parts(earlier: Benchmark, found: Comparison) -> Iterable[Rendera
         table.add_row(backend, mode, *(_cell(change) for change in changes))
     yield table
     yield from (Text(_replace_unprintable(note)) for note in found.notes)
-    yield from (Text(f"{name} does not work any more", style="red") for name in found.lost)
+    yield from (Text(f"{name} no longer works", style="red") for name in found.lost)
 
 
 def _cell(change: Change) -> Text:
@@ -257,7 +264,7 @@ def _cell(change: Change) -> Text:
 
 def _saved_table(found: Iterable[Benchmark]) -> RenderableType:
     table = Table(
-        *("Name", "Taken", "Node"), *(Column(f"{mode} p50 ms", overflow="fold") for mode in MODES)
+        *("Name", "Created", "Node"), *(Column(f"{mode} p50 ms", overflow="fold") for mode in MODES)
     )
     for one in found:
         results = Results.from_json(one.results)
@@ -303,5 +310,5 @@ def _format_time(benchmark: Benchmark) -> str:
 
 
 def _replace_unprintable(text: str) -> str:
-    """Names are printable when they are kept; rows may come from elsewhere."""
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+    """Replace unprintable characters: stored names have none, but rows may come from elsewhere."""
+    return "".join(char if char.isprintable() else "�" for char in text)

@@ -1,4 +1,4 @@
-"""`manage.py develop`: a development server with a user to try it with. `make run` ends here."""
+"""`manage.py develop`: a development server with a user and a token; used by `make run`."""
 
 import secrets
 import signal
@@ -27,7 +27,7 @@ curl -s http://{host}:{port}/v1/workloads \\
 class Command(runserver.Command):
     addr: str
     _raw_ipv6: bool
-    help = "Serve for development: makes the user `dev` with a token, then shows how to begin."
+    help = "Run a development server with a user `dev`, and print a token and a first request."
     default_port = "8000"
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -35,33 +35,31 @@ class Command(runserver.Command):
         parser.set_defaults(use_reloader=False)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """SIGTERM is an end like CONTROL-C: what runs is waited for, and settled."""
+        """Treat SIGTERM like CONTROL-C: wait for running workloads and record their results."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         super().inner_run(*args, **options)
 
     def on_bind(self, server_port: int) -> None:
-        """The server listens: say what there is and what to paste."""
+        """Print the backends, the credentials and a request to paste, once the server listens."""
         user, password = self._user()
         self._revoke_tokens(user)
         _, token = get_token_model().objects.create(user=user)
         get_executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
-        here = f"http://{host}:{server_port}"
-        self.stdout.write(f"\nVulcan listens at {here}/ (stop it with CONTROL-C)\n")
+        base_url = f"http://{host}:{server_port}"
+        self.stdout.write(f"\nVulcan listens at {base_url}/ (stop it with CONTROL-C)\n")
         print_rich(self, {}, backend_table(registry.list()))
         if password:
             self.stdout.write(
-                f"\nUser {USER} was made with password {password}: it is shown this once. "
-                f"Log in at {here}/api-auth/login/ or {here}/admin/."
+                f"\nCreated user {USER} with password {password}, which is shown only once. "
+                f"Log in at {base_url}/api-auth/login/ or {base_url}/admin/."
             )
-        self.stdout.write(
-            "\nThis start's token is in the next line; paste it to run a workload:\n\n"
-        )
+        self.stdout.write("\nPaste this to run a workload; its token is new at each start:\n\n")
         self.stdout.write(CURL.format(host=host, port=server_port, token=token) + "\n")
-        self.stdout.flush()  # nothing follows that would push it through a pipe
+        self.stdout.flush()  # nothing follows, so a pipe would hold it back
 
     def _user(self) -> tuple[AbstractBaseUser, str | None]:
-        """The development user, and its password when it was made just now."""
+        """Return the development user, and its password if it was created just now."""
         users = get_user_model()._default_manager
         if found := users.filter(username=USER).first():
             return found, None
@@ -69,5 +67,5 @@ class Command(runserver.Command):
         return users.create_superuser(username=USER, password=password), password
 
     def _revoke_tokens(self, user: AbstractBaseUser) -> None:
-        """A token is stored hashed and cannot be shown again, so every start gets its own."""
+        """Delete earlier tokens: stored tokens are hashed, so each start creates a new one."""
         get_token_model().objects.filter(user=user).delete()

@@ -1,4 +1,4 @@
-"""`manage.py list_backends`: what `GET /v1/backends` answers, in a terminal."""
+"""`manage.py list_backends`: `GET /v1/backends` for a terminal."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -12,7 +12,7 @@ from ..output import add_format, backend_table, print_rich
 
 
 class Command(BaseCommand):
-    help = "List the registered backends: what each can do and whether it works on this host."
+    help = "List the registered backends with their capabilities and their health on this host."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_format(parser)

@@ -1,4 +1,4 @@
-"""`manage.py probe_backends`: run every probe to its end and say what was found."""
+"""`manage.py probe_backends`: run every probe and print the results."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -14,8 +14,8 @@ from ..output import add_format, backend_table, print_rich
 
 class Command(BaseCommand):
     help = (
-        "Probe every backend by running a small workload on it. Exits with 1 when one is "
-        "unhealthy; one that is not installed counts only when --require names it."
+        "Probe every backend by running a small workload on it. Exits with 1 if one is unhealthy; "
+        "a backend that is not installed counts only if --require names it."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -31,7 +31,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         for name in options["require"]:
             if name not in registry:
-                raise CommandError(f"{name} is not registered. Registered: {comma_join(registry)}.")
+                raise CommandError(
+                    f"Backend {name!r} is not registered. Registered: {comma_join(registry)}."
+                )
         HealthMonitor(registry).probe_all()
         snapshot = registry.snapshot
         if options["format"] == "json":

@@ -1,4 +1,4 @@
-"""`manage.py prune_workloads`: delete what ISOLATION_RETENTION says is kept long enough."""
+"""`manage.py prune_workloads`: delete data that is older than ISOLATION_RETENTION."""
 
 from argparse import ArgumentParser
 from datetime import UTC, datetime, timedelta
@@ -10,22 +10,33 @@ from django.db.transaction import atomic
 from ...conf import retention
 from ...models import LogBlock, Source, Workload
 
-AT_ONCE = 500  # so that nobody else waits long for the database
+BATCH_SIZE = 500  # keeps transactions short for other users of the database
 
 
 class Command(BaseCommand):
-    requires_system_checks = []  # it runs no workload, so what backends lack does not matter
+    requires_system_checks = []  # backends are not used
     help = (
-        "Delete sources, outputs and logs of workloads that ended long ago, and the records of "
-        "those that ended longer ago. What has not ended is never touched. For a daily timer."
+        "Delete sources, outputs, logs and records of workloads that ended before their retention "
+        "periods. Unfinished workloads are never touched. Run it daily."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        kept = retention()
-        parser.add_argument("--source-days", type=float, default=kept.source_days)
-        parser.add_argument("--outputs-days", type=float, default=kept.outputs_days)
-        parser.add_argument("--records-days", type=float, default=kept.records_days)
-        parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
+        defaults = retention()
+        for name, default in (
+            ("source", defaults.source_days),
+            ("outputs", defaults.outputs_days),
+            ("records", defaults.records_days),
+        ):
+            parser.add_argument(
+                f"--{name}-days",
+                type=float,
+                default=default,
+                metavar="DAYS",
+                help=f"Keep {name} for this many days (default: {default:g}).",
+            )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Only print how many would be deleted."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = datetime.now(UTC)
@@ -43,18 +54,19 @@ class Command(BaseCommand):
                 "sources would be deleted."
             )
             return
-        forgotten, _ = sources.delete()
-        deleted = 0
-        while ids := list(records.values_list("pk", flat=True)[:AT_ONCE]):
+        deleted_sources, _ = sources.delete()
+        deleted_records = 0
+        while ids := list(records.values_list("pk", flat=True)[:BATCH_SIZE]):
             Workload.objects.filter(pk__in=ids).delete()
-            deleted += len(ids)
-        emptied = 0
-        while ids := list(outputs.values_list("pk", flat=True)[:AT_ONCE]):
+            deleted_records += len(ids)
+        deleted_outputs = 0
+        while ids := list(outputs.values_list("pk", flat=True)[:BATCH_SIZE]):
             with atomic():
                 LogBlock.objects.filter(workload__in=ids).delete()
-                emptied += Workload.objects.filter(pk__in=ids).update(
+                deleted_outputs += Workload.objects.filter(pk__in=ids).update(
                     output=None, stdout="", stderr="", error="", outputs_pruned_at=now
                 )
         self.stdout.write(
-            f"{deleted} records, {emptied} outputs and {forgotten} sources were deleted."
+            f"{deleted_records} records, {deleted_outputs} outputs and {deleted_sources} sources "
+            "were deleted."
         )

@@ -1,4 +1,4 @@
-"""`manage.py resolve_backend`: which backend a workload would go to, and why."""
+"""`manage.py resolve_backend`: show which backend a workload would be routed to, and why."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -15,14 +15,14 @@ from ..output import add_format, candidate_table, print_json, print_rich
 
 
 class Command(BaseCommand):
-    help = "Say which backend a workload would go to, and why. Exits with 1 when there is none."
+    help = "Show which backend a workload would be routed to, and why. Exits with 1 if none is."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("runtime", nargs="?", help=f"One of {', '.join(RUNTIMES)}.")
         parser.add_argument(
             "--isolation",
             default=AUTO,
-            help="auto (default), a backend name, or names between commas.",
+            help="auto (default), a backend, or several separated by commas.",
         )
         parser.add_argument(
             "--source-format",
@@ -46,8 +46,8 @@ class Command(BaseCommand):
                     {"backend": None, "error": str(resolution.error), "candidates": candidates},
                 )
         else:
-            answer = Text(resolution.name or "no backend", style="bold")
-            print_rich(self, options, answer + Text(f"  ({resolution.rule})"))
+            name = Text(resolution.name or "no backend", style="bold")
+            print_rich(self, options, name + Text(f"  ({resolution.rule})"))
             if resolution.candidates:
                 print_rich(self, options, candidate_table(resolution.candidates))
         if resolution.error is not None:

@@ -1,4 +1,4 @@
-"""`manage.py run_worker`: make this machine one that runs workloads, for a server elsewhere."""
+"""`manage.py run_worker`: run the workloads that servers submit to the broker."""
 
 import logging
 import os
@@ -21,24 +21,27 @@ from ...registry import registry
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
-AGAIN_S = 2.0  # before a worker that has ended is started again
+RESTART_DELAY_S = 2.0  # before a worker that exited is restarted
 
 
 class Command(BaseCommand):
     help = (
-        "Run workloads that others submit: one worker process for each backend, which takes work "
-        "while its backend is healthy here. Ends with SIGTERM, after what runs."
+        "Run submitted workloads with one worker process per backend, which accepts work while "
+        "its backend is healthy on this host. Stops on SIGTERM after running workloads finish."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--backend", action="append", help="Only this one; may be given more than once."
+            "--backend",
+            action="append",
+            metavar="NAME",
+            help="Serve only this backend. May be repeated.",
         )
         parser.add_argument(
             "--metrics",
             type=_address,
             metavar="[HOST:]PORT",
-            help="Answer /metrics there (default host: 127.0.0.1); without it, nowhere.",
+            help="Serve /metrics at this address (default host: 127.0.0.1). Default: off.",
         )
         parser.add_argument("--alone", action="store_true", help=SUPPRESS)
 
@@ -46,13 +49,15 @@ class Command(BaseCommand):
         executor = get_executor()
         if not executor.remote:
             raise CommandError(
-                "ISOLATION_EXECUTOR names an executor that runs workloads in the server itself, so "
-                "there is nothing for a worker to do; set EXECUTOR=celery."
+                "The configured ISOLATION_EXECUTOR runs workloads in the server itself and needs "
+                "no workers; set EXECUTOR=celery to use workers."
             )
         names = options["backend"] or list(registry)
         for name in names:
             if name not in registry:
-                raise CommandError(f"No backend {name!r}; registered: {comma_join(registry)}.")
+                raise CommandError(
+                    f"Backend {name!r} is not registered. Registered: {comma_join(registry)}."
+                )
         if options["alone"]:
             parent = os.getppid()
             executor.run_worker(names[0], lambda: os.getppid() == parent)
@@ -62,11 +67,11 @@ class Command(BaseCommand):
             self._supervise_with_metrics(names, options["metrics"])
 
     def _supervise_with_metrics(self, names: Sequence[str], address: tuple[str, int]) -> None:
-        """The workers count together in a folder of their own, and this process says the sum."""
+        """Supervise workers that share a metrics folder, and serve their sum over HTTP."""
         if metrics_access().access == "off":
-            raise CommandError("METRICS_ACCESS is off: there are no metrics to be answered.")
+            raise CommandError("METRICS_ACCESS is off, so --metrics cannot serve any.")
         folder = metrics_folder.create(runtime_dir())
-        os.environ[metrics_folder.ENV_VAR] = str(folder)  # of the workers
+        os.environ[metrics_folder.ENV_VAR] = str(folder)  # inherited by the workers
         host, port = address
         try:
             port = metrics_server.serve(
@@ -74,8 +79,10 @@ class Command(BaseCommand):
             )
         except OSError as error:
             metrics_folder.remove(folder)
-            raise CommandError(f"No metrics at {host}:{port}: {error.strerror}.") from error
-        self.stdout.write(f"Metrics are at http://{host}:{port}/metrics")
+            raise CommandError(
+                f"Cannot serve metrics at {host}:{port}: {error.strerror}."
+            ) from error
+        self.stdout.write(f"Serving metrics at http://{host}:{port}/metrics")
         try:
             _supervise(names, lambda worker: metrics.forget_process(worker, folder))
         finally:
@@ -85,29 +92,30 @@ class Command(BaseCommand):
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdecimal() or not 0 <= int(port) < 65536:
-        raise ArgumentTypeError(f"{port!r} is no port")
+        raise ArgumentTypeError(f"invalid port {port!r}")
     return host or "127.0.0.1", int(port)
 
 
 def _supervise(names: Sequence[str], on_exit: Callable[[int], None] = lambda pid: None) -> None:
-    """Keep one worker process for each backend alive until this one is told to end.
+    """Run one worker process per backend, restarting those that exit, until SIGTERM or SIGINT.
 
-    If this one is killed, its workers notice and end, too. `gone` hears which of them have ended.
+    Workers exit by themselves if this process is killed. `on_exit` gets the pid of each worker that
+    exited.
     """
-    ended = threading.Event()
+    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: stopping.set())
     workers = {name: _start(name) for name in names}
-    while not ended.wait(POLL_INTERVAL_S):
+    while not stopping.wait(POLL_INTERVAL_S):
         for name, worker in workers.items():
             if worker.poll() is not None:
                 logger.warning(
-                    "the worker of %s has ended with %s; it is started again",
+                    "the worker of %s exited with status %s and is restarted",
                     name,
                     worker.returncode,
                 )
                 on_exit(worker.pid)
-                ended.wait(AGAIN_S)
+                stopping.wait(RESTART_DELAY_S)
                 workers[name] = _start(name)
     for worker in workers.values():
         worker.terminate()

@@ -1,4 +1,4 @@
-"""`manage.py run_workload`: run a program behind its isolation, as if it were run here."""
+"""`manage.py run_workload`: run a program in isolation and exit with its exit code."""
 
 import json
 import signal
@@ -34,52 +34,53 @@ RUNTIME_OF_SUFFIX = {
     ".wasm": "wasm",
 }
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
-NOT_RUN = 125  # as `docker run` ends when it is not the program that failed
+NOT_RUN = 125  # as `docker run` exits when the failure is not the program's
 EXIT_CODES = {ExitReason.TIMEOUT: 124, ExitReason.MEMORY_LIMIT: 137, ExitReason.KILLED: 137}
 
 
 class Command(BaseCommand):
     help = (
-        "Run a program and end with its exit code (124: out of time, 137: out of memory, "
-        "128 + n: ended by signal n, 125: it could not be run). What it prints goes to stdout and "
-        "stderr; a returned output is printed to stdout as JSON, unless just that was printed."
+        "Run a program and exit with its exit code (124: timeout, 137: out of memory or killed, "
+        "128 + n: terminated by signal n, 125: it could not be run). Its stdout and stderr are "
+        "printed; a returned output is printed to stdout as JSON, unless stdout is just that."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "file",
             nargs="?",
-            help="The program's file, an archive (.tar.gz, .tgz), or - for stdin.",
+            help="A source file, an archive (.tar.gz, .tgz), or - for stdin.",
         )
         parser.add_argument(
             "command",
             nargs="*",
-            help="The command to run in an image or an archive, or a module's arguments, after --.",
+            help="After --: the command for an image or an archive, or a module's arguments.",
         )
-        parser.add_argument("--code", help="The program itself, instead of a file.")
-        parser.add_argument("--image", help="An OCI image instead of a program.")
+        parser.add_argument("--code", help="Source code instead of a file.")
+        parser.add_argument("--image", help="An OCI image instead of a file.")
         parser.add_argument(
-            "--runtime", help=f"One of {', '.join(RUNTIMES)}; default: by the file's name, or node."
+            "--runtime",
+            help=f"One of {', '.join(RUNTIMES)}. Default: by the file's suffix, or node.",
         )
         parser.add_argument(
             "--isolation",
             default=AUTO,
-            help="auto (default), a backend name, or several, by comma.",
+            help="auto (default), a backend, or several separated by commas.",
         )
         parser.add_argument("--input", default="null", help="The program's input, as JSON.")
-        parser.add_argument("--timeout", type=float, metavar="SECONDS")
-        parser.add_argument("--memory", type=int, metavar="MB")
-        parser.add_argument("--cpus", type=float)
+        parser.add_argument("--timeout", type=float, metavar="SECONDS", help="Time limit.")
+        parser.add_argument("--memory", type=int, metavar="MB", help="Memory limit.")
+        parser.add_argument("--cpus", type=float, metavar="N", help="CPU limit.")
         parser.add_argument(
             "--async",
             action="store_true",
             dest="submit",
-            help="Submit it, print its id and end; a server, or its workers, run it.",
+            help="Submit it, print its id and exit; a server or a worker runs it.",
         )
         parser.add_argument(
             "--rerun-if-lost",
             action="store_true",
-            help="Run it a second time when nobody knows what became of the first.",
+            help="Run it again if its worker is lost and the result is unknown.",
         )
         add_format(parser)
 
@@ -98,14 +99,14 @@ class Command(BaseCommand):
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error
         except DatabaseError as error:
-            reason = f"It cannot be recorded: {error}. Is the database there (manage.py migrate)?"
+            reason = f"Cannot record the workload: {error}. Was manage.py migrate run?"
             raise CommandError(reason, returncode=NOT_RUN) from error
         if options["format"] == "json":
             print_json(self, WorkloadSerializer(workload).data)
         elif options["submit"]:
             self.stdout.write(workload.pk)
             if not executor.live_nodes():
-                self.stderr.write("No server or worker is there to run it yet.", style_func=str)
+                self.stderr.write("No server or worker is running to process it.", style_func=str)
         else:
             self._show(workload)
         if not options["submit"] and (code := exit_code(workload)):
@@ -115,33 +116,32 @@ class Command(BaseCommand):
         file, command = options["file"], options["command"]
         if options["image"] is not None and file is not None:
             file, command = None, [file, *command]
-        given = (file, options["code"], options["image"])
-        if sum(one is not None for one in given) != 1:
+        sources = (file, options["code"], options["image"])
+        if sum(source is not None for source in sources) != 1:
             raise CommandError(
-                "Give exactly one of a file, --code and --image.", returncode=NOT_RUN
+                "Provide exactly one of: a file, --code, --image.", returncode=NOT_RUN
             )
         try:
             program_input = strict_json.loads(options["input"])
-        except strict_json.InvalidJSON as refused:
-            raise CommandError(f"--input is no JSON: {refused}.", returncode=NOT_RUN) from refused
+        except strict_json.InvalidJSON as error:
+            raise CommandError(f"--input is not JSON: {error}.", returncode=NOT_RUN) from error
         code, archive, suffix = options["code"], None, ""
         if file is not None and file.lower().endswith(ARCHIVE_SUFFIXES):
             archive = _bytes(file)
             if options["runtime"] is None:
-                raise CommandError("An archive takes a --runtime.", returncode=NOT_RUN)
+                raise CommandError("An archive needs --runtime.", returncode=NOT_RUN)
         elif file is not None:
             code, suffix = _read(file)
-        guessed = None if options["image"] else RUNTIME_OF_SUFFIX.get(suffix, "node")
-        bound = limits()
+        default_runtime = None if options["image"] else RUNTIME_OF_SUFFIX.get(suffix, "node")
         return WorkloadSpec(
-            runtime=options["runtime"] or guessed,
+            runtime=options["runtime"] or default_runtime,
             isolation=parse_isolation(options["isolation"]),
             code=code,
             archive=archive,
             image=options["image"],
             command=tuple(command),
             input=program_input,
-            resources=bound.resources(
+            resources=limits().resources(
                 cpus=options["cpus"], mem_mb=options["memory"], timeout_s=options["timeout"]
             ),
         )
@@ -151,14 +151,14 @@ class Command(BaseCommand):
             if text:
                 stream.write(sanitize(text, stream), style_func=str, ending="")
         printed = output_from_stdout(workload.stdout, truncated=workload.stdout_truncated)
-        if json.dumps(workload.output) != json.dumps(printed):  # it is not on the terminal yet
+        if json.dumps(workload.output) != json.dumps(printed):  # stdout did not show it
             output = json.dumps(workload.output, indent=2, ensure_ascii=False)
             self.stdout.write(sanitize(output, self.stdout))
-        why = f": {workload.error.splitlines()[0]}" if workload.error else ""
+        reason = f": {workload.error.splitlines()[0]}" if workload.error else ""
         self.stderr.write(
             sanitize(
                 f"{workload.status} on {workload.isolation_used} in {workload.duration_ms} ms "
-                f"({workload.rule}){why}",
+                f"({workload.rule}){reason}",
                 self.stderr,
             ),
             style_func=str,
@@ -166,21 +166,21 @@ class Command(BaseCommand):
 
 
 def exit_code(workload: Workload) -> int:
-    """What a shell would have said of the program."""
+    """Return the exit code that a shell would have reported for the program."""
     if not workload.ended:
         return NOT_RUN
     if workload.exit_reason in EXIT_CODES:
         return EXIT_CODES[ExitReason(workload.exit_reason)]
     if workload.signal:
-        known = signal.Signals.__members__.get(workload.signal)
-        return 128 + (int(workload.signal.removeprefix("SIG")) if known is None else known.value)
+        named = signal.Signals.__members__.get(workload.signal)
+        return 128 + (int(workload.signal.removeprefix("SIG")) if named is None else named.value)
     if workload.exit_reason == ExitReason.EXITED:
         return workload.exit_code or 0
-    return workload.exit_code or 1  # it ended well in its own eyes, and not in the host's
+    return workload.exit_code or 1  # a failure on the host's side is never 0
 
 
 def _read(file: str) -> tuple[str, str]:
-    """The code in the file or on stdin as a `WorkloadSpec` has it, and the file's suffix."""
+    """Return the code of the file or stdin in the form of `WorkloadSpec`, and the file's suffix."""
     try:
         if file == "-":
             return sys.stdin.buffer.read().decode(), ""
@@ -195,5 +195,5 @@ def _bytes(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError as error:
         raise CommandError(
-            f"{short_repr(file)} cannot be read: {error.strerror}.", returncode=NOT_RUN
+            f"Cannot read {short_repr(file)}: {error.strerror}.", returncode=NOT_RUN
         ) from error

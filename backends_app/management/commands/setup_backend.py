@@ -1,4 +1,4 @@
-"""`manage.py setup_backend NAME`: give a backend what it needs on this host, and prove it."""
+"""`manage.py setup_backend NAME`: install what a backend needs on this host, and probe it."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -13,21 +13,21 @@ from ..output import progress_bar
 
 class Command(BaseCommand):
     help = (
-        "Install and configure what a backend needs on this host, step by step. What is there"
-        " already is left alone, so it may be run again; --dry-run only says what would be done."
-        " At the end the backend has to prove that it works."
+        "Install and configure what a backend needs on this host, step by step. Completed steps"
+        " are skipped, so it can be run again; --dry-run only prints the missing steps. At the end"
+        " the backend is probed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="The backend, as list_backends shows it.")
+        parser.add_argument("name", help="The backend's name, as shown by list_backends.")
         parser.add_argument(
             "--runtime",
             nargs="+",
             default=[],
-            help="Only what these runtimes need, where the backend tells them apart.",
+            help="Install only what these runtimes need, if the backend distinguishes them.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Say what would be done, and change nothing."
+            "--dry-run", action="store_true", help="Print what would be done and change nothing."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -36,17 +36,17 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Backend {name!r} is not registered. Registered: {', '.join(registry) or 'none'}."
             )
-        backend, wanted = registry.snapshot.entries[name].backend, options["runtime"]
-        if unknown := set(wanted) - set(backend.capabilities.supported_runtimes):
+        backend, runtimes = registry.snapshot.entries[name].backend, options["runtime"]
+        if unknown := set(runtimes) - set(backend.capabilities.supported_runtimes):
             raise CommandError(
                 f"Backend {name!r} does not run {', '.join(sorted(unknown))}. It runs:"
                 f" {', '.join(backend.capabilities.supported_runtimes)}."
             )
         try:
             with progress.shown(progress_bar):
-                for step in backend.setup(wanted):
+                for step in backend.setup(runtimes):
                     if step.done():
-                        self.stdout.write(f"there    {step.needed}")
+                        self.stdout.write(f"present  {step.needed}")
                     elif options["dry_run"]:
                         self.stdout.write(f"missing  {step.needed}\n         would: {step.how}")
                     else:

@@ -1,4 +1,4 @@
-"""`manage.py workload`: look after recorded workloads from a terminal: list, status, logs, kill."""
+"""`manage.py workload`: list, show, follow and kill recorded workloads."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -13,28 +13,32 @@ from ...models import Workload
 from ...workloads import Status
 from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
 
-LISTED = 20
+DEFAULT_LIMIT = 20
 FILTERS = {"status": "status", "runtime": "runtime", "isolation": "isolation_used"}
 
 
 class Command(BaseCommand):
-    help = "List recorded workloads, show one, read or follow its log, or kill it."
+    help = "List recorded workloads; show, follow or kill one of them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        listed = actions.add_parser("list", help="The newest workloads.")
-        listed.add_argument("--status", choices=[str(one) for one in Status])
-        listed.add_argument("--runtime")
-        listed.add_argument("--isolation", help="The backend that they went to.")
-        listed.add_argument("--user", help="Who submitted them.")
-        listed.add_argument("--limit", type=int, default=LISTED)
+        listed = actions.add_parser("list", help="List the newest workloads.")
+        listed.add_argument(
+            "--status", choices=[str(one) for one in Status], help="Only this status."
+        )
+        listed.add_argument("--runtime", help="Only workloads of this runtime.")
+        listed.add_argument("--isolation", help="Only workloads of this backend.")
+        listed.add_argument("--user", help="Only workloads of this user.")
+        listed.add_argument(
+            "--limit", type=int, default=DEFAULT_LIMIT, help=f"Default: {DEFAULT_LIMIT}."
+        )
         add_format(listed)
-        status = actions.add_parser("status", help="One workload.")
-        log = actions.add_parser("logs", help="What it printed.")
-        log.add_argument("-f", "--follow", action="store_true", help="Go on until it has ended.")
-        kill = actions.add_parser("kill", help="End it.")
+        status = actions.add_parser("status", help="Show a workload.")
+        log = actions.add_parser("logs", help="Print the log of a workload.")
+        log.add_argument("-f", "--follow", action="store_true", help="Follow until it ends.")
+        kill = actions.add_parser("kill", help="Kill a workload.")
         for one in (status, log, kill):
-            one.add_argument("id", help="The workload's id, or the beginning of it.")
+            one.add_argument("id", help="The workload's id or a unique prefix.")
         add_format(status)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -42,11 +46,11 @@ class Command(BaseCommand):
             case "list":
                 self._list(options)
             case "status":
-                self._status(_one(options["id"]), options)
+                self._status(_find(options["id"]), options)
             case "logs":
-                self._logs(_one(options["id"]), options["follow"])
+                self._logs(_find(options["id"]), options["follow"])
             case "kill":
-                self._kill(_one(options["id"]))
+                self._kill(_find(options["id"]))
 
     def _list(self, options: dict[str, Any]) -> None:
         found = Workload.objects.summaries().select_related("owner")
@@ -88,15 +92,16 @@ class Command(BaseCommand):
         except VulcanError as error:
             raise CommandError(str(error)) from error
         if workload.ended:
-            self.stdout.write(f"{workload.pk} has been killed.")
+            self.stdout.write(f"{workload.pk} killed.")
         else:
-            self.stdout.write(f"{workload.pk} will be killed; its worker has not done it yet.")
+            self.stdout.write(f"{workload.pk}: kill requested; waiting for its worker.")
 
 
-def _one(beginning: str) -> Workload:
-    found = list(Workload.objects.filter(pk__startswith=beginning)[:2])
-    if not found or not beginning:
-        raise CommandError(f"There is no workload {short_repr(beginning)}.")
+def _find(prefix: str) -> Workload:
+    """Return the workload with this id prefix; raise CommandError unless it is unique."""
+    found = list(Workload.objects.filter(pk__startswith=prefix)[:2])
+    if not found or not prefix:
+        raise CommandError(f"No workload has the id {short_repr(prefix)}.")
     if len(found) > 1:
-        raise CommandError(f"More than one workload begins with {short_repr(beginning)}.")
+        raise CommandError(f"More than one workload id begins with {short_repr(prefix)}.")
     return found[0]

@@ -1,4 +1,4 @@
-// Keeps the dashboard fresh: asks for the part of it that changes and changes what is different.
+// Keeps the dashboard current: polls its changing part and patches the differences into the page.
 
 const live = document.getElementById("live");
 const connection = document.getElementById("connection");
@@ -41,7 +41,7 @@ async function ask() {
     show(await response.text());
     etag = response.headers.get("ETag") ?? "";
   } else if (response.status !== 304) {
-    throw new Error(`the server answers ${response.status}`);
+    throw new Error(`unexpected status ${response.status}`);
   }
   const date = new Date(response.headers.get("Date") ?? Date.now());
   moment.textContent = date.toISOString().slice(11, 19);
@@ -53,11 +53,11 @@ function plan() {
   timer = setTimeout(refresh, Math.min(LONGEST_PAUSE_MS, POLL_MS * 2 ** failures));
 }
 
-// What is said here is read out, so it changes only when there is something new to say.
+// A screen reader announces this text, so it is set only when it changes.
 function tell() {
   let text = "Live";
   if (paused) text = "Paused";
-  else if (failures) text = "The server does not answer; what you see may be old. Trying again.";
+  else if (failures) text = "The server is unreachable; this page may be out of date. Retrying.";
   if (connection.textContent !== text) connection.textContent = text;
   connection.classList.toggle("bad", !paused && failures > 0);
 }
@@ -69,12 +69,12 @@ function show(html) {
   fresh.innerHTML = html;
   updateChildren(live, fresh.content);
   if (focused && !live.contains(document.activeElement)) {
-    document.getElementById("content").focus({ preventScroll: true }); // what had it has gone
+    document.getElementById("content").focus({ preventScroll: true }); // the focused element was removed
   }
   announce(before, states());
 }
 
-// Health alone is announced; figures change all the time.
+// Announce only health changes; figures change all the time.
 
 function states() {
   return new Map(Array.from(live.querySelectorAll("[data-backend]"), (target) => [
@@ -89,12 +89,12 @@ function announce(before, after) {
     if (before.get(name)?.state !== state) news.push(`${name} is ${state} now: ${reason}.`);
   }
   for (const name of before.keys()) {
-    if (!after.has(name)) news.push(`${name} has gone.`);
+    if (!after.has(name)) news.push(`${name} was removed.`);
   }
   if (news.length) announcement.textContent = news.join(" ");
 }
 
-// Elements that stay keep what the reader has done with them: focus, selection, an open table.
+// Update elements in place, so that they keep focus, selection and an open table.
 
 function updateChildren(old, fresh) {
   const wantedIds = new Set(Array.from(fresh.children, (child) => child.id));

@@ -59,7 +59,7 @@ def test_what_is_current_is_left_alone(folder: Path, tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert "missing" not in done.stdout
-    assert done.stdout.count("there    ") == 1 + 1 + 3 + 3
+    assert done.stdout.count("present  ") == 1 + 1 + 3 + 3
     assert done.stdout.splitlines()[-1].startswith("healthy  microvm: python, node, go run")
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert after == before

@@ -66,7 +66,7 @@ def test_an_archive_from_a_file(folder: Path, migrated: Path):
     done = run_workload(migrated, folder, *command)
     assert (done.returncode, done.stdout) == (3, "word\n"), done.stderr
     done = run_workload(migrated, folder, str(file))
-    assert (done.returncode, "takes a --runtime" in done.stderr) == (125, True)
+    assert (done.returncode, "needs --runtime" in done.stderr) == (125, True)
 
 
 @pytest.fixture

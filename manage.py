@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from django.core.management import execute_from_command_line
     except ImportError as error:
-        raise ImportError("Django is not installed here; run `make test` once.") from error
+        raise ImportError("Django is not installed; run `make test` once.") from error
     execute_from_command_line(sys.argv)
 
 

@@ -1,1 +1,1 @@
-"""The Django project that serves the backends_app."""
+"""The Django project that serves `backends_app`."""

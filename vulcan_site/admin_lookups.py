@@ -1,4 +1,4 @@
-"""A list in the admin that is asked for with a value that no database takes."""
+"""Admin changelists with lookup values that the database rejects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ MAX_SEARCH_CHARS = 200
 
 
 class IncorrectLookupMiddleware:
-    """Answers as the admin does to a lookup that is incorrect: back to the list, with a note.
+    """Redirects to the list with an error note, as the admin does for an incorrect lookup.
 
-    The admin finds that out when it makes the query. A date whose time zone moves it out of the
-    calendar, or a number that is too large, fails later, when the query is sent.
+    The admin detects incorrect lookups when it builds a query. A date that its time zone moves out
+    of the calendar, or a number that is too large, fails only when the query is executed.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -26,23 +26,23 @@ class IncorrectLookupMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        """Refuse a search of very many words: each is a condition, and SQLite takes a thousand."""
-        if _is_list(request) and len(request.GET.get(SEARCH_VAR, "")) > MAX_SEARCH_CHARS:
-            return _list_with_note(request)
+        """Refuse a search with too many words: each is a condition, and SQLite allows 1,000."""
+        if _is_changelist(request) and len(request.GET.get(SEARCH_VAR, "")) > MAX_SEARCH_CHARS:
+            return _redirect_with_error(request)
         return None
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if (
             isinstance(exception, OverflowError | DataError)
-            and _is_list(request)
+            and _is_changelist(request)
             and request.GET
             and ERROR_FLAG not in request.GET
         ):
-            return _list_with_note(request)
+            return _redirect_with_error(request)
         return None
 
 
-def _is_list(request: HttpRequest) -> bool:
+def _is_changelist(request: HttpRequest) -> bool:
     match = request.resolver_match
     return (
         match is not None
@@ -51,5 +51,5 @@ def _is_list(request: HttpRequest) -> bool:
     )
 
 
-def _list_with_note(request: HttpRequest) -> HttpResponse:
+def _redirect_with_error(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")

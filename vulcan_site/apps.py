@@ -1,4 +1,4 @@
-"""The site as a Django app: it has system checks of its own."""
+"""The site as a Django app, which registers its system checks."""
 
 from django.apps import AppConfig
 

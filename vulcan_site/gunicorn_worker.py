@@ -1,16 +1,16 @@
-"""The gunicorn worker of the site: gunicorn's threads, without waiting for slow clients in them.
+"""A gunicorn thread worker whose threads do not wait for slow clients.
 
-gunicorn's own worker gives a connection a thread before a byte has come, waits in it for ever for
-the rest of a request and for a client that does not read, and closes connections in the loop that
-serves all others, where a client can hold it for two seconds each time. Here
+gunicorn's own gthread worker assigns a thread to a connection before the first byte arrives, waits
+there without limit for the rest of a request and for clients that do not read, and closes
+connections in the event loop, where each client can block it for two seconds. In this worker
 
-- a connection waits in that loop until the head of a request and the beginning of its body are
-  there; only then a thread has something to do;
-- a thread waits for a client as long as bytes come and go at a rate that a client can manage, and
-  less long while other requests wait for a thread;
-- a connection that is to be closed waits for its client in the loop.
+- a connection waits in the event loop until the head of a request and the beginning of its body
+  have arrived; only then it gets a thread;
+- a thread waits for a client while bytes flow at a reasonable rate, and less patiently while other
+  requests wait for a thread;
+- a closing connection waits for its client in the event loop.
 
-It speaks plain HTTP/1 and nothing else: TLS and HTTP/2 end at the proxy in front.
+It supports plain HTTP/1 only: the proxy in front terminates TLS and HTTP/2.
 """
 
 import errno
@@ -31,16 +31,16 @@ from gunicorn import http, util
 from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-MAX_WAITING_BYTES = 32 * 1024  # of a head and the beginning of its body, before a thread has them
-MAX_DROPPED_BYTES = 64 * 1024 * 1024  # of what a client goes on sending after its answer
-MAX_UNREAD_BYTES = 64 * 1024  # of a body that the site did not read, for the connection to go on
+MAX_WAITING_BYTES = 32 * 1024  # of a request, buffered before it gets a thread
+MAX_DROPPED_BYTES = 64 * 1024 * 1024  # that a client may send after its last response
+MAX_UNREAD_BYTES = 64 * 1024  # of an unread body, up to which the connection is kept alive
 
-BYTES_PER_S = 16 * 1024  # a client as fast as this is not slow
+BYTES_PER_S = 16 * 1024  # a client this fast is not slow
 SLOW_S = 20.0  # how long a thread waits for a client beyond that
 SLOW_UNDER_LOAD_S = 3.0  # the same while requests wait for a thread
-POLL_INTERVAL_S = 0.5  # how often a thread that waits finds out about the load
+POLL_INTERVAL_S = 0.5  # how often a waiting thread checks the load
 
-# A bare line feed is an end as well: gunicorn's parser refuses it without reading on.
+# A bare line feed ends the head, too: gunicorn's parser rejects it without reading on.
 _END_OF_HEAD = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)
@@ -49,11 +49,11 @@ Result = TypeVar("Result")
 
 
 class ClientSocket(socket.socket):
-    """A connection whose client can make a thread wait for a bounded time only.
+    """A client connection that bounds how long a thread waits for its client.
 
-    `slow_s` is for how long the thread has waited, less the time that a client of BYTES_PER_S
-    needs for what it has sent and received meanwhile; when it exceeds `patience_s()`, an operation
-    that would have to wait raises ConnectionResetError.
+    `slow_s` is the time waited so far, minus the time that a client of BYTES_PER_S needs for the
+    bytes transferred meanwhile. Once it exceeds `patience_s()`, an operation that would block
+    raises ConnectionResetError.
     """
 
     slow_s = 0.0
@@ -61,16 +61,17 @@ class ClientSocket(socket.socket):
 
     @classmethod
     def take_over(cls, sock: socket.socket, patience_s: Callable[[], float]) -> Self:
-        taken = cls(sock.family, sock.type, sock.proto, sock.detach())
-        taken.patience_s = patience_s
-        return taken
+        """Return a ClientSocket that owns the descriptor of `sock`."""
+        client = cls(sock.family, sock.type, sock.proto, sock.detach())
+        client.patience_s = patience_s
+        return client
 
     def wait_no_longer(self) -> None:
-        """Let operations fail that would have to wait."""
+        """Make every operation that would block fail."""
         self.slow_s = math.inf
 
     def receive_available(self, size: int) -> bytes | None:
-        """Return what has come, b"" when nothing will come any more, None when nothing has yet."""
+        """Return the bytes available, None if there are none yet, b"" at the end or on an error."""
         self.setblocking(False)
         try:
             return super().recv(size)
@@ -109,24 +110,24 @@ class ClientSocket(socket.socket):
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A connection that no thread has: it waits in the loop for its client."""
+class _IdleConnection:
+    """A connection without a thread, which waits in the event loop for its client."""
 
     since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
-class _Incoming(_Waiting):
-    """The beginning of a request."""
+class _Incoming(_IdleConnection):
+    """A connection on which a request is arriving."""
 
     received: bytearray = field(default_factory=bytearray)
     _searched: int = 0
     _needed: int | None = None
 
     def is_complete(self) -> bool:
-        """Tell whether a thread can have it: the head, and MAX_WAITING_BYTES or all of the body.
+        """Return whether it can get a thread: head plus body, or the first MAX_WAITING_BYTES.
 
-        A client that expects to be asked for its body is not waited for.
+        The body of a request with an Expect header is not waited for: its client waits for 100.
         """
         if self._needed is None:
             end = _END_OF_HEAD.search(self.received, max(0, self._searched - 3))
@@ -140,17 +141,17 @@ class _Incoming(_Waiting):
 
 
 @dataclass(slots=True)
-class _Closing(_Waiting):
-    """The end of a connection: the client has its last answer, and may not have read it yet."""
+class _Closing(_IdleConnection):
+    """A closing connection: its client may still be reading the last response."""
 
     dropped: int = 0
 
 
 class GunicornWorker(ThreadWorker):  # type: ignore[misc]
-    """Give threads to requests that are there, and wait for clients in the loop.
+    """A thread worker that assigns threads to complete requests and waits in the event loop.
 
-    `keepalive` is how many seconds a connection may wait in the loop; `worker_connections` is how
-    many connections there are, of which the one that has waited the longest makes room.
+    A connection may wait in the loop for `keepalive` seconds. At `worker_connections` connections,
+    the one that has waited longest is closed to make room.
     """
 
     worker_connections: int
@@ -158,15 +159,15 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Half of the descriptors are for everything else; a worker that finds none ends.
+        # Keep half of the descriptors for everything else: a worker without any would exit.
         self.worker_connections = min(self.worker_connections, descriptors // 2)
-        self._waiting: OrderedDict[TConn, _Waiting] = OrderedDict()  # the longest first
+        self._waiting: OrderedDict[TConn, _IdleConnection] = OrderedDict()  # longest first
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         if cfg.is_ssl or "h2" in cfg.http_protocols or cfg.protocol != "http":
             raise RuntimeError(
-                f"{cls.__name__} speaks plain HTTP/1: let a proxy end TLS and HTTP/2"
+                f"{cls.__name__} supports plain HTTP/1 only: terminate TLS and HTTP/2 at a proxy"
             )
         super().check_config(cfg, log)
 
@@ -176,11 +177,11 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             self._end(next(iter(self._waiting)))
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Wait for a request on a connection that is new, or goes on after an answer."""
+        """Wait for a request on a new or a kept-alive connection."""
         if conn.parser is None:
             conn.sock = ClientSocket.take_over(conn.sock, self._patience_s)
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
-            conn.data_ready = True  # when it gets a thread
+            conn.data_ready = True  # by the time it gets a thread
         incoming = _Incoming(received=bytearray(conn.parser.unreader.take_buffered()))
         if incoming.is_complete():
             self._serve(conn, incoming)
@@ -194,7 +195,7 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             self._half_close(conn)
 
     def murder_pending(self) -> None:
-        """End the connections that have waited too long; gunicorn's loop calls it."""
+        """Close the connections that have waited too long; called by gunicorn's loop."""
         longest_s = self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER
         while self._waiting:
             conn, waiting = next(iter(self._waiting.items()))
@@ -203,12 +204,12 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             self._end(conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        if isinstance(exc, UnsupportedTransferCoding):  # gunicorn would call it a 501
+        if isinstance(exc, UnsupportedTransferCoding):  # gunicorn would answer 501
             exc = InvalidHeader("TRANSFER-ENCODING")
         super().handle_error(req, client, addr, exc)
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
-        """Return whether the connection goes on; a body that has not come whole ends it."""
+        """Return whether to keep the connection alive; not if its body is incomplete."""
         conn.sock.wait_no_longer()
         with suppress(OSError, ParseException):
             return keepalive and bool(conn.parser.finish_body(max_bytes=MAX_UNREAD_BYTES))
@@ -218,17 +219,17 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
         return SLOW_UNDER_LOAD_S if self.tpool._work_queue.qsize() else SLOW_S
 
     def _wait(
-        self, conn: TConn, waiting: _Waiting, on_bytes: Callable[[TConn, Any], object]
+        self, conn: TConn, waiting: _IdleConnection, on_bytes: Callable[[TConn, Any], object]
     ) -> None:
         def on_readable(_: object) -> None:
-            if self._waiting.get(conn) is waiting:  # not if an event before this one ended it
+            if self._waiting.get(conn) is waiting:  # an earlier event may have closed it
                 on_bytes(conn, waiting)
 
         self._waiting[conn] = waiting
         self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
 
     def _receive(self, conn: TConn, incoming: _Incoming) -> None:
-        """Take in what has come of a request."""
+        """Read the available bytes of a request."""
         data = conn.sock.receive_available(MAX_WAITING_BYTES - len(incoming.received))
         if data is None:
             return
@@ -243,14 +244,14 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             self._half_close(conn)
 
     def _serve(self, conn: TConn, incoming: _Incoming) -> None:
-        """Give a request to a thread, as soon as there is one."""
+        """Queue a request for a thread."""
         self._stop_waiting(conn)
         conn.parser.unreader.unread(bytes(incoming.received))
         conn.sock.slow_s = 0.0
         super().enqueue_req(conn)
 
     def _half_close(self, conn: TConn) -> None:
-        """Tell a client that its last answer is complete, and let it close the connection."""
+        """Shut down the sending side, and wait for the client to close the connection."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -259,7 +260,7 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
             self._wait(conn, _Closing(), self._drop)
 
     def _drop(self, conn: TConn, closing: _Closing) -> None:
-        """Drop what a client sends after its answer, until it closes the connection."""
+        """Discard what a client sends after its last response, until it closes the connection."""
         data = conn.sock.receive_available(MAX_UNREAD_BYTES)
         if data is not None:
             closing.dropped += len(data)
@@ -267,7 +268,7 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
                 self._close(conn)
 
     def _end(self, conn: TConn) -> None:
-        """End a connection that has waited too long, or has to make room."""
+        """Close a connection that has waited too long or must make room; 408 if it sent bytes."""
         waiting = self._waiting[conn]
         if isinstance(waiting, _Incoming) and waiting.received:
             self._answer(conn, 408, "Request Timeout")

@@ -1,4 +1,4 @@
-"""The outermost layer: every request has an id, and every bug ends in an answer and a line."""
+"""The outermost middleware: gives every request an id, and turns every bug into a logged 500."""
 
 import re
 import sys
@@ -12,26 +12,26 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 MAX_PATH_CHARS = 200
 HEADER = "X-Request-ID"
-GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BODY = (
     b'{"type":"server_error","errors":[{"code":"error","detail":"Server Error (500)","attr":null}]}'
 )
 
 
 class LastResortMiddleware:
-    """Stands before all others. It needs no setting, URL, template or database to answer.
+    """The first middleware. Its response needs no setting, URL, template or database.
 
-    Django makes an answer of a bug in a view or in another middleware, by way of `handler500`. What
-    comes here as an exception is a bug in that, too.
+    Django answers a bug in a view or a middleware by `handler500`. An exception that arrives here
+    comes from a bug in that handler as well.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.META.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if GIVEN.fullmatch(given) else uuid.uuid4().hex
-        clear_contextvars()  # what a stream before may have left there, in this thread
+        client_id = request.META.get("HTTP_X_REQUEST_ID", "")
+        request_id = client_id if VALID_ID.fullmatch(client_id) else uuid.uuid4().hex
+        clear_contextvars()  # an earlier stream may have left some in this thread
         bind_contextvars(request_id=request_id)
         try:
             response = self._get_response(request)
@@ -41,7 +41,7 @@ class LastResortMiddleware:
             bug = error
         response.headers[HEADER] = request_id
         if response.status_code >= 500:
-            # Unless it has been logged. Django would do it behind this, without the id.
+            # No-op if already logged. Django would log it after this, without the id.
             log_response(
                 *("%s: %s", response.reason_phrase, request.path[:MAX_PATH_CHARS]),
                 response=response,
@@ -54,12 +54,12 @@ class LastResortMiddleware:
 
 
 def is_streaming(response: HttpResponse) -> bool:
-    """Tell whether the answer is made while it is sent, so that more is logged about it."""
+    """Return whether the response is generated while it is sent, so that more may be logged."""
     return response.streaming and "Content-Length" not in response.headers
 
 
 def _store_exception(sender: object, request: HttpRequest | None = None, **_: object) -> None:
-    """Keep what Django answers, but does not log where a handler of errors fails."""
+    """Store the exception on the request: Django does not log it if an error handler fails."""
     if request is not None:
         request.bug = sys.exc_info()[1]  # type: ignore[attr-defined]
 

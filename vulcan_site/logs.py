@@ -1,7 +1,7 @@
-"""How this site's logs are written: one line of JSON for each event, with a fixed set of keys.
+"""Log configuration of the site: one JSON line per event, with a fixed set of keys.
 
-Everybody logs with the standard library: this project, Django, gunicorn and Celery. structlog makes
-the lines, and adds what is bound for a request or a workload (`structlog.contextvars`).
+This project, Django, gunicorn and Celery log with the standard library. structlog renders the
+lines and adds the values bound for a request or a workload (`structlog.contextvars`).
 """
 
 import re
@@ -15,14 +15,14 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("json", "console")
-SERVERS = ("develop", "runserver", "run_worker")  # commands of manage.py that serve
+SERVERS = ("develop", "runserver", "run_worker")  # long-running commands of manage.py
 
 FIELDS = (
     *("request_id", "address", "user_id", "method", "path", "status", "duration_ms", "streaming"),
     *("workload_id", "owner_id", "runtime", "backend", "node", "attempt", "exit_reason"),
     *("token_key", "expires_at"),
 )
-"""What an event may say beside its text; what else a library attaches to a record stays there.
+"""The extra fields that are logged; other attributes of a record are dropped.
 
 Celery attaches the arguments of tasks, Django whole requests and queries.
 """
@@ -49,14 +49,14 @@ LINE_ENDS = re.compile(r"[\t\n]")
 
 
 def configuration(format: str, level: str, *, colors: bool | None = None) -> dict[str, Any]:
-    """A dictionary for `logging.config.dictConfig`, which is what LOGGING is."""
+    """Return the LOGGING setting, a dictionary for `logging.config.dictConfig`."""
     if colors is None:
         colors = sys.stderr.isatty()
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format == "json":
-        last += [structlog.processors.JSONRenderer()]
+        final += [structlog.processors.JSONRenderer()]
     else:
-        last += [escape_controls, structlog.dev.ConsoleRenderer(colors=colors)]
+        final += [escape_controls, structlog.dev.ConsoleRenderer(colors=colors)]
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -76,7 +76,7 @@ def configuration(format: str, level: str, *, colors: bool | None = None) -> dic
                 "processors": [
                     structlog.processors.format_exc_info,
                     truncate_and_redact,
-                    *last,
+                    *final,
                 ],
             }
         },
@@ -85,16 +85,16 @@ def configuration(format: str, level: str, *, colors: bool | None = None) -> dic
         "loggers": {
             "backends_app": {"level": level},
             "vulcan_site": {"level": level},
-            # Whatever these have of their own by default writes nothing beside the line.
+            # Remove the default handlers of these loggers, so that each event is logged once.
             "django": {"level": "WARNING", "handlers": [], "propagate": True},
-            # The access line says it; what is left is what went wrong here.
+            # The access line covers the rest; errors are bugs of this site.
             "django.request": {"level": "ERROR"},
             "django.server": {"level": "CRITICAL", "handlers": [], "propagate": True},
-            "django.security.DisallowedHost": {"level": "CRITICAL"},  # anybody could fill the log
+            "django.security.DisallowedHost": {"level": "CRITICAL"},  # clients could flood the log
             "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": True},
             "celery": {"level": "INFO"},
-            # The lines about the workload say it.
+            # The lines about workloads cover these.
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
         },
@@ -102,10 +102,10 @@ def configuration(format: str, level: str, *, colors: bool | None = None) -> dic
 
 
 def defaults(argv: Sequence[str], debug: bool) -> tuple[str, str]:
-    """The format and the level that suit what this process is.
+    """Return the default format and level for this kind of process.
 
-    A server has everything read by machines. Whoever develops, or uses a command, reads it; and
-    wants to see of a command what it prints, and what goes wrong.
+    Server logs are read by machines. Development servers and commands log for people, and commands
+    that do not serve log only warnings beside their output.
     """
     if Path(argv[0]).name != "manage.py":
         return ("console" if debug else "json"), "INFO"
@@ -115,10 +115,10 @@ def defaults(argv: Sequence[str], debug: bool) -> tuple[str, str]:
 
 
 def truncate_and_redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """No text is longer than it needs to be, none holds what looks like a secret."""
+    """Truncate long texts and redact likely secrets; convert other objects to strings."""
     for name, value in event.items():
         if name == "exception":
-            event[name] = redact(value[-MAX_TRACE_CHARS:])  # how it ends says what it was
+            event[name] = redact(value[-MAX_TRACE_CHARS:])  # the end names the exception
         elif isinstance(value, str):
             text = redact(value[: 2 * MAX_CHARS])
             event[name] = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + CUT
@@ -128,13 +128,14 @@ def truncate_and_redact(_: WrappedLogger, __: str, event: EventDict) -> EventDic
 
 
 def redact(text: str) -> str:
-    for pattern, instead in SECRETS:
-        text = pattern.sub(instead, text)
+    """Replace likely passwords, tokens and digests by ***."""
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
     return text
 
 
 def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """On a terminal an event is one line, too, and drives nothing; a trace may have several."""
+    """Escape control characters for terminals. An event stays one line; traces keep line ends."""
     for name, value in event.items():
         if isinstance(value, str):
             text = CONTROLS.sub(_escaped, value)

@@ -1,7 +1,7 @@
-"""What a browser may do with our answers: nothing that did not come from here as a file.
+"""Content Security Policy: browsers load scripts and styles only as files from this site.
 
-No script and no style stands inside a page. DRF's own pages have a few style attributes; exactly
-these are allowed, by their hashes, which are taken from the very files.
+Pages have no inline scripts or styles. DRF's pages have a few style attributes; exactly these are
+allowed, by hashes computed from DRF's template files.
 """
 
 import base64
@@ -20,18 +20,18 @@ PAGES = ("base.html", "login_base.html", *(f"horizontal/{n}fieldset.html" for n 
 
 
 def _hashes() -> Iterator[str]:
-    found = {
+    styles = {
         style
         for page in PAGES
         for style in re.findall(r'style="([^"{]*)"', (TEMPLATES / page).read_text())
     }
-    for style in sorted(found):
+    for style in sorted(styles):
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         yield f"'sha256-{digest}'"
 
 
-NOTHING = {"default-src": "'none'", "frame-ancestors": "'none'"}
-PAGE = {
+DATA_POLICY = {"default-src": "'none'", "frame-ancestors": "'none'"}
+PAGE_POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
@@ -57,18 +57,18 @@ def _header(policy: Mapping[str, str]) -> str:
 
 
 class ContentPolicyMiddleware:
-    """A view of DRF's kind may say by `content_policy` what its page needs besides."""
+    """Sets the policy headers. A DRF view can extend the page policy by `content_policy`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
-        self._of_data, self._of_pages = _header(NOTHING), _header(PAGE)
+        self._data_header, self._page_header = _header(DATA_POLICY), _header(PAGE_POLICY)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        policy = self._of_data
+        policy = self._data_header
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            more = getattr(request, "content_policy", None)
-            policy = self._of_pages if more is None else _header({**PAGE, **more})
+            extra = getattr(request, "content_policy", None)
+            policy = self._page_header if extra is None else _header({**PAGE_POLICY, **extra})
         response.headers[HEADER] = policy
         response.headers["Permissions-Policy"] = PERMISSIONS
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
@@ -77,5 +77,5 @@ class ContentPolicyMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
     ) -> None:
-        more = getattr(getattr(view, "cls", None), "content_policy", None)
-        request.content_policy = more  # type: ignore[attr-defined]
+        extra = getattr(getattr(view, "cls", None), "content_policy", None)
+        request.content_policy = extra  # type: ignore[attr-defined]

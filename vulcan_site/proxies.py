@@ -1,6 +1,6 @@
-"""How many proxies stand in front of gunicorn, and the warning where there is none.
+"""The number of proxies in front of gunicorn, and a warning if there is none.
 
-`manage.py check --deploy` gives it as a system check, and gunicorn in its log when it starts.
+The warning is a system check of `manage.py check --deploy`, and is logged when gunicorn starts.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from rest_framework.settings import api_settings
 
 ID = "vulcan_site.W001"
 WARNING = (
-    "No proxy stands in front of this server (PROXIES=0): clients that send large bodies or read "
-    "large answers slowly keep its threads waiting, and idle ones take its connections."
+    "No proxy in front of this server (PROXIES=0): clients that send large bodies or read large "
+    "responses slowly block its threads, and idle clients use up its connections."
 )
 HINT = (
-    f"Put a proxy that buffers requests in front, as by ops/nginx/vulcan.conf, and set PROXIES=1; "
-    f"or set SILENCED_SYSTEM_CHECKS={ID} where all clients are trusted."
+    f"Add a proxy that buffers requests, such as ops/nginx/vulcan.conf, and set PROXIES=1; or set "
+    f"SILENCED_SYSTEM_CHECKS={ID} if all clients are trusted."
 )
 
 
 def count(env: environ.Env) -> int:
-    """Return how many proxies append to X-Forwarded-For, from the environment."""
+    """Return the number of proxies that append to X-Forwarded-For, from the environment."""
     return int(env.int("PROXIES", default=int(env.bool("HTTPS", default=False))))
 
 
 def check(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Warn of a server that clients reach without a proxy."""
+    """Warn if clients reach the server without a proxy."""
     return [] if api_settings.NUM_PROXIES else [checks.Warning(WARNING, hint=HINT, id=ID)]

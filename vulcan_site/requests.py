@@ -1,4 +1,4 @@
-"""Every request has one access line, and its address is on all that is logged meanwhile."""
+"""Logs one access line per request, and binds the client's address to all lines of the request."""
 
 import logging
 import time
@@ -18,14 +18,14 @@ MAX_PATH_CHARS = 200
 
 
 class RequestMiddleware:
-    """Stands before all that look at the request, so that it sees what any of them answers."""
+    """Outside of all middleware that inspects requests, so that it logs every response."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         bind_contextvars(address=client_address(request))
-        begun = time.monotonic()
+        started = time.monotonic()
         response = self._get_response(request)
         logger.info(
             "request",
@@ -33,7 +33,7 @@ class RequestMiddleware:
                 "method": (request.method or "")[:16],
                 "path": request.path[:MAX_PATH_CHARS],
                 "status": response.status_code,
-                "duration_ms": round(1000 * (time.monotonic() - begun), 1),
+                "duration_ms": round(1000 * (time.monotonic() - started), 1),
                 "user_id": _user_id(request),
                 **({"streaming": True} if is_streaming(response) else {}),
             },
@@ -43,18 +43,18 @@ class RequestMiddleware:
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
     ) -> None:
-        """The admin asks who it is anyway; the API says so itself, once it knows."""
+        """Bind the user id for admin pages, which load the user anyway; the API binds its own."""
         if request.resolver_match is not None and "admin" in request.resolver_match.app_names:
             bind_contextvars(user_id=request.user.pk)
 
 
 def client_address(request: HttpRequest) -> str:
-    """Who asks, as REST_FRAMEWORK's NUM_PROXIES lets one believe it."""
+    """Return the client's address, trusting as many proxies as DRF's NUM_PROXIES."""
     return str(BaseThrottle().get_ident(request))[:64]  # type: ignore[arg-type]  # META is enough
 
 
 def _user_id(request: HttpRequest) -> int | None:
-    """Whom the request turned out to come from, where somebody has asked; nobody is asked now."""
+    """Return the user id if authentication already ran; never trigger it."""
     user = request.__dict__.get("user")
     if isinstance(user, SimpleLazyObject):
         user = getattr(request, "_cached_user", None)

@@ -1,4 +1,4 @@
-"""Sessions by a cookie that could be one of ours; any other is no cookie at all."""
+"""Sessions that ignore malformed session cookies."""
 
 import re
 
@@ -6,11 +6,11 @@ from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpRequest
 
-_KEY = re.compile(r"[a-z0-9]{32}")  # what SessionBase makes
+_KEY = re.compile(r"[a-z0-9]{32}")  # the format of SessionBase
 
 
 class StrictSessionMiddleware(SessionMiddleware):
-    """Keeps what a stranger writes from the database: PostgreSQL takes no NUL in a text."""
+    """Drops a malformed session key before it reaches the database: PostgreSQL rejects NUL."""
 
     def process_request(self, request: HttpRequest) -> None:
         key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)

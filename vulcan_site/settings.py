@@ -1,43 +1,42 @@
-"""Settings of the Vulcan site: safe for production as they are, adjusted by the environment.
+"""Settings of the Vulcan site, with safe defaults for production, adjusted by the environment.
 
-Every variable can stand in the environment or in a file `.env` beside manage.py (`make run` writes
+Variables are read from the environment, or from a file `.env` beside manage.py (`make run` creates
 one for development):
 
-- `SECRET_KEY`: signs sessions. Without it each process makes up its own: fine for one process,
-  wrong for several.
-- `DATABASE_URL`: default an SQLite file beside manage.py.
-- `ALLOWED_HOSTS`: comma-separated; default this machine alone.
-- `CSRF_TRUSTED_ORIGINS`: comma-separated, with scheme; needed behind a proxy that ends TLS.
-- `HTTPS`: 1 when users come over TLS: secure cookies, HSTS, redirects.
-- `STATIC_ROOT`: where `collectstatic` puts the files that are then served compressed.
-- `GVISOR_ENGINE`: where the Docker Engine answers; default unix:///var/run/docker.sock.
-- `MICROVM_FOLDER`: where the images of microVMs lie; default in the user's data folder.
-- `MICROVM_ACCELERATOR`: `kvm`, the default; `any` and `tcg` allow QEMU's emulator, which is no
-  security boundary by itself. The `.env` of development says `any`.
-- `EXECUTOR`: `local`, the default: threads of the server run the workloads; or `celery`: workers
-  do, on this machine and others, which `manage.py run_worker` starts.
-- `BROKER_URL`: the Redis of `celery`; default redis://127.0.0.1:6379/0.
-- `THROTTLE_USER`, `THROTTLE_ADDRESS`: how many workloads a user, and all who come from one address,
-  may ask for; default 6000/min and 12000/min, nothing for no limit (`/s`, `/min`, `/hour`, `/day`).
-- `THROTTLE_SIGN_IN`: how many failed log-ins one address may have; default 10/min.
-- `CACHE_URL`: where these are counted; default the memory of each process, so that each of four
-  gunicorn workers counts for itself; redis://… for one count.
-- `PROXIES`: how many proxies stand in front, each of which adds to `X-Forwarded-For` whom it hears;
-  default 1 with HTTPS, else 0: the header is not believed, and slow clients are warned of.
-- `TOKEN_DAYS`: for how long a new token is good; default 30.
-- `CORS_ORIGINS`: comma-separated, with scheme: whose pages may call the API; default none.
-- `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: for how many days the source, the outputs and the
-  record of an ended workload are kept (0, 30, 365); `prune_workloads` deletes what is older.
-- `RUNTIME_DIR`: for what lives only while workloads run; default in the temporary folder.
-- `METRICS_ACCESS`: who may read `/metrics`: `token`, the default: who sends `METRICS_TOKEN`, and
-  nobody as long as there is none; `open`: everybody; or `off`.
-- `METRICS_TOKEN`: what Prometheus sends as a Bearer token.
-- `REQUIRED_BACKENDS`: comma-separated names; `/readyz` says no while one of them is not healthy.
-- `SILENCED_SYSTEM_CHECKS`: comma-separated ids of warnings that are known and meant.
+- `SECRET_KEY`: signs sessions. Default: random for each process, which works only with one process.
+- `DATABASE_URL`: default: an SQLite file beside manage.py.
+- `ALLOWED_HOSTS`: comma-separated; default: this machine only.
+- `CSRF_TRUSTED_ORIGINS`: comma-separated, with scheme; needed behind a proxy that terminates TLS.
+- `HTTPS`: 1 if users connect over TLS: secure cookies, HSTS, redirects.
+- `STATIC_ROOT`: folder of `collectstatic`, whose files are served compressed.
+- `GVISOR_ENGINE`: URL of the Docker Engine; default: unix:///var/run/docker.sock.
+- `MICROVM_FOLDER`: folder of the microVM images; default: in the user's data folder.
+- `MICROVM_ACCELERATOR`: `kvm` (default), `any` or `tcg`. The latter two allow QEMU's emulator,
+  which is not a security boundary by itself. The development `.env` sets `any`.
+- `EXECUTOR`: `local` (default) runs workloads in threads of the server; `celery` runs them in
+  workers on this and other machines, which `manage.py run_worker` starts.
+- `BROKER_URL`: Redis URL for `celery`; default: redis://127.0.0.1:6379/0.
+- `THROTTLE_USER`, `THROTTLE_ADDRESS`: submissions per user and per client address; default:
+  6000/min and 12000/min, empty for no limit (`/s`, `/min`, `/hour`, `/day`).
+- `THROTTLE_SIGN_IN`: failed log-ins per client address; default: 10/min.
+- `CACHE_URL`: where throttles count; default: in the memory of each process, so that four gunicorn
+  workers count separately; redis://… for a shared count.
+- `PROXIES`: number of proxies in front, each of which appends its client to `X-Forwarded-For`;
+  default: 1 with HTTPS, else 0, which ignores the header and warns about slow clients.
+- `TOKEN_DAYS`: lifetime of new tokens in days; default: 30.
+- `CORS_ORIGINS`: comma-separated, with scheme: origins whose pages may call the API; default: none.
+- `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: retention of the source, outputs and record of an
+  ended workload in days (0, 30, 365); `prune_workloads` deletes what is older.
+- `RUNTIME_DIR`: folder for locks and other short-lived files; default: in the temporary folder.
+- `METRICS_ACCESS`: who may read `/metrics`: `token` (default; clients that send `METRICS_TOKEN`,
+  and nobody if it is not set), `open` (everybody) or `off`.
+- `METRICS_TOKEN`: the Bearer token of Prometheus.
+- `REQUIRED_BACKENDS`: comma-separated names; `/readyz` fails while one of them is not healthy.
+- `SILENCED_SYSTEM_CHECKS`: comma-separated ids of acknowledged warnings.
 - `DEBUG`: 1 for Django's debug pages.
-- `LOG_FORMAT`: `json`, one line for each event, or `console`, for people; default json for servers
-  and workers, console for the other commands of manage.py and where DEBUG is set.
-- `LOG_LEVEL`: default INFO; WARNING for commands that do not serve.
+- `LOG_FORMAT`: `json` (one line per event) or `console` (for people); default: json for servers and
+  workers, console for the other commands of manage.py and with DEBUG.
+- `LOG_LEVEL`: default: INFO; WARNING for commands that do not serve.
 """
 
 import re
@@ -69,7 +68,7 @@ WSGI_APPLICATION = "vulcan_site.wsgi.application"
 ASGI_APPLICATION = "vulcan_site.asgi.application"
 TEST_RUNNER = "vulcan_site.test_runner.PytestRunner"
 
-# Who else's pages may call the API with a token. Cookies are never shared with them.
+# Other origins may call the API with a token, but never with cookies.
 CORS_ALLOWED_ORIGINS = CORS_ORIGINS = env.list("CORS_ORIGINS", default=[])
 CORS_URLS_REGEX = r"^/v1(/|$)"
 CORS_EXPOSE_HEADERS = ["ETag", "Location", "Retry-After", "X-Request-ID"]
@@ -97,9 +96,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "vulcan_site.last_resort.LastResortMiddleware",  # what fails behind it has an answer
-    "backends_app.operations.ProbeMiddleware",  # it answers before anything else looks
-    "vulcan_site.requests.RequestMiddleware",  # its line says what all that follow did
+    "vulcan_site.last_resort.LastResortMiddleware",  # first: answers failures of all others
+    "backends_app.operations.ProbeMiddleware",  # probes need none of the following
+    "vulcan_site.requests.RequestMiddleware",  # logs the responses of all that follow
     "backends_app.request_metrics.RequestMetricsMiddleware",
     "vulcan_site.policy.ContentPolicyMiddleware",
     "vulcan_site.content_types.ContentTypeMiddleware",  # before a query or a body is decoded
@@ -138,22 +137,22 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
     DATABASES["default"]["CONN_MAX_AGE"] = 60
-    # A file: what is in memory only has other locks than what is served.
+    # A file, since in-memory databases lock differently from the one in production.
     DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}
-else:  # threads that wait give their connection back, so a few serve many
+else:  # waiting threads release their connection, so a few connections serve many threads
     if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
         DATABASES["default"]["ENGINE"] = "vulcan_site.postgresql"
     DATABASES["default"]["OPTIONS"] = {
-        # While its database is away a server has no connections and each request waits for one, so
-        # none waits for long. How many may wait at once is in `vulcan_site.postgresql`.
+        # Short timeouts: without its database a server has no connections, and each request waits
+        # for one. `vulcan_site.postgresql` bounds how many wait at once.
         "pool": {
             "min_size": 1,
             "max_size": 16,
             "timeout": 1.5,
-            "reconnect_timeout": 2,  # or the pool tries again after ever longer pauses
+            "reconnect_timeout": 2,  # else the pool retries after ever longer pauses
         },
         "connect_timeout": 2,
-        "tcp_user_timeout": 5_000,  # ms; or who asked a host that is gone waits for many minutes
+        "tcp_user_timeout": 5_000,  # ms; else a query to a vanished host blocks for many minutes
     }
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -179,7 +178,7 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
-WHITENOISE_USE_FINDERS = STATIC_ROOT is None  # without a folder: straight from the packages
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None  # else serve files from the packages
 
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
@@ -194,18 +193,18 @@ SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
-# Where throttles count. What each process has of its own lets a client have that many times more.
+# Throttles count here. With a cache per process, clients get their limit once per process.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 if CACHES["default"]["BACKEND"] == "django.core.cache.backends.locmem.LocMemCache":
-    # Whoever has many addresses is not to push the others' counts out.
+    # Large enough that a client with many addresses cannot evict the counts of others.
     CACHES["default"]["OPTIONS"] = {"MAX_ENTRIES": 100_000}
 
 
 def _rate(variable: str, default: str) -> str | None:
-    """So many in a while, as DRF writes it; nothing is no limit."""
+    """Read a rate in DRF's format; empty means no limit."""
     rate = env.str(variable, default=default)
     if rate and not re.fullmatch(r"\d+/(s|sec|m|min|h|hour|d|day)", rate):
-        raise ImproperlyConfigured(f"{variable}={rate!r}: must be like 600/min, or nothing")
+        raise ImproperlyConfigured(f"{variable}={rate!r}: must be a rate like 600/min, or empty")
     return rate or None
 
 
@@ -213,7 +212,7 @@ SIGN_IN_RATE = _rate("THROTTLE_SIGN_IN", "10/min")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        # Tokens first, so that "not authenticated" is a 401.
+        # Tokens first, so that unauthenticated requests get 401 instead of 403.
         "backends_app.api.authentication.TokenAuthentication",
         "backends_app.api.authentication.SessionAuthentication",
     ],
@@ -223,7 +222,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",  # the HTML form of the browsable API
         "rest_framework.parsers.MultiPartParser",
     ],
-    # For what runs workloads; the addresses are those of the connections, behind proxies theirs.
+    # For submissions. The address is that of the connection, or behind proxies that of the client.
     "DEFAULT_THROTTLE_RATES": {
         "user": _rate("THROTTLE_USER", "6000/min"),
         "address": _rate("THROTTLE_ADDRESS", "12000/min"),
@@ -246,13 +245,13 @@ DRF_STANDARDIZED_ERRORS = {
 
 REST_KNOX = {
     "TOKEN_TTL": timedelta(days=env.float("TOKEN_DAYS", default=30.0)),
-    "AUTO_REFRESH": False,  # an end is an end
+    "AUTO_REFRESH": False,  # use does not extend a token's lifetime
     "USER_SERIALIZER": None,
 }
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Vulcan",
-    "DESCRIPTION": "Run code you do not trust behind the isolation that suits it.",
+    "DESCRIPTION": "Run untrusted code with the isolation that suits it.",
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
@@ -277,7 +276,7 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 
 LOGIN_REDIRECT_URL = "/v1/"
 
-# Three backends; what else they could be told, routes and limits are as backends_app.conf has them.
+# Three backends; their other options, routes and limits have the defaults of backends_app.conf.
 ISOLATION_BACKENDS = {
     "isolate": {"BACKEND": "backends_app.backends.isolate.IsolateBackend", "OPTIONS": {}},
     "gvisor": {
@@ -293,7 +292,7 @@ ISOLATION_BACKENDS = {
     },
 }
 
-ISOLATION_EXECUTOR: dict[str, Any]  # said here: Debian's Python 3.11.2 fails on it inside `match`
+ISOLATION_EXECUTOR: dict[str, Any]  # annotated here: Python 3.11.2 fails on it inside `match`
 match env.str("EXECUTOR", default="local"):
     case "local":
         ISOLATION_EXECUTOR = {"BACKEND": "backends_app.executors.local.LocalExecutor"}

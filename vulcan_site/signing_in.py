@@ -1,4 +1,4 @@
-"""Whoever guesses passwords has to be patient: failed log-ins are counted by address."""
+"""Throttles failed log-ins by client address, against password guessing."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,7 @@ VIEWS = ("rest_framework:login", "admin:login")
 
 
 class SignInThrottleMiddleware:
-    """Each attempt counts before it is judged, so many at once are as many; one that is right is
-    given back.
-    """
+    """Counts each attempt before its check, so that concurrent ones count; refunds successes."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
@@ -24,7 +22,7 @@ class SignInThrottleMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
         counted: tuple[FixedWindow, str] | None = getattr(request, "counted_sign_in", None)
-        if counted is not None and response.status_code == 302:  # on to where one wanted to go
+        if counted is not None and response.status_code == 302:  # logged in
             counter, key = counted
             counter.refund(key)
         return response
@@ -33,15 +31,15 @@ class SignInThrottleMiddleware:
         self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
     ) -> HttpResponse | None:
         match = request.resolver_match
-        signs_in = request.method == "POST" and match is not None and match.view_name in VIEWS
-        if not signs_in or settings.SIGN_IN_RATE is None:
+        is_attempt = request.method == "POST" and match is not None and match.view_name in VIEWS
+        if not is_attempt or settings.SIGN_IN_RATE is None:
             return None
         counter, key = FixedWindow("sign-in", settings.SIGN_IN_RATE), address_key(request)
         wait_s = counter.hit(key)
         if wait_s is not None:
-            detail = "Too many failed log-ins from here. Try again later."
-            refused = envelope("client_error", "throttled", detail, 429)
-            refused.headers["Retry-After"] = str(math.ceil(wait_s))
-            return refused
+            detail = "Too many failed log-ins from your address. Try again later."
+            response = envelope("client_error", "throttled", detail, 429)
+            response.headers["Retry-After"] = str(math.ceil(wait_s))
+            return response
         request.counted_sign_in = (counter, key)  # type: ignore[attr-defined]
         return None

@@ -1,4 +1,4 @@
-"""`manage.py test` runs pytest, and the options that Django's users know mean what they know."""
+"""Test runner of `manage.py test`: runs pytest, and accepts Django's usual options."""
 
 import os
 from argparse import ArgumentParser
@@ -10,7 +10,7 @@ from pytest_django.runner import TestRunner
 
 
 class PytestRunner(TestRunner):
-    """Adds `-k`, `--parallel`, `--tag`, `--exclude-tag` and dotted labels."""
+    """A pytest runner with Django's `-k`, `--parallel`, `--tag`, `--exclude-tag`, dotted labels."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class PytestRunner(TestRunner):
         if test_name_patterns:
             self._arguments += ["-k", " or ".join(f"({one})" for one in test_name_patterns)]
         if parallel is not None:
-            # Neighbours share fixtures, so each process begins with its own part of the tests; a
-            # process that is through takes some of another's. Django makes a number of "auto".
+            # Neighbouring tests share fixtures, so each process starts with its own part of them
+            # and takes over tests of another when it is done. Django turns "auto" into a number.
             self._arguments += ["-n", str(parallel), "--dist", "worksteal"]
-        wanted = [" or ".join(tags)] if tags else []
-        wanted += [f"not {tag}" for tag in exclude_tags or ()]
-        if wanted:
-            self._arguments += ["-m", " and ".join(f"({one})" for one in wanted)]
+        markers = [" or ".join(tags)] if tags else []
+        markers += [f"not {tag}" for tag in exclude_tags or ()]
+        if markers:
+            self._arguments += ["-m", " and ".join(f"({marker})" for marker in markers)]
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -41,14 +41,14 @@ class PytestRunner(TestRunner):
             "-k",
             action="append",
             dest="test_name_patterns",
-            help="Run only tests whose name matches, as pytest's -k. May be repeated.",
+            help="Run only tests that match pytest's -k expression. May be repeated.",
         )
         parser.add_argument(
             "--parallel",
             nargs="?",
             const="auto",
             metavar="N",
-            help="Run in N processes; without N, in as many as there are processors.",
+            help="Run tests in N processes (default: one per processor).",
         )
         parser.add_argument(
             "--tag", action="append", dest="tags", help="Run only tests with this marker."
@@ -57,7 +57,7 @@ class PytestRunner(TestRunner):
             "--exclude-tag",
             action="append",
             dest="exclude_tags",
-            help="Leave out tests with this marker.",
+            help="Skip tests with this marker.",
         )
 
     def run_tests(self, test_labels: Iterable[str], **options: Any) -> int:
@@ -66,7 +66,7 @@ class PytestRunner(TestRunner):
 
 
 def as_pytest_label(label: str) -> str:
-    """`tests.api.test_routes.TestIt.test_x` as pytest names it; a path stays what it is."""
+    """Convert a label like `tests.api.test_routes.TestIt.test_x` to pytest's; keep paths."""
     if os.sep in label or "::" in label or Path(label).exists():
         return label
     parts = label.split(".")

@@ -1,4 +1,4 @@
-"""Where everything is: the dashboard, the benchmarks, the API, the admin, the log-in."""
+"""URLs of the site: dashboard, benchmarks, API, admin and log-in."""
 
 from django.contrib import admin
 from django.urls import include, path

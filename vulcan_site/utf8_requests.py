@@ -1,10 +1,9 @@
-"""Requests are UTF-8, and headers are parsed in a time that is linear in their length.
+"""Request classes that always decode UTF-8, and parse headers in linear time.
 
-What a client says about its encoding changes nothing.
-
-JSON is UTF-8 by its RFC, and browsers send forms in the encoding of the page, which is UTF-8.
-Python has encodings that are no text (rot13, hex), that are slow (punycode) and that end in errors
-(undefined); Django decodes bodies, and query strings too, by whatever a Content-Type names.
+The charset of a Content-Type has no effect. JSON is UTF-8 by its RFC, and browsers send forms in
+the encoding of the page, which is UTF-8. Django would decode bodies and query strings with any
+codec that a Content-Type names, and Python has codecs that are not text encodings (rot13, hex),
+slow (punycode) or always fail (undefined).
 """
 
 from collections.abc import Mapping
@@ -23,37 +22,37 @@ MAX_CONTENT_TYPE_CHARS = 512  # two names of 127 characters each (RFC 6838), a b
 
 
 def parse_content_type(header: str) -> tuple[str, dict[str, str]]:
-    """Return the media type and its parameters; raise ValueError for what cannot be read.
+    """Return the media type and its parameters; raise ValueError if it is invalid.
 
-    Parameters that bring an encoding of their own (RFC 2231, `name*=`) belong to no Content-Type,
-    and are refused before an encoding is looked up: Python remembers each name for ever. The time
-    that Python takes for parameters grows with the square of the length.
+    Parameters with their own encoding (RFC 2231, `name*=`) do not occur in a Content-Type and are
+    refused before the codec is looked up, since Python caches each name forever. The length is
+    limited because Python's parser takes quadratic time.
     """
     if len(header) > MAX_CONTENT_TYPE_CHARS:
         raise ValueError(f"more than {MAX_CONTENT_TYPE_CHARS} characters")
     if "*" in header:
-        raise ValueError("a parameter has an encoding of its own")
+        raise ValueError("a parameter specifies an encoding")
     media_type, parameters = parse_header_parameters(header)
     charset = parameters.get("charset", UTF8_NAMES[0])
     if charset.strip().lower() not in UTF8_NAMES:
-        raise ValueError(f"the charset {short_repr(charset)} is not read")
+        raise ValueError(f"the charset {short_repr(charset)} is not supported")
     return media_type, parameters
 
 
 def parse_cookies(header: str) -> dict[str, str]:
-    """Return the cookies with their values as they were sent (RFC 6265, 5.4).
+    """Return the cookies with their values verbatim (RFC 6265, 5.4).
 
-    Django resolves the escapes of RFC 2109, which none of this site's cookies has, by a function
-    of Python whose time grows with the square of the length (CVE-2024-7592).
+    Django decodes the escapes of RFC 2109, which no cookie of this site has, with a function of
+    Python that takes quadratic time (CVE-2024-7592).
     """
     pairs = (pair.partition("=") for pair in header.split(";"))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 class _UTF8Request(HttpRequest):
-    """A request whose encoding is not the client's to choose.
+    """A request that ignores the charset its client names.
 
-    Django reads the Content-Type when it makes a request, before any middleware could refuse it.
+    Django parses the Content-Type when it creates the request, before middleware can refuse it.
     """
 
     @cached_property
@@ -65,13 +64,13 @@ class _UTF8Request(HttpRequest):
             self.content_type, self.content_params = parse_content_type(
                 meta.get("CONTENT_TYPE", "")
             )
-        except ValueError:  # for the middleware to refuse
+        except ValueError:  # ContentTypeMiddleware refuses it
             self.content_type, self.content_params = "", {}
 
 
 class UTF8WSGIRequest(_UTF8Request, WSGIRequest):
-    """A request from a WSGI server."""
+    """A WSGI request."""
 
 
 class UTF8ASGIRequest(_UTF8Request, ASGIRequest):
-    """A request from an ASGI server."""
+    """An ASGI request."""

@@ -1,1 +1,1 @@
-"""Django's PostgreSQL, with a bound on how many threads wait for a connection."""
+"""Django's PostgreSQL backend with a bound on the threads that wait for a connection."""

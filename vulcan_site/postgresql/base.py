@@ -1,4 +1,4 @@
-"""The database backend; Django looks for `DatabaseWrapper` here."""
+"""The database backend. Django imports `DatabaseWrapper` from this module."""
 
 import os
 import threading
@@ -10,29 +10,29 @@ from django.db.utils import OperationalError
 from psycopg_pool import PoolTimeout
 
 MAX_WAIT_S = 20.0
-MAX_WAITING = 24
-"""Fewer than the threads of gunicorn.conf.py: the others answer what needs no database."""
+MAX_WAITING_THREADS = 24
+"""Fewer than gunicorn's threads, so that some can serve requests that need no database."""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Refuses at once to wait for a database that is away where many threads already do.
+    """Fails at once if the database is unreachable and MAX_WAITING_THREADS threads already wait.
 
-    The pool's own `max_waiting` counts those that have given up as well, until a connection is
-    there; and does not try for one as long as there are too many.
+    The pool's own `max_waiting` also counts waiters that have timed out, until a connection is
+    available, and does not try to connect while there are too many.
     """
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Take a connection of the pool, and wait longer for one while others have them."""
+        """Take a connection from the pool; wait up to MAX_WAIT_S while others are in use."""
         is_counted = _waiting.acquire(blocking=False)
         if not is_counted and not _in_use:
-            raise OperationalError(f"{MAX_WAITING} threads wait for a connection already")
-        at_the_latest = time.monotonic() + MAX_WAIT_S
+            raise OperationalError(f"{MAX_WAITING_THREADS} threads already wait for a connection")
+        deadline = time.monotonic() + MAX_WAIT_S
         try:
             while True:
                 try:
                     connection = super().get_new_connection(conn_params)
                 except PoolTimeout:
-                    if not _in_use or time.monotonic() > at_the_latest:
+                    if not _in_use or time.monotonic() > deadline:
                         raise
                 else:
                     _in_use.add(id(connection))
@@ -46,13 +46,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return super()._close()  # type: ignore[misc]  # the stubs have none
 
 
-_waiting = threading.BoundedSemaphore(MAX_WAITING)
-_in_use: set[int] = set()  # of the connections; without a database there are soon none
+_waiting = threading.BoundedSemaphore(MAX_WAITING_THREADS)
+_in_use: set[int] = set()  # ids of connections; soon empty when the database is unreachable
 
 
 def _reset_after_fork() -> None:
     global _waiting
-    _waiting = threading.BoundedSemaphore(MAX_WAITING)
+    _waiting = threading.BoundedSemaphore(MAX_WAITING_THREADS)
     _in_use.clear()
 
 

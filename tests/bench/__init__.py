@@ -1,1 +1,1 @@
-"""The benchmark behind `make bench`: ratios of two things measured side by side in one run."""
+"""The benchmark of `make bench`: performance ratios of pairs measured side by side."""

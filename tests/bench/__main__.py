@@ -1,4 +1,4 @@
-"""Run every comparison and print one table; `make bench` calls this."""
+"""Run every comparison and print a table; called by `make bench`."""
 
 import os
 
@@ -9,7 +9,7 @@ from rich.table import Table
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vulcan_site.settings")
 django.setup()
 
-from tests.bench import (  # noqa: E402 - Django has to be set up
+from tests.bench import (  # noqa: E402 - needs django.setup()
     gvisor,
     history,
     hostile,
@@ -31,7 +31,7 @@ def main() -> None:
     console = Console(width=120)
     console.print(table)
     console.print(
-        "Ratios are of one run, round by round; figures at the right are for orientation."
+        "Ratios are computed for each round of one run; absolute medians are for orientation."
     )
     console.print(isolate.memory())
 

@@ -1,4 +1,4 @@
-"""What a workload costs on the gvisor backend, over `docker run` of the same image and command."""
+"""The cost of a workload on the gvisor backend, relative to `docker run` of the same command."""
 
 import subprocess
 import threading
@@ -18,7 +18,7 @@ from .ratios import Ratio, at_most, in_turns, timed
 ROUNDS = 25
 AT_ONCE = 10
 AT_ONCE_ROUNDS = 6
-REFILL_S = 1.0  # what a pool may take to be full again; counted on neither side
+REFILL_S = 1.0  # for a pool to refill; not measured
 IMAGE = "busybox:bench"
 COMMAND = ("echo", "hello")
 
@@ -40,14 +40,14 @@ def ratios() -> Iterator[Ratio]:
         ours, theirs = in_turns(ROUNDS, timed(cold, REFILL_S), timed(bare, REFILL_S))
         yield at_most(1.15, "gvisor, through services : docker run", ours, theirs, "ms")
         ours, theirs = in_turns(ROUNDS, timed(pooled, REFILL_S), timed(bare, REFILL_S))
-        yield at_most(0.6, "gvisor, prepared : docker run", ours, theirs, "ms")
+        yield at_most(0.6, "gvisor, warm : docker run", ours, theirs, "ms")
         many = in_turns(AT_ONCE_ROUNDS, lambda: _at_once(cold), lambda: _at_once(bare))
         yield at_most(1, f"gvisor, {AT_ONCE} at once : docker run", many[0], many[1], "ms")
 
 
 @contextmanager
 def _services(engine: TestEngine, pool: dict[str, int]) -> Iterator[Callable[[], None]]:
-    """A run through `services`, as a view or a command makes it."""
+    """Yield a function that runs a workload through `services`, as views and commands do."""
     registry = Registry()
     backend = GVisorBackend(engine=engine.address, pool=pool, max_concurrency=AT_ONCE)
     registry.register("gvisor", backend)
@@ -64,12 +64,12 @@ def _services(engine: TestEngine, pool: dict[str, int]) -> Iterator[Callable[[],
 
 
 def _at_once(run: Callable[[], None]) -> float:
-    """Seconds for each of many that are started together."""
-    ended: list[bool] = []
+    """Return the seconds per run of AT_ONCE concurrent runs."""
+    done: list[bool] = []
 
     def work() -> None:
         run()
-        ended.append(True)
+        done.append(True)
 
     time.sleep(REFILL_S)
     started = time.perf_counter()
@@ -78,8 +78,8 @@ def _at_once(run: Callable[[], None]) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    if len(ended) != AT_ONCE:
-        raise RuntimeError("one failed")
+    if len(done) != AT_ONCE:
+        raise RuntimeError("a concurrent run failed")
     return (time.perf_counter() - started) / AT_ONCE
 
 

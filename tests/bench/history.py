@@ -1,4 +1,4 @@
-"""What records cost: submitting, throughput against waiting, a page of many, readers of logs."""
+"""The cost of records: submission, throughput, log readers, and a page of many workloads."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ from .ratios import Ratio, at_least, at_most, in_turns
 SUBMISSIONS = 100
 WORKLOADS = 1000
 ROUNDS = 5
-CLIENTS = 4  # as many as isolates run at once
+CLIENTS = 4  # equals the slots of the isolate backend
 READERS = 100
 PAGES = 50
 FEW, MANY = 100, 100_000
@@ -59,17 +59,17 @@ def _submitting(site: Site) -> Ratio:
         def submit() -> float:
             started = time.perf_counter()
             status, workload = client.post("workloads/async", BODY)
-            taken = time.perf_counter() - started
+            elapsed = time.perf_counter() - started
             assert status == 202, workload
             site.wait_until_ended(workload["id"])
-            return taken
+            return elapsed
 
         def insert() -> float:
             started = time.perf_counter()
             status, _ = client.post("../insert", BODY)
-            taken = time.perf_counter() - started
+            elapsed = time.perf_counter() - started
             assert status == 201
-            return taken
+            return elapsed
 
         for _ in range(10):
             submit(), insert()
@@ -78,7 +78,7 @@ def _submitting(site: Site) -> Ratio:
 
 
 def _throughput(site: Site) -> Ratio:
-    """Workloads a second: submitted and ended, against waited for."""
+    """Compare workloads per second: submitted asynchronously, and run synchronously."""
     total = WORKLOADS // ROUNDS
 
     def rate(path: str) -> float:
@@ -92,20 +92,20 @@ def _throughput(site: Site) -> Ratio:
         with ThreadPoolExecutor(CLIENTS) as threads:
             list(threads.map(one, [total // CLIENTS] * CLIENTS))
         with _client(site) as client:
-            while any(_some(client, status) for status in ("pending", "running")):
+            while any(_has_any(client, status) for status in ("pending", "running")):
                 time.sleep(0.01)
         return total / (time.perf_counter() - started)
 
     sides = in_turns(ROUNDS, lambda: rate("workloads/async"), lambda: rate("workloads"))
-    return at_least(0.8, f"{WORKLOADS} isolates, async : waited for", *sides)
+    return at_least(0.8, f"{WORKLOADS} isolates, async : synchronous", *sides)
 
 
-def _some(client: "_Client", status: str) -> bool:
+def _has_any(client: "_Client", status: str) -> bool:
     return bool(client.get(f"workloads?status={status}&page_size=1")[1]["results"])
 
 
 def _readers(site: Site) -> Ratio:
-    """How long a workload that prints takes, by the host's clock, with a hundred readers."""
+    """Compare the duration of a workload that prints, with and without READERS of its log."""
 
     def run(readers: int) -> float:
         workload = site.submit(PRINTS)
@@ -137,11 +137,11 @@ def _pages(site: Site) -> Ratio:
     few = [page() for _ in range(ROUNDS)]
     assert site.manage("shell", "-c", FILL.format(count=MANY)).returncode == 0
     many = [page() for _ in range(ROUNDS)]
-    return at_most(1.25, "a page of 100,000 workloads : of some thousand", many, few, unit="ms")
+    return at_most(1.25, "a page of 100,000 workloads : of a few thousand", many, few, unit="ms")
 
 
 class _Client:
-    """One connection that is kept alive."""
+    """An API client with one keep-alive connection."""
 
     def __init__(self, site: Site) -> None:
         self._connection = HTTPConnection("127.0.0.1", site.port, timeout=120)
@@ -151,18 +151,18 @@ class _Client:
         }
 
     def get(self, path: str) -> tuple[int, Any]:
-        return self._ask("GET", path, None)
+        return self._request("GET", path, None)
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
-        return self._ask("POST", path, json.dumps(body))
+        return self._request("POST", path, json.dumps(body))
 
     def stream(self, path: str) -> bytes:
         self._connection.request("GET", f"/v1/{path}", headers=self._head)
         return self._connection.getresponse().read()
 
-    def _ask(self, method: str, path: str, data: str | None) -> tuple[int, Any]:
-        where = path.removeprefix("..") if path.startswith("../") else f"/v1/{path}"
-        self._connection.request(method, where, data, self._head)
+    def _request(self, method: str, path: str, data: str | None) -> tuple[int, Any]:
+        url = path.removeprefix("..") if path.startswith("../") else f"/v1/{path}"
+        self._connection.request(method, url, data, self._head)
         response = self._connection.getresponse()
         return response.status, json.loads(response.read())
 

@@ -1,4 +1,4 @@
-"""What an honest user notices of a hostile one who takes all that a server gives."""
+"""Latency for an honest user beside a hostile one who uses all resources a server grants."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from .ratios import Ratio, at_most, percentile
 ROUNDS = 3
 SECONDS = 20.0  # beside the hostile user, in each round
 BODY = {"runtime": "node", "code": "export default (x) => x"}
-ASKED = {
+REQUESTS = {
     "reads": ("GET", "/v1/backends", None, 200),
     "runs": ("POST", "/v1/workloads", json.dumps(BODY), 201),
 }
@@ -29,7 +29,7 @@ def ratios() -> Iterator[Ratio]:
             site.serve(workers=2, threads=32)
             site.wait_until_healthy()
             eve = HostileUser(site)
-            for name in ASKED:
+            for name in REQUESTS:
                 alone, beside = [], []
                 for _ in range(ROUNDS):
                     alone.append(_p95(site, name))
@@ -42,13 +42,13 @@ def ratios() -> Iterator[Ratio]:
 
 
 def _p95(site: Site, name: str) -> float:
-    """Ask again and again, on one connection; nothing may be refused."""
-    method, path, body, expected = ASKED[name]
+    """Return the p95 latency in seconds of repeated requests; none may be refused."""
+    method, path, body, expected = REQUESTS[name]
     head = {"Authorization": f"Token {site.token}", "Content-Type": "application/json"}
     times = []
     connection = HTTPConnection("127.0.0.1", site.port, timeout=120)
-    at_the_latest = time.monotonic() + SECONDS
-    while time.monotonic() < at_the_latest:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
         started = time.perf_counter()
         connection.request(method, path, body, head)
         response = connection.getresponse()

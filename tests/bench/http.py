@@ -1,4 +1,4 @@
-"""What `GET /v1/backends` costs over a plain Django view in the same gunicorn worker."""
+"""The cost of `GET /v1/backends`, relative to a plain Django view in the same gunicorn worker."""
 
 import selectors
 import socket
@@ -31,7 +31,7 @@ def ratios() -> Iterator[Ratio]:
 
 def _ratios(port: int) -> Iterator[Ratio]:
     for _ in range(2):  # the first request starts the probes; the second comes after them
-        first = Load(port, "/v1/backends").answer()
+        first = Load(port, "/v1/backends").response()
         time.sleep(ROUND_S)
     etag = next(line for line in first.split(b"\r\n") if line.lower().startswith(b"etag: "))
     plain = Load(port, "/plain")
@@ -41,17 +41,17 @@ def _ratios(port: int) -> Iterator[Ratio]:
         load.rate()  # to warm up
     rates = in_turns(ROUNDS, unchanged.rate, full.rate, plain.rate)
     for load, status in ((plain, b" 200 "), (full, b" 200 "), (unchanged, b" 304 ")):
-        if status not in load.answer().split(b"\r\n")[0]:  # the last state was not the first
-            raise RuntimeError(f"{load.path} does not answer {status.decode()}")
-    if plain.answer().partition(b"\r\n\r\n")[2] != full.answer().partition(b"\r\n\r\n")[2]:
-        raise RuntimeError("the two sides do not answer the same bytes")
+        if status not in load.response().split(b"\r\n")[0]:  # the response changed during the run
+            raise RuntimeError(f"{load.path} did not return{status.decode()}")
+    if plain.response().partition(b"\r\n\r\n")[2] != full.response().partition(b"\r\n\r\n")[2]:
+        raise RuntimeError("the two sides returned different bodies")
     yield at_least(0.9, "GET /v1/backends, 304 : plain Django view", rates[0], rates[2])
     yield at_least(0.6, "GET /v1/backends, full : plain Django view", rates[1], rates[2])
 
 
 @dataclass(frozen=True)
 class Load:
-    """Asks for one path over and over, on several connections that are kept alive."""
+    """A load generator that requests one path repeatedly on several keep-alive connections."""
 
     port: int
     path: str
@@ -61,8 +61,8 @@ class Load:
     def request(self) -> bytes:
         return f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\n{self.headers}\r\n".encode()
 
-    def answer(self) -> bytes:
-        """One whole answer; all later ones have its length."""
+    def response(self) -> bytes:
+        """Return one complete response; later ones must have the same length."""
         with self._connect() as connection:
             connection.sendall(self.request)
             data = connection.recv(65536)
@@ -78,8 +78,8 @@ class Load:
             return head + b"\r\n\r\n" + body
 
     def rate(self) -> float:
-        """Answers a second over one round."""
-        size, request, answers = len(self.answer()), self.request, 0
+        """Return the responses per second during one round."""
+        size, request, responses = len(self.response()), self.request, 0
         with selectors.DefaultSelector() as selector:
             connections = [self._connect() for _ in range(CONNECTIONS)]
             missing = dict.fromkeys(connections, size)
@@ -95,13 +95,13 @@ class Load:
                         raise RuntimeError("the server closed a connection")
                     missing[connection] -= received
                     if missing[connection] <= 0:
-                        answers += 1
+                        responses += 1
                         missing[connection] = size
                         connection.sendall(request)
             elapsed = time.perf_counter() - started
             for connection in connections:
                 connection.close()
-        return answers / elapsed
+        return responses / elapsed
 
     def _connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)

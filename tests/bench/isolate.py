@@ -1,4 +1,4 @@
-"""What a workload costs on the isolate backend, over Deno driven by hand."""
+"""The cost of a workload on the isolate backend, relative to Deno without Vulcan."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ from .http import GUNICORN
 from .ratios import Ratio, at_least, at_most, in_turns, timed
 
 ROUNDS = 40
-REFILL_S = 0.15  # what a pool may take to be full again; counted on neither side
+REFILL_S = 0.15  # for a pool to refill; not measured
 THREADS = 4
 THROUGHPUT_ROUNDS = 8
 THROUGHPUT_S = 3.0
@@ -58,7 +58,7 @@ def ratios() -> Iterator[Ratio]:
 
 
 def memory() -> str:
-    """What a process that waits for its workload holds."""
+    """Describe the memory of idle Deno processes and of the launcher."""
     with _services(4) as run:
         run()
         time.sleep(1)
@@ -66,8 +66,8 @@ def memory() -> str:
         idle = children(launcher)
         resident, own = (sum(_kilobytes(pid, key) for pid in idle) for key in ("Rss", "Pss"))
         return (
-            f"An idle process of Deno: {resident / len(idle) / 1024:.0f} MB resident,"
-            f" {own / len(idle) / 1024:.0f} MB as its share among {len(idle)};"
+            f"An idle Deno process: {resident / len(idle) / 1024:.0f} MB resident,"
+            f" {own / len(idle) / 1024:.0f} MB proportional (PSS) among {len(idle)};"
             f" the launcher: {_kilobytes(launcher, 'Pss') / 1024:.0f} MB."
         )
 
@@ -76,12 +76,12 @@ def _kilobytes(pid: int, key: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1])
-    raise RuntimeError(f"the kernel does not tell {key}")
+    raise RuntimeError(f"smaps_rollup has no {key}")
 
 
 @contextmanager
 def _services(pool_size: int) -> Iterator[Callable[[], None]]:
-    """A run through `services`, as a view or a command makes it."""
+    """Yield a function that runs a workload through `services`, as views and commands do."""
     registry, backend = Registry(), IsolateBackend(pool_size=pool_size, max_concurrency=8)
     registry.register("isolate", backend)
     registry.set_health("isolate", backend, Health.ok())
@@ -99,7 +99,7 @@ def _services(pool_size: int) -> Iterator[Callable[[], None]]:
 
 
 def _prewarmed() -> float:
-    """The same program of Deno, without walls: start it, wait, then take the time."""
+    """Return the seconds of a run in an idle Deno process without a sandbox."""
     command = [DENO, *_command("node", 256).arguments]
     with subprocess.Popen(
         command,
@@ -109,10 +109,10 @@ def _prewarmed() -> float:
     ) as process:
         process.stdout.read(1)
         time.sleep(REFILL_S)
-        code, given = CODE.encode(), json.dumps(INPUT).encode()
+        code, data = CODE.encode(), json.dumps(INPUT).encode()
         marker = "0" * 32
         started = time.perf_counter()
-        process.stdin.write(f"{marker}{len(code):08x}{len(given):08x}".encode() + code + given * 2)
+        process.stdin.write(f"{marker}{len(code):08x}{len(data):08x}".encode() + code + data * 2)
         process.stdin.close()
         answer = process.stdout.read()
         process.wait()
@@ -121,7 +121,7 @@ def _prewarmed() -> float:
 
 
 def _bare(folder: Path) -> Callable[[], None]:
-    """`deno run` of the same in a file, with what it has compiled kept between runs."""
+    """Return a function that calls `deno run` with the same program, with a compile cache."""
     program = folder / "main.ts"
     program.write_text(PROGRAM)
     command = [DENO, "run", "--quiet", str(program)]
@@ -138,7 +138,7 @@ def _bare(folder: Path) -> Callable[[], None]:
 
 @contextmanager
 def _gunicorn(folder: Path) -> Iterator[Callable[[], None]]:
-    """POST /v1/workloads on a connection that is kept alive, to one worker."""
+    """Yield a function that posts to /v1/workloads on one connection to one worker."""
     assert manage("migrate", folder=folder).returncode == 0
     create = (
         "from django.contrib.auth.models import User; from knox.models import get_token_model;"
@@ -161,7 +161,7 @@ def _gunicorn(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def _rate(run: Callable[[], None]) -> float:
-    """Runs a second, by all threads together."""
+    """Return the runs per second of THREADS threads together."""
     counts: list[int] = []
     until = time.perf_counter() + THROUGHPUT_S
 
@@ -184,4 +184,4 @@ def _rate(run: Callable[[], None]) -> float:
 
 def _expect(output: object) -> None:
     if output != {"sum": 3}:
-        raise RuntimeError(f"a run gave {output!r}")
+        raise RuntimeError(f"a run returned {output!r}")

@@ -1,4 +1,4 @@
-"""What counting costs a request: the same server with and without it, side by side."""
+"""The cost of metrics per request: the same server with and without them, side by side."""
 
 import tempfile
 import time
@@ -15,12 +15,12 @@ READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
 
 def ratios() -> Iterator[Ratio]:
-    with ExitStack() as held:
+    with ExitStack() as stack:
         ports = []
         for settings in ("tests.bench.settings", "tests.bench.unmeasured"):
-            folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             server = running(GUNICORN, READY, folder, DJANGO_SETTINGS_MODULE=settings)
-            ports.append(int(held.enter_context(server)[0]))
+            ports.append(int(stack.enter_context(server)[0]))
         loads = [Load(port, "/v1/backends") for port in ports]
         for load in loads:
             load.answer()

@@ -1,4 +1,4 @@
-"""What a machine costs from its snapshot, over booting it, and in memory."""
+"""The cost of restoring a machine from its snapshot, relative to booting it, and its memory."""
 
 import tempfile
 import time
@@ -30,34 +30,34 @@ SETTLE_S = 1.0
 def ratios() -> Iterator[Ratio]:
     folder = images()
     with ExitStack() as stack:
-        elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        without_snapshot = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for part in folder.iterdir():
             if "snapshot" not in part.name:
-                (elsewhere / part.name).symlink_to(part)
+                (without_snapshot / part.name).symlink_to(part)
         clone, backend = stack.enter_context(_services(folder))
-        cold, _ = stack.enter_context(_services(elsewhere))
-        spare, _ = stack.enter_context(_services(folder, pool_size=1))
-        how = backend.probe().attributes["accelerator"]
-        for side in (clone, cold, spare):
+        cold, _ = stack.enter_context(_services(without_snapshot))
+        warm, _ = stack.enter_context(_services(folder, pool_size=1))
+        accelerator = backend.probe().attributes["accelerator"]
+        for side in (clone, cold, warm):
             side()
         starts = [_first_byte(backend) for _ in range(STARTS)]
         yield at_most(
             1,
-            f"microvm ({how}), snapshot to first byte : 100 ms",
+            f"microvm ({accelerator}), snapshot to first byte : 100 ms",
             starts,
             [FIRST_BYTE_S] * STARTS,
             "ms",
         )
         ours, theirs = in_turns(ROUNDS, timed(clone, REST_S), timed(cold, REST_S))
         yield at_most(
-            1 / 8, f"microvm ({how}), python from snapshot : cold boot", ours, theirs, "ms"
+            1 / 8, f"microvm ({accelerator}), python from snapshot : cold boot", ours, theirs, "ms"
         )
-        ours, theirs = in_turns(ROUNDS, timed(spare, SETTLE_S), timed(clone, SETTLE_S))
-        yield at_most(1, f"microvm ({how}), python from a spare : snapshot", ours, theirs, "ms")
+        ours, theirs = in_turns(ROUNDS, timed(warm, SETTLE_S), timed(clone, SETTLE_S))
+        yield at_most(1, f"microvm ({accelerator}), python, warm : snapshot", ours, theirs, "ms")
     eight, one = in_turns(MEMORY_ROUNDS, _memory(folder, CLONES), _memory(folder, 1))
     allowed = [SHARED_FACTOR * each + CLONES * OWN_BYTES for each in one]
     yield Ratio(
-        name=f"microvm ({how}), memory of {CLONES} idle clones : 1.5 × one + 40 MB each",
+        name=f"microvm ({accelerator}), memory of {CLONES} idle clones : 1.5 × one + 40 MB each",
         limit=1,
         subject=eight,
         baseline=allowed,
@@ -67,10 +67,10 @@ def ratios() -> Iterator[Ratio]:
 
 
 @contextmanager
-def _services(folder: Path, **given) -> Iterator[tuple[Callable[[], None], MicroVMBackend]]:
-    """A run through `services`, as a view or a command makes it."""
+def _services(folder: Path, **options) -> Iterator[tuple[Callable[[], None], MicroVMBackend]]:
+    """Yield a function that runs a workload through `services`, as views and commands do."""
     registry = Registry()
-    backend = MicroVMBackend(folder=str(folder), accelerator="any", **given)
+    backend = MicroVMBackend(folder=str(folder), accelerator="any", **options)
     registry.register("microvm", backend)
     registry.set_health("microvm", backend, Health.ok())
 
@@ -87,17 +87,17 @@ def _services(folder: Path, **given) -> Iterator[tuple[Callable[[], None], Micro
 
 
 def _first_byte(backend: MicroVMBackend) -> float:
-    """Seconds from nothing to the byte by which the agent says that it is ready."""
+    """Return the seconds from the start of a process until the agent's ready byte."""
     start = backend._start("python", Resources())
     bounds = Bounds(timeout_s=0.001, memory_bytes=2**40, threads=100, output_bytes=MB)
     process = start.launcher.process(start.command, bounds)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     exit = process.run(b"", Capture(1), Capture(1), hold_stdin=True)
-    return time.perf_counter() - begun - exit.duration_ms / 1000
+    return time.perf_counter() - started - exit.duration_ms / 1000
 
 
 def _memory(folder: Path, clones: int) -> Measure:
-    """Bytes of so many idle clones, each page divided among those that share it."""
+    """Return a measure of the proportional memory in bytes of idle clones."""
 
     def measure() -> float:
         with _services(folder, pool_size=clones) as (run, _):
@@ -111,7 +111,7 @@ def _memory(folder: Path, clones: int) -> Measure:
 
 
 def _proportional(pid: int) -> int:
-    """See `smaps_rollup` in proc(5)."""
+    """Return the proportional set size in bytes (`smaps_rollup` in proc(5))."""
     with open(f"/proc/{pid}/smaps_rollup") as file:
         lines = dict(line.split(":", 1) for line in list(file)[1:])
     return int(lines["Pss"].split()[0]) * 1024

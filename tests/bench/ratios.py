@@ -1,4 +1,4 @@
-"""Two sides of a ratio, measured in turns: what disturbs one round disturbs both of its sides."""
+"""Ratios of two sides measured in turns, so that a disturbance affects both sides of a round."""
 
 import statistics
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Measure = Callable[[], float]
-"""One measurement: seconds, or a rate; both sides of a ratio give the same."""
+"""Returns one measurement, in seconds or as a rate; the same for both sides of a ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How `subject` compares to `baseline`, round by round."""
+    """The measurements of `subject` and `baseline`, by round, with the limit of their ratio."""
 
     name: str
     limit: float
@@ -26,7 +26,7 @@ class Ratio:
         return [one / other for one, other in zip(self.subject, self.baseline, strict=True)]
 
     def row(self) -> list[str]:
-        """Name, p50 and p95 (towards the bad side) of the ratio, bar, met or not, both medians."""
+        """Return name, p50 and p95 (on the bad side) of the ratio, bar, met, and both medians."""
         median = statistics.median(self.rounds)
         met = median >= self.limit if self.large_is_good else median <= self.limit
         return [
@@ -57,7 +57,7 @@ def in_turns(rounds: int, *sides: Measure) -> list[list[float]]:
 
 
 def timed(run: Callable[[], None], rest_s: float) -> Measure:
-    """The seconds of a run, after a rest that is not counted."""
+    """Return a measure of the seconds of a run, after a pause that is not measured."""
 
     def measure() -> float:
         time.sleep(rest_s)
@@ -75,13 +75,13 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def at_most(
     limit: float, name: str, subject: list[float], baseline: list[float], unit: str = "ns"
 ) -> Ratio:
-    """A ratio of times in seconds, shown in `unit`; small is good."""
+    """Return a ratio of times in seconds, shown in `unit`; smaller is better."""
     scale = {"ns": 1e9, "ms": 1e3}[unit]
     return Ratio(name=name, limit=limit, subject=subject, baseline=baseline, unit=unit, scale=scale)
 
 
 def at_least(limit: float, name: str, subject: list[float], baseline: list[float]) -> Ratio:
-    """A ratio of rates; large is good."""
+    """Return a ratio of rates; larger is better."""
     return Ratio(
         name=name, limit=limit, subject=subject, baseline=baseline, unit="/s", large_is_good=True
     )

@@ -1,4 +1,4 @@
-"""How much `resolve` costs over a bare dict lookup, and what a busy writer costs its readers."""
+"""The cost of `resolve` relative to a dict lookup, and of a busy writer for readers."""
 
 import threading
 import time
@@ -66,7 +66,7 @@ def _timer(statement: str, **names: object) -> Measure:
 
 
 def _reads_per_second(registry: Registry) -> float:
-    """All readers together; an error in one of them ends the benchmark."""
+    """Return the reads per second of all readers together; raise if one of them failed."""
     counts: list[int] = []
     until = time.perf_counter() + READ_S
 
@@ -84,13 +84,13 @@ def _reads_per_second(registry: Registry) -> float:
     for thread in threads:
         thread.join()
     if len(counts) != READERS:
-        raise RuntimeError("a reader failed beside the writer")
+        raise RuntimeError("a reader failed")
     return sum(counts) / READ_S
 
 
 @contextmanager
 def _busy_writer(registry: Registry) -> Iterator[None]:
-    """A thread that registers, publishes and unregisters whenever the readers let it."""
+    """Run a thread that registers, updates and unregisters a backend in a loop."""
     done = threading.Event()
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""The site's settings with the benchmark's URLs."""
+"""The site's settings with the URLs of the benchmark."""
 
 from vulcan_site.settings import *  # noqa: F403
 

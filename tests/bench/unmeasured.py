@@ -1,4 +1,4 @@
-"""The benchmark's settings without anything that counts requests and reads."""
+"""The benchmark's settings without metrics of requests and registry reads."""
 
 from backends_app import signals
 from tests.bench.settings import *  # noqa: F403

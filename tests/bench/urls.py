@@ -1,4 +1,4 @@
-"""The site's URLs and, beside them, the plain view that the API is measured against."""
+"""The site's URLs, and the plain views that the API is compared with."""
 
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.http import HttpRequest, HttpResponse
@@ -14,12 +14,12 @@ from vulcan_site.urls import urlpatterns as site
 
 
 def plain(request: HttpRequest) -> HttpResponse:
-    """Ready bytes, the very ones of the list."""
+    """Return the bytes of the backend list."""
     return HttpResponse(backend_list(registry.snapshot).body, content_type="application/json")
 
 
 class InsertView(APIView):
-    """Inserts one row for a signed-in user, and nothing else."""
+    """A view that only inserts one row for a signed-in user."""
 
     permission_classes = [IsAuthenticated]
 

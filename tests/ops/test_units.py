@@ -1,4 +1,4 @@
-"""The systemd units: systemd takes them, and what they name is what this project has."""
+"""The systemd units: valid for systemd, hardened, and consistent with this project."""
 
 import re
 import shutil
@@ -28,13 +28,13 @@ def values(unit: Path, name: str) -> list[str]:
     return [value for key, value in directives(unit) if key == name]
 
 
-def read_by_the_settings(variable: str) -> bool:
+def is_setting(variable: str) -> bool:
     return bool(re.search(rf'env\.\w+\("{variable}"', SETTINGS))
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """The root of a host on which Vulcan is installed, as far as systemd looks."""
+    """Create a root folder in which systemd-analyze finds an installed Vulcan."""
     shutil.copytree(UNITS, tmp_path / "etc/systemd/system")
     for program in (f"{HOME}/.venv/bin/python", f"{HOME}/.venv/bin/gunicorn", "/bin/kill"):
         file = tmp_path / program.lstrip("/")
@@ -55,21 +55,21 @@ def verify(host: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_systemd_has_nothing_to_say_against_them(host: Path):
+def test_systemd_accepts_the_units(host: Path):
     done = verify(host)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_systemd_would_have_said_something(host: Path):
+def test_systemd_reports_an_invalid_directive(host: Path):
     unit = host / "etc/systemd/system/vulcan-web.service"
     unit.write_text(unit.read_text().replace("NoNewPrivileges=yes", "NoNewPrivilege=yes"))
     assert "NoNewPrivilege" in verify(host).stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("vulcan-web", 2.7), ("vulcan-worker", 2.7), ("vulcan-prune", 1.8)]
+    ("name", "max_exposure"), [("vulcan-web", 2.7), ("vulcan-worker", 2.7), ("vulcan-prune", 1.8)]
 )
-def test_systemd_finds_them_hardened(name: str, most: float):
+def test_the_exposure_level_is_low(name: str, max_exposure: float):
     need("systemd-analyze")
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", f"{UNITS}/{name}.service"],
@@ -79,11 +79,11 @@ def test_systemd_finds_them_hardened(name: str, most: float):
         check=True,
     )
     [level] = re.findall(r"exposure level for \S+: ([\d.]+)", done.stdout)
-    assert float(level) <= most
+    assert float(level) <= max_exposure
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.stem)
-def test_what_they_start_is_there(unit: Path):
+def test_the_started_commands_exist(unit: Path):
     assert values(unit, "WorkingDirectory") == [HOME]
     for command in values(unit, "ExecStart") + values(unit, "ExecStartPre"):
         program, *words = command.split()
@@ -91,32 +91,34 @@ def test_what_they_start_is_there(unit: Path):
             script, name, *options = words
             assert script == "manage.py"
             parser = load_command_class(get_commands()[name], name).create_parser(script, name)
-            parser.parse_args(options)  # exits where it does not know one
+            parser.parse_args(options)  # exits on an unknown option
         else:
             assert program == f"{HOME}/.venv/bin/gunicorn"
             assert Config().parser().parse_args(words).args == ["vulcan_site.wsgi"]
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.stem)
-def test_every_variable_is_one_that_the_settings_read(unit: Path):
-    given = [pair for line in values(unit, "Environment") for pair in line.split()]
-    assert given
-    for pair in given:
+def test_every_variable_is_read_by_the_settings(unit: Path):
+    pairs = [pair for line in values(unit, "Environment") for pair in line.split()]
+    assert pairs
+    for pair in pairs:
         name, _, value = pair.partition("=")
-        assert read_by_the_settings(name)
-        assert not re.search("KEY|PASSWORD|TOKEN|SECRET|URL", name), "secrets are for the file"
+        assert is_setting(name)
+        assert not re.search("KEY|PASSWORD|TOKEN|SECRET|URL", name), (
+            "secrets belong into the environment file"
+        )
         if value.startswith("/"):
             folders = ("/run/vulcan", "/var/lib/vulcan", f"{HOME}/static")
             assert value.startswith(folders)
 
 
 @pytest.mark.parametrize("name", RUN_WORKLOADS)
-def test_what_the_walls_need_is_left_to_them(name: str):
-    """Under systemd each of these takes a wall away, stops a backend, or hides what one goes by."""
+def test_the_units_allow_what_the_sandbox_needs(name: str):
+    """Each of these would disable a sandbox layer, break a backend, or hide a file it reads."""
     unit = UNITS / f"{name}.service"
     keys = {key for key, _ in directives(unit)}
-    taking = {"ProtectHostname", "MemoryDenyWriteExecute", "PrivateDevices", "ProcSubset"}
-    assert not keys & taking
+    forbidden = {"ProtectHostname", "MemoryDenyWriteExecute", "PrivateDevices", "ProcSubset"}
+    assert not keys & forbidden
     [namespaces] = values(unit, "RestrictNamespaces")
     assert {*namespaces.split()} == {"user", "mnt", "uts", "ipc", "net"}
     calls = " ".join(values(unit, "SystemCallFilter")).split()
@@ -131,14 +133,14 @@ def test_server_and_workers_are_hardened_alike():
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.stem)
-def test_no_unit_runs_as_root_or_may_become_it(unit: Path):
+def test_no_unit_runs_as_root_or_can_become_root(unit: Path):
     assert values(unit, "User") == values(unit, "Group") == ["vulcan"]
     assert values(unit, "NoNewPrivileges") == ["yes"]
     assert values(unit, "CapabilityBoundingSet") == [""]
 
 
-def test_a_server_that_is_told_to_end_has_the_time_that_it_gives():
-    """The grace of the executor, what follows it, and gunicorn's own."""
+def test_the_stop_timeout_exceeds_the_grace_periods():
+    """It covers the executor's grace period, the kills after it, and gunicorn's own timeout."""
     from backends_app.executors import get_executor
     from backends_app.executors.base import ENDING_S
 

@@ -1,4 +1,4 @@
-"""A site in this process whose backend is a fake, and clients of it."""
+"""Fixtures: the site in this process with a fake backend, and the headers of its clients."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ FAKE = "backends_app.backends.fake.FakeBackend"
 
 @pytest.fixture
 def fake_site(settings, transactional_db, runtime_dir) -> Iterator[None]:
-    """Set up the process's registry with a fake, and an executor that starts nothing."""
+    """Configure the process's registry with a fake, and an executor that starts no threads."""
     settings.ISOLATION_BACKENDS = {"isolate": {"BACKEND": FAKE, "OPTIONS": {}}}
     settings.ISOLATION_EXECUTOR = {"BACKEND": "tests.admin.executors.Resting"}
     settings.SIGN_IN_RATE = None

@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing that they need is refused, or comes from elsewhere."""
+"""The content security policy in a real browser."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PATHS = (
 
 @pytest.fixture
 def site(migrated: Path):
-    """The address of a server with a user."""
+    """The URL of a server with a superuser."""
     done = manage("shell", "--no-imports", "-c", BOSS, folder=migrated)
     assert done.returncode == 0, done.stderr
     ready = r"Listening at: (http://127\.0\.0\.1:\d+)"
@@ -38,24 +38,22 @@ def page():
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
         page = browser.new_page()
-        page.refused = []
-        page.on("console", lambda said: page.refused.append((page.url, said.text)))
-        page.on("pageerror", lambda error: page.refused.append((page.url, str(error))))
+        page.errors = []
+        page.on("console", lambda message: page.errors.append((page.url, message.text)))
+        page.on("pageerror", lambda error: page.errors.append((page.url, str(error))))
         yield page
         browser.close()
 
 
-def refused(page) -> list[tuple[str, str]]:
-    """What the browser complained about: not that there is no icon, how fields are named, or which
-    of them has the focus.
-    """
-    harmless = ("404", "[DOM]", "Autofocus")
-    return [one for one in page.refused if not any(word in one[1] for word in harmless)]
+def errors(page) -> list[tuple[str, str]]:
+    """Return the browser's messages except those about a missing icon, field names and focus."""
+    ignored = ("404", "[DOM]", "Autofocus")
+    return [one for one in page.errors if not any(word in one[1] for word in ignored)]
 
 
-def test_our_policy_refuses_nothing_that_our_pages_need(page, site: str):
-    elsewhere = []
-    page.on("request", lambda asked: elsewhere.append(asked.url))
+def test_the_policy_allows_everything_the_pages_load(page, site: str):
+    urls = []
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(f"{site}/api-auth/login/?next=/v1/")
     page.fill("[name=username]", "boss")
     page.fill("[name=password]", "right")
@@ -64,9 +62,9 @@ def test_our_policy_refuses_nothing_that_our_pages_need(page, site: str):
     for path in PATHS:
         page.goto(site + path)
     page.goto(f"{site}/v1/docs")
-    page.wait_for_selector(".opblock")  # Swagger UI has read the document
-    assert refused(page) == []
-    assert [url for url in elsewhere if not url.startswith((site, "data:"))] == []
+    page.wait_for_selector(".opblock")  # Swagger UI has rendered the schema
+    assert errors(page) == []
+    assert [url for url in urls if not url.startswith((site, "data:"))] == []
     page.goto(f"{site}/v1/redoc")
     page.wait_for_selector("h2:has-text('backends_list')")
     page.goto(f"{site}/v1/")
@@ -74,7 +72,7 @@ def test_our_policy_refuses_nothing_that_our_pages_need(page, site: str):
     page.wait_for_selector("text=Log in")
 
 
-def test_a_script_that_got_into_a_page_does_not_run(page, site: str):
+def test_an_injected_script_does_not_run(page, site: str):
     page.goto(f"{site}/v1/")
     page.evaluate(
         "document.body.insertAdjacentHTML('beforeend',"
@@ -83,4 +81,4 @@ def test_a_script_that_got_into_a_page_does_not_run(page, site: str):
     script = "const s = document.createElement('script'); s.textContent = 'window.ran = true';"
     page.evaluate(f"{script} document.body.append(s)")
     assert page.evaluate("window.ran") is None
-    assert any("Content Security Policy" in text for _, text in page.refused)
+    assert any("Content Security Policy" in text for _, text in page.errors)

@@ -1,4 +1,4 @@
-"""A charset is not for a client to choose: what is not UTF-8 is refused."""
+"""Content-Type headers: any charset but UTF-8 is refused."""
 
 import encodings
 import encodings.aliases
@@ -12,7 +12,7 @@ from tests.hostile import Request
 from vulcan_site.asgi import application as asgi
 from vulcan_site.utf8_requests import UTF8ASGIRequest, parse_content_type
 
-pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections
 
 CODECS = sorted(
     {module.name for module in pkgutil.iter_modules(encodings.__path__)}
@@ -40,7 +40,7 @@ def test_a_charset_that_is_not_utf_8_is_415_in_the_envelope(path: str):
 
 
 @pytest.mark.parametrize("name", ["utf-8", "UTF-8", '"utf-8"', "utf8"])
-def test_utf_8_is_taken_by_its_names(filled, serve, name: str):
+def test_the_names_of_utf_8_are_accepted(filled, serve, name: str):
     serve(filled)
     for method in ("GET", "POST"):
         answer = send("/v1/backends", method, f"application/json; charset={name}")
@@ -58,12 +58,12 @@ def test_utf_8_is_taken_by_its_names(filled, serve, name: str):
         "a/b; x*=''%41",
     ],
 )
-def test_no_parameter_has_an_encoding_of_its_own(header: str):
+def test_a_parameter_with_an_encoding_is_415(header: str):
     assert send("/v1/routes", "GET", header).status == 415
 
 
-def test_python_looks_up_no_name_that_a_client_made_up():
-    """It would keep each of them as long as the process lives."""
+def test_unknown_codec_names_are_not_looked_up():
+    """Python would cache each name for the life of the process."""
     before = len(encodings._cache)
     for number in range(100):
         header = f"text/plain; charset=made-up-{number}"
@@ -72,13 +72,13 @@ def test_python_looks_up_no_name_that_a_client_made_up():
     assert len(encodings._cache) == before
 
 
-def test_a_long_name_is_quoted_in_part():
+def test_a_long_charset_is_truncated_in_the_error():
     with pytest.raises(ValueError, match="charset") as raised:
         parse_content_type("text/plain; charset=" + "x" * 400)
     assert len(str(raised.value)) < 200
 
 
-def test_asgi_makes_such_requests_too():
+def test_asgi_requests_ignore_the_charset():
     assert asgi.request_class is UTF8ASGIRequest
     scope = {
         "type": "http",

@@ -1,6 +1,6 @@
-"""No request is a 5xx: each URL, each part of a request, hostile values, whoever sends it.
+"""No request is a 5xx: hostile values in every part of requests to every URL, by every client.
 
-URLs come from the URL configuration, so a new one is in by itself.
+URLs come from the URL configuration, so new ones are included automatically.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ from tests.workloads import recorded
 WHO = ("nobody", "user", "staff")
 SLOW = ("/v1/schema", "/v1/docs", "/v1/redoc")
 MAX_SHOWN = 20
-PAGES = ("/v1/docs", "/v1/redoc")  # which are for people, unless they refuse
+PAGES = ("/v1/docs", "/v1/redoc")  # HTML, except for errors
 BESIDE = ("/static/backends_app/admin.css", "/static/../x", "/nope", "/v1/nope", "/v1", "//v1/", "")
 
 pytestmark = pytest.mark.usefixtures("fake_site")
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("fake_site")
 
 @pytest.fixture
 def known() -> dict[str, str]:
-    """Values of parameters that lead to something, by what stands before them in the URL."""
+    """Return valid values of URL parameters by the prefix of the URL."""
     User.objects.create_superuser("staff")
     user = User.objects.create_user("user")
     workload = recorded(Status.COMPLETED, owner=user, stdout="out", log_lines=1)
@@ -73,7 +73,7 @@ def known() -> dict[str, str]:
 
 
 def plain_paths(known: dict[str, str]) -> Iterator[str]:
-    """Yield one path for each route; the alias with a slash at its end is the same view."""
+    """Yield one path for each route, without aliases that end in a slash."""
     paths = {
         template % dict.fromkeys(names, value(template, known))
         for template, names in routes().items()
@@ -96,8 +96,8 @@ def value(template: str, known: dict[str, str]) -> str:
     return known[max(before, key=len)] if before else "1"
 
 
-def is_right(request: Request, answer: Answer) -> bool:
-    """Tell whether it is no 5xx, and under /v1/ no page for a client that wants none."""
+def is_acceptable(request: Request, answer: Answer) -> bool:
+    """Return whether it is not a 5xx, and under /v1/ not HTML unless the client accepts it."""
     if answer.status >= 500 and (request.path, answer.status) != ("/readyz", 503):
         return False
     accept = request.meta.get("HTTP_ACCEPT", "")
@@ -110,47 +110,47 @@ def is_right(request: Request, answer: Answer) -> bool:
     return page or "html" not in answer.headers.get("content-type", "")
 
 
-def send_all(asked: Iterable[Request], identity: dict[str, str]) -> int:
-    """Send the requests and return how many there were; fail with those that are not right."""
+def send_all(requests_to_send: Iterable[Request], identity: dict[str, str]) -> int:
+    """Send the requests and return their number; fail with a list of unacceptable responses."""
     count, wrong = 0, []
-    for request in asked:
+    for request in requests_to_send:
         count += 1
         answer = request.send(**identity)
-        if not is_right(request, answer):
+        if not is_acceptable(request, answer):
             wrong.append(f"{request!r:.300}\n  {answer!r:.200}")
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:MAX_SHOWN])
     return count
 
 
 @pytest.mark.parametrize("who", WHO)
-def test_no_value_of_any_part_of_a_request_is_a_5xx(known, who: str):
-    def asked() -> Iterator[Request]:
+def test_no_hostile_value_in_a_request_is_a_5xx(known, who: str):
+    def hostile_requests() -> Iterator[Request]:
         for number, path in enumerate(plain_paths(known)):
-            identity.update(identify(who))  # anew: one of the requests may have signed it out
-            # Each URL of the API gets all values of all positions, from one or another. Pages are
-            # many, alike and slow: each gets all positions, and other values than those before.
+            identity.update(identify(who))  # a request may have signed the user out
+            # API URLs get all values in all positions, divided among the users. Pages are many,
+            # alike and slow: each gets all positions, with different values than those before.
             slow = not path.startswith("/v1/") or path.startswith(SLOW)
             some = few_requests if slow else requests
             yield from some(path, number + WHO.index(who), len(WHO))
 
     identity = identify(who)
-    assert send_all(asked(), identity) > 2_500
+    assert send_all(hostile_requests(), identity) > 2_500
 
 
-def test_no_value_in_a_list_of_the_admin_is_a_5xx(known):
-    """Each column of each list can be asked for, by whoever may see the list."""
-    asked = [
+def test_no_admin_lookup_is_a_5xx(known):
+    """Every column of a changelist can be used in a lookup."""
+    lookups = [
         Request(reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"), query=query)
         for meta in (model._meta for model in admin.site._registry)
         for field in meta.fields
         for value in (DATES if isinstance(field, DateTimeField) else (*NUMBERS[::2], TEXTS[1]))
         for query in [f"{field.name}__gte={value}"]
     ]
-    assert send_all(asked, identify("staff")) > 250
+    assert send_all(lookups, identify("staff")) > 250
 
 
 @pytest.mark.parametrize("who", WHO)
-def test_no_path_is_a_5xx(known, who: str):
+def test_no_hostile_path_is_a_5xx(known, who: str):
     paths = list(hostile_paths(known))
-    asked = (Request(path, method) for path in paths for method in ("GET", "DELETE", "POST"))
-    assert send_all(asked, identify(who)) > 500
+    to_send = (Request(path, method) for path in paths for method in ("GET", "DELETE", "POST"))
+    assert send_all(to_send, identify(who)) > 500

@@ -1,4 +1,4 @@
-"""A bug anywhere is one line in the log with the request's id, and the envelope's 500."""
+"""Every bug is one log line with the request's id, and a 500 in the error envelope."""
 
 import json
 import logging
@@ -15,9 +15,9 @@ from backends_app.api import errors, views
 from backends_app.api.handler import EnvelopeExceptionHandler
 from tests.hostile import Request
 
-pytestmark = pytest.mark.django_db(transaction=True)  # what calls WSGI closes connections
+pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections
 
-SECRET = "a word of the bug's"
+SECRET = "a detail of the bug"
 ENVELOPE = {
     "type": "server_error",
     "errors": [{"code": "error", "detail": "Server Error (500)", "attr": None}],
@@ -31,22 +31,22 @@ def broken(*_: object, **__: object) -> None:
 
 @pytest.fixture
 def lines() -> Iterator[list[tuple[logging.LogRecord, object]]]:
-    """What is logged as an error, each with the id of the request that it is written with."""
-    seen: list[tuple[logging.LogRecord, object]] = []
+    """Collect the error records, each with the request id bound when it was logged."""
+    records: list[tuple[logging.LogRecord, object]] = []
 
-    class Seen(logging.Handler):
+    class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            seen.append((record, get_contextvars().get("request_id")))
+            records.append((record, get_contextvars().get("request_id")))
 
-    handler = Seen(logging.ERROR)
+    handler = Recorder(logging.ERROR)
     logging.getLogger().addHandler(handler)
-    yield seen
+    yield records
     logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture
 def fails(serve, filled, lines):
-    """Ask for a path, and see that it is answered as a bug is."""
+    """Return a function that requests a path and checks the response and the log of a bug."""
     serve(filled)
 
     def ask(path: str, **meta: str) -> None:
@@ -63,49 +63,49 @@ def fails(serve, filled, lines):
     return ask
 
 
-def test_a_bug_in_a_view(fails):
+def test_a_bug_in_a_view_is_a_logged_500(fails):
     fails("/broken")
 
 
-def test_a_bug_in_a_view_of_the_api(fails, monkeypatch):
+def test_a_bug_in_an_api_view_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr(views, "backend_list", broken)
     fails("/v1/backends")
 
 
-def test_a_bug_before_a_view_of_the_api_begins(fails, monkeypatch):
+def test_a_bug_before_an_api_view_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr(DefaultContentNegotiation, "select_renderer", broken)
     fails("/v1/backends")
 
 
 @pytest.mark.parametrize("name", [name for name in site.MIDDLEWARE if name != LAST_RESORT])
-def test_a_bug_in_a_middleware(fails, monkeypatch, name: str):
+def test_a_bug_in_a_middleware_is_a_logged_500(fails, monkeypatch, name: str):
     monkeypatch.setattr(import_string(name), "__call__", broken)
     fails("/v1/routes")
 
 
-def test_a_bug_in_a_renderer(fails, monkeypatch):
+def test_a_bug_in_a_renderer_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr(JSONRenderer, "render", broken)
     fails("/v1/routes")
 
 
-def test_a_bug_in_a_page(fails, monkeypatch):
+def test_a_bug_in_a_page_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr("backends_app.api.renderers.escape", broken)
     fails("/v1/routes", HTTP_ACCEPT="text/html")
 
 
 @pytest.mark.parametrize("path", ["/v1/nope", "/v1/nodes", "/v1/resolve?"])
-def test_a_bug_in_the_handler_of_errors(fails, monkeypatch, path: str):
+def test_a_bug_in_the_api_error_handler_is_a_logged_500(fails, monkeypatch, path: str):
     monkeypatch.setattr(EnvelopeExceptionHandler, "run", broken)
     fails(path)
 
 
-def test_a_bug_in_a_page_for_an_error(fails, monkeypatch):
+def test_a_bug_in_an_error_page_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr(errors, "not_found", broken)
     fails("/nope")
 
 
 @pytest.mark.parametrize("path", ["/broken", "/v1/routes", "/healthz"])
-def test_a_bug_in_what_answers_bugs(fails, monkeypatch, path: str):
+def test_a_bug_in_the_handler_of_bugs_is_a_logged_500(fails, monkeypatch, path: str):
     monkeypatch.setattr(errors, "server_error", broken)
     monkeypatch.setattr(JSONRenderer, "render", broken)
     monkeypatch.setattr("backends_app.operations.liveness", broken)
@@ -114,6 +114,6 @@ def test_a_bug_in_what_answers_bugs(fails, monkeypatch, path: str):
     fails(path)
 
 
-def test_a_bug_in_the_urls(fails, settings):
+def test_a_bug_in_the_urls_is_a_logged_500(fails, settings):
     settings.ROOT_URLCONF = "nowhere.at.all"
     fails("/v1/routes")

@@ -1,7 +1,7 @@
-"""No part of a request, and nothing that a program prints, costs more than in proportion to it.
+"""The CPU time for requests and for program output is at most linear in their size.
 
-The sizes go up to the largest that the server accepts. A clock cannot tell small differences, so
-what is less than `FLOOR_S` more than the same request without the part passes.
+Sizes go up to the largest that the server accepts. Clocks are too coarse for small differences, so
+a part that adds less than `FLOOR_S` to the request without it passes.
 """
 
 import gc
@@ -35,14 +35,14 @@ from vulcan_site.logs import redact
 
 Action: TypeAlias = Callable[[], object]
 Subject: TypeAlias = Callable[[int], Action]
-"""Returns what is to be done with an input of so many bytes."""
+"""Returns the action for an input of the given number of bytes."""
 
 FLOOR_S = 0.003
 MAX_GROWTH = 3.0  # of twice the size: linear is 2, quadratic is 4
 BASE_RUNS = 5
-ATTEMPTS = (1, 3, 3)  # how often each size is measured before it is called too slow
-MAX_FIRST, STEP = 8192, 16  # the first size is not larger, those that follow are so many times it
-PRINTED = 128 * 1024  # bytes of what is not a request
+ATTEMPTS = (1, 3, 3)  # runs of each attempt, before a size counts as too slow
+MAX_FIRST, STEP = 8192, 16  # upper bound of the first size, and the factor between sizes
+PRINTED = 128 * 1024  # bytes of inputs that are not requests
 # Bodies of about 1 MB, so that tests take seconds.
 SMALL_LIMITS = {"code_bytes": 200_000, "archive_bytes": 200_000, "input_bytes": 300_000}
 
@@ -57,7 +57,7 @@ UNITS = (
     *('\\"', "\\'", "\\000", "%41", "a,", "a=b;", "a/b,", "a/b;q=1,", "a;b=", '";', 'a";";'),
     *('W/"a",', ';=\\"', "en-", "0-1,", "1.2.3.4,"),
 )
-# What a header begins with, and which request parses it.
+# The path whose request parses the header, and the prefixes of its value.
 HEADERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "CONTENT_TYPE": ("/v1/workloads", ("", "a/b;", 'application/json;a="')),
     "HTTP_ACCEPT": ("/v1/workloads", ("", "a/b;", 'a/b;a="')),
@@ -107,7 +107,7 @@ QUERY_UNITS = (
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=b"
 _PART = "--b\r\nContent-Disposition: form-data; "
-# The beginning of a body, what is repeated, and its end.
+# Media type, prefix of the body, the repeated unit, and suffix.
 BODIES: Sequence[tuple[str, str, str, str]] = (
     *(
         ("application/json", before, unit, after)
@@ -163,8 +163,8 @@ BODIES: Sequence[tuple[str, str, str, str]] = (
 )
 
 
-def cost_s(action: Action, runs: int = 1) -> float:
-    """Return the time of this thread's processor that it takes at least."""
+def cpu_time_s(action: Action, runs: int = 1) -> float:
+    """Return the least CPU time of this thread, over several runs."""
     costs = []
     for _ in range(runs):
         began = time.thread_time()
@@ -174,9 +174,9 @@ def cost_s(action: Action, runs: int = 1) -> float:
 
 
 def superlinear(subject: Subject, largest: int, base_s: float = 0.0) -> str | None:
-    """Return the first size of which half costs less than a third, or None.
+    """Describe the first size that costs more than three times its half; None if there is none.
 
-    Small sizes come first: what is quadratic is found before it takes for ever.
+    Small sizes come first, so that quadratic code is found before it takes too long.
     """
     sizes = [largest]
     while sizes[0] > MAX_FIRST:
@@ -184,10 +184,10 @@ def superlinear(subject: Subject, largest: int, base_s: float = 0.0) -> str | No
     for size in sizes:
         whole, half = subject(size), subject(size // 2)
         for runs in ATTEMPTS:
-            whole_s = cost_s(whole, runs) - base_s
+            whole_s = cpu_time_s(whole, runs) - base_s
             if whole_s <= MAX_GROWTH * FLOOR_S:
                 break
-            half_s = cost_s(half, runs) - base_s
+            half_s = cpu_time_s(half, runs) - base_s
             if whole_s <= MAX_GROWTH * max(half_s, FLOOR_S):
                 break
             gc.collect()
@@ -197,22 +197,22 @@ def superlinear(subject: Subject, largest: int, base_s: float = 0.0) -> str | No
 
 
 def filled(before: str, unit: str, size: int, after: str = "") -> str:
-    """Return a text of about this size; none of it where the size is 0."""
+    """Return a text of about this size; "" for size 0."""
     if size == 0:
         return ""
     return before + unit * max(1, (size - len(before) - len(after)) // len(unit)) + after
 
 
 def check(subjects: Mapping[object, Subject], largest: int, base_s: float = 0.0) -> None:
-    """Fail with all that cost more than in proportion to their size."""
-    found = {name: superlinear(one, largest, base_s) for name, one in subjects.items()}
-    wrong = [f"{name}: {what}" for name, what in found.items() if what]
-    assert not wrong, f"{len(wrong)} of {len(found)}:\n" + "\n".join(wrong)
+    """Fail with the list of subjects whose cost is superlinear."""
+    results = {name: superlinear(one, largest, base_s) for name, one in subjects.items()}
+    slow = [f"{name}: {result}" for name, result in results.items() if result]
+    assert not slow, f"{len(slow)} of {len(results)}:\n" + "\n".join(slow)
 
 
 @pytest.fixture
 def request_of(settings, fake_site) -> Callable[..., Action]:
-    """Return what sends a request as somebody who may send it."""
+    """Return a function that builds the action of sending a request as an authorized user."""
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": {}}
     User.objects.create_superuser("staff")
     User.objects.create_user("user")
@@ -231,7 +231,7 @@ def request_of(settings, fake_site) -> Callable[..., Action]:
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_header(request_of, name: str):
+def test_a_header_takes_linear_time(request_of, name: str):
     path, beginnings = HEADERS[name]
     method = "GET" if path.startswith(("/static/", "/v1/backends")) else "POST"
 
@@ -240,21 +240,21 @@ def test_a_header(request_of, name: str):
         return lambda size: request_of(path, method, **{name: filled(before, unit, size, after)})
 
     subjects = {case: sent(*case) for case in product(beginnings, UNITS)}
-    base_s = cost_s(request_of(path, method), BASE_RUNS)
+    base_s = cpu_time_s(request_of(path, method), BASE_RUNS)
     check(subjects, HEADER if name in ONCE else ALL_HEADERS, base_s)
 
 
 @pytest.mark.parametrize("path", QUERIES)
-def test_a_query(request_of, path: str):
+def test_a_query_takes_linear_time(request_of, path: str):
     def sent(before: str, unit: str) -> Subject:
         return lambda size: request_of(path, query=filled(before, unit, size))
 
     subjects = {case: sent(*case) for case in product(QUERIES[path], QUERY_UNITS)}
-    check(subjects, LINE - len(path), cost_s(request_of(path), BASE_RUNS))
+    check(subjects, LINE - len(path), cpu_time_s(request_of(path), BASE_RUNS))
 
 
 @pytest.mark.parametrize("kind", list(dict.fromkeys(kind for kind, *_ in BODIES)))
-def test_a_body(request_of, settings, kind: str):
+def test_a_body_takes_linear_time(request_of, settings, kind: str):
     settings.ISOLATION_LIMITS = SMALL_LIMITS
 
     def sent(before: str, unit: str, after: str) -> Subject:
@@ -267,19 +267,19 @@ def test_a_body(request_of, settings, kind: str):
     check({tuple(shape): sent(*shape) for one, *shape in BODIES if one == kind}, max_body_bytes())
 
 
-def test_what_a_program_prints():
-    """It is kept line by line, and looked through for secrets and the reason of an end."""
+def test_program_output_takes_linear_time():
+    """Output is stored by line, and searched for secrets and for the reason of a failure."""
     units = ("x", "\n", "\r", "x\n", " ", "\r\n", "é", " at ", "\n at ", "error: ", "password=")
     more = ("Requires ", "Requires a access", 'Requires a access to "', "blob:null/", "://a:")
     ends = ("", "\nNode.js v1", "\npanic: x", "\nTraceback (most recent call last):\n")
-    check({case: of_text(keep_log, *case) for case in product(("",), units)}, PRINTED)
+    check({case: of_text(capture_log, *case) for case in product(("",), units)}, PRINTED)
     for reader in (last_words, _readable, redact):
         cases = product(("",), (*units, *more), ends)
         check({(reader, *case): of_text(reader, *case) for case in cases}, PRINTED)
 
 
-def test_documents_and_references():
-    """JSON is a program's output, too."""
+def test_json_documents_and_image_references_take_linear_time():
+    """JSON is also the output of programs."""
     shapes = [shape for kind, *shape in BODIES if kind == "application/json"]
     check({tuple(shape): of_text(parse_json, *shape) for shape in shapes}, PRINTED)
     units = ("a", "a.", "a-", "a_", "-", "a/", ":", "@")
@@ -290,19 +290,19 @@ NAMES = {"flat": "{}", "deep": "a/" * 30 + "{}", "long": "x" * 300, "marks": "\u
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_an_archive(name: str):
-    def judged(content: int, links: bool) -> Subject:
-        return lambda size: partial(judge, packed_files(size, name, content, links))
+def test_an_archive_takes_linear_time(name: str):
+    def subject(content: int, links: bool) -> Subject:
+        return lambda size: partial(inspect, packed_files(size, name, content, links))
 
-    check({case: judged(*case) for case in product((0, 2000), (True, False))}, PRINTED)
+    check({case: subject(*case) for case in product((0, 2000), (True, False))}, PRINTED)
 
 
 def of_text(reader: Callable[[str], object], before: str, unit: str, after: str = "") -> Subject:
     return lambda size: partial(reader, filled(before, unit, size, after))
 
 
-def keep_log(text: str) -> None:
-    """Take it in small pieces and in large ones, as pipes give them."""
+def capture_log(text: str) -> None:
+    """Capture the text in small and in large pieces, as read from pipes."""
     data = text.encode()
     for piece in (64, 65536):
         log, capture = LogBuffer(len(data)), Capture(len(data))
@@ -324,7 +324,7 @@ def parse_reference(text: str) -> None:
         images.parse(text)
 
 
-def judge(packed: bytes) -> None:
+def inspect(packed: bytes) -> None:
     with suppress(InvalidRequest):
         archive.judged(packed, "package.json")
 
@@ -343,8 +343,8 @@ def packed_files(size: int, name: str, content: int, links: bool) -> bytes:
     return gzip.compress(file.getvalue(), 1)
 
 
-def test_a_parser_that_is_quadratic_is_found(request_of, monkeypatch):
-    """Plant one where a header is read: for each character it looks at all before."""
+def test_a_quadratic_parser_is_detected(request_of, monkeypatch):
+    """Patch in a header parser that scans all previous characters for each one."""
     get_ident = BaseThrottle.get_ident
 
     def quadratic(self: BaseThrottle, request) -> str:
@@ -358,5 +358,5 @@ def test_a_parser_that_is_quadratic_is_found(request_of, monkeypatch):
     def subject(size: int) -> Action:
         return request_of("/v1/nope", HTTP_X_FORWARDED_FOR=filled("", "x", size))
 
-    # Now and then a half that was slow for a moment hides it.
+    # A momentarily slow measurement of the half can hide it.
     assert any(superlinear(subject, HEADER // 2) for _ in range(5))

@@ -1,4 +1,4 @@
-"""What is logged: one line for each event, with what is known and nothing that is secret."""
+"""Log lines: one per event, with the bound context and without secrets."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ HOSTILE = [
 
 
 def formatter(format: str) -> logging.Formatter:
-    whole = DictConfigurator(logs.configuration(format, "INFO", colors=False))
-    return whole.configure_formatter(whole.config["formatters"]["event"])
+    configurator = DictConfigurator(logs.configuration(format, "INFO", colors=False))
+    return configurator.configure_formatter(configurator.config["formatters"]["event"])
 
 
 def line(text: str, format: str = "json", *args, level=logging.INFO, exc_info=None, **extra) -> str:
@@ -37,7 +37,7 @@ def event(text: str, *args, **given) -> dict:
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("format", logs.FORMATS)
-def test_an_event_is_one_line_whatever_a_client_wrote(text: str, format: str):
+def test_hostile_text_cannot_add_lines_or_control_characters(text: str, format: str):
     written = line("%s", format, text, path=text)
     assert len(written.splitlines()) == 1
     assert written.isprintable()
@@ -47,7 +47,7 @@ def test_an_event_is_one_line_whatever_a_client_wrote(text: str, format: str):
         assert (found["event"], found["path"], found["level"]) == (text, text, "info")
 
 
-def test_what_is_bound_is_on_the_line():
+def test_bound_context_is_on_the_line():
     with bound_contextvars(request_id="r-1", workload_id="w-1"):
         found = event("something", user_id=7)
     assert (found["request_id"], found["workload_id"], found["user_id"]) == ("r-1", "w-1", 7)
@@ -55,7 +55,7 @@ def test_what_is_bound_is_on_the_line():
     assert {"level", "logger", "process"} <= {*found}
 
 
-def test_what_libraries_attach_is_left_out():
+def test_extra_fields_of_libraries_are_dropped():
     """Django attaches requests and queries, Celery the arguments of tasks."""
     found = event(
         "x", request=object(), data={"args": "code"}, sql="SELECT", code="let a", body="b"
@@ -79,12 +79,12 @@ def test_what_libraries_attach_is_left_out():
         ("Cookie: sessionid=abcdefgh; csrftoken=ijklmnop", "abcdefgh"),
     ],
 )
-def test_what_looks_like_a_secret_is_not_written(text: str, secret: str):
+def test_likely_secrets_are_redacted(text: str, secret: str):
     assert secret not in line("%s", "json", text)
     assert secret not in line("%s", "console", text)
 
 
-def test_a_trace_is_in_the_line_and_shows_no_variable():
+def test_a_traceback_is_on_the_line_without_variables():
     code = "source code of a stranger"
     try:
         raise ValueError("the reason\nof two lines", len(code))
@@ -96,7 +96,7 @@ def test_a_trace_is_in_the_line_and_shows_no_variable():
     assert "stranger" not in written.replace('code = "source code of a stranger"', "")
 
 
-def test_a_text_has_a_longest_length():
+def test_long_texts_are_truncated():
     found = event("x" * 1_000_000, path="y" * 1_000_000)
     assert len(found["event"]) == len(found["path"]) == logs.MAX_CHARS + 1
 
@@ -112,5 +112,5 @@ def test_a_text_has_a_longest_length():
         (["manage.py"], False, ("console", "WARNING")),
     ],
 )
-def test_servers_write_for_machines_and_commands_for_people(argv, debug, expected):
+def test_servers_log_json_and_commands_log_for_people(argv, debug, expected):
     assert logs.defaults(argv, debug) == expected

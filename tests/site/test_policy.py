@@ -1,4 +1,4 @@
-"""What browsers are told that our answers may do, and who else may read them."""
+"""Security headers of responses, and CORS."""
 
 import json
 
@@ -15,7 +15,7 @@ def directives(response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_no_page_may_run_a_script_that_stands_in_it(client, path: str):
+def test_pages_allow_no_inline_scripts(client, path: str):
     client.credentials()
     response = client.get(path, headers={"accept": "text/html"})
     assert response["Content-Type"].startswith("text/html")
@@ -31,14 +31,14 @@ def test_no_page_may_run_a_script_that_stands_in_it(client, path: str):
     )
 
 
-def test_data_may_do_nothing(client):
+def test_data_responses_have_an_empty_policy(client):
     assert directives(client.get("/v1/backends")) == {
         "default-src": "'none'",
         "frame-ancestors": "'none'",
     }
 
 
-def test_other_headers(client):
+def test_other_security_headers_are_set(client):
     response = client.get("/v1/")
     assert response["X-Content-Type-Options"] == "nosniff"
     assert response["X-Frame-Options"] == "DENY"
@@ -48,7 +48,7 @@ def test_other_headers(client):
     assert "camera=()" in response["Permissions-Policy"]
 
 
-ASK = """
+CORS_REQUESTS = """
 import json
 from django.test import Client
 for method in ("get", "options"):
@@ -61,16 +61,16 @@ for method in ("get", "options"):
 
 
 def cors(folder, **env: str) -> list[dict[str, str]]:
-    done = manage("shell", "--no-imports", "-c", ASK, folder=folder, **env)
+    done = manage("shell", "--no-imports", "-c", CORS_REQUESTS, folder=folder, **env)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_no_other_origin_may_read_anything_by_default(migrated):
+def test_no_other_origin_is_allowed_by_default(migrated):
     assert cors(migrated) == [{}, {}, {}, {}]
 
 
-def test_an_origin_that_the_operator_names_may_and_without_cookies(migrated):
+def test_a_configured_origin_is_allowed_without_cookies(migrated):
     named, stranger, preflight, strangers = cors(migrated, CORS_ORIGINS="https://friend.example")
     assert named["Access-Control-Allow-Origin"] == "https://friend.example"
     assert "Access-Control-Allow-Credentials" not in named

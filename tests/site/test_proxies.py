@@ -1,4 +1,4 @@
-"""A server without a proxy is warned of: by `check --deploy`, and in gunicorn's log."""
+"""The warning about a missing proxy, in `check --deploy` and in gunicorn's log."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 from tests.faults.site import Site
 from tests.programs import manage
 
-# As README.md's section about production sets them.
+# As in the production section of README.md.
 PRODUCTION = {
     "SECRET_KEY": "0123456789" * 3 + "abcdefghijklmnopqrstuvwxyz",
     "ALLOWED_HOSTS": "vulcan.example.org",
@@ -26,7 +26,7 @@ def check_deploy(folder: Path, **env: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_settings_of_production_pass(tmp_path: Path):
+def test_production_settings_pass_the_check(tmp_path: Path):
     static = str(tmp_path / "static")
     assert check_deploy(tmp_path, STATIC_ROOT=static) == (
         0,
@@ -34,7 +34,7 @@ def test_the_settings_of_production_pass(tmp_path: Path):
     )
 
 
-def test_a_server_without_a_proxy_is_warned_of(tmp_path: Path):
+def test_check_deploy_warns_about_a_missing_proxy(tmp_path: Path):
     code, printed = check_deploy(tmp_path, PROXIES="0")
     assert (code, printed.count("vulcan_site.W001)")) == (1, 1)
     assert "ops/nginx/vulcan.conf" in printed
@@ -52,7 +52,9 @@ def test_a_server_without_a_proxy_is_warned_of(tmp_path: Path):
         ({"SILENCED_SYSTEM_CHECKS": f"backends_app.W001,{ID}"}, 0),
     ],
 )
-def test_gunicorn_says_it_once_at_the_start(tmp_path: Path, env: dict[str, str], warnings: int):
+def test_gunicorn_logs_the_warning_once_at_the_start(
+    tmp_path: Path, env: dict[str, str], warnings: int
+):
     site = Site(tmp_path, **env)
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind=127.0.0.1:0", "--workers=2"]
     try:

@@ -1,4 +1,4 @@
-"""Every request has an id, one access line, and on all its lines who it is from."""
+"""Request ids, access lines and the context of log lines."""
 
 import logging
 
@@ -13,7 +13,7 @@ PATH = "/v1/backends"
 
 @pytest.fixture
 def lines(caplog):
-    """Has what was logged, as records."""
+    """Return a function that lists the log records of a logger."""
     with (
         caplog.at_level(logging.INFO, "vulcan_site"),
         caplog.at_level(logging.INFO, "backends_app"),
@@ -22,24 +22,24 @@ def lines(caplog):
 
 
 @pytest.mark.parametrize("given", ["a", "A-1._", "x" * 64])
-def test_an_id_that_is_given_is_kept(client, given: str):
+def test_a_valid_request_id_is_kept(client, given: str):
     assert client.get(PATH, headers={"X-Request-ID": given})["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "a\n", "é", '"', "a/b"])
-def test_an_id_that_could_be_anything_is_replaced(client, given: str):
+def test_an_invalid_request_id_is_replaced(client, given: str):
     response = client.get(PATH, headers={"X-Request-ID": given})
     assert response["X-Request-ID"] != given
     assert len(response["X-Request-ID"]) == 32
 
 
-def test_errors_have_an_id_too(client):
+def test_errors_have_a_request_id(client):
     client.raise_request_exception = False
     for path in ("/v1/nope", "/nope", "/broken"):
         assert client.get(path)["X-Request-ID"]
 
 
-def test_a_request_is_one_line_that_says_who_and_how(client, user, lines):
+def test_a_request_is_one_access_line_with_user_and_status(client, user, lines):
     client.post("/v1/workloads", {"runtime": "node", "code": CODE}, format="json")
     [line] = lines("vulcan_site.requests")
     assert (line.method, line.path, line.status) == ("POST", "/v1/workloads", 201)
@@ -47,15 +47,15 @@ def test_a_request_is_one_line_that_says_who_and_how(client, user, lines):
     assert line.duration_ms >= 0
 
 
-def test_a_query_is_not_logged_and_a_path_is_cut(client, lines):
+def test_queries_are_not_logged_and_paths_are_truncated(client, lines):
     client.get("/v1/" + "x" * 5000 + "?token=secret")
     [line] = lines("vulcan_site.requests")
     assert len(line.path) == 200
     assert "secret" not in str(line.__dict__)
 
 
-def test_logging_asks_nobody_who_it_is(db, filled, serve, lines, django_assert_num_queries):
-    """A session would cost two queries, and is not looked at for a line's sake."""
+def test_logging_does_not_load_the_session(db, filled, serve, lines, django_assert_num_queries):
+    """Loading the session would cost two queries."""
     client = serve(filled)
     client.cookies["sessionid"] = "a" * 32
     with django_assert_num_queries(0):
@@ -76,7 +76,7 @@ def test_the_steps_of_a_workload_are_one_line_each(client, user, lines):
     assert CODE not in str([one.__dict__ for one in steps])
 
 
-def test_an_address_is_the_connections_where_no_proxy_is_named(client, settings):
+def test_without_proxies_the_address_is_the_connections(client, settings):
     from rest_framework.test import APIRequestFactory
 
     from vulcan_site.requests import client_address
@@ -87,25 +87,25 @@ def test_an_address_is_the_connections_where_no_proxy_is_named(client, settings)
     assert client_address(request) == "5.6.7.8"
 
 
-def test_what_is_done_in_the_admin_is_said_with_who_did_it(admin_client, admin_user):
-    seen = []
+def test_admin_requests_are_logged_with_the_user(admin_client, admin_user):
+    user_ids = []
 
-    class ResourceRange(logging.Handler):
+    class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            seen.append(get_contextvars().get("user_id"))
+            user_ids.append(get_contextvars().get("user_id"))
 
-    handler = ResourceRange()
+    handler = Recorder()
     logger = logging.getLogger("vulcan_site.requests")
     logger.addHandler(handler)
     try:
         admin_client.get("/admin/")
     finally:
         logger.removeHandler(handler)
-    assert seen == [admin_user.pk]
+    assert user_ids == [admin_user.pk]
 
 
 class TestAudit:
-    """Who signed in, and whose tokens came and went."""
+    """Audit lines of sign-ins and tokens."""
 
     @pytest.fixture
     def browser(self, serve, filled, user) -> APIClient:
@@ -116,13 +116,13 @@ class TestAudit:
     def sign_in(self, browser: APIClient, **given: str):
         browser.post("/api-auth/login/", {"username": "ada", "password": "a password", **given})
 
-    def test_signing_in_and_out(self, browser, user, lines):
+    def test_signing_in_and_out_is_logged(self, browser, user, lines):
         self.sign_in(browser)
         browser.post("/api-auth/logout/")
-        said = [(one.getMessage(), one.user_id) for one in lines("backends_app.audit")]
-        assert said == [("signed in", user.pk), ("signed out", user.pk)]
+        events = [(one.getMessage(), one.user_id) for one in lines("backends_app.audit")]
+        assert events == [("signed in", user.pk), ("signed out", user.pk)]
 
-    def test_a_failure_names_the_user_and_nothing_that_was_typed(self, browser, user, lines):
+    def test_a_failed_sign_in_logs_the_user_but_no_input(self, browser, user, lines):
         self.sign_in(browser, password="typed password")
         self.sign_in(browser, username="typed in the wrong field")
         failed = lines("backends_app.audit")
@@ -130,12 +130,12 @@ class TestAudit:
         assert [one.user_id for one in failed] == [user.pk, None]
         assert "typed" not in str([one.__dict__ for one in failed])
 
-    def test_tokens(self, browser, user, lines):
+    def test_creating_and_revoking_tokens_is_logged(self, browser, user, lines):
         self.sign_in(browser)
         token = browser.post("/v1/tokens").json()
         browser.delete(f"/v1/tokens/{token['key']}")
-        made, revoked = lines("backends_app.audit")[1:]
-        assert (made.getMessage(), revoked.getMessage()) == ("token created", "token revoked")
-        assert made.owner_id == revoked.owner_id == user.pk
-        assert made.token_key == token["key"]
-        assert token["token"] not in str([made.__dict__, revoked.__dict__])
+        created, revoked = lines("backends_app.audit")[1:]
+        assert (created.getMessage(), revoked.getMessage()) == ("token created", "token revoked")
+        assert created.owner_id == revoked.owner_id == user.pk
+        assert created.token_key == token["key"]
+        assert token["token"] not in str([created.__dict__, revoked.__dict__])

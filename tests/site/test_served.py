@@ -1,4 +1,4 @@
-"""The logs of real processes: what gunicorn, the site and a worker write about one workload."""
+"""Logs of real processes: gunicorn, the site and a worker, about one workload."""
 
 import json
 from pathlib import Path
@@ -26,11 +26,11 @@ def site(tmp_path: Path):
 
 
 def events(program: Program) -> list[dict[str, Any]]:
-    """Everything that it printed; each line is one event."""
+    """Parse the output of a program: one event per line."""
     return [json.loads(line) for line in program.printed.splitlines()]
 
 
-def test_a_workload_can_be_followed_from_the_request_to_the_worker(site: Site, tmp_path: Path):
+def test_a_workload_can_be_traced_from_the_request_to_the_worker(site: Site, tmp_path: Path):
     server, worker = site.serve(), site.work("one")
     site.wait_until_healthy()
     body = {"runtime": "node", "code": CODE, "input": MARK}

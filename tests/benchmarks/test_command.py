@@ -119,12 +119,12 @@ def test_compare_latest_without_an_earlier_benchmark_is_a_note(capsys):
         (["--runtime", "go", "--backend", "two"], "it does not run go"),
         (["--compare", "never"], "No saved benchmark is named 'never'"),
         (["--keep", "latest"], "newest"),
-        (["--keep", ""], "1 to 100 characters"),
-        (["--keep", "x" * 101], "1 to 100 characters"),
+        (["--keep", ""], "1 to 100 printable characters"),
+        (["--keep", "x" * 101], "1 to 100 printable characters"),
         (["--keep", "a\x1b[2J"], "printable"),
         (["--fail-if-slower", "5"], "needs --compare"),
         (["--fail-if-slower", "nan", "--compare", "latest"], "a number"),
-        (["--rounds", "0"], "--rounds takes 1 to"),
+        (["--rounds", "0"], "--rounds must be 1 to"),
     ],
 )
 def test_invalid_options_fail_before_anything_is_measured(capsys, options, words):

@@ -35,12 +35,12 @@ class Comparison:
     lost: Sequence[str]
 
     @property
-    def marked(self) -> Sequence[Change]:
+    def regressions(self) -> Sequence[Change]:
         return [change for change in self.changes if change.worse]
 
     @property
     def worse(self) -> bool:
-        return bool(self.lost or self.marked)
+        return bool(self.lost or self.regressions)
 
 
 def compare(before: Results, now: Results, threshold: float = THRESHOLD) -> Comparison:

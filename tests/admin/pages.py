@@ -19,16 +19,18 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         self.tags.append(tag)
         self.forbidden += [
-            f"<{tag} {name}>" for name in given if name == "style" or name.startswith("on")
+            f"<{tag} {name}>" for name in attributes if name == "style" or name.startswith("on")
         ]
         if tag == "style" or (
-            tag == "script" and "src" not in given and given.get("type") != "application/json"
+            tag == "script"
+            and "src" not in attributes
+            and attributes.get("type") != "application/json"
         ):
             self.forbidden.append(f"<{tag}>")
-        if any((value or "").startswith("javascript:") for value in given.values()):
+        if any((value or "").startswith("javascript:") for value in attributes.values()):
             self.forbidden.append("javascript:")
         if tag not in VOID:
             self._open.append(tag)

@@ -37,9 +37,9 @@ def messages(answer) -> list[str]:
     return [strip_tags(str(one)) for one in answer.context["messages"]]
 
 
-def with_source(**given) -> Workload:
+def with_source(**overrides) -> Workload:
     """Record a failed workload whose source is stored."""
-    workload = recorded(Status.FAILED, **given)
+    workload = recorded(Status.FAILED, **overrides)
     Source.objects.create(
         workload=workload, code=CODE, rest={"command": [], "input": {"a": [1, "\0"]}}
     )

@@ -28,7 +28,7 @@ def listed(client: Client, **query: object) -> list[str]:
     return [one.node for one in answer.context["cl"].result_list]
 
 
-def many(count: int, **given) -> None:
+def many(count: int, **overrides) -> None:
     """Record `count` workloads, one per minute; the last one is the newest."""
     Workload.objects.bulk_create(
         Workload(
@@ -44,7 +44,7 @@ def many(count: int, **given) -> None:
                 "exit_reason": "exited",
                 "created_at": NOON + timedelta(minutes=number),
                 "finished_at": NOON + timedelta(minutes=number),
-                **given,
+                **overrides,
             }
         )
         for number in range(count)

@@ -211,7 +211,7 @@ def test_backends_that_cannot_be_measured_are_skipped_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    ("runtimes", "given", "chosen"),
+    ("runtimes", "options", "chosen"),
     [
         (["go", "python", "node"], {}, "node"),
         (["go", "python"], {}, "python"),
@@ -222,7 +222,7 @@ def test_backends_that_cannot_be_measured_are_skipped_with_a_reason():
         (["node"], {"runtime": "go"}, None),
     ],
 )
-def test_the_program_depends_on_runtimes_and_options(runtimes, given, chosen):
+def test_the_program_depends_on_runtimes_and_options(runtimes, options, chosen):
     capabilities = FakeBackend(runtimes=runtimes).capabilities
-    program = program_for(capabilities, **given)
+    program = program_for(capabilities, **options)
     assert (program and program.runtime) == chosen

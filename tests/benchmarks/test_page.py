@@ -53,8 +53,8 @@ def test_an_older_benchmark_has_its_own_url(page, client_of_pages: Client):
     row("newer", measured("isolate", 10))
     assert "p50 3 ms" in page(id=old.pk)
     assert f'href="?id={old.pk}"' in page()
-    for wanted in ("0", "999", "-1", "x", "", "9" * 30, "١"):
-        assert client_of_pages.get("/benchmarks", {"id": wanted}).status_code == 404
+    for benchmark_id in ("0", "999", "-1", "x", "", "9" * 30, "١"):
+        assert client_of_pages.get("/benchmarks", {"id": benchmark_id}).status_code == 404
 
 
 def test_hosts_versions_and_program_errors_need_a_signed_in_user(page, client_of_pages, user):

@@ -18,8 +18,8 @@ from backends_app.benchmarks.words import figure, percent_change, ratio
 from tests.benchmarks.results import figures, measured, results
 
 
-def sample(started: float, ended: float, **given) -> Sample:
-    return Sample(**{"started": started, "ended": ended, "own_ms": 1, **given})
+def sample(started: float, ended: float, **overrides) -> Sample:
+    return Sample(**{"started": started, "ended": ended, "own_ms": 1, **overrides})
 
 
 def test_figures_use_successful_runs_and_count_failures():

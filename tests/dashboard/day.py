@@ -21,14 +21,14 @@ FAILURES = {
 }
 
 
-def workload(**given: object) -> Workload:
+def workload(**overrides: object) -> Workload:
     """Return an unsaved workload with values for the fields without a default."""
     defaults = {"runtime": "node", "isolation_used": "isolate", "rule": "runtime node → isolate"}
     resources = {"cpus": 1, "mem_mb": 256, "timeout_s": 10}
-    return Workload(**{**defaults, **resources, **given})
+    return Workload(**{**defaults, **resources, **overrides})
 
 
-def ended(finished_at: datetime, **given: object) -> Workload:
+def ended(finished_at: datetime, **overrides: object) -> Workload:
     """Return an unsaved workload that completed after 5 ms unless given otherwise."""
     defaults = {
         "status": Status.COMPLETED,
@@ -38,7 +38,7 @@ def ended(finished_at: datetime, **given: object) -> Workload:
         "created_at": finished_at,
         "started_at": finished_at,
     }
-    return workload(finished_at=finished_at, **{**defaults, **given})
+    return workload(finished_at=finished_at, **{**defaults, **overrides})
 
 
 def day(now: datetime, count: int, owner: object = None, seed: int = 1) -> Iterator[Workload]:
@@ -56,18 +56,18 @@ def day(now: datetime, count: int, owner: object = None, seed: int = 1) -> Itera
         _, runtimes, typical_ms = BACKENDS[backend]
         bad = backend == "microvm" and 3 * 3600 < (now - at).total_seconds() < 4.5 * 3600
         outcome = rng.random()
-        given: dict[str, object] = {}
+        overrides: dict[str, object] = {}
         if outcome < (0.4 if bad else 0.025):
             reason = rng.choice(list(FAILURES))
-            given = {"status": Status.FAILED, "exit_reason": reason, "error": FAILURES[reason]}
-            given["exit_code"] = 1 if reason == "exited" else None
+            overrides = {"status": Status.FAILED, "exit_reason": reason, "error": FAILURES[reason]}
+            overrides["exit_code"] = 1 if reason == "exited" else None
         elif outcome > 0.99:
-            given = {"status": Status.KILLED, "exit_reason": "killed", "exit_code": None}
+            overrides = {"status": Status.KILLED, "exit_reason": "killed", "exit_code": None}
         yield ended(
             at,
             owner=owner,
             isolation_used=backend,
             runtime=rng.choice(runtimes),
             duration_ms=max(1, int(typical_ms * rng.lognormvariate(0, 0.5) * (2 if bad else 1))),
-            **given,
+            **overrides,
         )

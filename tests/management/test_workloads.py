@@ -111,9 +111,11 @@ def test_run_worker_fails_with_a_local_executor(tmp_path: Path):
 # Pruning
 
 
-def ended(days: float, **given) -> Workload:
+def ended(days: float, **overrides) -> Workload:
     then = NOW - timedelta(days=days)
-    workload = recorded(Status.COMPLETED, created_at=then, finished_at=then, output=[1], **given)
+    workload = recorded(
+        Status.COMPLETED, created_at=then, finished_at=then, output=[1], **overrides
+    )
     Source.objects.create(workload=workload, code="1", rest={"command": [], "input": None})
     logs.store(workload.pk, [logs.Block(1, "stdout", "out\n", 1)])
     return workload

@@ -31,8 +31,8 @@ def line(text: str, format: str = "json", *args, level=logging.INFO, exc_info=No
     return formatter(format).format(record)
 
 
-def event(text: str, *args, **given) -> dict:
-    return json.loads(line(text, "json", *args, **given))
+def event(text: str, *args, **extra) -> dict:
+    return json.loads(line(text, "json", *args, **extra))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -21,15 +21,15 @@ def lines(caplog):
         yield lambda name: [one for one in caplog.records if one.name == name]
 
 
-@pytest.mark.parametrize("given", ["a", "A-1._", "x" * 64])
-def test_a_valid_request_id_is_kept(client, given: str):
-    assert client.get(PATH, headers={"X-Request-ID": given})["X-Request-ID"] == given
+@pytest.mark.parametrize("request_id", ["a", "A-1._", "x" * 64])
+def test_a_valid_request_id_is_kept(client, request_id: str):
+    assert client.get(PATH, headers={"X-Request-ID": request_id})["X-Request-ID"] == request_id
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 65, "a\n", "é", '"', "a/b"])
-def test_an_invalid_request_id_is_replaced(client, given: str):
-    response = client.get(PATH, headers={"X-Request-ID": given})
-    assert response["X-Request-ID"] != given
+@pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "a\n", "é", '"', "a/b"])
+def test_an_invalid_request_id_is_replaced(client, request_id: str):
+    response = client.get(PATH, headers={"X-Request-ID": request_id})
+    assert response["X-Request-ID"] != request_id
     assert len(response["X-Request-ID"]) == 32
 
 
@@ -113,8 +113,8 @@ class TestAudit:
         user.save()
         return serve(filled)
 
-    def sign_in(self, browser: APIClient, **given: str):
-        browser.post("/api-auth/login/", {"username": "ada", "password": "a password", **given})
+    def sign_in(self, browser: APIClient, **fields: str):
+        browser.post("/api-auth/login/", {"username": "ada", "password": "a password", **fields})
 
     def test_signing_in_and_out_is_logged(self, browser, user, lines):
         self.sign_in(browser)

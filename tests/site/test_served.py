@@ -38,17 +38,17 @@ def test_a_workload_can_be_traced_from_the_request_to_the_worker(site: Site, tmp
     status, workload = site.ask("POST", f"workloads/async?x={MARK}", body, **headers)
     assert status == 202
     site.wait_until_ended(workload["id"])
-    asked = [one for one in events(server) if one.get("request_id") == "asked-1"]
-    steps = [(one["event"], one["user_id"], one.get("workload_id")) for one in asked]
-    [user_id] = {one["user_id"] for one in asked}
+    server_events = [one for one in events(server) if one.get("request_id") == "asked-1"]
+    steps = [(one["event"], one["user_id"], one.get("workload_id")) for one in server_events]
+    [user_id] = {one["user_id"] for one in server_events}
     assert steps == [
         ("workload submitted", user_id, workload["id"]),
         ("request", user_id, None),
     ]
-    done = [one for one in events(worker) if one.get("workload_id") == workload["id"]]
-    assert [one["event"] for one in done] == ["workload started", "workload ended"]
-    assert {one["owner_id"] for one in done} == {user_id}
-    assert (done[-1]["status"], done[-1]["backend"]) == ("completed", "isolate")
+    worker_events = [one for one in events(worker) if one.get("workload_id") == workload["id"]]
+    assert [one["event"] for one in worker_events] == ["workload started", "workload ended"]
+    assert {one["owner_id"] for one in worker_events} == {user_id}
+    assert (worker_events[-1]["status"], worker_events[-1]["backend"]) == ("completed", "isolate")
     loggers = {one["logger"].split(".")[0] for one in events(server) + events(worker)}
     assert {"gunicorn", "vulcan_site", "backends_app", "celery"} <= loggers
     for program in (server, worker):

@@ -136,7 +136,9 @@ class Command(BaseCommand):
             if options["format"] == "table":
                 self.stdout.write(f"Saved as {options['keep']}; see /benchmarks.")
         if options["fail_if_slower"] is not None and comparison and comparison.worse:
-            worse = [f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.marked]
+            worse = [
+                f"{one.backend} {one.mode} {HEADS[one.figure]}" for one in comparison.regressions
+            ]
             worse += [f"{name} no longer works" for name in comparison.lost]
             raise CommandError(f"Worse by more than {100 * threshold:g} %: {comma_join(worse)}.")
 

@@ -16,23 +16,23 @@ BATCH_SIZE = 500  # keeps transactions short for other users of the database
 class Command(BaseCommand):
     requires_system_checks = []  # backends are not used
     help = (
-        "Delete sources, outputs, logs and records of workloads that ended before their retention "
-        "periods. Unfinished workloads are never touched. Run it daily."
+        "Delete sources, outputs, logs and records of ended workloads whose retention period has "
+        "passed. Unfinished workloads are never touched. Run it daily."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         defaults = retention()
-        for name, default in (
-            ("source", defaults.source_days),
-            ("outputs", defaults.outputs_days),
-            ("records", defaults.records_days),
+        for option, kind, days in (
+            ("--source-days", "sources", defaults.source_days),
+            ("--outputs-days", "outputs and logs", defaults.outputs_days),
+            ("--records-days", "records", defaults.records_days),
         ):
             parser.add_argument(
-                f"--{name}-days",
+                option,
                 type=float,
-                default=default,
+                default=days,
                 metavar="DAYS",
-                help=f"Keep {name} for this many days (default: {default:g}).",
+                help=f"Keep {kind} for this many days (default: {days:g}).",
             )
         parser.add_argument(
             "--dry-run", action="store_true", help="Only print how many would be deleted."

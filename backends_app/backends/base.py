@@ -65,8 +65,8 @@ class Health:
         if (self.detected, self.healthy) not in self.STATES:
             raise ValueError(f"detected={self.detected!r}, healthy={self.healthy!r} is no state")
         kept = sorted(self.attributes.items())[:MAX_ATTRIBUTES]  # equal health, equal bytes
-        cut = {_cut(key): _cut(value) for key, value in kept}
-        object.__setattr__(self, "description", _cut(self.description))
+        cut = {_shorten(key): _shorten(value) for key, value in kept}
+        object.__setattr__(self, "description", _shorten(self.description))
         object.__setattr__(self, "attributes", MappingProxyType(cut))
 
     @classmethod
@@ -160,7 +160,7 @@ class Backend:
         return ()
 
 
-def _cut(text: object) -> str:
+def _shorten(text: object) -> str:
     """Bounded, and never half a surrogate pair: the text ends up in a JSON answer."""
     clean = str(text).encode(errors="replace").decode()
     if len(clean) <= MAX_DESCRIPTION_CHARS:

@@ -10,7 +10,7 @@ from ..strict_json import JSON
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .base import Backend, BackendCapabilities, Health
 
-KEPT_WORKLOADS = 1000
+MAX_WORKLOADS = 1000
 
 Program: TypeAlias = "Callable[[WorkloadSpec], JSON | WorkloadResult]"
 
@@ -49,7 +49,7 @@ class FakeBackend(Backend):
         )
         self.program = program
         self.health = health or Health.ok("a fake always works")
-        self.workloads: deque[WorkloadSpec] = deque(maxlen=KEPT_WORKLOADS)
+        self.workloads: deque[WorkloadSpec] = deque(maxlen=MAX_WORKLOADS)
         self.closed = False
 
     def probe(self) -> Health:

@@ -12,7 +12,7 @@ NODE_FRAME = re.compile(r"^[ \t]+at ", re.MULTILINE)  # not \s, which takes line
 NOTES = re.compile(r"^(?:exit status \d+|Node\.js v\S+|signal: .+)$")
 
 
-def last_words(stderr: str) -> str:
+def error_line(stderr: str) -> str:
     """Return the line of an error: a traceback's last, Node's or Go's own, or the last there is."""
     text = stderr[-MAX_READ:]
     line = _python(text) or _node(text) or _go(text) or _last(text.splitlines())

@@ -3,14 +3,14 @@
 from ..exceptions import InvalidOption
 
 
-def whole_number(option: str, value: object, *, least: int = 1) -> int:
+def integer(option: str, value: object, *, least: int = 1) -> int:
     """`value` as it is, or `InvalidOption`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidOption(option, value, f"must be a whole number of at least {least}")
     return value
 
 
-def yes_or_no(option: str, value: object) -> bool:
+def boolean(option: str, value: object) -> bool:
     """`value` as it is, or `InvalidOption`."""
     if not isinstance(value, bool):
         raise InvalidOption(option, value, "must be True or False")

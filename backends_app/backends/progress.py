@@ -11,7 +11,7 @@ from typing import TypeAlias
 Advance: TypeAlias = Callable[[float, float], None]
 """Takes how much is done, and how much there is in all, in any unit."""
 
-Show: TypeAlias = Callable[[str], AbstractContextManager[Advance]]
+Display: TypeAlias = Callable[[str], AbstractContextManager[Advance]]
 """Takes what is being done; shows it until the end of the `with`."""
 
 
@@ -20,19 +20,19 @@ def _silent(title: str) -> Iterator[Advance]:
     yield lambda done, total: None
 
 
-_show: ContextVar[Show] = ContextVar("show", default=_silent)
+_display: ContextVar[Display] = ContextVar("show", default=_silent)
 
 
 def task(title: str) -> AbstractContextManager[Advance]:
     """`with task("Fetching …") as advance:`, and then `advance(3, 10)`."""
-    return _show.get()(title)
+    return _display.get()(title)
 
 
 @contextmanager
-def shown(show: Show) -> Iterator[None]:
+def use(display: Display) -> Iterator[None]:
     """All tasks of this thread are shown by `show` until the end of the `with`."""
-    before = _show.set(show)
+    before = _display.set(display)
     try:
         yield
     finally:
-        _show.reset(before)
+        _display.reset(before)

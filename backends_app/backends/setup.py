@@ -21,32 +21,32 @@ class Step:
     `needed` says in a word or two what there will be, `how` what `take` does.
     """
 
-    needed: str
-    how: str
-    done: Callable[[], bool]
-    take: Callable[[], None]
+    what: str
+    action: str
+    is_done: Callable[[], bool]
+    apply: Callable[[], None]
 
 
 def packages(*names: str) -> Step:
     """Packages of Debian."""
     command = ("apt-get", "install", "--yes", "--no-install-recommends", *names)
 
-    def take() -> None:
-        run(("apt-get", "update"))
-        run(command, DEBIAN_FRONTEND="noninteractive")
+    def apply() -> None:
+        run_command(("apt-get", "update"))
+        run_command(command, DEBIAN_FRONTEND="noninteractive")
 
     return Step(
-        needed=f"packages {', '.join(names)}",
-        how=f"apt-get update, and {shlex.join(command)}",
-        done=lambda: all(_installed(name) for name in names),
-        take=take,
+        what=f"packages {', '.join(names)}",
+        action=f"apt-get update, and {shlex.join(command)}",
+        is_done=lambda: all(_installed(name) for name in names),
+        apply=apply,
     )
 
 
-def run(
+def run_command(
     command: Sequence[str],
-    heard: Callable[[str], None] | None = None,
-    given: IO[bytes] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    stdin: IO[bytes] | None = None,
     **environment: str,
 ) -> None:
     """Run a program of the host to its end; `SetupError` with its last words when it fails.
@@ -58,7 +58,7 @@ def run(
         with subprocess.Popen(  # noqa: S603 - the commands are this package's own
             command,
             env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL if given is None else given,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -67,8 +67,8 @@ def run(
             assert process.stdout is not None
             for line in process.stdout:
                 words = (words + line)[-MAX_WORDS:]
-                if heard is not None:
-                    heard(line.rstrip())
+                if on_line is not None:
+                    on_line(line.rstrip())
     except OSError as error:
         raise SetupError(f"{command[0]} cannot be run: {error.strerror}") from error
     if process.returncode:

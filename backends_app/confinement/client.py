@@ -23,9 +23,9 @@ from .streams import Sink
 
 READ_BYTES = 64 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024
-SMALL_BYTES, MAX_SMALL_READS, SMALL_READ_REST_S = 4096, 1000, 0.001
+SMALL_BYTES, MAX_SMALL_READS, SMALL_READ_DELAY_S = 4096, 1000, 0.001
 DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
-PATIENCE_S = 15.0  # more than the launcher gives a process to start
+ANSWER_TIMEOUT_S = 15.0  # more than the launcher gives a process to start
 GRACE_S = 1.5  # how much later than its time limit a process may be reported as ended
 SOURCES = Path(__file__).parent.parent.parent  # where this package can be imported from
 PROGRAM = """
@@ -57,11 +57,11 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class ProcessLimits:
     """What one process may use, counted from when it was handed over; `memory_bytes` resident.
 
     `cpu_s` is for all of its threads together, by the kernel's limit, from the hand-over on.
-    `prepare_s` is how long it may take until `ConfinedProcess.prepared` is called; only then
+    `prepare_s` is how long it may take until `ConfinedProcess.start_timer` is called; only then
     `timeout_s` begins. 0 is for what has nothing to prepare.
     """
 
@@ -81,10 +81,10 @@ class Exit:
     `duration_ms` and `cpu_time_ms` count from when it was handed over, or from when it was
     prepared, which took `prepare_ms`; that is None where it never was. `memory_bytes` is its
     largest resident set, `data_bytes` the most that it was seen to have mapped for data, of
-    `most_data_bytes` that it could.
+    `max_data_bytes` that it could.
     """
 
-    ended_for: ExitReason | None
+    kill_reason: ExitReason | None
     exit_code: int | None
     signal: str | None
     duration_ms: int
@@ -92,7 +92,7 @@ class Exit:
     cpu_time_ms: int
     memory_bytes: int
     data_bytes: int
-    most_data_bytes: int
+    max_data_bytes: int
 
 
 class Launcher:
@@ -107,29 +107,29 @@ class Launcher:
         program: str,
         *,
         name: str,
-        exposed: Sequence[str] = (),
-        mapped: Sequence[str] = (),
+        readable_files: Sequence[str] = (),
+        mapped_files: Sequence[str] = (),
         devices: Sequence[str] = (),
     ) -> None:
         self._configuration = {
             "program": os.path.realpath(program),
             "name": name,
-            "exposed": list(exposed),
-            "mapped": list(mapped),
+            "readable_files": list(readable_files),
+            "mapped_files": list(mapped_files),
             "devices": list(devices),
         }
         self._lock = threading.Lock()
-        self._server: Server | None = None
+        self._server: LauncherProcess | None = None
         self._closed = False
         _launchers.add(self)
 
     @property
-    def walls(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    def layers(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """What stands around each process, by wall, and what does not, with the reason."""
         server = self.server()
-        return server.in_force, server.missing
+        return server.active, server.missing
 
-    def process(self, command: Command, bounds: Bounds, spares: int = 0) -> "ConfinedProcess":
+    def process(self, command: Command, limits: ProcessLimits, warm: int = 0) -> "ConfinedProcess":
         """A process to be run. With it, `spares` are made ready for the next ones."""
         text = json.dumps(
             {
@@ -141,23 +141,23 @@ class Launcher:
             }
         )
         wanted = {
-            "timeout_s": bounds.timeout_s,
-            "prepare_s": bounds.prepare_s,
-            "memory_bytes": bounds.memory_bytes,
-            "threads": bounds.threads,
-            "cpu_s": bounds.cpu_s,
+            "timeout_s": limits.timeout_s,
+            "prepare_s": limits.prepare_s,
+            "memory_bytes": limits.memory_bytes,
+            "threads": limits.threads,
+            "cpu_s": limits.cpu_s,
         }
-        request = {"command": text, "bounds": wanted, "spares": spares}
-        return ConfinedProcess(self, request, bounds, command.start_s or 0.0)
+        request = {"command": text, "limits": wanted, "warm": warm}
+        return ConfinedProcess(self, request, limits, command.start_s or 0.0)
 
     def warm_count(self) -> int:
         """How many processes wait ready; nothing is started by this."""
         with self._lock:
             server = self._server
-        if server is None or not server.alive():
+        if server is None or not server.is_alive():
             return 0
-        with server.ask({}) as line:
-            answer, _ = _receive(line)
+        with server.open_channel({}) as channel:
+            answer, _ = _receive(channel)
         return int(answer["ready"])
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Launcher:
         if server is not None:
             server.finalize()
 
-    def give_up(self, server: "Server") -> None:
+    def discard(self, server: "LauncherProcess") -> None:
         """It does not answer: end its process, and with it, by their leash, all it has started."""
         with self._lock:
             if self._server is server:
@@ -176,25 +176,25 @@ class Launcher:
         server.kill()
         server.finalize()
 
-    def server(self) -> "Server":
+    def server(self) -> "LauncherProcess":
         """The launcher's process, a new one when there is none that lives."""
         with self._lock:
             if self._closed:
                 raise LaunchError("its launcher has been closed")
-            if self._server is not None and not self._server.alive():
+            if self._server is not None and not self._server.is_alive():
                 self._server.finalize()
                 self._server = None
             if self._server is None:
-                self._server = Server(self._configuration)
+                self._server = LauncherProcess(self._configuration)
                 # Also when the interpreter ends.
                 self._server.finalize = weakref.finalize(self, self._server.close)
             return self._server
 
-    def _forget_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a child: the launcher is its parent's."""
         self._lock = threading.Lock()
         if self._server is not None:
-            self._server.disown()
+            self._server.detach()
             self._server = None
 
 
@@ -206,38 +206,38 @@ def _after_fork() -> None:
     forget: list[Launcher | ConfinedProcess] = [*_launchers, *_running]
     for one in forget:
         with suppress(OSError):  # a thread was just closing it
-            one._forget_after_fork()
+            one._reset_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class _Gone(LaunchError):
+class _LauncherGone(LaunchError):
     """The launcher's process ended before it could answer."""
 
     def __init__(self) -> None:
         super().__init__("its launcher has ended")
 
 
-class _Lost(LaunchError):
+class _ProcessLost(LaunchError):
     """The process was killed before it was ready, and not by the launcher."""
 
 
-class _Silent(LaunchError):
+class _LauncherSilent(LaunchError):
     """The launcher's process lives, and does not do its work."""
 
     def __init__(self) -> None:
         super().__init__("its launcher does not answer")
 
 
-class Server:
+class LauncherProcess:
     """A launcher's process and the socket to it; `finalize` closes it and is done with it."""
 
     finalize: "weakref.finalize[[], Launcher]"
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
         self._control, theirs = _socketpair()
-        self._control.settimeout(PATIENCE_S)
+        self._control.settimeout(ANSWER_TIMEOUT_S)
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603 - this very package
@@ -259,13 +259,13 @@ class Server:
         except BaseException:
             self.close()
             raise
-        self.in_force: Mapping[str, str] = answer["in_force"]
+        self.active: Mapping[str, str] = answer["active"]
         self.missing: Mapping[str, str] = answer["missing"]
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Has it ended, or is it about to? Its sockets are closed in the order it opened them."""
         if self._control.fileno() < 0:
             return True
@@ -273,17 +273,17 @@ class Server:
         poll.register(self._control, select.POLLIN)
         return bool(poll.poll(0))
 
-    def ask(self, request: Mapping[str, Any]) -> socket.socket:
+    def open_channel(self, request: Mapping[str, Any]) -> socket.socket:
         """The line of a process that is being started."""
-        line, theirs = _socketpair()
-        line.settimeout(GRACE_S)
+        channel, theirs = _socketpair()
+        channel.settimeout(GRACE_S)
         try:
             with theirs:
                 _send(self._control, request, theirs)
         except BaseException:
-            line.close()
+            channel.close()
             raise
-        return line
+        return channel
 
     def close(self) -> None:
         self._control.close()
@@ -295,7 +295,7 @@ class Server:
             self.kill()
             self._process.wait()
 
-    def disown(self) -> None:
+    def detach(self) -> None:
         self._control.close()
         self._process.returncode = 0  # it is no child of this process
 
@@ -310,38 +310,38 @@ class ConfinedProcess:
     """
 
     def __init__(
-        self, launcher: Launcher, request: Mapping[str, Any], bounds: Bounds, start_s: float
+        self, launcher: Launcher, request: Mapping[str, Any], limits: ProcessLimits, start_s: float
     ) -> None:
         self._launcher = launcher
         self._request = request
-        self._bounds = bounds
+        self._limits = limits
         self._start_s = start_s
         self._hold_stdin = False
         self._lock = threading.Lock()  # a line that is closed is not to be shut down
-        self._line: socket.socket | None = None
-        self._ended_for: ExitReason | None = None
+        self._channel: socket.socket | None = None
+        self._kill_reason: ExitReason | None = None
         self._stdin = self._stdout = self._stderr = -1
         self._unsent = memoryview(b"")
-        self._at_the_latest = 0.0
+        self._deadline = 0.0
         self._received = 0
         self._small_reads = 0
         _running.add(self)
 
     def kill(self) -> None:
         """End the process because somebody asked for it."""
-        self._end(ExitReason.KILLED)
+        self._request_kill(ExitReason.KILLED)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """End the process because nothing more is wanted of it; that is nobody's reason."""
         self._hang_up()
 
-    def prepared(self) -> None:
+    def start_timer(self) -> None:
         """Begin the time of a process whose bounds have `prepare_s`; a sink of `run` calls it."""
-        self._at_the_latest = time.monotonic() + self._bounds.timeout_s + GRACE_S
+        self._deadline = time.monotonic() + self._limits.timeout_s + GRACE_S
         with self._lock:
-            if self._line is not None:
+            if self._channel is not None:
                 with suppress(OSError):  # the launcher has gone
-                    self._line.send(b"prepared")
+                    self._channel.send(b"prepared")
 
     def run(self, stdin: bytes, stdout: Sink, stderr: Sink, *, hold_stdin: bool = False) -> Exit:
         """Feed and read the process until it has ended, by itself or by a bound.
@@ -351,11 +351,11 @@ class ConfinedProcess:
         Raises `LaunchError` when there can be no process, or nobody can say what became of it.
         """
         try:
-            server, line = self._start()
-        except (_Gone, _Lost):  # somebody killed something; nothing has begun yet
-            server, line = self._start()
-        self._at_the_latest = (
-            time.monotonic() + (self._bounds.prepare_s or self._bounds.timeout_s) + GRACE_S
+            server, channel = self._start()
+        except (_LauncherGone, _ProcessLost):  # somebody killed something; nothing has begun yet
+            server, channel = self._start()
+        self._deadline = (
+            time.monotonic() + (self._limits.prepare_s or self._limits.timeout_s) + GRACE_S
         )
         self._unsent = memoryview(stdin)
         self._hold_stdin = hold_stdin
@@ -368,53 +368,53 @@ class ConfinedProcess:
                 ):
                     os.set_blocking(stream, False)
                     events.register(stream, wanted, sink)
-                events.register(line, selectors.EVENT_READ)
-                self._attend(events, line)
-                account, _ = _receive(line)
-                events.unregister(line)
+                events.register(channel, selectors.EVENT_READ)
+                self._pump(events, channel)
+                report, _ = _receive(channel)
+                events.unregister(channel)
                 self._drain(events, time.monotonic() + DRAIN_S)
-        except (_Gone, _Silent):
-            self._launcher.give_up(server)
+        except (_LauncherGone, _LauncherSilent):
+            self._launcher.discard(server)
             raise
         finally:
             self._close()
-        code, by_launcher = account["code"], account["ended_for"]
+        code, by_launcher = report["code"], report["kill_reason"]
         # A kill that came too late ended nothing: the process had ended by itself.
-        by_server = self._ended_for if code == -signal.SIGKILL else None
+        by_server = self._kill_reason if code == -signal.SIGKILL else None
         return Exit(
-            ended_for=ExitReason(by_launcher) if by_launcher else by_server,
+            kill_reason=ExitReason(by_launcher) if by_launcher else by_server,
             exit_code=code if code >= 0 else None,
             signal=_signal_name(-code) if code < 0 else None,
-            duration_ms=account["duration_ms"],
-            prepare_ms=account["prepare_ms"],
-            cpu_time_ms=account["cpu_time_ms"],
-            memory_bytes=account["memory_bytes"],
-            data_bytes=account["data_bytes"],
-            most_data_bytes=account["most_data_bytes"],
+            duration_ms=report["duration_ms"],
+            prepare_ms=report["prepare_ms"],
+            cpu_time_ms=report["cpu_time_ms"],
+            memory_bytes=report["memory_bytes"],
+            data_bytes=report["data_bytes"],
+            max_data_bytes=report["max_data_bytes"],
         )
 
-    def _start(self) -> "tuple[Server, socket.socket]":
+    def _start(self) -> "tuple[LauncherProcess, socket.socket]":
         """Ask for the process and wait until it is ready; gives its line, too."""
         server = self._launcher.server()
         try:
             with self._lock:
-                line = self._line = server.ask(self._request)
-            if self._ended_for is not None:
-                self._end(self._ended_for)
-            answer, streams = _receive(line)
+                channel = self._channel = server.open_channel(self._request)
+            if self._kill_reason is not None:
+                self._request_kill(self._kill_reason)
+            answer, streams = _receive(channel)
             if "queued" in answer:
-                line.settimeout(max(self._bounds.timeout_s, self._start_s) + GRACE_S)
-                answer, streams = self._receive_late(line)
+                channel.settimeout(max(self._limits.timeout_s, self._start_s) + GRACE_S)
+                answer, streams = self._receive_late(channel)
             if "error" in answer:
-                raise (_Lost if answer.get("code") == -signal.SIGKILL else LaunchError)(
-                    _why(answer)
+                raise (_ProcessLost if answer.get("code") == -signal.SIGKILL else LaunchError)(
+                    _describe_failure(answer)
                 )
         except BaseException as error:
             self._close()
-            if isinstance(error, _Gone) and not server.gone():
+            if isinstance(error, _LauncherGone) and not server.is_gone():
                 raise LaunchError("its launcher has no room for it") from error
-            if isinstance(error, _Gone | _Silent):
-                self._launcher.give_up(server)
+            if isinstance(error, _LauncherGone | _LauncherSilent):
+                self._launcher.discard(server)
             raise
         if len(streams) != 3:  # the kernel drops what finds no room
             for stream in streams:
@@ -422,40 +422,40 @@ class ConfinedProcess:
             self._close()
             raise LaunchError("the server has too many files open")
         self._stdin, self._stdout, self._stderr = streams
-        return server, line
+        return server, channel
 
     @staticmethod
-    def _receive_late(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
+    def _receive_late(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
         """The launcher works, so it is the process that is slow."""
         try:
-            return _receive(line)
-        except _Silent as error:
+            return _receive(channel)
+        except _LauncherSilent as error:
             raise LaunchError("no process was ready in time") from error
 
-    def _forget_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a child: what is open here would stay open when the parent has closed it."""
         self._lock = threading.Lock()
         self._close()
 
-    def _attend(self, events: selectors.BaseSelector, line: socket.socket) -> None:
+    def _pump(self, events: selectors.BaseSelector, channel: socket.socket) -> None:
         """Until there is something to hear on the line."""
         while True:
-            left = self._at_the_latest - time.monotonic()
+            left = self._deadline - time.monotonic()
             if left <= 0:
-                raise _Silent
+                raise _LauncherSilent
             for key, _ in events.select(left):
-                if key.fileobj is line:
+                if key.fileobj is channel:
                     return
                 if key.data is None:
                     self._feed(events)
                 else:
                     self._read(key, events)
 
-    def _drain(self, events: selectors.BaseSelector, at_the_latest: float) -> None:
+    def _drain(self, events: selectors.BaseSelector, deadline: float) -> None:
         """What the process left unread."""
         if self._stdin >= 0 and self._stdin in events.get_map():
             events.unregister(self._stdin)
-        while events.get_map() and time.monotonic() < at_the_latest:
+        while events.get_map() and time.monotonic() < deadline:
             for key, _ in events.select(DRAIN_S):
                 self._read(key, events)
 
@@ -483,31 +483,31 @@ class ConfinedProcess:
         if len(data) < SMALL_BYTES:
             self._small_reads += 1
             if self._small_reads > MAX_SMALL_READS:  # or a byte at a time would keep a core busy
-                time.sleep(SMALL_READ_REST_S)
+                time.sleep(SMALL_READ_DELAY_S)
         self._received += len(data)
-        if self._received > self._bounds.output_bytes:
-            self._end(ExitReason.OUTPUT_LIMIT)
+        if self._received > self._limits.output_bytes:
+            self._request_kill(ExitReason.OUTPUT_LIMIT)
         else:
             key.data.write(data)
 
-    def _end(self, reason: ExitReason) -> None:
+    def _request_kill(self, reason: ExitReason) -> None:
         """The first reason stands."""
         with self._lock:
-            self._ended_for = self._ended_for or reason
+            self._kill_reason = self._kill_reason or reason
         self._hang_up()
 
     def _hang_up(self) -> None:
         """The launcher ends what has no line."""
         with self._lock:
-            if self._line is not None:
+            if self._channel is not None:
                 with suppress(OSError):  # the launcher has gone
-                    self._line.shutdown(socket.SHUT_WR)
+                    self._channel.shutdown(socket.SHUT_WR)
 
     def _close(self) -> None:
         with self._lock:
-            if self._line is not None:
-                self._line.close()
-            self._line = None
+            if self._channel is not None:
+                self._channel.close()
+            self._channel = None
         for stream in (self._stdin, self._stdout, self._stderr):
             if stream >= 0:
                 os.close(stream)
@@ -529,35 +529,36 @@ def _send(
             to, [json.dumps(message).encode()], [] if attached is None else [attached.fileno()]
         )
     except TimeoutError as error:
-        raise _Silent from error
+        raise _LauncherSilent from error
     except OSError as error:
-        raise _Gone from error
+        raise _LauncherGone from error
 
 
-def _receive(line: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
     """A message and the three streams that may come with it."""
     try:
-        data, descriptors = receive(line, MAX_MESSAGE_BYTES, 3)
+        data, descriptors = receive(channel, MAX_MESSAGE_BYTES, 3)
     except TimeoutError as error:
-        raise _Silent from error
+        raise _LauncherSilent from error
     except OSError as error:
-        raise _Gone from error
+        raise _LauncherGone from error
     if not data:
-        raise _Gone
+        raise _LauncherGone
     message: dict[str, Any] = json.loads(data)
     return message, descriptors
 
 
-def _why(answer: Mapping[str, Any]) -> str:
+def _describe_failure(answer: Mapping[str, Any]) -> str:
     """Why a process was never ready, with the first line of what it said."""
     reason = str(answer["error"])
     if "code" in answer:
-        reason += f", with {_ending(answer['code'])}"
-    said = next((line for line in answer.get("said", "").splitlines() if line.strip()), "")
-    return f"{reason}: {said}" if said else reason
+        reason += f", with {_describe_exit(answer['code'])}"
+    lines = answer.get("stderr", "").splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    return f"{reason}: {first}" if first else reason
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else _signal_name(-code)
 
 

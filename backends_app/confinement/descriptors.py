@@ -4,16 +4,18 @@ import array
 import socket
 
 
-def receive(line: socket.socket, most_bytes: int, most_descriptors: int) -> tuple[bytes, list[int]]:
+def receive(
+    channel: socket.socket, max_bytes: int, max_descriptors: int
+) -> tuple[bytes, list[int]]:
     """One message and the descriptors that came with it, each closed by exec.
 
     `socket.recv_fds` takes flags and does not pass them on (CPython 3.11), so what it gives would
     stay open in every process that is started.
     """
     descriptors = array.array("i")
-    data, attached, _, _ = line.recvmsg(
-        most_bytes,
-        socket.CMSG_LEN(most_descriptors * descriptors.itemsize),
+    data, attached, _, _ = channel.recvmsg(
+        max_bytes,
+        socket.CMSG_LEN(max_descriptors * descriptors.itemsize),
         socket.MSG_CMSG_CLOEXEC,
     )
     for level, kind, content in attached:

@@ -6,7 +6,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from .libc import libc, refused
+from .libc import libc, os_error
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 VERSION_FLAG = 1
@@ -27,7 +27,7 @@ def abi() -> int:
 def ruleset(
     executable: Iterable[str],
     readable: Iterable[str],
-    mapped: Iterable[str] = (),
+    mapped_files: Iterable[str] = (),
     devices: Iterable[str] = (),
 ) -> int:
     """A descriptor for `restrict`: these files may be used, and nothing else in any way.
@@ -36,15 +36,15 @@ def ruleset(
     from version 3 on.
     """
     version = abi()
-    handled = [_of(version, table) for table in (FILE_RIGHTS, NETWORK_RIGHTS, SCOPES)]
+    handled = [_rights_for(version, table) for table in (FILE_RIGHTS, NETWORK_RIGHTS, SCOPES)]
     attributes = struct.pack("=QQQ", *handled)
     rules: int = libc.syscall(CREATE_RULESET, attributes, len(attributes), 0)
     if rules < 0:
-        raise refused("landlock_create_ruleset")
+        raise os_error("landlock_create_ruleset")
     for paths, rights in (
         (executable, EXECUTE | READ_FILE),
         (readable, READ_FILE | READ_DIR),
-        (mapped, READ_FILE | WRITE_FILE),
+        (mapped_files, READ_FILE | WRITE_FILE),
         (devices, READ_FILE | WRITE_FILE | IOCTL_DEV),
     ):
         for path in paths:
@@ -60,7 +60,7 @@ def allow_reading(rules: int, path: str) -> None:
 def restrict(rules: int) -> None:
     """From here on, for this process and all that come of it. Needs `no_new_privs`."""
     if libc.syscall(RESTRICT_SELF, rules, 0) != 0:
-        raise refused("landlock_restrict_self")
+        raise os_error("landlock_restrict_self")
 
 
 def _allow(rules: int, path: str, rights: int) -> None:
@@ -70,10 +70,10 @@ def _allow(rules: int, path: str, rights: int) -> None:
             rights &= ~READ_DIR
         rule = struct.pack("=Qi", rights, below)
         if libc.syscall(ADD_RULE, rules, PATH_BENEATH, rule, ctypes.c_uint(0)) != 0:
-            raise refused("landlock_add_rule")
+            raise os_error("landlock_add_rule")
     finally:
         os.close(below)
 
 
-def _of(version: int, table: dict[int, int]) -> int:
+def _rights_for(version: int, table: dict[int, int]) -> int:
     return next(rights for since, rights in sorted(table.items(), reverse=True) if version >= since)

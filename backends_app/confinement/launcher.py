@@ -33,13 +33,13 @@ from typing import Any, TypeAlias
 
 from .descriptors import receive
 from .libc import PR_SET_NAME, libc
-from .walls import Walls
+from .walls import Sandbox
 
 START_S = 10.0  # how long a process may take until it is ready, where its command does not say
-REST_S = 0.01  # before spares are started after a workload has begun
+REFILL_DELAY_S = 0.01  # before spares are started after a workload has begun
 SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
 MAX_MESSAGE_BYTES = 1 << 18
-MAX_SAID_BYTES = 2000  # of a process that did not get ready, for the error
+MAX_STDERR_BYTES = 2000  # of a process that did not get ready, for the error
 STATUS = re.compile(
     rb"^State:\t(?P<state>.).*^VmHWM:\s+(?P<peak>\d+) kB.*^VmData:\s+(?P<data>\d+) kB"
     rb".*^Threads:\t(?P<threads>\d+)",
@@ -78,19 +78,19 @@ class Process:
         self.status = status  # /proc/PID/status of proc(5)
         self.streams = streams  # this side of stdin, stdout and stderr, until they are handed over
         self.ready = False
-        self.line: socket.socket | None = None
+        self.channel: socket.socket | None = None
         self.start_s = start_s
         self.deadline = time.monotonic() + start_s
-        self.bounds: Message = {}
-        self.ended_for: str | None = None
+        self.limits: Message = {}
+        self.kill_reason: str | None = None
         self.cpu_before_s = 0.0
         self.started = 0.0  # when it was handed over, or when what it prepared was there
         self.prepare_ms: int | None = None  # how long that took
         self.data_bytes = 0  # the most that was seen
-        self.most_data_bytes = 0
+        self.max_data_bytes = 0
 
     def kill(self, reason: str | None = None) -> None:
-        self.ended_for = self.ended_for or reason
+        self.kill_reason = self.kill_reason or reason
         self.deadline = float("inf")
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -111,10 +111,10 @@ class Process:
         peak, data = (int(found[name]) * 1024 for name in ("peak", "data"))
         return Sample(found["state"].decode(), peak, data, int(found["threads"]))
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         os.set_blocking(self.streams[2], False)
         try:
-            return os.read(self.streams[2], MAX_SAID_BYTES).decode(errors="replace")
+            return os.read(self.streams[2], MAX_STDERR_BYTES).decode(errors="replace")
         except BlockingIOError:
             return ""
 
@@ -128,7 +128,7 @@ class Launcher:
         self._events = selectors.EpollSelector()
         self._processes: set[Process] = set()
         self._waiting: dict[str, deque[tuple[socket.socket, Message]]] = {}
-        self._asked: deque[str] = deque(maxlen=0)  # commands, the last that were wanted
+        self._recent: deque[str] = deque(maxlen=0)  # commands, the last that were wanted
         self._balance_at = float("inf")
         self._next_sample = 0.0
         self._open = True
@@ -139,64 +139,64 @@ class Launcher:
         if not configuration:
             return
         try:
-            self._walls = Walls(**json.loads(configuration))
+            self._sandbox = Sandbox(**json.loads(configuration))
         except (OSError, ValueError) as error:
             _send(self._control, {"error": getattr(error, "strerror", None) or str(error)})
             return
-        _send(self._control, {"in_force": self._walls.in_force, "missing": self._walls.missing})
-        self._events.register(self._control, selectors.EVENT_READ, self._accept)
+        _send(self._control, {"active": self._sandbox.active, "missing": self._sandbox.missing})
+        self._events.register(self._control, selectors.EVENT_READ, self._on_request)
         while self._open or self._processes:
-            for key, _ in self._events.select(self._pause_s()):
+            for key, _ in self._events.select(self._timeout_s()):
                 key.data()
-            self._watch()
+            self._enforce_limits()
 
-    def _accept(self) -> None:
+    def _on_request(self) -> None:
         """A process is wanted."""
         try:
             data, descriptors = receive(self._control, MAX_MESSAGE_BYTES, 1)
         except ConnectionResetError:  # it has gone without having heard everything
             data, descriptors = b"", []
         if not data:
-            self._end()
+            self._shut_down()
             return
         if not descriptors:  # the kernel drops what finds no room, and the server sees it closed
             return
         request = json.loads(data)
-        line = socket.socket(fileno=descriptors[0])
+        channel = socket.socket(fileno=descriptors[0])
         command = request.get("command")
         if command is None:  # it is asked how many wait
             ready = sum(
-                one.ready and one.line is None and not one.ended_for for one in self._processes
+                one.ready and one.channel is None and not one.kill_reason for one in self._processes
             )
-            _send(line, {"ready": ready})
-            line.close()
+            _send(channel, {"ready": ready})
+            channel.close()
             return
-        if self._asked.maxlen != request["spares"]:
-            self._asked = deque(self._asked, maxlen=request["spares"])
+        if self._recent.maxlen != request["warm"]:
+            self._recent = deque(self._recent, maxlen=request["warm"])
         # The first to ask gets all spares; who asks later takes over the oldest ones.
-        self._asked.extend([command] * max(1, request["spares"] - len(self._asked)))
-        for process in filter(attrgetter("ready"), self._unused(command)):
+        self._recent.extend([command] * max(1, request["warm"] - len(self._recent)))
+        for process in filter(attrgetter("ready"), self._available(command)):
             if process.sample().state not in PAUSED:
-                self._hand_over(process, line, request)
+                self._hand_over(process, channel, request)
                 break
             process.kill("stopped by somebody")
         else:
-            _send(line, {"queued": True})
-            self._waiting.setdefault(command, deque()).append((line, request))
-            if len(self._waiting[command]) > len(self._unused(command)):
+            _send(channel, {"queued": True})
+            self._waiting.setdefault(command, deque()).append((channel, request))
+            if len(self._waiting[command]) > len(self._available(command)):
                 self._start(command)
         # A new spare would take its time from the workload that has just begun.
-        self._balance_at = min(self._balance_at, time.monotonic() + REST_S)
+        self._balance_at = min(self._balance_at, time.monotonic() + REFILL_DELAY_S)
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
         """The server has closed its side, or died: so does everything here."""
         self._open = False
         self._events.unregister(self._control)
-        self._asked.clear()
+        self._recent.clear()
         self._balance_at = float("inf")
         for lines in self._waiting.values():
-            for line, _ in lines:
-                line.close()
+            for channel, _ in lines:
+                channel.close()
         self._waiting.clear()
         for process in self._processes:
             process.kill()
@@ -204,10 +204,10 @@ class Launcher:
     def _balance(self) -> None:
         """Start what will be asked for next; end what nobody will ask for."""
         self._balance_at = float("inf")
-        spares = Counter(self._asked)
-        for command in {*spares, *(process.command for process in self._processes)}:
-            have = self._unused(command)
-            wanted = len(self._waiting.get(command, ())) + spares[command]
+        warm = Counter(self._recent)
+        for command in {*warm, *(process.command for process in self._processes)}:
+            have = self._available(command)
+            wanted = len(self._waiting.get(command, ())) + warm[command]
             for _ in range(wanted - len(have)):
                 self._start(command)
             ready = [process for process in have if process.ready]
@@ -230,7 +230,9 @@ class Launcher:
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         if pid == 0:
             try:
-                self._walls.enter(given["arguments"], given["environment"], theirs, given["files"])
+                self._sandbox.enter(
+                    given["arguments"], given["environment"], theirs, given["files"]
+                )
             except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not live on
                 os.write(2, f"not started: {error}".encode())
             finally:
@@ -238,7 +240,7 @@ class Launcher:
         for descriptor in theirs:
             os.close(descriptor)
         try:
-            pidfd, status = self._watched(pid)
+            pidfd, status = self._open_watch(pid)
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -248,21 +250,21 @@ class Launcher:
             return
         process = Process(command, pid, pidfd, status, ours, given["start_s"] or START_S)
         self._processes.add(process)
-        self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._bury(process))
-        self._events.register(ours[1], selectors.EVENT_READ, lambda: self._hear(process))
+        self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._reap(process))
+        self._events.register(ours[1], selectors.EVENT_READ, lambda: self._on_ready(process))
 
-    def _hear(self, process: Process) -> None:
+    def _on_ready(self, process: Process) -> None:
         """It says that it is ready, or closes its stdout, and then it is about to end."""
-        if process not in self._processes or process.ready or process.ended_for:
+        if process not in self._processes or process.ready or process.kill_reason:
             return
-        self._forget(process.streams[1])
+        self._unregister(process.streams[1])
         if not os.read(process.streams[1], 1):
             return
         room = json.loads(process.command)["memory_bytes"]
-        process.most_data_bytes = process.sample().data_bytes + room
+        process.max_data_bytes = process.sample().data_bytes + room
         try:
             # Before its start it would hit what is only reserved.
-            self._walls.limit(process.pid, resource.RLIMIT_DATA, process.most_data_bytes)
+            self._sandbox.limit(process.pid, resource.RLIMIT_DATA, process.max_data_bytes)
         except OSError as error:
             process.kill(f"its memory cannot be bounded: {error.strerror}")
             return
@@ -270,51 +272,51 @@ class Launcher:
         process.deadline = float("inf")
         waiting = self._waiting.pop(process.command, deque())
         while waiting:
-            line, request = waiting.popleft()
-            if not _hung_up(line):
-                self._hand_over(process, line, request)
+            channel, request = waiting.popleft()
+            if not _is_closed(channel):
+                self._hand_over(process, channel, request)
                 break
-            line.close()
+            channel.close()
         else:
             self._balance_at = 0.0  # perhaps nobody needs it any more
         if waiting:
             self._waiting[process.command] = waiting
 
-    def _hand_over(self, process: Process, line: socket.socket, request: Message) -> None:
-        process.line = line
-        process.bounds = request["bounds"]
+    def _hand_over(self, process: Process, channel: socket.socket, request: Message) -> None:
+        process.channel = channel
+        process.limits = request["limits"]
         process.cpu_before_s = _cpu_s(process.pid)
-        prepare_s = process.bounds["prepare_s"]
-        if (cpu_s := process.bounds["cpu_s"]) is not None:
+        prepare_s = process.limits["prepare_s"]
+        if (cpu_s := process.limits["cpu_s"]) is not None:
             with suppress(OSError):  # its time is bounded in any case
                 most = math.ceil(process.cpu_before_s + cpu_s)
-                self._walls.limit(process.pid, resource.RLIMIT_CPU, most)
+                self._sandbox.limit(process.pid, resource.RLIMIT_CPU, most)
         process.started = time.monotonic()
-        process.deadline = process.started + (prepare_s or process.bounds["timeout_s"])
-        self._events.register(line, selectors.EVENT_READ, lambda: self._listen(process))
-        _send(line, {"pid": process.pid}, process.streams)
+        process.deadline = process.started + (prepare_s or process.limits["timeout_s"])
+        self._events.register(channel, selectors.EVENT_READ, lambda: self._on_message(process))
+        _send(channel, {"pid": process.pid}, process.streams)
         process.close_streams()
 
-    def _listen(self, process: Process) -> None:
+    def _on_message(self, process: Process) -> None:
         """Begin the process's time anew, or end it where the server has hung up."""
-        if process not in self._processes or process.line is None:
+        if process not in self._processes or process.channel is None:
             return
         try:
-            message = process.line.recv(MAX_MESSAGE_BYTES)
+            message = process.channel.recv(MAX_MESSAGE_BYTES)
         except OSError:
             message = b""
         if not message:
-            self._forget(process.line.fileno())
+            self._unregister(process.channel.fileno())
             process.kill()
-        elif process.prepare_ms is None and process.bounds["prepare_s"] and not process.ended_for:
+        elif process.prepare_ms is None and process.limits["prepare_s"] and not process.kill_reason:
             now = time.monotonic()
             process.prepare_ms = round((now - process.started) * 1000)
-            process.started, process.deadline = now, now + process.bounds["timeout_s"]
+            process.started, process.deadline = now, now + process.limits["timeout_s"]
             process.cpu_before_s = _cpu_s(process.pid)
 
-    def _bury(self, process: Process) -> None:
+    def _reap(self, process: Process) -> None:
         """It has ended: collect its account, and hand it in."""
-        self._forget(process.pidfd)
+        self._unregister(process.pidfd)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # unreaped, so the id is still this process's
         _, status, usage = os.wait4(process.pid, 0)
@@ -322,44 +324,44 @@ class Launcher:
         os.close(process.status)
         self._processes.discard(process)
         code = os.waitstatus_to_exitcode(status)
-        if process.line is not None:
-            self._forget(process.line.fileno())
+        if process.channel is not None:
+            self._unregister(process.channel.fileno())
             cpu_s = usage.ru_utime + usage.ru_stime - process.cpu_before_s
-            account = {
+            report = {
                 "code": code,
-                "ended_for": process.ended_for if code == -signal.SIGKILL else None,
+                "kill_reason": process.kill_reason if code == -signal.SIGKILL else None,
                 "duration_ms": round((time.monotonic() - process.started) * 1000),
                 "prepare_ms": process.prepare_ms,
                 "cpu_time_ms": max(0, round(cpu_s * 1000)),
                 "memory_bytes": usage.ru_maxrss * 1024,
                 "data_bytes": process.data_bytes,
-                "most_data_bytes": process.most_data_bytes,
+                "max_data_bytes": process.max_data_bytes,
             }
-            _send(process.line, account)
-            process.line.close()
+            _send(process.channel, report)
+            process.channel.close()
             return
-        self._forget(process.streams[1])
+        self._unregister(process.streams[1])
         if not process.ready:
-            said = process.last_words()
+            said = process.stderr_tail()
             self._fail(
                 process.command,
-                {"error": process.ended_for or "it ended at once", "code": code, "said": said},
+                {"error": process.kill_reason or "it ended at once", "code": code, "stderr": said},
             )
         process.close_streams()
 
     def _fail(self, command: str, error: Message) -> None:
         """Who waits for it gets the reason; spares are not tried until somebody asks again."""
-        asked = [other for other in self._asked if other != command]
-        self._asked = deque(asked, self._asked.maxlen)
+        asked = [other for other in self._recent if other != command]
+        self._recent = deque(asked, self._recent.maxlen)
         waiting = self._waiting.get(command, deque())
-        while len(waiting) > len(self._unused(command)):
-            line, _ = waiting.popleft()
-            _send(line, error)
-            line.close()
+        while len(waiting) > len(self._available(command)):
+            channel, _ = waiting.popleft()
+            _send(channel, error)
+            channel.close()
         if not waiting:
             self._waiting.pop(command, None)
 
-    def _watch(self) -> None:
+    def _enforce_limits(self) -> None:
         """Hold everything to its time, and what runs to its memory and its threads."""
         now = time.monotonic()
         if now >= self._balance_at:
@@ -367,35 +369,35 @@ class Launcher:
         for process in self._processes:
             if now >= process.deadline:
                 late = f"it was not ready in {process.start_s:g} s"
-                process.kill("timeout" if process.line else late)
+                process.kill("timeout" if process.channel else late)
         if now < self._next_sample:
             return
         self._next_sample = now + SAMPLE_S
         for process in self._processes:
-            if process.line is not None:
+            if process.channel is not None:
                 seen = process.sample()
                 process.data_bytes = max(process.data_bytes, seen.data_bytes)
-                if seen.peak_bytes > process.bounds["memory_bytes"]:
+                if seen.peak_bytes > process.limits["memory_bytes"]:
                     process.kill("memory_limit")
-                elif seen.threads > process.bounds["threads"]:
+                elif seen.threads > process.limits["threads"]:
                     process.kill("process_limit")
 
-    def _pause_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         """How long nothing has to be looked at, None for as long as nothing happens."""
-        if any(process.line is not None for process in self._processes):
+        if any(process.channel is not None for process in self._processes):
             return SAMPLE_S
         wake = min([self._balance_at, *(process.deadline for process in self._processes)])
         return None if wake == float("inf") else max(0.0, wake - time.monotonic())
 
-    def _unused(self, command: str) -> list[Process]:
+    def _available(self, command: str) -> list[Process]:
         """What runs the command, or will, and has not been handed over."""
         return [
             process
             for process in self._processes
-            if process.command == command and process.line is None and not process.ended_for
+            if process.command == command and process.channel is None and not process.kill_reason
         ]
 
-    def _watched(self, pid: int) -> tuple[int, int]:
+    def _open_watch(self, pid: int) -> tuple[int, int]:
         """Descriptors for its end and its status, held so that no look at it can fail later."""
         own = {"dir_fd": self._proc}
         status = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC, **own)
@@ -410,7 +412,7 @@ class Launcher:
             os.close(status)
             raise
 
-    def _forget(self, descriptor: int) -> None:
+    def _unregister(self, descriptor: int) -> None:
         if descriptor >= 0 and descriptor in self._events.get_map():
             self._events.unregister(descriptor)
 
@@ -423,17 +425,17 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _send(line: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+def _send(channel: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
     """Whoever has gone does not hear it."""
     attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     with suppress(OSError):
-        line.sendmsg([json.dumps(message).encode()], attached if descriptors else [])
+        channel.sendmsg([json.dumps(message).encode()], attached if descriptors else [])
 
 
-def _hung_up(line: socket.socket) -> bool:
+def _is_closed(channel: socket.socket) -> bool:
     """Has the server lost its patience? A kill shuts one direction only, and wants its answer."""
     poll = select.poll()
-    poll.register(line, 0)  # the end of both directions is always reported
+    poll.register(channel, 0)  # the end of both directions is always reported
     return bool(poll.poll(0))
 
 

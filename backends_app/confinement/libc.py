@@ -8,7 +8,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 15, 22, 38
 
 
-def refused(call: str) -> OSError:
+def os_error(call: str) -> OSError:
     """What the kernel said to the last call."""
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")
@@ -17,7 +17,7 @@ def refused(call: str) -> OSError:
 def check(call: str, result: int) -> None:
     """Raise `OSError` unless the call returned 0."""
     if result != 0:
-        raise refused(call)
+        raise os_error(call)
 
 
 def prctl(option: int, argument: int = 0, second: object = None) -> None:

@@ -45,7 +45,7 @@ def unshare(*, users: bool) -> None:
     check("sethostname", libc.sethostname(HOSTNAME, len(HOSTNAME)))
 
 
-def move_in(program: str, inside: str, files: Iterable[str], writable: Iterable[str]) -> None:
+def pivot_into(program: str, inside: str, files: Iterable[str], writable: Iterable[str]) -> None:
     """Make the root, with `program` at the path `inside`, and the files where they are on the host.
 
     Only what is `writable` can be opened for writing there. Programs ask /proc/self/exe for their
@@ -57,9 +57,9 @@ def move_in(program: str, inside: str, files: Iterable[str], writable: Iterable[
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=2m")
     for source, target in ((program, inside), *((path, path) for path in files)):
-        _show(source, MOUNT_POINT + target, MS_RDONLY)
+        _bind_mount(source, MOUNT_POINT + target, MS_RDONLY)
     for path in writable:
-        _show(path, MOUNT_POINT + path, 0)
+        _bind_mount(path, MOUNT_POINT + path, 0)
     os.makedirs(f"{MOUNT_POINT}/proc/self", exist_ok=True)
     os.symlink(inside, f"{MOUNT_POINT}/proc/self/exe")
     with open(MOUNT_POINT + MAPS, "x") as file:
@@ -94,7 +94,7 @@ def _stack_end(maps: Iterable[str]) -> int:
     )
 
 
-def libraries(program: str) -> tuple[str, list[str]]:
+def find_libraries(program: str) -> tuple[str, list[str]]:
     """The loader that an ELF program names, and the shared libraries that the loader finds for it.
 
     Raises `ValueError` for what is no such program.
@@ -132,7 +132,7 @@ def _loader(program: str) -> str:
     raise ValueError("it is linked statically")
 
 
-def _show(source: str, target: str, forbidden: int) -> None:
+def _bind_mount(source: str, target: str, forbidden: int) -> None:
     """A bind mount; what the host's mount forbids stays forbidden."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.isdir(source):

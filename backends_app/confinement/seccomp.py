@@ -11,7 +11,7 @@ import platform
 import struct
 
 # name: (x86_64, aarch64); None where the architecture has no such call
-REFUSED: dict[str, tuple[int | None, int | None]] = {
+DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # another process, another program; `execveat` is how the launcher starts the only one
     "fork": (57, None),
     "vfork": (58, None),
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 }
 # what changes a file without a write, which RLIMIT_FSIZE refuses, changes who may use it, or keeps
 # others from it; and what moves shared mappings
-CHANGES_FILES: dict[str, tuple[int | None, int | None]] = {
+FILE_CHANGING_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "ftruncate": (77, 46),
     "fallocate": (285, 47),
@@ -128,7 +128,7 @@ MAX_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processo
 CLONE, CLONE3 = (56, 220), (435, 435)
 # Their first argument says on whom: 0 and the own id are the process itself, the leader of a
 # session that has nobody else.
-ON_ITSELF = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
+SELF_ONLY_SYSCALLS = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
 
 # audit architecture and column of the table above, by what uname(2) calls the machine
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -153,7 +153,7 @@ def supported() -> bool:
     return platform.machine() in MACHINES
 
 
-def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -> Program:
+def program(own_pid: int, *, protects_files: bool = False, devices: bool = False) -> Program:
     """The filter for the process `own_pid`, which may signal and limit nobody but itself.
 
     With `keeps_files` it can change no file that it has open, whatever it was opened for, as long
@@ -173,9 +173,11 @@ def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -
         _step(EQUAL, CLONE3[column], skip_if_false=1),
         _return(REFUSE_WITH | errno.ENOSYS),
     ]
-    if keeps_files:
-        code += _keeping_files(column, MAX_SHARED_BYTES if devices else 0)
-    for numbers in (REFUSED | CHANGES_FILES if keeps_files else REFUSED).values():
+    if protects_files:
+        code += _file_rules(column, MAX_SHARED_BYTES if devices else 0)
+    for numbers in (
+        DENIED_SYSCALLS | FILE_CHANGING_SYSCALLS if protects_files else DENIED_SYSCALLS
+    ).values():
         number = numbers[column]
         if number is not None:
             code += [_step(EQUAL, number, skip_if_false=1), refuse]
@@ -186,7 +188,7 @@ def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -
         refuse,
         _return(ALLOW),
     ]
-    for numbers in ON_ITSELF.values():
+    for numbers in SELF_ONLY_SYSCALLS.values():
         code += [
             _step(EQUAL, numbers[column], skip_if_false=5),
             _step(LOAD, FIRST_ARGUMENT_AT),
@@ -199,7 +201,7 @@ def program(own_pid: int, *, keeps_files: bool = False, devices: bool = False) -
     return Program(len(code), b"".join(code))
 
 
-def _keeping_files(column: int, most_shared: int) -> list[bytes]:
+def _file_rules(column: int, most_shared: int) -> list[bytes]:
     """Calls that change a file, or do not, by their arguments."""
     length, flags, offset = (_argument(place) for place in (1, 3, 5))
     high = ARGUMENT_BYTES // 2  # of 64 bits; the filter sees 32 at once
@@ -227,8 +229,8 @@ def _keeping_files(column: int, most_shared: int) -> list[bytes]:
         (MMAP, private),
         (IOCTL, known),
         (FCNTL, lease),
-        (OPEN, _not_cutting(1)),
-        (OPENAT, _not_cutting(2)),
+        (OPEN, _deny_truncation(1)),
+        (OPENAT, _deny_truncation(2)),
         (OPENAT2, [_refuse(errno.ENOSYS)]),  # its flags lie in memory
     ):
         number = numbers[column]
@@ -237,7 +239,7 @@ def _keeping_files(column: int, most_shared: int) -> list[bytes]:
     return code
 
 
-def _not_cutting(flags: int) -> list[bytes]:
+def _deny_truncation(flags: int) -> list[bytes]:
     """Landlock knows of this only from version 3 on."""
     return [
         _step(LOAD, _argument(flags)),

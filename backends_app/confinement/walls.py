@@ -20,7 +20,8 @@ SECCOMP_MODE_FILTER = 2
 
 NICENESS = 5  # the server, and the launcher that watches, come first
 MAX_FILE_BYTES = 4096  # with less Deno does not start
-FIRST_FILE, ASIDE = 3, 16  # descriptors of a command's files, and where nothing is in their way
+FIRST_FILE = 3  # the first descriptor of a command's files
+FIRST_HIGH = 16  # descriptors from here on do not collide with those
 MAX_DESCRIPTORS = 256
 STACK_BYTES = 8 << 20  # of the main thread, as everywhere; `root.stack_maps` counts on it
 MAX_THREADS = 128 + (os.cpu_count() or 1)
@@ -34,7 +35,7 @@ MISSING = {
 }
 
 
-class Walls:
+class Sandbox:
     """What this host can put around `program`. Making one moves the calling process into its own
     namespaces, so only a process that has nothing else to do makes one.
 
@@ -48,55 +49,57 @@ class Walls:
         self,
         program: str,
         name: str,
-        exposed: Sequence[str],
-        mapped: Sequence[str] = (),
+        readable_files: Sequence[str],
+        mapped_files: Sequence[str] = (),
         devices: Sequence[str] = (),
     ) -> None:
-        self._executable = _aside(os.open(program, os.O_PATH))
+        self._executable = _move_high(os.open(program, os.O_PATH))
         self._name = name
-        loader, libraries = root.libraries(program)
-        readable = [*libraries, *exposed]
-        self._may_map, self._drives = bool(mapped), bool(devices)
+        loader, libraries = root.find_libraries(program)
+        readable = [*libraries, *readable_files]
+        self._maps_files, self._has_devices = bool(mapped_files), bool(devices)
         self._groups = sorted({os.stat(device).st_gid for device in devices} - {0})
-        stands: dict[str, list[str]] = {wall: [] for wall in MISSING}
+        layers: dict[str, list[str]] = {wall: [] for wall in MISSING}
         self._rules: int | None = None
-        self._rules_of_each: Callable[[], int] | None = None
-        self._own_user = os.geteuid() == 0 and _may_change_user()
+        self._make_rules: Callable[[], int] | None = None
+        self._own_user = os.geteuid() == 0 and _can_change_user()
         self._own_user_namespace = False
         if landlock.abi():
-            make_rules = partial(landlock.ruleset, (program, loader), readable, mapped, devices)
-            self._rules = _aside(make_rules())
-            self._rules_of_each = make_rules  # until there is a root with maps that serve all
-            stands["files"].append(f"Landlock {landlock.abi()}")
+            make_rules = partial(
+                landlock.ruleset, (program, loader), readable, mapped_files, devices
+            )
+            self._rules = _move_high(make_rules())
+            self._make_rules = make_rules  # until there is a root with maps that serve all
+            layers["files"].append(f"Landlock {landlock.abi()}")
         try:
             root.unshare(users=not self._own_user)
         except OSError:
             pass
         else:
-            stands["network"].append("network namespace")
+            layers["network"].append("network namespace")
             self._own_user_namespace = not self._own_user
             try:
-                root.move_in(program, f"/{name}", [loader, *readable], [*mapped, *devices])
+                root.pivot_into(program, f"/{name}", [loader, *readable], [*mapped_files, *devices])
             except OSError:
                 pass
             else:
-                stands["files"].insert(0, "a root of its own")
-                self._rules_of_each = None
+                layers["files"].insert(0, "a root of its own")
+                self._make_rules = None
                 if self._rules is not None:
                     landlock.allow_reading(self._rules, root.MAPS)
         self._filters = seccomp.supported() and _has_seccomp()
         if self._filters:
-            stands["syscalls"].append("seccomp")
-            stands["network"].append("seccomp")
-            stands["processes"].append("seccomp")
+            layers["syscalls"].append("seccomp")
+            layers["network"].append("seccomp")
+            layers["processes"].append("seccomp")
         if self._own_user or self._own_user_namespace:
-            stands["processes"].append("RLIMIT_NPROC")
+            layers["processes"].append("RLIMIT_NPROC")
         if self._own_user:
-            stands["user"].append("an unprivileged user of its own")
+            layers["user"].append("an unprivileged user of its own")
         elif os.geteuid() != 0:
-            stands["user"].append("the server's user, who is not root")
-        self.in_force = {wall: ", ".join(by) for wall, by in stands.items() if by}
-        self.missing = {wall: MISSING[wall] for wall, by in stands.items() if not by}
+            layers["user"].append("the server's user, who is not root")
+        self.active = {wall: ", ".join(by) for wall, by in layers.items() if by}
+        self.missing = {wall: MISSING[wall] for wall, by in layers.items() if not by}
 
     def enter(
         self,
@@ -112,7 +115,7 @@ class Walls:
         os.setsid()
         for number, stream in enumerate(streams):  # every other descriptor closes with exec
             os.dup2(stream, number)
-        for number, file in enumerate([_aside(os.open(file, os.O_RDONLY)) for file in files]):
+        for number, file in enumerate([_move_high(os.open(file, os.O_RDONLY)) for file in files]):
             os.dup2(file, FIRST_FILE + number)
         for handled in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores both
             signal.signal(handled, signal.SIG_DFL)
@@ -127,7 +130,7 @@ class Walls:
             check("unshare", libc.unshare(root.CLONE_NEWUSER))
         limits = [
             (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
-            (resource.RLIMIT_FSIZE, 0 if self._may_map else MAX_FILE_BYTES),
+            (resource.RLIMIT_FSIZE, 0 if self._maps_files else MAX_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
             (resource.RLIMIT_STACK, STACK_BYTES),
             (resource.RLIMIT_MEMLOCK, 0),
@@ -140,8 +143,8 @@ class Walls:
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self._rules_of_each is not None:
-            rules = self._rules_of_each()
+        if self._make_rules is not None:
+            rules = self._make_rules()
             landlock.allow_reading(rules, root.MAPS)  # of this very process
             landlock.restrict(rules)
         elif self._rules is not None:
@@ -150,7 +153,9 @@ class Walls:
         if os.getppid() != parent:
             os._exit(0)  # the launcher died before it could take its child along
         if self._filters:
-            filter = seccomp.program(own_pid, keeps_files=self._may_map, devices=self._drives)
+            filter = seccomp.program(
+                own_pid, protects_files=self._maps_files, devices=self._has_devices
+            )
             prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter))
         os.execve(self._executable, [self._name, *arguments], environment)  # noqa: S606 - the point
 
@@ -173,23 +178,23 @@ class Walls:
                 os.setresgid(mine[1], -1, -1)
 
 
-def _aside(descriptor: int) -> int:
+def _move_high(descriptor: int) -> int:
     """The same file by a number that no other is put in the place of; it closes with exec."""
     try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, ASIDE)
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_HIGH)
     finally:
         os.close(descriptor)
 
 
-def _may_change_user() -> bool:
+def _can_change_user() -> bool:
     with open("/proc/self/uid_map") as lines:
         spans = [[int(number) for number in line.split()] for line in lines]
-    mapped = any(
+    is_mapped = any(
         first <= FIRST_UID and first + count >= FIRST_UID + MAX_PIDS for first, _, count in spans
     )
     with open("/proc/self/status") as lines:
         effective = next(int(line.split()[1], 16) for line in lines if line[:7] == "CapEff:")
-    return mapped and bool(effective >> CAP_SETUID & 1) and bool(effective >> CAP_SETGID & 1)
+    return is_mapped and bool(effective >> CAP_SETUID & 1) and bool(effective >> CAP_SETGID & 1)
 
 
 def _has_seccomp() -> bool:

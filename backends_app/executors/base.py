@@ -75,12 +75,12 @@ class Executor:
         grace_s: float = 20.0,
     ) -> None:
         self.registry = registry
-        self._queue_size = options.whole_number("queue_size", queue_size)
+        self._queue_size = options.integer("queue_size", queue_size)
         if queue_size_per_user is None:
             queue_size_per_user = max(1, self._queue_size // 2)
-        self._queue_size_per_user = options.whole_number("queue_size_per_user", queue_size_per_user)
+        self._queue_size_per_user = options.integer("queue_size_per_user", queue_size_per_user)
         if running_per_user is not None:
-            options.whole_number("running_per_user", running_per_user)
+            options.integer("running_per_user", running_per_user)
         self._running_per_user = running_per_user
         self._heartbeat_s = _seconds("heartbeat_s", heartbeat_s)
         self._lost_after_s = _seconds("lost_after_s", lost_after_s)

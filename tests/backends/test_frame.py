@@ -23,7 +23,7 @@ def test_the_frame_is_found_however_the_stream_is_cut(before, frame, after, cuts
     for start, end in pairwise(edges):
         sink.write(stream[start:end])
     sink.close()
-    assert sink.printed.text() == (before + after).decode(errors="replace")
+    assert sink.capture.text() == (before + after).decode(errors="replace")
     assert sink.frame == frame
 
 
@@ -33,8 +33,8 @@ def test_without_a_marker_everything_was_printed(stream, size):
     for start in range(0, len(stream), size):
         sink.write(stream[start : start + size])
     sink.close()
-    assert sink.printed.text() == stream.decode(errors="replace")
-    assert not sink.began
+    assert sink.capture.text() == stream.decode(errors="replace")
+    assert not sink.has_frame
 
 
 @given(st.binary(max_size=60))
@@ -42,7 +42,7 @@ def test_whatever_follows_the_marker_the_frame_is_bounded(garbage):
     sink = FramedStdout(b"<marker>", 10)
     sink.write(b"<marker>" + garbage)
     sink.close()
-    assert sink.began
+    assert sink.has_frame
     assert sink.frame is None or len(sink.frame) <= len(garbage)
 
 
@@ -50,11 +50,11 @@ def test_a_frame_that_is_too_large_is_counted_and_not_kept():
     sink = FramedStdout(b"<marker>", 10)
     sink.write(b"<marker>000f4240" + b"x" * 1_000_000 + b"after")
     assert sink.frame_too_large
-    assert sink.printed.text() == "after"
+    assert sink.capture.text() == "after"
 
 
 def test_a_frame_that_is_cut_short_is_none():
     sink = FramedStdout(b"<marker>", 1000)
     sink.write(b"<marker>00000010{")
     sink.close()
-    assert (sink.began, sink.frame) == (True, None)
+    assert (sink.has_frame, sink.frame) == (True, None)

@@ -51,9 +51,9 @@ class TestWasmOnTheIsolateBackend(BackendContract):
 def test_its_spares_are_counted(backend: IsolateBackend, run):
     assert backend.warm_count() == 0
     run("1")
-    at_the_latest = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while backend.warm_count() < 2:
-        assert time.monotonic() < at_the_latest
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     backend.close()
     assert backend.warm_count() == 0

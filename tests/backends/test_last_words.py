@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.backends.last_words import MAX_CHARS, last_words
+from backends_app.backends.last_words import MAX_CHARS, error_line
 
 PYTHON = """a warning
 Traceback (most recent call last):
@@ -82,11 +82,11 @@ GO_BUILD = "# workload\n./main.go:2:15: undefined: x\n"
     ],
 )
 def test_the_line_that_says_what_went_wrong(stderr: str, line: str):
-    assert last_words(stderr) == line
+    assert error_line(stderr) == line
 
 
 @given(st.text(alphabet="aT \n:\tnode", max_size=300))
 def test_any_text_gives_one_short_line(stderr: str):
-    line = last_words(stderr * 20)
+    line = error_line(stderr * 20)
     assert "\n" not in line
     assert len(line) <= MAX_CHARS

@@ -9,7 +9,7 @@ from pathlib import Path
 from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.microvm import MicroVMBackend
-from backends_app.confinement.client import Bounds
+from backends_app.confinement.client import ProcessLimits
 from backends_app.confinement.streams import Capture
 from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec
@@ -89,8 +89,8 @@ def _services(folder: Path, **options) -> Iterator[tuple[Callable[[], None], Mic
 def _first_byte(backend: MicroVMBackend) -> float:
     """Return the seconds from the start of a process until the agent's ready byte."""
     start = backend._start("python", Resources())
-    bounds = Bounds(timeout_s=0.001, memory_bytes=2**40, threads=100, output_bytes=MB)
-    process = start.launcher.process(start.command, bounds)
+    limits = ProcessLimits(timeout_s=0.001, memory_bytes=2**40, threads=100, output_bytes=MB)
+    process = start.launcher.process(start.command, limits)
     started = time.perf_counter()
     exit = process.run(b"", Capture(1), Capture(1), hold_stdin=True)
     return time.perf_counter() - started - exit.duration_ms / 1000

@@ -150,7 +150,7 @@ def main() -> None:
         be_somebody_else()
     refusals = {}
     if "no-namespaces" in lacks:
-        refusals[seccomp.REFUSED["unshare"][COLUMN]] = errno.EPERM
+        refusals[seccomp.DENIED_SYSCALLS["unshare"][COLUMN]] = errno.EPERM
     if "no-landlock" in lacks:
         refusals[CREATE_RULESET] = errno.ENOSYS
     if "no-seccomp" in lacks:
@@ -158,7 +158,7 @@ def main() -> None:
     if refusals:
         without(refusals, prctl_seccomp="no-seccomp" in lacks)
     launcher = Launcher(os.fsdecode(deno.find_deno_bin()), name="deno")
-    in_force, missing = launcher.walls
+    active, missing = launcher.layers
     source = f"data:text/javascript;base64,{b64encode(ATTEMPTS.encode()).decode()}"
     command = Command(
         arguments=["run", "--quiet", "--allow-all", "--no-config", source],
@@ -170,7 +170,7 @@ def main() -> None:
     exit = attempt.run(sys.argv[1].encode(), stdout, stderr)
     launcher.close()
     assert exit.exit_code == 0, (exit, stdout.text(), stderr.text())
-    print(json.dumps({"in_force": in_force, "missing": missing, "came": json.loads(stdout.text())}))
+    print(json.dumps({"active": active, "missing": missing, "came": json.loads(stdout.text())}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import sys
 import sysconfig
 
-from backends_app.confinement.client import Bounds, Command, ConfinedProcess, Exit, Launcher
+from backends_app.confinement.client import Command, ConfinedProcess, Exit, Launcher, ProcessLimits
 from backends_app.confinement.streams import Capture
 
 MB = 1024 * 1024
@@ -12,7 +12,7 @@ READY = "import os, sys; os.write(1, b'!')\n"
 
 
 def launcher() -> Launcher:
-    return Launcher(sys.executable, name="python", exposed=[sysconfig.get_path("stdlib")])
+    return Launcher(sys.executable, name="python", readable_files=[sysconfig.get_path("stdlib")])
 
 
 def command(code: str, *, memory_mb: int = 1000, before: str = "") -> Command:
@@ -24,17 +24,17 @@ def command(code: str, *, memory_mb: int = 1000, before: str = "") -> Command:
     )
 
 
-def process(launcher: Launcher, command: Command, spares: int = 0, **given) -> ConfinedProcess:
-    bounds = {"timeout_s": 60, "memory_bytes": 500 * MB, "threads": 60, "output_bytes": MB}
-    return launcher.process(command, Bounds(**{**bounds, **given}), spares)
+def process(launcher: Launcher, command: Command, warm: int = 0, **given) -> ConfinedProcess:
+    limits = {"timeout_s": 60, "memory_bytes": 500 * MB, "threads": 60, "output_bytes": MB}
+    return launcher.process(command, ProcessLimits(**{**limits, **given}), warm)
 
 
 def run(
-    launcher: Launcher, code: str, stdin: bytes = b"", spares: int = 0, **given
+    launcher: Launcher, code: str, stdin: bytes = b"", warm: int = 0, **given
 ) -> tuple[Exit, str, str]:
     """How it ended, and its two streams."""
     stdout, stderr = Capture(10_000), Capture(10_000)
-    exit = process(launcher, command(code), spares, **given).run(stdin, stdout, stderr)
+    exit = process(launcher, command(code), warm, **given).run(stdin, stdout, stderr)
     return exit, stdout.text(), stderr.text()
 
 

@@ -1,4 +1,4 @@
-"""The launcher: what comes of a process, its spares, and that nothing outlives its server."""
+"""The launcher: what comes of a process, its warm, and that nothing outlives its server."""
 
 import gc
 import json
@@ -21,8 +21,8 @@ from backends_app.confinement.client import (
     SOURCES,
     ConfinedProcess,
     Launcher,
+    LauncherProcess,
     LaunchError,
-    Server,
 )
 from backends_app.confinement.streams import Capture
 from backends_app.workloads import ExitReason
@@ -41,7 +41,7 @@ def launched(parent: int | None = None) -> set[int]:
 def test_what_went_in_and_out(launcher):
     code = "print(len(sys.stdin.read())); print('err', file=sys.stderr); sys.exit(3)"
     exit, stdout, stderr = run(launcher, code, stdin=b"x" * 300_000)
-    assert (exit.exit_code, exit.signal, exit.ended_for) == (3, None, None)
+    assert (exit.exit_code, exit.signal, exit.kill_reason) == (3, None, None)
     assert (stdout, stderr) == ("300000\n", "err\n")
 
 
@@ -57,7 +57,7 @@ for number in range(256):
         pass
 print(found)"""
     for _ in range(3):
-        assert run(launcher, code, spares=2)[1] == "[0, 1, 2]\n"
+        assert run(launcher, code, warm=2)[1] == "[0, 1, 2]\n"
 
 
 def test_stdin_that_nobody_reads_is_no_error(launcher):
@@ -68,7 +68,7 @@ def test_stdin_that_nobody_reads_is_no_error(launcher):
 def test_time_is_bounded_from_when_it_is_ready(launcher):
     slow = command("import time; time.sleep(1000)", before="import time; time.sleep(0.3)")
     exit = process(launcher, slow, timeout_s=0.1).run(b"", Capture(9), Capture(9))
-    assert (exit.ended_for, exit.signal) == (ExitReason.TIMEOUT, "SIGKILL")
+    assert (exit.kill_reason, exit.signal) == (ExitReason.TIMEOUT, "SIGKILL")
     assert exit.duration_ms >= 100
 
 
@@ -78,25 +78,25 @@ class Preparing:
     process: ConfinedProcess
 
     def write(self, data: bytes) -> None:
-        self.process.prepared()
+        self.process.start_timer()
 
 
 @pytest.mark.parametrize(
-    ("code", "ended_for", "prepares"),
+    ("code", "kill_reason", "prepares"),
     [
         ("time.sleep(0.6); print('prepared', flush=True)", None, True),
         ("print('prepared', flush=True); time.sleep(1000)", ExitReason.TIMEOUT, True),
         ("time.sleep(1000)", ExitReason.TIMEOUT, False),
     ],
 )
-def test_what_is_prepared_has_its_own_time(launcher, code, ended_for, prepares):
+def test_what_is_prepared_has_its_own_time(launcher, code, kill_reason, prepares):
     stdout = Preparing()
-    bounds = {"prepare_s": 60 if prepares else 0.3, "timeout_s": 0.5 if ended_for else 60}
-    stdout.process = process(launcher, command(f"import time\n{code}"), **bounds)
+    limits = {"prepare_s": 60 if prepares else 0.3, "timeout_s": 0.5 if kill_reason else 60}
+    stdout.process = process(launcher, command(f"import time\n{code}"), **limits)
     exit = stdout.process.run(b"", stdout, Capture(9))
-    assert exit.ended_for is ended_for
+    assert exit.kill_reason is kill_reason
     assert (exit.prepare_ms is not None) == prepares
-    if prepares and not ended_for:
+    if prepares and not kill_reason:
         assert exit.prepare_ms >= 600
 
 
@@ -105,13 +105,13 @@ def test_its_time_begins_once(launcher):
     stdout = Preparing()
     often = command("import time\nwhile True: print('prepared', flush=True); time.sleep(0.05)")
     stdout.process = process(launcher, often, prepare_s=60, timeout_s=1)
-    assert stdout.process.run(b"", stdout, Capture(9)).ended_for is ExitReason.TIMEOUT
+    assert stdout.process.run(b"", stdout, Capture(9)).kill_reason is ExitReason.TIMEOUT
 
 
 def test_memory_is_bounded(launcher):
     code = "a = []\nwhile True: a.append(b'x' * 1_000_000)"
     exit, _, _ = run(launcher, code, memory_bytes=100_000_000)
-    assert exit.ended_for is ExitReason.MEMORY_LIMIT
+    assert exit.kill_reason is ExitReason.MEMORY_LIMIT
     assert exit.memory_bytes > 100_000_000
 
 
@@ -120,12 +120,12 @@ def test_threads_are_bounded(launcher):
 import threading, time
 for _ in range(100): threading.Thread(target=time.sleep, args=[1000], daemon=True).start()
 time.sleep(1000)"""
-    assert run(launcher, code, threads=50)[0].ended_for is ExitReason.PROCESS_LIMIT
+    assert run(launcher, code, threads=50)[0].kill_reason is ExitReason.PROCESS_LIMIT
 
 
 def test_output_is_bounded(launcher):
     exit, stdout, _ = run(launcher, "while True: print('x' * 1000)", output_bytes=100_000)
-    assert exit.ended_for is ExitReason.OUTPUT_LIMIT
+    assert exit.kill_reason is ExitReason.OUTPUT_LIMIT
     assert len(stdout) < 20_000
 
 
@@ -153,7 +153,7 @@ def test_a_kill_before_it_runs_counts(launcher, before):
         threading.Timer(0.1, waiting.kill).start()
     else:
         waiting.kill()
-    assert waiting.run(b"", Capture(10), Capture(10)).ended_for is ExitReason.KILLED
+    assert waiting.run(b"", Capture(10), Capture(10)).kill_reason is ExitReason.KILLED
     waiting.kill()  # and after its end it harms nobody
 
 
@@ -193,18 +193,18 @@ def test_a_program_that_cannot_be_run_is_said_and_leaves_nothing(program, reason
 def test_a_process_that_ends_before_it_is_ready_says_why(launcher):
     broken = command("", before="import sys; sys.exit('no harness')")
     with pytest.raises(LaunchError, match=r"it ended at once, with exit code 1: no harness"):
-        process(launcher, broken, spares=3).run(b"", Capture(9), Capture(9))
-    wait_until(lambda: not launched())  # nor are spares of it tried for ever
+        process(launcher, broken, warm=3).run(b"", Capture(9), Capture(9))
+    wait_until(lambda: not launched())  # nor are warm of it tried for ever
     assert run(launcher, "print(1)")[1] == "1\n"
 
 
 # Spares
 
 
-def idle(launcher: Launcher, code: str, spares: int) -> set[int]:
-    """Run it once, and wait until its spares are ready."""
-    run(launcher, code, spares=spares)
-    wait_until(lambda: len(launched()) == spares and all(map(is_ready, launched())))
+def idle(launcher: Launcher, code: str, warm: int) -> set[int]:
+    """Run it once, and wait until its warm are ready."""
+    run(launcher, code, warm=warm)
+    wait_until(lambda: len(launched()) == warm and all(map(is_ready, launched())))
     return launched()
 
 
@@ -224,7 +224,7 @@ def test_a_spare_is_used_once_and_replaced(launcher):
     for _ in range(4):
         ready = idle(launcher, PID, 2)
         assert not used & ready
-        _, stdout, _ = run(launcher, PID, spares=2)
+        _, stdout, _ = run(launcher, PID, warm=2)
         assert int(stdout) in ready
         used.add(int(stdout))
 
@@ -235,7 +235,7 @@ def test_spares_are_counted_without_starting_anything(launcher):
     assert children(os.getpid()) == started
     idle(launcher, PID, 2)
     wait_until(lambda: launcher.warm_count() == 2)
-    run(launcher, PID, spares=0)
+    run(launcher, PID, warm=0)
     wait_until(lambda: launcher.warm_count() == 0)
 
 
@@ -244,7 +244,7 @@ def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
     for pid in idle(launcher, PID, 2):
         os.kill(pid, number)
     time.sleep(0.05)
-    exit, stdout, _ = run(launcher, PID, spares=2)
+    exit, stdout, _ = run(launcher, PID, warm=2)
     assert exit.exit_code == 0
     assert int(stdout)
     wait_until(lambda: len(launched()) == 2)
@@ -253,7 +253,7 @@ def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
 def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
     slow = command(PID, before="import time; time.sleep(0.4)")
     outputs = Capture(1000)
-    waiting = process(launcher, slow, spares=3)
+    waiting = process(launcher, slow, warm=3)
     thread = threading.Thread(target=waiting.run, args=[b"", outputs, Capture(9)])
     thread.start()
     wait_until(lambda: len(launched()) == 4)
@@ -266,16 +266,16 @@ def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
 def test_spares_follow_what_is_asked_for(launcher):
     first = idle(launcher, PID, 2)
     other = f"{PID}; print('other')"
-    run(launcher, other, spares=2)
-    run(launcher, other, spares=2)
+    run(launcher, other, warm=2)
+    run(launcher, other, warm=2)
     wait_until(lambda: len(launched()) == 2 and not launched() & first)
     ready = launched()
-    assert int(run(launcher, other, spares=2)[1].split()[0]) in ready
+    assert int(run(launcher, other, warm=2)[1].split()[0]) in ready
 
 
 def test_without_spares_nothing_waits(launcher):
     idle(launcher, PID, 2)
-    run(launcher, PID, spares=0)
+    run(launcher, PID, warm=0)
     wait_until(lambda: not launched())
 
 
@@ -333,7 +333,7 @@ def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
         run(launcher, PID, timeout_s=0.1)
     assert run(launcher, "print(1)")[1] == "1\n"
     gc.collect()
-    assert sum(type(thing) is Server for thing in gc.get_objects()) == 1
+    assert sum(type(thing) is LauncherProcess for thing in gc.get_objects()) == 1
 
 
 def test_a_slow_start_is_nobody_elses_fault(launcher):
@@ -419,23 +419,23 @@ def test_a_fork_makes_a_launcher_of_its_own(launcher):
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            _, stdout, _ = run(launcher, PID, spares=1)
+            _, stdout, _ = run(launcher, PID, warm=1)
             used = int(stdout) in ready
             launcher.close()
             os._exit(10 + used)
         os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 10
-    assert int(run(launcher, PID, spares=1)[1]) in ready
+    assert int(run(launcher, PID, warm=1)[1]) in ready
 
 
 SERVER = """
 import os, sys, threading, time
 from tests.confinement.programs import children, launcher, run
 mine = launcher()
-run(mine, "sys.stdin.read()", spares=1)
+run(mine, "sys.stdin.read()", warm=1)
 threading.Thread(
-    target=run, args=[mine, "import time; time.sleep(1000)"], kwargs={"spares": 1}, daemon=True
+    target=run, args=[mine, "import time; time.sleep(1000)"], kwargs={"warm": 1}, daemon=True
 ).start()
 while True:
     (own,) = children(os.getpid())
@@ -486,7 +486,7 @@ def test_nothing_outlives_its_server(end: str):
 
 
 def test_descriptors_and_memory_do_not_grow(launcher):
-    run(launcher, PID, spares=1)
+    run(launcher, PID, warm=1)
     (own,) = children(os.getpid())
 
     def descriptors() -> int:
@@ -496,11 +496,11 @@ def test_descriptors_and_memory_do_not_grow(launcher):
         return int(Path(f"/proc/{own}/statm").read_text().split()[1])
 
     for _ in range(10):
-        run(launcher, PID, spares=1)
+        run(launcher, PID, warm=1)
     wait_until(lambda: len(launched()) == 1)
     time.sleep(0.1)  # what it has just handed in it has closed
     held, size = descriptors(), pages()
     for _ in range(30):
-        run(launcher, PID, spares=1)
+        run(launcher, PID, warm=1)
     wait_until(lambda: descriptors() == held)
     assert pages() < size + 100

@@ -99,12 +99,15 @@ def test_it_can_be_mapped_and_not_be_changed(file: Path, landlocks: bool, monkey
     before, looked = file.read_bytes(), file.stat()
     stdlib = sysconfig.get_path("stdlib")
     launcher = Launcher(
-        sys.executable, name="python", exposed=[stdlib, str(exposed)], mapped=[str(file)]
+        sys.executable,
+        name="python",
+        readable_files=[stdlib, str(exposed)],
+        mapped_files=[str(file)],
     )
     try:
-        in_force, missing = launcher.walls
+        active, missing = launcher.layers
         assert missing == {}
-        assert ("Landlock" in in_force["files"]) == landlocks
+        assert ("Landlock" in active["files"]) == landlocks
         code = ATTEMPTS.format(path=str(file), exposed=str(exposed))
         stdout, stderr = Capture(10_000), Capture(10_000)
         exit = process(launcher, command(code)).run(b"", stdout, stderr)
@@ -120,7 +123,7 @@ def test_it_can_be_mapped_and_not_be_changed(file: Path, landlocks: bool, monkey
 
 def test_files_are_open_for_reading_from_descriptor_3(file: Path):
     stdlib = sysconfig.get_path("stdlib")
-    launcher = Launcher(sys.executable, name="python", exposed=[stdlib, str(file)])
+    launcher = Launcher(sys.executable, name="python", readable_files=[stdlib, str(file)])
     code = f"{READY}print(os.pread(3, 4, 0), os.pread(4, 4, 4))\ntry: os.write(3, b'x')\n"
     code += "except OSError as error: print(error.strerror)"
     given = Command(
@@ -139,7 +142,9 @@ def test_files_are_open_for_reading_from_descriptor_3(file: Path):
 
 
 def test_a_file_that_is_not_there_is_a_reason(tmp_path: Path):
-    launcher = Launcher(sys.executable, name="python", exposed=[sysconfig.get_path("stdlib")])
+    launcher = Launcher(
+        sys.executable, name="python", readable_files=[sysconfig.get_path("stdlib")]
+    )
     given = Command(
         arguments=["-c", READY], environment={}, memory_bytes=10**9, files=[str(tmp_path / "no")]
     )

@@ -37,7 +37,7 @@ class GuestRoot:
                 packed.extractall(folder, filter="data")
             namespaces = ("--mount", "--pid", "--net", "--fork", "--kill-child")
             inside = f"/tmp/{Path(folder).name}"
-            environment: Mapping[str, str] = RUNTIMES[self.runtime].surroundings(mem_mb)
+            environment: Mapping[str, str] = RUNTIMES[self.runtime].environment_for(mem_mb)
             done = subprocess.run(
                 ["unshare", *namespaces, "sh", "-ec", _ENTER, self.path, inside, *command],
                 env=environment | {"HOME": inside, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -54,7 +54,7 @@ class GuestRoot:
 @contextmanager
 def guest_root(folder: Path, runtime: str) -> Iterator[GuestRoot]:
     """Unpack the root of a runtime's machines; delete it at the end."""
-    image = Images(folder).verified(parts.root(runtime)).files["root"]
+    image = Images(folder).verify(parts.root(runtime)).files["root"]
     with tempfile.TemporaryDirectory(prefix="vulcan-", dir="/var/tmp") as unpacked:
         root = Path(unpacked, "root")
         run("unsquashfs", "-quiet", "-no-progress", "-dest", root, image)

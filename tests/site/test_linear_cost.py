@@ -23,8 +23,8 @@ from rest_framework.throttling import BaseThrottle
 from backends_app import strict_json
 from backends_app.api.parsers import max_body_bytes
 from backends_app.backends.gvisor import images
-from backends_app.backends.isolate.backend import _readable
-from backends_app.backends.last_words import last_words
+from backends_app.backends.isolate.backend import _clean_stderr
+from backends_app.backends.last_words import error_line
 from backends_app.backends.microvm import archive
 from backends_app.confinement.streams import Capture
 from backends_app.exceptions import InvalidRequest
@@ -273,7 +273,7 @@ def test_program_output_takes_linear_time():
     more = ("Requires ", "Requires a access", 'Requires a access to "', "blob:null/", "://a:")
     ends = ("", "\nNode.js v1", "\npanic: x", "\nTraceback (most recent call last):\n")
     check({case: of_text(capture_log, *case) for case in product(("",), units)}, PRINTED)
-    for reader in (last_words, _readable, redact):
+    for reader in (error_line, _clean_stderr, redact):
         cases = product(("",), (*units, *more), ends)
         check({(reader, *case): of_text(reader, *case) for case in cases}, PRINTED)
 
@@ -292,7 +292,7 @@ NAMES = {"flat": "{}", "deep": "a/" * 30 + "{}", "long": "x" * 300, "marks": "\u
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_an_archive_takes_linear_time(name: str):
     def subject(content: int, links: bool) -> Subject:
-        return lambda size: partial(inspect, packed_files(size, name, content, links))
+        return lambda size: partial(judge, packed_files(size, name, content, links))
 
     check({case: subject(*case) for case in product((0, 2000), (True, False))}, PRINTED)
 
@@ -326,7 +326,7 @@ def parse_reference(text: str) -> None:
 
 def inspect(packed: bytes) -> None:
     with suppress(InvalidRequest):
-        archive.judged(packed, "package.json")
+        archive.inspect_archive(packed, "package.json")
 
 
 def packed_files(size: int, name: str, content: int, links: bool) -> bytes:

@@ -32,22 +32,22 @@ from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
 from . import configuration, host, images, ownership
-from .configuration import Mapped
-from .container import WRITABLE, Bounds, Container, NotStarted, Plan, shell_line
-from .engine import Engine, EngineMissing, Image, Refused, platform_of
-from .pool import SHELL, Pool, waiting
-from .proof import Proof
+from .configuration import RuntimeImage
+from .container import WRITABLE, Container, ContainerLimits, ContainerNotStarted, Plan, shell_line
+from .engine import Engine, EngineError, EngineMissing, Image, platform_of
+from .pool import SHELL, Pool, waiting_plan
+from .proof import RuntimeVerifier
 from .results import result_of
-from .users import NOBODY, user_of
+from .users import NOBODY, resolve_user
 
 logger = logging.getLogger(__name__)
 
 INSTALL = "install them with: manage.py setup_backend gvisor"
 MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
 LONGEST_PULL_S = 600.0
-BROKEN_S, MAX_BROKEN = 60.0, 256
+UNSTARTABLE_S, MAX_UNSTARTABLE = 60.0, 256
 MAX_USERS = 256
-LEAST_MB = 64  # of a container that never runs: engines take none with less than a few
+MIN_MB = 64  # of a container that never runs: engines take none with less than a few
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
     exit_code=126,
@@ -91,7 +91,7 @@ class GVisorBackend(Backend):
         max_concurrency: int = 4,
     ) -> None:
         self._engine = Engine(options.text("engine", engine, "the address of the Docker Engine"))
-        self._mapped = configuration.mapped(runtimes or {})
+        self._runtime_images = configuration.runtime_images(runtimes or {})
         self._allow = None if allow is None else configuration.patterns("allow", allow)
         if pull not in ("never", "missing"):
             raise InvalidOption("pull", pull, "must be 'never' or 'missing'")
@@ -107,22 +107,22 @@ class GVisorBackend(Backend):
             user=NOBODY,
             cpus=1,
             mem_mb=1,
-            disk_mb=options.whole_number("disk_mb", disk_mb),
-            pids=options.whole_number("pids", pids, least=128),
+            disk_mb=options.integer("disk_mb", disk_mb),
+            pids=options.integer("pids", pids, least=128),
         )
         self.capabilities = BackendCapabilities(
             name="gVisor (runsc)",
-            supported_runtimes=("oci", *self._mapped),
+            supported_runtimes=("oci", *self._runtime_images),
             supported_isolations=("gvisor",),
-            supported_source_formats=("image", "code") if self._mapped else ("image",),
-            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
+            supported_source_formats=("image", "code") if self._runtime_images else ("image",),
+            max_concurrency=options.integer("max_concurrency", max_concurrency),
         )
-        self._pool = Pool(self._started, self._remove)
+        self._pool = Pool(self._start, self._remove)
         self._running: dict[str, Container] = {}
-        self._left: set[str] = set()  # containers that could not be removed yet
-        self._broken: dict[str, float] = {}  # ids of images, and until when
+        self._unremoved: set[str] = set()  # containers that could not be removed yet
+        self._unstartable: dict[str, float] = {}  # ids of images, and until when
         self._users: dict[str, str] = {}  # by ids of images
-        self._proof = Proof(self._engine, self._plan, self._started, self._remove)
+        self._verifier = RuntimeVerifier(self._engine, self._plan, self._start, self._remove)
         self._closed = False
         atexit.register(_close, weakref.ref(self))
 
@@ -131,41 +131,41 @@ class GVisorBackend(Backend):
         try:
             engine = self._engine.info()
             attributes = self._attributes(engine)
-            if missing := self._proof.missing(engine):
+            if missing := self._verifier.problem(engine):
                 return Health.undetected(missing, attributes)
-            self._proof.renew(engine)
+            self._verifier.verify(engine)
             self._sweep()
         except EngineMissing as missing:
             return Health.undetected(f"{missing.reason} and so no runsc; {INSTALL}")
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason, attributes)
-        except Refused:
+        except EngineError:
             return Health.unhealthy("Docker Engine refuses what it is asked", attributes)
         return Health.ok("a program ran on gVisor's kernel", attributes)
 
     def validate(self, workload: WorkloadSpec) -> None:
-        self._source(workload)
+        self._resolve_source(workload)
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
         if self._closed:
             raise BackendUnavailable("it has been closed")
-        reference, code = self._source(workload)
+        reference, code = self._resolve_source(workload)
         try:
-            engine = self._proof.require()
+            engine = self._verifier.require_verified()
             image = self._image(reference)
             _require_platform(image, reference, engine)
             plan = self._plan_for(image, reference, workload.resources, engine)
             if code is not None:
-                own = code.surroundings(workload.resources.mem_mb)
+                own = code.environment_for(workload.resources.mem_mb)
                 told = {name: own[name] for name in own if name not in image.variables}
                 plan = replace(plan, environment=tuple(told.items()))
             return self._run(workload, plan, reference, code, image)
-        except Refused as refused:
-            raise BackendUnavailable("Docker Engine refuses what it is asked") from refused
+        except EngineError as error:
+            raise BackendUnavailable("Docker Engine refuses what it is asked") from error
 
     def kill(self, workload_id: str) -> None:
         if container := self._running.get(workload_id):
-            with suppress(BackendUnavailable, Refused):
+            with suppress(BackendUnavailable, EngineError):
                 container.kill()
 
     def close(self) -> None:
@@ -176,11 +176,11 @@ class GVisorBackend(Backend):
         self._engine.close()
 
     def warm_count(self) -> int:
-        return len(self._pool.known())
+        return len(self._pool.container_ids())
 
-    def spares(self) -> set[str]:
+    def warm_container_ids(self) -> set[str]:
         """The ids of the containers that wait for a workload."""
-        return self._pool.known()
+        return self._pool.container_ids()
 
     def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
         return host.steps(self._engine, self._plan.runtime)
@@ -209,11 +209,13 @@ class GVisorBackend(Backend):
 
     # What a workload is made of
 
-    def _source(self, workload: WorkloadSpec) -> tuple[images.Reference, Mapped | None]:
+    def _resolve_source(
+        self, workload: WorkloadSpec
+    ) -> tuple[images.Reference, RuntimeImage | None]:
         """The image, and how code is run in it; all that can be said without the engine."""
         if workload.image is not None:
             reference = images.parse(workload.image)
-            if self._allow is not None and not images.allowed(reference, self._allow):
+            if self._allow is not None and not images.is_allowed(reference, self._allow):
                 raise InvalidRequest(
                     "image", f"{short_repr(str(reference))} is not among those allowed."
                 )
@@ -223,43 +225,43 @@ class GVisorBackend(Backend):
             raise InvalidRequest(
                 "command", "A command goes with an image; the code has one already: leave it out."
             )
-        mapped = self._mapped.get(workload.runtime or "")
-        if mapped is None:
+        runtime_image = self._runtime_images.get(workload.runtime or "")
+        if runtime_image is None:
             raise InvalidRequest("image", f"Runtime {short_repr(workload.runtime)} takes an image.")
-        return mapped.image, mapped
+        return runtime_image.image, runtime_image
 
     def _image(self, reference: images.Reference) -> Image:
         """What the engine knows of it; fetched before that where OPTIONS say so."""
         try:
             if found := self._engine.image(str(reference)):
                 return found
-        except Refused as refused:
-            if not refused.asked_wrongly:
+        except EngineError as error:
+            if not error.is_client_error:
                 raise
             raise InvalidRequest(
                 "image", f"{short_repr(str(reference))} is no name that this engine takes."
-            ) from refused
-        if self._pull == "missing" and images.allowed(reference, self._allow or ()):
+            ) from error
+        if self._pull == "missing" and images.is_allowed(reference, self._allow or ()):
             title = f"Fetching {reference}"
             try:
                 with progress.task(title) as task:
                     layers: dict[str, tuple[int, int]] = {}
-                    at_the_latest = time.monotonic() + LONGEST_PULL_S
+                    deadline = time.monotonic() + LONGEST_PULL_S
                     for event in self._engine.pull(
                         reference.repository, reference.digest or reference.tag or "latest"
                     ):
-                        if time.monotonic() > at_the_latest:
-                            raise Refused(408, f"not fetched in {LONGEST_PULL_S:g} s")
+                        if time.monotonic() > deadline:
+                            raise EngineError(408, f"not fetched in {LONGEST_PULL_S:g} s")
                         detail = event.get("progressDetail") or {}
                         if "total" in detail:
                             now = (int(detail.get("current", 0)), int(detail["total"]))
                             layers[str(event.get("id"))] = now
                             done, total = map(sum, zip(*layers.values(), strict=True))
                             task(done, total)
-            except Refused as refused:
+            except EngineError as error:
                 raise InvalidRequest(
                     "image", f"{short_repr(str(reference))} could not be fetched from its registry."
-                ) from refused
+                ) from error
             if found := self._engine.image(str(reference)):
                 return found
         policy = (
@@ -280,7 +282,7 @@ class GVisorBackend(Backend):
         resources: Resources,
         engine: Mapping[str, Any],
     ) -> Plan:
-        root = images.allowed(reference, self._root_images)
+        root = images.is_allowed(reference, self._root_images)
         return replace(
             self._plan,
             image=image.id,
@@ -299,7 +301,7 @@ class GVisorBackend(Backend):
             self._plan,
             image=image.id,
             command=("none",),
-            mem_mb=LEAST_MB,
+            mem_mb=MIN_MB,
             volumes=_volumes(image.volumes),
         )
         asked: list[Container] = []
@@ -307,10 +309,10 @@ class GVisorBackend(Backend):
         def read(path: str) -> str:
             if not asked:
                 asked.append(Container(self._engine, plan, 0))
-            return self._engine.text_of(asked[0].id, path)
+            return self._engine.read_text(asked[0].id, path)
 
         try:
-            user = user_of(image.user, read)
+            user = resolve_user(image.user, read)
         finally:
             for container in asked:
                 self._remove(container)
@@ -326,42 +328,42 @@ class GVisorBackend(Backend):
         workload: WorkloadSpec,
         plan: Plan,
         reference: images.Reference,
-        mapped: Mapped | None,
+        runtime_image: RuntimeImage | None,
         image: Image,
     ) -> WorkloadResult:
         stdin = workload.input_json()
         line = None
-        if mapped is not None:
+        if runtime_image is not None:
             code = workload.code_utf8()
-            stdin, line = code + stdin, _runs_code(mapped, len(code))
-        if self._broken.get(plan.image, 0) > time.monotonic():
+            stdin, line = code + stdin, _code_command(runtime_image, len(code))
+        if self._unstartable.get(plan.image, 0) > time.monotonic():
             return NOT_STARTED
         argv = _argv(image, workload.command)
         size = self._pool_sizes.get(str(reference), 0) if line or argv else 0
-        lives_s = workload.resources.timeout_s
-        container = self._pool.take(waiting(plan), size, lives_s) if size else None
+        lifetime_s = workload.resources.timeout_s
+        container = self._pool.acquire(waiting_plan(plan), size, lifetime_s) if size else None
         if container is not None:
             stdin = (line or f"exec {shell_line(argv)}").encode() + b"\n" + stdin
         else:
             try:
-                container = self._started(_complete(plan, workload.command, line), lives_s)
-            except Refused as refused:
-                return self._not_started(refused, plan.image)
+                container = self._start(_with_command(plan, workload.command, line), lifetime_s)
+            except EngineError as error:
+                return self._not_started(error, plan.image)
         cap = workload.output_bytes
         stdout, stderr = (Capture(cap, workload.output_callback(stream)) for stream in STREAMS)
-        bounds = Bounds(
+        limits = ContainerLimits(
             timeout_s=workload.resources.timeout_s, output_bytes=MAX_OUTPUT_FACTOR * cap
         )
         self._running[workload.id] = container
         try:
-            ended = container.run(stdin, stdout, stderr, bounds)
+            exit = container.run(stdin, stdout, stderr, limits)
         finally:
             del self._running[workload.id]
             self._remove(container)
-        return result_of(ended, stdout, stderr, workload, mapped)
+        return result_of(exit, stdout, stderr, workload, runtime_image)
 
-    def _started(self, plan: Plan, lives_s: float) -> Container:
-        container = Container(self._engine, plan, lives_s)
+    def _start(self, plan: Plan, lifetime_s: float) -> Container:
+        container = Container(self._engine, plan, lifetime_s)
         try:
             container.start()
         except BaseException:
@@ -369,35 +371,35 @@ class GVisorBackend(Backend):
             raise
         return container
 
-    def _not_started(self, refused: Refused, image: str) -> WorkloadResult:
+    def _not_started(self, error: EngineError, image: str) -> WorkloadResult:
         """Whose fault is it? Where the smoke program still runs, the image's, or the workload's.
 
         The engine leaves a sandbox behind that it could not start, so it is not tried again soon.
         """
-        self._proof.renew(self._engine.info())
-        logger.info("image %s cannot be started: %s", image, refused.reason)
-        if isinstance(refused, NotStarted):
-            self._broken[image] = time.monotonic() + BROKEN_S
-        while len(self._broken) > MAX_BROKEN:
-            self._broken.pop(next(iter(self._broken)), None)
+        self._verifier.verify(self._engine.info())
+        logger.info("image %s cannot be started: %s", image, error.reason)
+        if isinstance(error, ContainerNotStarted):
+            self._unstartable[image] = time.monotonic() + UNSTARTABLE_S
+        while len(self._unstartable) > MAX_UNSTARTABLE:
+            self._unstartable.pop(next(iter(self._unstartable)), None)
         return NOT_STARTED
 
     def _remove(self, container: Container) -> None:
         try:
             container.remove()
-        except (BackendUnavailable, Refused) as error:
+        except (BackendUnavailable, EngineError) as error:
             logger.info("a container could not be removed yet: %s", error)
-            self._left.add(container.id)  # for the next sweep
+            self._unremoved.add(container.id)  # for the next sweep
 
     def _sweep(self) -> None:
         """Remove what killed servers left, and what could not be removed before."""
-        for container in list(self._left):
+        for container in list(self._unremoved):
             self._engine.remove(container)
-            self._left.discard(container)
+            self._unremoved.discard(container)
         for found in self._engine.containers(ownership.SEAL):
             names = [str(name).lstrip("/") for name in found.get("Names") or ()]
-            claims = [ownership.claim(name, found.get("Labels") or {}) for name in names]
-            if any(claim is not None and claim.orphaned() for claim in claims):
+            claims = [ownership.verify_labels(name, found.get("Labels") or {}) for name in names]
+            if any(claim is not None and claim.is_orphaned() for claim in claims):
                 self._engine.remove(str(found["Id"]))
 
     def _attributes(self, engine: Mapping[str, Any]) -> dict[str, str]:
@@ -420,7 +422,7 @@ def _close(backend: "weakref.ref[GVisorBackend]") -> None:
         found.close()
 
 
-def _complete(plan: Plan, command: tuple[str, ...], line: str | None) -> Plan:
+def _with_command(plan: Plan, command: tuple[str, ...], line: str | None) -> Plan:
     if line is not None:
         return replace(plan, entrypoint=(SHELL,), command=("-c", f'n="\n"; {line}'))
     return replace(plan, command=command or None)
@@ -431,13 +433,13 @@ def _argv(image: Image, command: tuple[str, ...]) -> list[str]:
     return [*image.entrypoint, *(command or image.command)]
 
 
-def _runs_code(mapped: Mapped, length: int) -> str:
+def _code_command(runtime_image: RuntimeImage, length: int) -> str:
     """A shell's line that takes `length` bytes of its stdin as the program, and runs it there."""
-    file = f"{WRITABLE}/{mapped.file}"
+    file = f"{WRITABLE}/{runtime_image.file}"
     take = (
         f"dd bs={length} count=1 iflag=fullblock of={file} 2>/dev/null" if length else f": >{file}"
     )
-    command = [part.replace("{file}", file) for part in mapped.command]
+    command = [part.replace("{file}", file) for part in runtime_image.command]
     return f"{take} && cd {WRITABLE} && exec {shell_line(command)}"
 
 

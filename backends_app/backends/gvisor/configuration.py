@@ -25,7 +25,7 @@ FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mapped:
+class RuntimeImage:
     """The image that serves a runtime, and how a file is run in it.
 
     With `aborts`, the runtime aborts when its heap is full.
@@ -37,13 +37,13 @@ class Mapped:
     environment: Mapping[str, str]
     aborts: bool
 
-    def surroundings(self, mem_mb: int) -> dict[str, str]:
+    def environment_for(self, mem_mb: int) -> dict[str, str]:
         """Return the environment of a program that may use so much memory."""
         heap = str(heap_mb(mem_mb))
         return {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
 
 
-def mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
+def runtime_images(runtimes: Mapping[str, object]) -> dict[str, RuntimeImage]:
     option = "runtimes"
     if not isinstance(runtimes, Mapping):
         raise InvalidOption(option, runtimes, "must be a dict of runtimes and images")
@@ -65,7 +65,7 @@ def mapped(runtimes: Mapping[str, object]) -> dict[str, Mapped]:
         ):
             raise InvalidOption(option, command, "must be a list of strings, with '{file}' in it")
         image = reference(option, entry["image"])
-        found[runtime] = Mapped(
+        found[runtime] = RuntimeImage(
             image=image,
             command=tuple(command),
             file=FILES[runtime],
@@ -79,7 +79,7 @@ def pool_sizes(pool: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(pool, Mapping):
         raise InvalidOption("pool", pool, "must be a dict of images and numbers")
     return {
-        str(reference("pool", image)): options.whole_number("pool", size, least=0)
+        str(reference("pool", image)): options.integer("pool", size, least=0)
         for image, size in pool.items()
     }
 
@@ -87,14 +87,14 @@ def pool_sizes(pool: Mapping[str, int]) -> dict[str, int]:
 def reference(option: str, image: object) -> images.Reference:
     try:
         return images.parse(options.text(option, image, "a reference to an image"))
-    except InvalidRequest as refused:
-        raise InvalidOption(option, image, refused.reason) from refused
+    except InvalidRequest as error:
+        raise InvalidOption(option, image, error.reason) from error
 
 
 def patterns(option: str, given: Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise InvalidOption(option, given, "must be a list")
     for pattern in given:
-        if problem := images.pattern_problem(pattern):
+        if problem := images.pattern_error(pattern):
             raise InvalidOption(option, pattern, problem)
     return tuple(given)

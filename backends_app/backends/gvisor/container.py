@@ -13,7 +13,7 @@ from ...confinement.streams import Sink
 from ...exceptions import BackendUnavailable
 from ...workloads import ExitReason
 from . import ownership
-from .engine import Attachment, Engine, Refused
+from .engine import Attachment, Engine, EngineError
 from .usage import Meter, Usage
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ KILLED = 137  # what an engine says of SIGKILL
 WRITABLE = "/tmp"  # noqa: S108 - inside the container, and its own
 
 
-class NotStarted(Refused):
+class ContainerNotStarted(EngineError):
     """The engine has made it, and cannot start it."""
 
 
@@ -93,7 +93,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class ContainerLimits:
     """What the run of a container may take; `output_bytes` counts stdout and stderr together."""
 
     timeout_s: float
@@ -101,10 +101,10 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class ContainerExit:
     """How it ended. `ended_for` is set when it was ended by one of its bounds, or by `kill`."""
 
-    ended_for: ExitReason | None
+    kill_reason: ExitReason | None
     code: int
     duration_ms: int
     usage: Usage
@@ -113,14 +113,14 @@ class Ended:
 class Container:
     """A container of ours. `kill` may come from any other thread; `remove` has to come."""
 
-    def __init__(self, engine: Engine, plan: Plan, lives_s: float) -> None:
+    def __init__(self, engine: Engine, plan: Plan, lifetime_s: float) -> None:
         """Make it, with its streams attached; it is started by `start`."""
         self.name = f"{ownership.NAME_PREFIX}{secrets.token_hex(16)}"
-        self.made = time.monotonic()
+        self.created_at = time.monotonic()
         self._engine = engine
-        self._ended_for: ExitReason | None = None
+        self._kill_reason: ExitReason | None = None
         self._lock = threading.Lock()
-        labels = ownership.labels(self.name, lives_s + MARGIN_S)
+        labels = ownership.labels(self.name, lifetime_s + MARGIN_S)
         self.id = engine.create(self.name, plan.image, plan.host(), labels=labels, **plan.config())
         try:
             self._streams: Attachment = engine.attach(self.id)
@@ -131,11 +131,11 @@ class Container:
     def start(self) -> None:
         try:
             self._engine.start(self.id)
-        except Refused as refused:
-            raise NotStarted(refused.status, refused.reason) from refused
+        except EngineError as error:
+            raise ContainerNotStarted(error.status, error.reason) from error
 
     @property
-    def waits(self) -> bool:
+    def is_idle(self) -> bool:
         """Does it still run, and has said nothing?"""
         with selectors.PollSelector() as events:
             events.register(self._streams, selectors.EVENT_READ)
@@ -143,42 +143,46 @@ class Container:
 
     def kill(self) -> None:
         """End it because somebody asked for it."""
-        self._end(ExitReason.KILLED)
+        self._request_kill(ExitReason.KILLED)
 
-    def run(self, stdin: bytes, stdout: Sink, stderr: Sink, bounds: Bounds) -> Ended:
+    def run(
+        self, stdin: bytes, stdout: Sink, stderr: Sink, limits: ContainerLimits
+    ) -> ContainerExit:
         """Feed and read what was started until it has ended, by itself or by a bound."""
         started = time.monotonic()
         meter = Meter(self.id)
-        self._attend(memoryview(stdin), {1: stdout, 2: stderr}, bounds, started, meter)
+        self._pump(memoryview(stdin), {1: stdout, 2: stderr}, limits, started, meter)
         duration_ms = round((time.monotonic() - started) * 1000)
         # Its streams may be closed while it goes on.
         while (code := self._engine.wait(self.id)) is None:
             meter.read()
-            self._hold_to(bounds, started)
-        ended_for = None
+            self._hold_to(limits, started)
+        kill_reason = None
         # Podman does not see who killed it. When the kernel ends gVisor's, `runsc` of 2022 says
         # that it was killed, and that of 2024 exits with 1.
-        if code and (meter.usage.starved or self._engine.ran_out_of_memory(self.id)):
-            ended_for = ExitReason.MEMORY_LIMIT
-        elif code and meter.usage.refused:  # gVisor's kernel ends when it gets no thread
-            ended_for = ExitReason.PROCESS_LIMIT
+        if code and (meter.usage.oom_kills or self._engine.ran_out_of_memory(self.id)):
+            kill_reason = ExitReason.MEMORY_LIMIT
+        elif code and meter.usage.pids_denied:  # gVisor's kernel ends when it gets no thread
+            kill_reason = ExitReason.PROCESS_LIMIT
         elif code == KILLED:
-            ended_for = self._ended_for
-        return Ended(ended_for=ended_for, code=code, duration_ms=duration_ms, usage=meter.usage)
+            kill_reason = self._kill_reason
+        return ContainerExit(
+            kill_reason=kill_reason, code=code, duration_ms=duration_ms, usage=meter.usage
+        )
 
     def remove(self) -> None:
         self._streams.close()
         self._engine.remove(self.id)
 
-    def forget_after_fork(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a child: the container is the parent's."""
         self._streams.close()
 
-    def _attend(
+    def _pump(
         self,
         unsent: memoryview,
         sinks: Mapping[int, Sink],
-        bounds: Bounds,
+        limits: ContainerLimits,
         started: float,
         meter: Meter,
     ) -> None:
@@ -188,15 +192,15 @@ class Container:
         def deliver(stream: int, data: bytes) -> None:
             nonlocal received
             received += len(data)
-            if received > bounds.output_bytes:
-                self._end(ExitReason.OUTPUT_LIMIT)
+            if received > limits.output_bytes:
+                self._request_kill(ExitReason.OUTPUT_LIMIT)
             elif stream in sinks:
                 sinks[stream].write(data)
 
         with selectors.PollSelector() as events:
             events.register(self._streams, selectors.EVENT_READ | selectors.EVENT_WRITE)
             if not unsent:
-                self._streams.end_of_input()
+                self._streams.close_stdin()
                 events.modify(self._streams, selectors.EVENT_READ)
             measured = 0.0
             while True:
@@ -204,7 +208,7 @@ class Container:
                     if ready & selectors.EVENT_WRITE:
                         unsent = unsent[self._streams.write(unsent[:65536]) :]
                         if not unsent:
-                            self._streams.end_of_input()
+                            self._streams.close_stdin()
                             events.modify(self._streams, selectors.EVENT_READ)
                     if ready & selectors.EVENT_READ and not self._streams.read(deliver):
                         meter.read()
@@ -213,27 +217,27 @@ class Container:
                 if now >= measured + METER_S:
                     measured = now
                     meter.read()
-                self._hold_to(bounds, started)
+                self._hold_to(limits, started)
 
-    def _end(self, reason: ExitReason) -> None:
+    def _request_kill(self, reason: ExitReason) -> None:
         """The first reason stands. In a thread: the engine waits for who reads its streams."""
         with self._lock:
-            if self._ended_for is not None:
+            if self._kill_reason is not None:
                 return
-            self._ended_for = reason
+            self._kill_reason = reason
         threading.Thread(target=self._kill, name="vulcan-gvisor-kill", daemon=True).start()
 
     def _kill(self) -> None:
         try:
             self._engine.kill(self.id)
-        except (BackendUnavailable, Refused) as error:  # whoever waits for its end notices
+        except (BackendUnavailable, EngineError) as error:  # whoever waits for its end notices
             logger.warning("a container could not be ended: %s", error)
 
-    def _hold_to(self, bounds: Bounds, started: float) -> None:
+    def _hold_to(self, limits: ContainerLimits, started: float) -> None:
         """Its time, and then the engine's to end it."""
-        late = time.monotonic() - started - bounds.timeout_s
+        late = time.monotonic() - started - limits.timeout_s
         if late > 0:
-            self._end(ExitReason.TIMEOUT)
+            self._request_kill(ExitReason.TIMEOUT)
         if late > GRACE_S:
             raise BackendUnavailable("Docker Engine does not end a container")
 

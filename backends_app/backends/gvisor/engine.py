@@ -28,7 +28,7 @@ REMOVALS, PAUSE_S = 3, 0.1
 MAX_TEXT_BYTES = 256 * 1024
 
 
-class Refused(Exception):
+class EngineError(Exception):
     """The engine answers, and says no; `reason` is its own text, not for users.
 
     `asked_wrongly` when what it was asked for is the reason, and not a fault of its own.
@@ -37,7 +37,7 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason
-        self.asked_wrongly = status == 400
+        self.is_client_error = status == 400
         super().__init__(reason)
 
 
@@ -68,13 +68,13 @@ class Engine:
         return self.socket_path is not None
 
     def info(self) -> Mapping[str, Any]:
-        with self._asked() as client:
+        with self._session() as client:
             found: Mapping[str, Any] = client.info()
             return found
 
     def image(self, reference: str) -> Image | None:
         """What the engine knows of an image that it has."""
-        with self._asked() as client:
+        with self._session() as client:
             try:
                 found = client.inspect_image(reference)  # type: ignore[no-untyped-call]
             except ImageNotFound:
@@ -90,12 +90,12 @@ class Engine:
                 platform=f"{found.get('Os') or 'linux'}/{found.get('Architecture') or ''}",
             )
 
-    def text_of(self, container: str, path: str) -> str:
+    def read_text(self, container: str, path: str) -> str:
         """Return the start of a file of a container that has never run, as its image has it.
 
         Nothing where there is no such file, or it is a link.
         """
-        with self._asked() as client:
+        with self._session() as client:
             try:
                 stream, _ = client.get_archive(container, path)
             except NotFound:
@@ -115,38 +115,38 @@ class Engine:
             return ""
 
     def import_image(self, layer: bytes, repository: str, tag: str) -> None:
-        with self._asked() as client:
+        with self._session() as client:
             said = client.import_image_from_data(layer)
             client.tag(json.loads(said)["status"], repository, tag)  # Podman's import heeds no tag
 
     def pull(self, repository: str, tag_or_digest: str) -> Iterator[Mapping[str, Any]]:
         """Have the engine fetch an image; gives its progress, and raises `Refused` at its end."""
-        with self._asked() as client:
+        with self._session() as client:
             for event in client.pull(repository, tag=tag_or_digest, stream=True, decode=True):
                 if error := event.get("error"):
-                    raise Refused(404, str(error))
+                    raise EngineError(404, str(error))
                 yield event
 
     def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> str:
         """Make a container; gives its id."""
-        with self._asked() as client:
+        with self._session() as client:
             limits = client.create_host_config(**host)
             made = client.create_container(image, name=name, host_config=limits, **config)
             return str(made["Id"])
 
     def attach(self, container: str) -> "Attachment":
         """The three streams of a container, from its start on."""
-        with self._asked() as client:
+        with self._session() as client:
             wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
             return Attachment(client.attach_socket(container, params=wanted))
 
     def start(self, container: str) -> None:
-        with self._asked() as client:
+        with self._session() as client:
             client.start(container)
 
     def wait(self, container: str) -> int | None:
         """Wait a little for its end: its exit code, for a signal 128 and its number."""
-        with self._asked() as client:
+        with self._session() as client:
             try:
                 ended = client.wait(container, timeout=WAIT_S)
             except requests.ReadTimeout:
@@ -156,17 +156,17 @@ class Engine:
                     return None
                 raise
             if fault := ended.get("Error"):
-                raise Refused(500, str(fault))
+                raise EngineError(500, str(fault))
             return int(ended["StatusCode"])
 
     def ran_out_of_memory(self, container: str) -> bool:
         """Was it the kernel that killed it?"""
-        with self._asked() as client:
+        with self._session() as client:
             return bool(client.inspect_container(container)["State"].get("OOMKilled"))
 
     def kill(self, container: str) -> None:
         """End it, if it has not ended."""
-        with self._asked() as client, suppress(NotFound):
+        with self._session() as client, suppress(NotFound):
             try:
                 client.kill(container)
             except APIError as error:
@@ -175,7 +175,7 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """It is gone after this, running or not, with its anonymous volumes."""
-        with self._asked() as client, suppress(NotFound):
+        with self._session() as client, suppress(NotFound):
             for again in reversed(range(REMOVALS)):
                 try:
                     client.remove_container(container, force=True, v=True)
@@ -189,7 +189,7 @@ class Engine:
 
     def containers(self, label: str) -> list[Mapping[str, Any]]:
         """All that bear the label, running or not."""
-        with self._asked() as client:
+        with self._session() as client:
             found: list[Mapping[str, Any]] = client.containers(all=True, filters={"label": label})
             return found
 
@@ -199,14 +199,14 @@ class Engine:
         self._clients.clear()
 
     @contextmanager
-    def _asked(self) -> Iterator[docker.APIClient]:
+    def _session(self) -> Iterator[docker.APIClient]:
         """A client, and its errors as `Refused` or `BackendUnavailable`."""
         try:
-            self._reach()
+            self._check_reachable()
             yield self._client()
         except APIError as error:
             status = error.status_code or 500
-            raise Refused(status, str(error.explanation or error)) from error
+            raise EngineError(status, str(error.explanation or error)) from error
         except FileNotFoundError as error:
             raise EngineMissing(f"no Docker Engine at {self.address}") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -215,7 +215,7 @@ class Engine:
         except (DockerException, requests.RequestException, OSError) as error:
             raise BackendUnavailable(f"Docker Engine does not answer at {self.address}") from error
 
-    def _reach(self) -> None:
+    def _check_reachable(self) -> None:
         """The SDK leaks a socket when nobody listens, and hides which of the errors it was."""
         if self.socket_path is None:
             return
@@ -279,7 +279,7 @@ class Attachment:
         except OSError:  # it has ended, or its engine: what comes to be read says which
             return len(data)
 
-    def end_of_input(self) -> None:
+    def close_stdin(self) -> None:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...exceptions import BackendUnavailable
-from ..setup import SetupError, Step, packages, run
-from .engine import Engine, Refused
+from ..setup import SetupError, Step, packages, run_command
+from .engine import Engine, EngineError
 
 PACKAGES = ("docker.io", "runsc")
 CONFIGURATION = Path("/etc/docker/daemon.json")
@@ -29,21 +29,21 @@ def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> 
     return (
         packages(*PACKAGES),
         Step(
-            needed=f"runtime {runtime!r} in {configuration}",
-            how=f"add to its runtimes: {json.dumps({runtime: ENTRY})}",
-            done=lambda: merged(_text(configuration), runtime) is None,
-            take=lambda: _configure(configuration, runtime),
+            what=f"runtime {runtime!r} in {configuration}",
+            action=f"add to its runtimes: {json.dumps({runtime: ENTRY})}",
+            is_done=lambda: merge_runtime(_text(configuration), runtime) is None,
+            apply=lambda: _configure(configuration, runtime),
         ),
         Step(
-            needed=f"an engine at {engine.address} that knows it",
-            how="start the engine, or have it read its configuration again",
-            done=lambda: _knows(engine, runtime),
-            take=lambda: _start(engine, runtime),
+            what=f"an engine at {engine.address} that knows it",
+            action="start the engine, or have it read its configuration again",
+            is_done=lambda: _has_runtime(engine, runtime),
+            apply=lambda: _start(engine, runtime),
         ),
     )
 
 
-def merged(configuration: str, runtime: str) -> str | None:
+def merge_runtime(configuration: str, runtime: str) -> str | None:
     """The engine's configuration with the runtime in it; None when it names one already."""
     try:
         found: Any = json.loads(configuration or "{}")
@@ -59,7 +59,7 @@ def merged(configuration: str, runtime: str) -> str | None:
 
 
 def _configure(path: Path, runtime: str) -> None:
-    text = merged(_text(path), runtime)
+    text = merge_runtime(_text(path), runtime)
     if text is None:
         return
     try:
@@ -82,43 +82,43 @@ def _text(path: Path) -> str:
         raise SetupError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _knows(engine: Engine, runtime: str) -> bool:
+def _has_runtime(engine: Engine, runtime: str) -> bool:
     try:
         return runtime in (engine.info().get("Runtimes") or {})
-    except (BackendUnavailable, Refused):
+    except (BackendUnavailable, EngineError):
         return False
 
 
-def _answers(engine: Engine) -> bool:
+def _is_running(engine: Engine) -> bool:
     try:
         engine.info()
-    except (BackendUnavailable, Refused):
+    except (BackendUnavailable, EngineError):
         return False
     return True
 
 
 def _start(engine: Engine, runtime: str) -> None:
-    if not _answers(engine):
+    if not _is_running(engine):
         _start_engine()
     elif SYSTEMD.is_dir():
-        run(["systemctl", "reload", "docker"])  # what runs goes on
+        run_command(["systemctl", "reload", "docker"])  # what runs goes on
     else:
         try:
             os.kill(int(PID_FILE.read_text()), signal.SIGHUP)
         except (OSError, ValueError) as error:
             raise SetupError("the engine cannot be told: restart it yourself") from error
     _wait(
-        lambda: _knows(engine, runtime),
+        lambda: _has_runtime(engine, runtime),
         f"the engine does not come to know {runtime!r}; see its log",
     )
 
 
 def _start_engine() -> None:
     if SYSTEMD.is_dir():
-        run(["systemctl", "start", "docker"])
+        run_command(["systemctl", "start", "docker"])
         return
     try:
-        run(["service", "docker", "start"])
+        run_command(["service", "docker", "start"])
     except SetupError as error:  # as in most containers, where nothing starts services
         try:
             with LOG.open("ab") as log:
@@ -133,9 +133,9 @@ def _start_engine() -> None:
             raise error from None
 
 
-def _wait(done: Callable[[], bool], otherwise: str) -> None:
-    at_the_latest = time.monotonic() + START_S
-    while not done():
-        if time.monotonic() > at_the_latest:
+def _wait(is_done: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_done():
+        if time.monotonic() > deadline:
             raise SetupError(otherwise)
         time.sleep(0.2)

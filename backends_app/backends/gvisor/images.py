@@ -67,7 +67,7 @@ def parse(text: str) -> Reference:
     return reference
 
 
-def pattern_problem(pattern: object) -> str | None:
+def pattern_error(pattern: object) -> str | None:
     """What is wrong with an entry of the allow list; the registry is always named in full."""
     found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
     if found is None or not _is_host(found["domain"]):
@@ -75,7 +75,7 @@ def pattern_problem(pattern: object) -> str | None:
     return None
 
 
-def allowed(reference: Reference, patterns: Iterable[str]) -> bool:
+def is_allowed(reference: Reference, patterns: Iterable[str]) -> bool:
     """Does a pattern name it? With or without its tag and digest."""
     names = {str(reference), reference.repository}
     if reference.tag:

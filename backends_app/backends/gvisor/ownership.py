@@ -18,47 +18,49 @@ SALT = "backends_app.gvisor.container"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ContainerLabels:
     """What the labels of a container of ours say."""
 
     owner: str
     deadline: int  # seconds since 1970: nobody needs the container after that
 
-    def orphaned(self) -> bool:
+    def is_orphaned(self) -> bool:
         """Is nobody left who will remove it?"""
-        return self.deadline < time.time() or _dead(self.owner)
+        return self.deadline < time.time() or _is_dead(self.owner)
 
 
-def labels(name: str, lives_s: float) -> dict[str, str]:
+def labels(name: str, lifetime_s: float) -> dict[str, str]:
     """The labels of a container `name` of this process that is needed for `lives_s`."""
-    owner, deadline = this_process(), str(int(time.time() + lives_s) + 1)
-    seal = signing.Signer(salt=SALT).signature(_sealed(name, owner, deadline))
+    owner, deadline = this_process(), str(int(time.time() + lifetime_s) + 1)
+    seal = signing.Signer(salt=SALT).signature(_seal_text(name, owner, deadline))
     return {OWNER: owner, DEADLINE: deadline, SEAL: seal}
 
 
-def claim(name: str, found: Mapping[str, str]) -> Claim | None:
+def verify_labels(name: str, found: Mapping[str, str]) -> ContainerLabels | None:
     """What the labels say, when the seal is ours; else None: it is somebody else's container."""
     owner, deadline = found.get(OWNER, ""), found.get(DEADLINE, "")
     try:
-        signing.Signer(salt=SALT).unsign(f"{_sealed(name, owner, deadline)}:{found.get(SEAL, '')}")
+        signing.Signer(salt=SALT).unsign(
+            f"{_seal_text(name, owner, deadline)}:{found.get(SEAL, '')}"
+        )
     except signing.BadSignature:
         return None
-    return Claim(owner, int(deadline))
+    return ContainerLabels(owner, int(deadline))
 
 
 def this_process() -> str:
     """A name for the process that no other has had since the machine was started."""
-    return f"{_scope()}.{os.getpid()}.{_started('self')}"
+    return f"{_scope()}.{os.getpid()}.{_start_time('self')}"
 
 
-def _sealed(name: str, owner: str, deadline: str) -> str:
+def _seal_text(name: str, owner: str, deadline: str) -> str:
     return f"{name} {owner} {deadline}"
 
 
-def _dead(owner: str) -> bool:
+def _is_dead(owner: str) -> bool:
     """Only a process that would be seen from here can be missing."""
     scope, pid, started = owner.rsplit(".", 2)
-    return scope == _scope() and _started(pid) != started
+    return scope == _scope() and _start_time(pid) != started
 
 
 def _scope() -> str:
@@ -67,7 +69,7 @@ def _scope() -> str:
     return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def _started(pid: str) -> str:
+def _start_time(pid: str) -> str:
     """When the process was started, in ticks since boot; empty when there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

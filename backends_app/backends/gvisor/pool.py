@@ -15,19 +15,19 @@ from dataclasses import replace
 
 from ...exceptions import BackendUnavailable
 from .container import Container, Plan
-from .engine import Refused
+from .engine import EngineError
 
 logger = logging.getLogger(__name__)
 
 SHELL = "/bin/sh"
 WAIT_FOR_COMMAND = 'n="\n"; IFS= read -r line && eval "$line"'
-LIVES_S = 3600.0
+LIFETIME_S = 3600.0
 LONGEST_START_S = 30.0
 RETRY_S = 30.0
 MAX_PLANS = 8
 
 
-def waiting(plan: Plan) -> Plan:
+def waiting_plan(plan: Plan) -> Plan:
     """The plan of a sandbox that is told its command later."""
     return replace(plan, entrypoint=(SHELL,), command=("-c", WAIT_FOR_COMMAND))
 
@@ -45,33 +45,33 @@ class Pool:
         self._start = start
         self._remove = remove
         self._lock = threading.Lock()
-        self._spares: dict[Plan, deque[Container]] = {}
+        self._warm: dict[Plan, deque[Container]] = {}
         self._filling: dict[Plan, threading.Thread] = {}
         self._failed: dict[Plan, float] = {}
         self._closed = False
         _pools.add(self)
 
-    def take(self, plan: Plan, size: int, needed_s: float) -> Container | None:
+    def acquire(self, plan: Plan, size: int, needed_s: float) -> Container | None:
         """A spare that has `needed_s` to live, if there is one; others are made after it."""
         found = None
         dropped: list[Container] = []
         with self._lock:
             if self._closed:
                 return None
-            spares = self._spares.setdefault(plan, deque())
-            self._spares[plan] = self._spares.pop(plan)  # the last one was asked for last
-            while spares and found is None:
-                spare = spares.popleft()
-                young = time.monotonic() - spare.made + needed_s < LIVES_S
-                if young and spare.waits:
-                    found = spare
+            warm = self._warm.setdefault(plan, deque())
+            self._warm[plan] = self._warm.pop(plan)  # the last one was asked for last
+            while warm and found is None:
+                container = warm.popleft()
+                young = time.monotonic() - container.created_at + needed_s < LIFETIME_S
+                if young and container.is_idle:
+                    found = container
                 else:
-                    dropped.append(spare)
+                    dropped.append(container)
                     if young:  # perhaps the image has no shell
                         self._failed[plan] = time.monotonic() + RETRY_S
-            while len(self._spares) > MAX_PLANS:
-                oldest = next(iter(self._spares))
-                dropped += self._spares.pop(oldest)
+            while len(self._warm) > MAX_PLANS:
+                oldest = next(iter(self._warm))
+                dropped += self._warm.pop(oldest)
                 self._failed.pop(oldest, None)
             if plan not in self._filling and self._failed.get(plan, 0) < time.monotonic():
                 thread = threading.Thread(
@@ -79,42 +79,42 @@ class Pool:
                 )
                 self._filling[plan] = thread
                 thread.start()
-        for spare in dropped:
-            self._remove(spare)
+        for container in dropped:
+            self._remove(container)
         return found
 
-    def known(self) -> set[str]:
+    def container_ids(self) -> set[str]:
         """The ids of the containers that wait here."""
         with self._lock:
-            return {spare.id for spares in self._spares.values() for spare in spares}
+            return {container.id for warm in self._warm.values() for container in warm}
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            spares = [spare for spares in self._spares.values() for spare in spares]
-            self._spares.clear()
+            warm = [container for warm in self._warm.values() for container in warm]
+            self._warm.clear()
             filling = list(self._filling.values())
         for thread in filling:  # what they have just made is not in the list yet
             thread.join(LONGEST_START_S)
-        for spare in spares:
-            self._remove(spare)
+        for container in warm:
+            self._remove(container)
 
     def _fill(self, plan: Plan, size: int) -> None:
         try:
             while True:
                 with self._lock:
-                    spares = self._spares.get(plan)
-                    if self._closed or spares is None or len(spares) >= size:
+                    warm = self._warm.get(plan)
+                    if self._closed or warm is None or len(warm) >= size:
                         return
-                spare = self._start(plan, LIVES_S)
+                container = self._start(plan, LIFETIME_S)
                 with self._lock:
-                    spares = self._spares.get(plan)
-                    kept = not self._closed and spares is not None
-                    if spares is not None and kept:
-                        spares.append(spare)
+                    warm = self._warm.get(plan)
+                    kept = not self._closed and warm is not None
+                    if warm is not None and kept:
+                        warm.append(container)
                 if not kept:
-                    self._remove(spare)
-        except (BackendUnavailable, Refused) as error:
+                    self._remove(container)
+        except (BackendUnavailable, EngineError) as error:
             logger.warning("no sandbox could be prepared: %s", error)
             with self._lock:
                 self._failed[plan] = time.monotonic() + RETRY_S
@@ -122,13 +122,13 @@ class Pool:
             with self._lock:
                 self._filling.pop(plan, None)
 
-    def forget_after_fork(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a child: what waits is the parent's, and so are the threads that fill."""
-        spares = [spare for spares in self._spares.values() for spare in spares]
+        warm = [container for warm in self._warm.values() for container in warm]
         self._lock = threading.Lock()
-        self._spares, self._filling, self._failed = {}, {}, {}
-        for spare in spares:
-            spare.forget_after_fork()
+        self._warm, self._filling, self._failed = {}, {}, {}
+        for container in warm:
+            container.reset_after_fork()
 
 
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
@@ -136,7 +136,7 @@ _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 def _after_fork() -> None:
     for pool in list(_pools):
-        pool.forget_after_fork()
+        pool.reset_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

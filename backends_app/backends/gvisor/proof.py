@@ -8,15 +8,15 @@ from typing import Any
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, short_repr
 from . import smoke
-from .container import Bounds, Container, Plan
-from .engine import Engine, Refused, is_podman
+from .container import Container, ContainerLimits, Plan
+from .engine import Engine, EngineError, is_podman
 
 TIMEOUT_S = 8.0
 MEM_MB = 64
 OUTPUT_BYTES = 8192
 
 
-class Proof:
+class RuntimeVerifier:
     """Holds for as long as the engine and its runtime stay what they are.
 
     `plan` is what the program's container is made of, but for the image. `start` makes a container
@@ -34,21 +34,21 @@ class Proof:
         self._plan = replace(plan, cpus=1, mem_mb=MEM_MB, command=smoke.COMMAND)
         self._start = start
         self._remove = remove
-        self._holds_for: tuple[object, ...] | None = None
+        self._verified_identity: tuple[object, ...] | None = None
 
-    def require(self) -> Mapping[str, Any]:
+    def require_verified(self) -> Mapping[str, Any]:
         """Nothing is run on an engine or a runtime that is not the one that was proven.
 
         Gives the engine's `info`.
         """
         engine = self._engine.info()
-        if missing := self.missing(engine):
+        if missing := self.problem(engine):
             raise BackendUnavailable(missing)
-        if self._identity(engine) != self._holds_for:
-            self.renew(engine)
+        if self._identity(engine) != self._verified_identity:
+            self.verify(engine)
         return engine
 
-    def missing(self, engine: Mapping[str, Any]) -> str | None:
+    def problem(self, engine: Mapping[str, Any]) -> str | None:
         """Why the engine, as its `info` says, cannot run anything with our runtime."""
         name = self._plan.runtime
         if name not in (engine.get("Runtimes") or {}):
@@ -63,30 +63,30 @@ class Proof:
             )
         return None
 
-    def renew(self, engine: Mapping[str, Any]) -> None:
+    def verify(self, engine: Mapping[str, Any]) -> None:
         """Run the smoke program, and raise unless gVisor's kernel answers it."""
-        self._holds_for = None
+        self._verified_identity = None
         runtime = short_repr(self._plan.runtime)
         plan = replace(self._plan, image=self._image(engine))
         said = Capture(OUTPUT_BYTES)
         try:
             container = self._start(plan, TIMEOUT_S)
-        except Refused as refused:
+        except EngineError as error:
             raise BackendUnavailable(
                 f"Docker Engine does not start a container with runtime {runtime}"
-            ) from refused
+            ) from error
         try:
-            bounds = Bounds(timeout_s=TIMEOUT_S, output_bytes=OUTPUT_BYTES)
-            ended = container.run(b"", said, Capture(OUTPUT_BYTES), bounds)
+            limits = ContainerLimits(timeout_s=TIMEOUT_S, output_bytes=OUTPUT_BYTES)
+            exit = container.run(b"", said, Capture(OUTPUT_BYTES), limits)
         finally:
             self._remove(container)
-        if ended.ended_for is not None:
-            raise BackendUnavailable(f"the smoke program ended with {ended.ended_for}")
+        if exit.kill_reason is not None:
+            raise BackendUnavailable(f"the smoke program ended with {exit.kill_reason}")
         if smoke.SAID_BY_GVISOR not in said.text():
             raise BackendUnavailable(
                 f"what runs as runtime {runtime} is not gVisor: its kernel does not say so"
             )
-        self._holds_for = self._identity(engine)
+        self._verified_identity = self._identity(engine)
 
     def _image(self, engine: Mapping[str, Any]) -> str:
         """The id of the smoke program's image, which the engine is given where it lacks it."""

@@ -6,9 +6,9 @@ import signal
 from ...confinement.streams import Capture
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import heap
-from ..last_words import last_words
-from .configuration import Mapped
-from .container import Ended
+from ..last_words import error_line
+from .configuration import RuntimeImage
+from .container import ContainerExit
 
 MAX_SIGNAL = 64
 # How the engine's init says that it could not execute the command.
@@ -16,16 +16,24 @@ NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{
 
 
 def result_of(
-    ended: Ended, stdout: Capture, stderr: Capture, workload: WorkloadSpec, mapped: Mapped | None
+    exit: ContainerExit,
+    stdout: Capture,
+    stderr: Capture,
+    workload: WorkloadSpec,
+    runtime_image: RuntimeImage | None,
 ) -> WorkloadResult:
     """`mapped` is what has run the workload's code; an image speaks for itself."""
-    reason, code, name = ExitReason.EXITED, ended.code, None
-    if ended.ended_for is not None:
-        reason = ended.ended_for
+    reason, code, name = ExitReason.EXITED, exit.code, None
+    if exit.kill_reason is not None:
+        reason = exit.kill_reason
     elif 128 < code <= 128 + MAX_SIGNAL:
         reason = ExitReason.SIGNAL
-        mem_mb, used = workload.resources.mem_mb, ended.usage.memory_bytes
-        if mapped is not None and mapped.aborts and heap.was_full(mem_mb, used, code - 128):
+        mem_mb, used = workload.resources.mem_mb, exit.usage.memory_bytes
+        if (
+            runtime_image is not None
+            and runtime_image.aborts
+            and heap.is_exhausted(mem_mb, used, code - 128)
+        ):
             reason = ExitReason.MEMORY_LIMIT
     if 128 < code <= 128 + MAX_SIGNAL:
         number = code - 128
@@ -36,8 +44,8 @@ def result_of(
     error = _why(reason, name, workload)
     if reason is ExitReason.EXITED and code in (126, 127):
         error = _not_executed(stderr)
-    if reason is ExitReason.EXITED and code != 0 and mapped is not None:
-        error = error or last_words(stderr.text())
+    if reason is ExitReason.EXITED and code != 0 and runtime_image is not None:
+        error = error or error_line(stderr.text())
     return WorkloadResult(
         exit_reason=reason,
         exit_code=code if name is None else None,
@@ -50,9 +58,9 @@ def result_of(
         stdout_encoding=stdout.encoding,
         stderr_encoding=stderr.encoding,
         error=error,
-        duration_ms=ended.duration_ms,
-        cpu_time_ms=ended.usage.cpu_time_ms,
-        memory_bytes=ended.usage.memory_bytes,
+        duration_ms=exit.duration_ms,
+        cpu_time_ms=exit.usage.cpu_time_ms,
+        memory_bytes=exit.usage.memory_bytes,
     )
 
 

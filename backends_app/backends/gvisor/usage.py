@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-PLACES = (  # by who drives them: the engine, systemd for it, systemd for Podman, Podman
+CGROUP_PATHS = (  # by who drives them: the engine, systemd for it, systemd for Podman, Podman
     "docker/{}",
     "system.slice/docker-{}.scope",
     "machine.slice/libpod-{}.scope",
@@ -24,8 +24,8 @@ MEMORY = (
     ("", "memory.peak", ""),
     ("", "memory.current", ""),
 )
-REFUSED = (("pids", "pids.events", "max"), ("", "pids.events", "max"))
-STARVED = (("memory", "memory.oom_control", "oom_kill"), ("", "memory.events", "oom_kill"))
+PIDS_DENIED = (("pids", "pids.events", "max"), ("", "pids.events", "max"))
+OOM_KILLS = (("memory", "memory.oom_control", "oom_kill"), ("", "memory.events", "oom_kill"))
 MAX_BYTES = 4096
 
 
@@ -39,8 +39,8 @@ class Usage:
 
     cpu_time_ms: int | None = None
     memory_bytes: int | None = None
-    refused: int = 0
-    starved: int = 0
+    pids_denied: int = 0
+    oom_kills: int = 0
 
 
 class Meter:
@@ -51,12 +51,12 @@ class Meter:
 
     def __init__(self, container: str) -> None:
         self.usage = Usage()
-        places = [place.format(container) for place in PLACES]
+        places = [place.format(container) for place in CGROUP_PATHS]
         self._cpu_ns = _Figure(places, CPU_NS)
         self._cpu_us = _Figure(places, CPU_US)
         self._memory = _Figure(places, *MEMORY)
-        self._refused = _Figure(places, *REFUSED)
-        self._starved = _Figure(places, *STARVED)
+        self._refused = _Figure(places, *PIDS_DENIED)
+        self._starved = _Figure(places, *OOM_KILLS)
 
     def read(self) -> None:
         usage = self.usage
@@ -66,8 +66,8 @@ class Meter:
             usage.cpu_time_ms = cpu // 1000
         if (memory := self._memory.read()) is not None:
             usage.memory_bytes = max(memory, usage.memory_bytes or 0)
-        usage.refused = max(usage.refused, self._refused.read() or 0)
-        usage.starved = max(usage.starved, self._starved.read() or 0)
+        usage.pids_denied = max(usage.pids_denied, self._refused.read() or 0)
+        usage.oom_kills = max(usage.oom_kills, self._starved.read() or 0)
 
 
 class _Figure:

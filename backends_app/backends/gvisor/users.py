@@ -8,7 +8,7 @@ NOBODY = f"{NOBODY_ID}:{NOBODY_ID}"
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 
-def user_of(configured: str, read: Callable[[str], str]) -> str:
+def resolve_user(configured: str, read: Callable[[str], str]) -> str:
     """Return the numbers of the user and the group of an image's `USER`.
 
     `read` gives the text of a file of the image, or nothing. What is unknown or root is nobody.

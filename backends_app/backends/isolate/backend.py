@@ -19,12 +19,12 @@ from django.core.checks import CheckMessage, Warning
 
 from ... import strict_json
 from ...confinement.client import (
-    Bounds,
     Command,
     ConfinedProcess,
     Exit,
     Launcher,
     LaunchError,
+    ProcessLimits,
 )
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidRequest
@@ -32,8 +32,8 @@ from ...strict_json import JSON
 from ...workloads import WASM, ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
-from ..walls import standing
-from .frame import FRAME_OVERHEAD, MAX_ERROR_CHARS, FramedStdout, most_frame_bytes
+from ..walls import describe_layers
+from .frame import FRAME_OVERHEAD, MAX_ERROR_CHARS, FramedStdout, max_frame_bytes
 
 INSTALL = "install it with: pip install deno"
 HARNESSES = {"node": ("head.js", "container.js", "module.js"), WASM: ("head.js", "wasi.js")}
@@ -53,10 +53,10 @@ ENVIRONMENT = {
 BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # what Deno calls the module in its own messages
 HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # and what calls it
 ADVICE = re.compile(r'(Requires \w+ access(?: to "[^"\n]*")?), run again with the --[a-z-]+ flag')
-LOST = "the program closed its stdout, so its result could not be handed over"
+STDOUT_CLOSED = "the program closed its stdout, so its result could not be handed over"
 NAME = "workload.ts"
 MODULE_NAME = "workload.wasm"  # as its first argument, which a shell makes of the file's name
-MAX_BEGUN_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
+MAX_PARTIAL_LINE_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
 STACK_OVERFLOW = "fatal runtime error: stack overflow"  # as Rust says it, and ends the process
 TOO_DEEP = "Deno's stack overflowed, as it does when it reads source that is nested too deeply"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
@@ -88,14 +88,14 @@ class IsolateBackend(Backend):
     ) -> None:
         if deno is not None:
             options.text("deno", deno, "the path of the program")
-        self._pool_size = options.whole_number("pool_size", pool_size, least=0)
-        self._require_walls = options.yes_or_no("require_walls", require_walls)
+        self._pool_size = options.integer("pool_size", pool_size, least=0)
+        self._require_full_sandbox = options.boolean("require_walls", require_walls)
         self.capabilities = BackendCapabilities(
             name="V8 isolate (Deno)",
             supported_runtimes=tuple(HARNESSES),
             supported_isolations=("isolate",),
             supported_source_formats=("code",),
-            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
+            max_concurrency=options.integer("max_concurrency", max_concurrency),
         )
         self._deno = deno
         self._launchers: dict[str, Launcher] = {}  # one, when there is Deno
@@ -104,11 +104,11 @@ class IsolateBackend(Backend):
 
     def probe(self) -> Health:
         try:
-            self._program()
+            self._find_deno()
         except BackendUnavailable as missing:
             return Health.undetected(missing.reason)
         try:
-            walls = self._walls()
+            walls = self._describe_layers()
             result = self.execute(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason)
@@ -145,21 +145,21 @@ class IsolateBackend(Backend):
         given = _arguments(workload) if workload.runtime == WASM else stdin
         cap = workload.output_bytes
         stdout = FramedStdout(marker.encode(), cap, workload.output_callback("stdout"))
-        complaints = _Complaints(marker.encode(), workload.output_callback("stderr"))
+        complaints = _StderrForwarder(marker.encode(), workload.output_callback("stderr"))
         stderr = Capture(cap, complaints.write)
         resources = workload.resources
-        bounds = Bounds(
+        limits = ProcessLimits(
             timeout_s=resources.timeout_s,
             memory_bytes=resources.mem_mb * MB,
             threads=MAX_THREADS,
-            output_bytes=MAX_OUTPUT_FACTOR * most_frame_bytes(cap),
+            output_bytes=MAX_OUTPUT_FACTOR * max_frame_bytes(cap),
         )
         head = f"{marker}{len(code):08x}{len(given):08x}".encode()
         try:
-            if self._require_walls:
-                self._walls()
+            if self._require_full_sandbox:
+                self._describe_layers()
             command = _command(workload.runtime, resources.mem_mb)
-            process = self._launch().process(command, bounds, self._pool_size)
+            process = self._launcher().process(command, limits, self._pool_size)
             self._running[workload.id] = process
             try:
                 exit = process.run(head + code + given + stdin, stdout, stderr)
@@ -189,7 +189,7 @@ class IsolateBackend(Backend):
 
     def check(self) -> Sequence[CheckMessage]:
         try:
-            _, missing = self._launch().walls
+            _, missing = self._launcher().layers
         except (BackendUnavailable, LaunchError):  # what its probe says, and better
             return ()
         return [
@@ -202,22 +202,22 @@ class IsolateBackend(Backend):
             for wall, reason in missing.items()
         ]
 
-    def _launch(self) -> Launcher:
+    def _launcher(self) -> Launcher:
         """Nothing is started by this, only by what it is asked for. Without a lock, which a fork
         could leave locked for ever.
         """
         if found := self._launchers.get("deno"):
             return found
-        launcher = self._launchers.setdefault("deno", Launcher(self._program(), name="deno"))
+        launcher = self._launchers.setdefault("deno", Launcher(self._find_deno(), name="deno"))
         if self._closed:  # perhaps while this was made
             launcher.close()
         return launcher
 
-    def _walls(self) -> Mapping[str, str]:
+    def _describe_layers(self) -> Mapping[str, str]:
         """What stands around each process, or why nothing may run."""
-        return standing(self._launch(), what="Deno", required=self._require_walls)
+        return describe_layers(self._launcher(), what="Deno", required=self._require_full_sandbox)
 
-    def _program(self) -> str:
+    def _find_deno(self) -> str:
         """The path of Deno, or `BackendUnavailable` that says how to get it."""
         if self._deno is not None:
             if found := shutil.which(self._deno):
@@ -229,30 +229,30 @@ class IsolateBackend(Backend):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
 
-class _Complaints:
+class _StderrForwarder:
     """Hands stderr on as it comes, line by line, as a person is to see it."""
 
     def __init__(self, marker: bytes, on_output: Callable[[bytes], None] | None) -> None:
         self._marker = marker  # the harness's, no line of the program
         self._on_output = on_output
-        self._begun = b""
+        self._partial_line = b""
 
     def write(self, data: bytes) -> None:
         if self._on_output is None:
             return
-        lines, end, self._begun = (self._begun + data).rpartition(b"\n")
-        if len(self._begun) > MAX_BEGUN_BYTES:
-            lines, end, self._begun = lines + end + self._begun, b"", b""
+        lines, end, self._partial_line = (self._partial_line + data).rpartition(b"\n")
+        if len(self._partial_line) > MAX_PARTIAL_LINE_BYTES:
+            lines, end, self._partial_line = lines + end + self._partial_line, b"", b""
         if lines or end:
-            self._on_output(_readable((lines + end).decode(errors="replace")).encode())
+            self._on_output(_clean_stderr((lines + end).decode(errors="replace")).encode())
 
     def close(self) -> None:
-        begun = self._begun.removesuffix(self._marker)
+        begun = self._partial_line.removesuffix(self._marker)
         if self._on_output is not None and begun:
-            self._on_output(_readable(begun.decode(errors="replace")).encode())
+            self._on_output(_clean_stderr(begun.decode(errors="replace")).encode())
 
 
-def _readable(stderr: str) -> str:
+def _clean_stderr(stderr: str) -> str:
     """Name the program and what calls it, and leave out advice that nobody can take."""
     return ADVICE.sub(r"\1", BLOB.sub(NAME, HARNESS.sub("the harness", stderr)))
 
@@ -309,26 +309,26 @@ def _result(
 ) -> WorkloadResult:
     """What the host saw decides; what the program handed over counts only where it ended well."""
     stdout.close()
-    printed = stdout.printed.text()
+    printed = stdout.capture.text()
     complaints = stderr.text()
     lost = complaints.endswith(marker)
-    complaints = _readable(complaints.removesuffix(marker))
+    complaints = _clean_stderr(complaints.removesuffix(marker))
     reason, output, error = ExitReason.EXITED, None, ""
-    if exit.ended_for is not None:
-        reason, error = exit.ended_for, _why(exit.ended_for, workload)
+    if exit.kill_reason is not None:
+        reason, error = exit.kill_reason, _why(exit.kill_reason, workload)
     elif exit.signal is not None:
-        reason, error = _signalled(exit, complaints, workload)
+        reason, error = _describe_signal(exit, complaints, workload)
     elif note := _note(stdout):
-        output = output_from_stdout(printed, truncated=stdout.printed.truncated)
-        error = note if exit.exit_code == 0 else _denos_word(complaints)
-    elif stdout.began:
-        reason, output, error = _handed_over(stdout, workload)
+        output = output_from_stdout(printed, truncated=stdout.capture.truncated)
+        error = note if exit.exit_code == 0 else _deno_error(complaints)
+    elif stdout.has_frame:
+        reason, output, error = _parse_frame(stdout, workload)
         if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
             reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
     elif exit.exit_code != 0:
-        error = LOST if lost else _denos_word(complaints)
+        error = STDOUT_CLOSED if lost else _deno_error(complaints)
     else:
-        output = output_from_stdout(printed, truncated=stdout.printed.truncated)
+        output = output_from_stdout(printed, truncated=stdout.capture.truncated)
     return WorkloadResult(
         exit_reason=reason,
         exit_code=exit.exit_code,
@@ -336,9 +336,9 @@ def _result(
         output=output if exit.exit_code == 0 else None,
         stdout=printed,
         stderr=complaints,
-        stdout_truncated=stdout.printed.truncated,
+        stdout_truncated=stdout.capture.truncated,
         stderr_truncated=stderr.truncated,
-        stdout_encoding=stdout.printed.encoding,
+        stdout_encoding=stdout.capture.encoding,
         stderr_encoding=stderr.encoding,
         error=error,
         duration_ms=exit.duration_ms,
@@ -359,7 +359,7 @@ def _note(stdout: FramedStdout) -> str:
     return ""
 
 
-def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
+def _parse_frame(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
     """Reason, output and error as the frame has them; user code may have written it."""
     too_large = f"the output is larger than {workload.output_bytes:,} bytes"
     if stdout.frame_too_large:
@@ -380,11 +380,11 @@ def _handed_over(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
     return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
 
 
-def _signalled(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitReason, str]:
+def _describe_signal(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitReason, str]:
     """Why a signal ended it that the host did not send."""
     mem_mb = workload.resources.mem_mb
     full = exit.memory_bytes >= mem_mb * MB * 0.9
-    crowded = exit.data_bytes + WORKER_MB * MB > exit.most_data_bytes
+    crowded = exit.data_bytes + WORKER_MB * MB > exit.max_data_bytes
     if exit.signal in ABORTS and (full or crowded):
         error = f"V8 gave up: {mem_mb} MB and {MAX_WORKERS} workers are what there is room for"
         return ExitReason.MEMORY_LIMIT, error
@@ -393,7 +393,7 @@ def _signalled(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitRea
     return ExitReason.SIGNAL, f"ended by {exit.signal}"
 
 
-def _denos_word(stderr: str) -> str:
+def _deno_error(stderr: str) -> str:
     """What Deno itself says on a program's end that no handler of ours was told of."""
     if "Deno has panicked" in stderr:
         return "Deno itself failed: it panicked"

@@ -11,7 +11,7 @@ FRAME_OVERHEAD = 64  # the key and the braces around an output
 MAX_ERROR_CHARS = 4000  # as many as `head.js` takes; JSON may need six bytes for each
 
 
-def most_frame_bytes(limit: int) -> int:
+def max_frame_bytes(limit: int) -> int:
     """A frame with an output of `limit` bytes, or with the words of an error."""
     return max(limit, 6 * MAX_ERROR_CHARS) + FRAME_OVERHEAD
 
@@ -26,16 +26,16 @@ class FramedStdout:
     def __init__(
         self, marker: bytes, limit: int, on_output: Callable[[bytes], None] | None = None
     ) -> None:
-        self.printed = Capture(limit, on_output)
+        self.capture = Capture(limit, on_output)
         self.frame_too_large = False
         self._marker = marker
-        self._limit = most_frame_bytes(limit)
-        self._held = b""  # may be the beginning of the marker, or of the length
+        self._limit = max_frame_bytes(limit)
+        self._pending = b""  # may be the beginning of the marker, or of the length
         self._frame: bytearray | None = None
         self._missing: int | None = None  # bytes of the frame, when its length is known
 
     @property
-    def began(self) -> bool:
+    def has_frame(self) -> bool:
         """Has the marker been seen?"""
         return self._frame is not None
 
@@ -46,35 +46,35 @@ class FramedStdout:
 
     def write(self, data: bytes) -> None:
         if self._frame is None:
-            data = self._held + data
+            data = self._pending + data
             before, found, data = data.partition(self._marker)
             if not found:
                 keep = _overlap(before, self._marker)
-                self._held = before[len(before) - keep :]
-                self.printed.write(before[: len(before) - keep])
+                self._pending = before[len(before) - keep :]
+                self.capture.write(before[: len(before) - keep])
                 return
-            self._held = b""
-            self.printed.write(before)
+            self._pending = b""
+            self.capture.write(before)
             self._frame = bytearray()
         if self._missing is None:
-            data = self._held + data
+            data = self._pending + data
             if len(data) < LENGTH_DIGITS:
-                self._held = data
+                self._pending = data
                 return
-            self._held = b""
+            self._pending = b""
             self._missing = _length(data[:LENGTH_DIGITS])
             self.frame_too_large = self._missing > self._limit
             data = data[LENGTH_DIGITS:]
         mine = data[: self._missing]
         self._missing -= len(mine)
         self._frame += mine[: max(0, self._limit - len(self._frame))]
-        self.printed.write(data[len(mine) :])
+        self.capture.write(data[len(mine) :])
 
     def close(self) -> None:
         """The stream has ended: what was held back was no marker."""
         if self._frame is None:
-            self.printed.write(self._held)
-        self._held = b""
+            self.capture.write(self._pending)
+        self._pending = b""
 
 
 def _overlap(data: bytes, marker: bytes) -> int:

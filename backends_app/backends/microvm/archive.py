@@ -22,7 +22,7 @@ MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_PATH_BYTES, MAX_NAME_BYTES, MAX_DEPTH = 512, 255, 32
 # With a header and its extensions for each entry, and what fills up blocks.
 MAX_STREAM_BYTES = MAX_UNPACKED_BYTES + MAX_ENTRIES * 4096
-TOO_MUCH = f"Unpacks to more than {MAX_UNPACKED_BYTES:,} bytes."
+TOO_LARGE = f"Unpacks to more than {MAX_UNPACKED_BYTES:,} bytes."
 MAX_MANIFEST_BYTES = 256 * 1024
 SET_ID = 0o6000
 APPLE_DOUBLE = b"\0\5\x16\7"  # how a file begins that holds what macOS keeps beside another
@@ -54,7 +54,7 @@ class Archive:
         raise InvalidRequest(FIELD, f"Has no {expected} at its top; add it, or give a command.")
 
 
-class _Bounded:
+class _BoundedReader:
     """What is unpacked, as far as the bounds go."""
 
     def __init__(self, packed: bytes) -> None:
@@ -65,39 +65,39 @@ class _Bounded:
         data = self._unpacked.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise InvalidRequest(FIELD, TOO_MUCH)
+            raise InvalidRequest(FIELD, TOO_LARGE)
         return data
 
 
-def judged(packed: bytes, manifest: str | None = None) -> Archive:
+def inspect_archive(packed: bytes, manifest: str | None = None) -> Archive:
     """Read all of it; raises `InvalidRequest` for what breaks a rule.
 
     `manifest` is the file whose content is wanted, as JSON.
     """
     found = Archive()
-    taken: dict[str, str] = {}  # paths as a careless file system would compare them, and their kind
+    paths: dict[str, str] = {}  # paths as a careless file system would compare them, and their kind
     unpacked = 0
     try:
-        for number, (entry, read) in enumerate(tar.entries(_Bounded(packed).read), 1):
+        for number, (entry, read) in enumerate(tar.entries(_BoundedReader(packed).read), 1):
             if number > MAX_ENTRIES:
                 raise InvalidRequest(FIELD, f"Has more than {MAX_ENTRIES:,} entries.")
-            _allowed(entry)
-            path = _path(entry.name)
+            _check_entry(entry)
+            path = _check_path(entry.name)
             unpacked += entry.size
             if unpacked > MAX_UNPACKED_BYTES:
-                raise InvalidRequest(FIELD, TOO_MUCH)
-            if entry.is_file and _beside(path, read):
+                raise InvalidRequest(FIELD, TOO_LARGE)
+            if entry.is_file and _is_apple_double(path, read):
                 continue
-            _claim(taken, path, entry.is_folder)
+            _add_path(paths, path, entry.is_folder)
             if entry.is_folder:
                 continue
             if entry.is_link:
-                _stays_inside(path, entry.target)
+                _check_link(path, entry.target)
                 continue
             found.files.add(path)
             if path == manifest and entry.size <= MAX_MANIFEST_BYTES:
                 found.manifest = _json(read(entry.size))
-    except tar.Malformed as error:
+    except tar.InvalidTar as error:
         raise InvalidRequest(FIELD, f"Is no tar.gz that is taken: it {error}.") from error
     except (EOFError, OSError, zlib.error) as error:
         raise InvalidRequest(FIELD, "Is no complete gzip.") from error
@@ -106,7 +106,7 @@ def judged(packed: bytes, manifest: str | None = None) -> Archive:
     return found
 
 
-def _allowed(entry: tar.Entry) -> None:
+def _check_entry(entry: tar.Entry) -> None:
     name = short_repr(entry.name)
     if not (entry.is_folder or entry.is_file or entry.is_link):
         raise InvalidRequest(
@@ -120,12 +120,12 @@ def _allowed(entry: tar.Entry) -> None:
         raise InvalidRequest(FIELD, f"{name} has an impossible size.")
 
 
-def _beside(path: str, read: Callable[[int], bytes]) -> bool:
+def _is_apple_double(path: str, read: Callable[[int], bytes]) -> bool:
     """Tell whether a file is what the tar of macOS puts beside another; it is not unpacked."""
     return path.rpartition("/")[2].startswith("._") and read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
 
 
-def _stays_inside(path: str, target: str) -> None:
+def _check_link(path: str, target: str) -> None:
     """Refuse a link that leads out of the archive, or could by way of another one.
 
     What goes up does that first, from a folder that is none of the archive's links.
@@ -138,10 +138,10 @@ def _stays_inside(path: str, target: str) -> None:
         raise InvalidRequest(
             FIELD, f"The link {short_repr(path)} leads out of the archive, to {short_repr(target)}."
         )
-    _path("/".join(parts[up:]))
+    _check_path("/".join(parts[up:]))
 
 
-def _path(name: str) -> str:
+def _check_path(name: str) -> str:
     """The name as a path below the folder that it is unpacked to, or `InvalidRequest`."""
     length = len(name.encode())
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -157,22 +157,22 @@ def _path(name: str) -> str:
     return "/".join(parts)
 
 
-def _claim(taken: dict[str, str], path: str, folder: bool) -> None:
+def _add_path(paths: dict[str, str], path: str, folder: bool) -> None:
     """No two entries may be one, nor one lie below a file, in any file system's eyes."""
     parts = unicodedata.normalize("NFKC", path).casefold().split("/") if path else []
     for depth in range(1, len(parts)):
-        _take(taken, "/".join(parts[:depth]), path, folder=True)
+        _add_key(paths, "/".join(parts[:depth]), path, folder=True)
     if parts:
-        _take(taken, "/".join(parts), path, folder=folder)
+        _add_key(paths, "/".join(parts), path, folder=folder)
     elif not folder:
         raise InvalidRequest(FIELD, "A file has no name.")
 
 
-def _take(taken: dict[str, str], key: str, path: str, *, folder: bool) -> None:
-    before = taken.get(key)
+def _add_key(paths: dict[str, str], key: str, path: str, *, folder: bool) -> None:
+    before = paths.get(key)
     if before is not None and not (folder and before == "folder"):
         raise InvalidRequest(FIELD, f"The path {short_repr(path)} is there more than once.")
-    taken[key] = "folder" if folder else "file"
+    paths[key] = "folder" if folder else "file"
 
 
 def _json(content: bytes) -> Any:

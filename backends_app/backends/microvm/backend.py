@@ -14,20 +14,20 @@ from pathlib import Path
 
 from django.core import checks
 
-from ...confinement.client import Bounds, Command, ConfinedProcess, Launcher, LaunchError
+from ...confinement.client import Command, ConfinedProcess, Launcher, LaunchError, ProcessLimits
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join, short_repr
 from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
-from ..walls import standing
+from ..walls import describe_layers
 from . import channel, clock, machine, parts, qemu
-from .archive import judged
+from .archive import inspect_archive
 from .build import Builder
-from .channel import Port, Program, Share
-from .images import Found, Images, Missing
-from .machine import MB, Size
+from .channel import AgentProtocol, GuestLimits, Program
+from .images import ArtifactMissing, Images, VerifiedArtifact
+from .machine import MB, MachineSize
 from .qemu import Accelerators, NotInstalled, Qemu
 from .results import Streams, result_of
 from .runtimes import RUNTIMES
@@ -47,17 +47,17 @@ PORT = "stdio,id=agent,signal=off"
 NO_BOUNDARY = "no security boundary by itself: QEMU promises one with KVM only"
 
 
-_proven: set[tuple[object, ...]] = set()  # what has run a program in this process
+_verified_identities: set[tuple[object, ...]] = set()  # what has run a program in this process
 
 
 @dataclass(frozen=True)
-class Start:
+class StartPlan:
     """How machines of one runtime and size are started; `why_cold` says why from no snapshot."""
 
     launcher: Launcher
     command: Command
     identity: tuple[object, ...]
-    why_cold: str = ""
+    boot_reason: str = ""
 
 
 class MicroVMBackend(Backend):
@@ -92,12 +92,12 @@ class MicroVMBackend(Backend):
             if value is not None and not os.path.isabs(options.text(name, value, "a path")):
                 raise InvalidOption(name, value, "must be an absolute path")
         self._qemu = options.text("qemu", qemu, "the name or path of the program")
-        self._size = Size(
-            mem_mb=options.whole_number("snapshot_mem_mb", snapshot_mem_mb, least=64), cpus=1
+        self._size = MachineSize(
+            mem_mb=options.integer("snapshot_mem_mb", snapshot_mem_mb, least=64), cpus=1
         )
-        self._disk_mb = options.whole_number("disk_mb", disk_mb)
-        self._pool_size = options.whole_number("pool_size", pool_size, least=0)
-        self._require_walls = options.yes_or_no("require_walls", require_walls)
+        self._disk_mb = options.integer("disk_mb", disk_mb)
+        self._pool_size = options.integer("pool_size", pool_size, least=0)
+        self._require_full_sandbox = options.boolean("require_walls", require_walls)
         self._sources = sources
         self._accelerators = Accelerators(accelerator)
         self._images = Images(Path(folder) if folder else _data_folder())
@@ -106,7 +106,7 @@ class MicroVMBackend(Backend):
             supported_runtimes=tuple(RUNTIMES),
             supported_isolations=("microvm",),
             supported_source_formats=("code", "archive"),
-            max_concurrency=options.whole_number("max_concurrency", max_concurrency),
+            max_concurrency=options.integer("max_concurrency", max_concurrency),
         )
         self._launchers: dict[str, tuple[tuple[object, ...], Launcher]] = {}
         self._running: dict[str, ConfinedProcess] = {}
@@ -121,7 +121,7 @@ class MicroVMBackend(Backend):
             return Health.unhealthy(fault.reason)
         attributes = {"qemu_version": found.version}
         try:
-            return self._proven_to_work(found, attributes)
+            return self._probe_images(found, attributes)
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason, attributes)
 
@@ -133,14 +133,14 @@ class MicroVMBackend(Backend):
         assert workload.runtime is not None
         try:
             start = self._start(workload.runtime, workload.resources)
-        except Missing as missing:
+        except ArtifactMissing as missing:
             raise InvalidRequest(
                 "runtime",
                 f"This server has no image of {short_repr(workload.runtime)}; its operator can"
                 f" build it with: {SETUP} --runtime {workload.runtime}.",
             ) from missing
-        if self._require_walls:
-            self._walls(start.launcher)
+        if self._require_full_sandbox:
+            self._describe_layers(start.launcher)
         return self._run(workload, program, start)
 
     def kill(self, workload_id: str) -> None:
@@ -163,13 +163,13 @@ class MicroVMBackend(Backend):
             program=self._qemu,
             accelerators=self._accelerators,
             size=self._size,
-            share=self._share(Resources()),
+            guest_limits=self._guest_limits(Resources()),
             sources=self._sources,
         )
         return builder.steps(tuple(runtimes) or tuple(RUNTIMES))
 
     def check(self) -> Sequence[checks.CheckMessage]:
-        if self._accelerators.wanted == "kvm":
+        if self._accelerators.setting == "kvm":
             return ()
         return [
             checks.Warning(
@@ -181,36 +181,40 @@ class MicroVMBackend(Backend):
 
     # Whether it works
 
-    def _proven_to_work(self, found: Qemu, attributes: dict[str, str]) -> Health:
+    def _probe_images(self, found: Qemu, attributes: dict[str, str]) -> Health:
         """Verify every image, and run a program in one: the first that has run none, or the first.
 
         One for each probe: under TCG, to compile Go alone takes longer than a probe should.
         """
         images = self._kernel()
-        accelerator = self._accelerators.chosen(found, images.files["proof"])
+        accelerator = self._accelerators.choose(found, images.files["proof"])
         attributes["accelerator"] = accelerator
         if accelerator == "tcg":
             attributes["accelerator_note"] = NO_BOUNDARY
         attributes["kernel_version"] = images.versions.get("linux", "unknown")
-        starts: dict[str, Start] = {}
+        starts: dict[str, StartPlan] = {}
         missing: list[str] = []
         walls: Mapping[str, str] = {}
         for runtime in RUNTIMES:
             try:
                 start = self._start(runtime, Resources(mem_mb=self._size.mem_mb))
-            except Missing:
+            except ArtifactMissing:
                 missing.append(runtime)
                 continue
-            walls = self._walls(start.launcher)
+            walls = self._describe_layers(start.launcher)
             starts[runtime] = start
             attributes[f"{runtime}_version"] = self._version(runtime)
-            attributes[f"start_{runtime}"] = start.why_cold or f"snapshot of {self._size.mem_mb} MB"
+            attributes[f"start_{runtime}"] = (
+                start.boot_reason or f"snapshot of {self._size.mem_mb} MB"
+            )
         if not starts:
             raise BackendUnavailable(f"no image has been built; build them with: {SETUP}")
-        unproven = (name for name, start in starts.items() if start.identity not in _proven)
+        unproven = (
+            name for name, start in starts.items() if start.identity not in _verified_identities
+        )
         runtime = next(unproven, next(iter(starts)))
         self._smoke(runtime, starts[runtime])
-        _proven.add(starts[runtime].identity)
+        _verified_identities.add(starts[runtime].identity)
         attributes["confinement"] = "QEMU behind walls, with its own sandbox"
         attributes.update({f"wall_{wall}": by for wall, by in walls.items()})
         description = f"{comma_join([*starts])} run in machines of their own"
@@ -220,11 +224,11 @@ class MicroVMBackend(Backend):
 
     def _version(self, runtime: str) -> str:
         """Return the version of what runs programs, without what Debian adds to it."""
-        versions = self._images.verified(parts.root(runtime)).versions
+        versions = self._images.verify(parts.root(runtime)).versions
         found = UPSTREAM.match(versions.get(RUNTIMES[runtime].versioned, ""))
         return found[1] if found else "unknown"
 
-    def _smoke(self, runtime: str, start: Start) -> None:
+    def _smoke(self, runtime: str, start: StartPlan) -> None:
         number = secrets.randbelow(2**31)
         row = RUNTIMES[runtime]
         resources = Resources(mem_mb=self._size.mem_mb, timeout_s=30.0)
@@ -236,85 +240,90 @@ class MicroVMBackend(Backend):
                 f"{': ' if result.error else ''}{result.error}"
             )
 
-    def _walls(self, launcher: Launcher) -> Mapping[str, str]:
+    def _describe_layers(self, launcher: Launcher) -> Mapping[str, str]:
         """What stands around QEMU, or why nothing may run."""
-        return standing(launcher, what="QEMU", required=self._require_walls)
+        return describe_layers(launcher, what="QEMU", required=self._require_full_sandbox)
 
     # What a machine is started from
 
-    def _kernel(self) -> Found:
+    def _kernel(self) -> VerifiedArtifact:
         try:
-            return self._images.verified(parts.kernel())
-        except Missing as missing:
-            why = "there are none" if not self._images.others(parts.kernel()) else "they are old"
+            return self._images.verify(parts.kernel())
+        except ArtifactMissing as missing:
+            why = "there are none" if not self._images.outdated(parts.kernel()) else "they are old"
             raise BackendUnavailable(
                 f"images are missing: {why}; build them with: {SETUP}"
             ) from missing
 
-    def _start(self, runtime: str, resources: Resources) -> Start:
+    def _start(self, runtime: str, resources: Resources) -> StartPlan:
         """From the snapshot where the workload fits into it, or else by booting."""
         if self._closed:
             raise BackendUnavailable("it has been closed")
         found = qemu.find(self._qemu)
-        kernel, root = self._kernel(), self._images.verified(parts.root(runtime))
-        accelerator = self._accelerators.chosen(found, kernel.files["proof"])
+        kernel, root = self._kernel(), self._images.verify(parts.root(runtime))
+        accelerator = self._accelerators.choose(found, kernel.files["proof"])
         files = {**kernel.files, **root.files}
         made = (found, accelerator, runtime, kernel.identity, root.identity)
-        size = Size(mem_mb=resources.mem_mb, cpus=math.ceil(resources.cpus))
+        size = MachineSize(mem_mb=resources.mem_mb, cpus=math.ceil(resources.cpus))
         if size.mem_mb > self._size.mem_mb or size.cpus > self._size.cpus:
-            why_cold = f"boots: more than {self._size.mem_mb} MB or {self._size.cpus} processor"
+            boot_reason = f"boots: more than {self._size.mem_mb} MB or {self._size.cpus} processor"
         else:
-            size, why_cold = self._size, "boots: there is no snapshot for this QEMU and processor"
-            part = parts.snapshot(runtime, found.version, accelerator, size)
+            size, boot_reason = (
+                self._size,
+                "boots: there is no snapshot for this QEMU and processor",
+            )
+            artifact = parts.snapshot(runtime, found.version, accelerator, size)
             try:
-                snapshot = self._images.verified(part)
-            except Missing:
+                snapshot = self._images.verify(artifact)
+            except ArtifactMissing:
                 pass
             else:
                 then = snapshot.versions.get("counter_khz", "")
                 if not os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
-                    why_cold = "boots: this user may not open the memory of the snapshot"
-                elif not clock.agrees(then, accelerator):
-                    why_cold = "boots: the snapshot is of a processor that counts otherwise"
+                    boot_reason = "boots: this user may not open the memory of the snapshot"
+                elif not clock.matches(then, accelerator):
+                    boot_reason = "boots: the snapshot is of a processor that counts otherwise"
                 else:
-                    return self._clone(runtime, found, accelerator, files, made, snapshot)
-        exposed = [files[name] for name in ("kernel", "initramfs", "root")]
+                    return self._restore(runtime, found, accelerator, files, made, snapshot)
+        readable_files = [files[name] for name in ("kernel", "initramfs", "root")]
         command = Command(
-            arguments=machine.cold(accelerator, size, files, PORT, clock.needed_khz(accelerator)),
+            arguments=machine.boot_args(
+                accelerator, size, files, PORT, clock.guest_tsc_khz(accelerator)
+            ),
             environment={},
             memory_bytes=HEADROOM_MB * MB,
             start_s=BOOT_S[accelerator],
         )
         launcher = self._launcher(
-            f"{runtime} booted", made, lambda: found.launcher(accelerator, exposed)
+            f"{runtime} booted", made, lambda: found.launcher(accelerator, readable_files)
         )
-        return Start(launcher, command, made, why_cold)
+        return StartPlan(launcher, command, made, boot_reason)
 
-    def _clone(
+    def _restore(
         self,
         runtime: str,
         found: Qemu,
         accelerator: str,
         files: Mapping[str, Path],
         made: tuple[object, ...],
-        snapshot: Found,
-    ) -> Start:
+        snapshot: VerifiedArtifact,
+    ) -> StartPlan:
         files = {**files, **snapshot.files}
         command = Command(
-            arguments=machine.clone(accelerator, self._size, files, PORT, STATE),
+            arguments=machine.restore_args(accelerator, self._size, files, PORT, STATE),
             environment={},
             memory_bytes=HEADROOM_MB * MB,
             files=[str(files["state"])],
             start_s=RESTORE_S,
         )
-        exposed = [files[name] for name in ("root", "state")]
+        readable_files = [files[name] for name in ("root", "state")]
         identity = (*made, snapshot.identity)
         launcher = self._launcher(
             f"{runtime} cloned",
             identity,
-            lambda: found.launcher(accelerator, exposed, [files["ram"]]),
+            lambda: found.launcher(accelerator, readable_files, [files["ram"]]),
         )
-        return Start(launcher, command, identity)
+        return StartPlan(launcher, command, identity)
 
     def _launcher(
         self, kind: str, identity: tuple[object, ...], make: Callable[[], Launcher]
@@ -333,15 +342,15 @@ class MicroVMBackend(Backend):
 
     # Running it
 
-    def _run(self, workload: WorkloadSpec, program: Program, start: Start) -> WorkloadResult:
+    def _run(self, workload: WorkloadSpec, program: Program, start: StartPlan) -> WorkloadResult:
         resources, cap = workload.resources, workload.output_bytes
-        share = self._share(resources)
+        guest_limits = self._guest_limits(resources)
         processors = math.ceil(resources.cpus)
-        largest = Size(mem_mb=max(resources.mem_mb, self._size.mem_mb), cpus=processors)
+        largest = MachineSize(mem_mb=max(resources.mem_mb, self._size.mem_mb), cpus=processors)
         prepare_s = program.prepare_s
-        bounds = Bounds(
+        limits = ProcessLimits(
             timeout_s=resources.timeout_s,
-            memory_bytes=(largest.ram_mb + machine.TRANSLATED_MB + machine.QEMU_MB) * MB,
+            memory_bytes=(largest.ram_mb + machine.TCG_BUFFER_MB + machine.QEMU_MB) * MB,
             threads=MAX_THREADS,
             output_bytes=MAX_OUTPUT_FACTOR * cap,
             prepare_s=prepare_s,
@@ -355,30 +364,32 @@ class MicroVMBackend(Backend):
         streams = {b"o": said.stdout, b"e": said.stderr, b"r": said.returned or Capture(1)}
         complaints = Capture(2000)
         try:
-            process = start.launcher.process(start.command, bounds, self._pool_size)
-            port = Port(streams, process.end, process.prepared if program.prepares else None)
+            process = start.launcher.process(start.command, limits, self._pool_size)
+            port = AgentProtocol(
+                streams, process.stop, process.start_timer if program.prepares else None
+            )
             self._running[workload.id] = process
             try:
-                request = channel.request(program, share, workload.input_json())
+                request = channel.request(program, guest_limits, workload.input_json())
                 exit = process.run(request, port, complaints, hold_stdin=True)
             finally:
                 del self._running[workload.id]
         except LaunchError as error:
-            raise BackendUnavailable(f"QEMU could not be run: {self._masked(error)}") from error
+            raise BackendUnavailable(f"QEMU could not be run: {self._hide_paths(error)}") from error
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise BackendUnavailable(f"QEMU could not be run: {reason}") from error
         return result_of(exit, port, said, workload, program)
 
-    def _share(self, resources: Resources) -> Share:
-        return Share(
+    def _guest_limits(self, resources: Resources) -> GuestLimits:
+        return GuestLimits(
             cpus=resources.cpus,
             memory_bytes=resources.mem_mb * MB,
             disk_bytes=self._disk_mb * MB,
             processes=PROCESSES,
         )
 
-    def _masked(self, error: LaunchError) -> str:
+    def _hide_paths(self, error: LaunchError) -> str:
         """QEMU names files in what it says, and where they lie is nobody's business."""
         return str(error).replace(str(self._images.folder), "images")
 
@@ -397,7 +408,7 @@ def _program(workload: WorkloadSpec) -> Program:
         raise InvalidRequest(
             "runtime", f"Machines take code and archives of {comma_join(RUNTIMES)}."
         )
-    environment = row.surroundings(workload.resources.mem_mb)
+    environment = row.environment_for(workload.resources.mem_mb)
     if workload.archive is None:
         if workload.command:
             raise InvalidRequest(
@@ -405,7 +416,7 @@ def _program(workload: WorkloadSpec) -> Program:
             )
         source, file, entry = workload.code_utf8(), row.file, row.file
     else:
-        found = judged(workload.archive, row.manifest)
+        found = inspect_archive(workload.archive, row.manifest)
         source, file = workload.archive, None
         if workload.command:
             return Program(source=source, file=None, argv=workload.argv(), environment=environment)
@@ -416,5 +427,5 @@ def _program(workload: WorkloadSpec) -> Program:
         compile=row.compile,
         argv=[word.replace("{entry}", entry) for word in row.command],
         environment=environment,
-        marks=row.returns,
+        signals_start=row.returns,
     )

@@ -15,11 +15,11 @@ from pathlib import Path
 from ...exceptions import BackendUnavailable
 from .. import progress
 from ..progress import Advance
-from ..setup import SetupError, Step, packages, run
+from ..setup import SetupError, Step, packages, run_command
 from . import clock, initramfs, parts, qemu, snapshot
-from .channel import Program, Share
-from .images import Images, Part, describe
-from .machine import Size
+from .channel import GuestLimits, Program
+from .images import Artifact, Images, write_manifest
+from .machine import MachineSize
 from .qemu import Accelerators, Qemu
 from .runtimes import RUNTIMES, Wheel
 
@@ -36,7 +36,7 @@ STAGES = (
     "cleaning package lists",
     "creating tarball",
 )
-KEPT = 2
+MAX_OUTDATED = 2
 MAKING, OLD, LOCK = ".making-", ".old-", ".lock"
 KERNEL_VERSION_AT = 0x20E  # Documentation/x86/boot.rst of the kernel: where it says its version
 
@@ -50,50 +50,52 @@ class Builder:
     images: Images
     program: str
     accelerators: Accelerators
-    size: Size
-    share: Share
+    size: MachineSize
+    guest_limits: GuestLimits
     sources: str | None
 
     def steps(self, runtimes: Sequence[str]) -> Sequence[Step]:
         """In this order; each looks first whether there is something to do."""
         made = [self._step(parts.kernel(), "kernel and initramfs", self._kernel)]
         for runtime in runtimes:
-            part = parts.root(runtime)
-            made.append(self._step(part, f"root of {runtime}", self._root_of(runtime)))
+            artifact = parts.root(runtime)
+            made.append(self._step(artifact, f"root of {runtime}", self._root(runtime)))
         return (
             packages(*PACKAGES),
             *made,
             *(self._snapshot_step(runtime) for runtime in runtimes),
         )
 
-    def _step(self, part: Part, what: str, make: Callable[[Path, Advance], dict[str, str]]) -> Step:
+    def _step(
+        self, artifact: Artifact, what: str, make: Callable[[Path, Advance], dict[str, str]]
+    ) -> Step:
         return Step(
-            needed=f"{what} ({part.folder})",
-            how=f"make it from packages of Debian and PyPI, in {self.images.folder}",
-            done=lambda: self._there(part),
-            take=lambda: self._make(part, f"Making {what}", make),
+            what=f"{what} ({artifact.folder})",
+            action=f"make it from packages of Debian and PyPI, in {self.images.folder}",
+            is_done=lambda: self._is_current(artifact),
+            apply=lambda: self._make(artifact, f"Making {what}", make),
         )
 
     def _snapshot_step(self, runtime: str) -> Step:
-        def part() -> tuple[Qemu, str, Part]:
+        def artifact() -> tuple[Qemu, str, Artifact]:
             found = qemu.find(self.program)
-            proof = self.images.verified(parts.kernel()).files["proof"]
-            accelerator = self.accelerators.chosen(found, proof)
+            proof = self.images.verify(parts.kernel()).files["proof"]
+            accelerator = self.accelerators.choose(found, proof)
             return (
                 found,
                 accelerator,
                 parts.snapshot(runtime, found.version, accelerator, self.size),
             )
 
-        def done() -> bool:
+        def is_done() -> bool:
             try:
-                return self._there(part()[2])
+                return self._is_current(artifact()[2])
             except BackendUnavailable:
                 return False
 
-        def take() -> None:
+        def apply() -> None:
             try:
-                found, accelerator, wanted = part()
+                found, accelerator, wanted = artifact()
             except BackendUnavailable as error:
                 raise SetupError(error.reason) from error
             self._make(
@@ -105,53 +107,53 @@ class Builder:
             )
 
         return Step(
-            needed=f"snapshot of {runtime}, {self.size.mem_mb} MB",
-            how="boot it once, let it run a program, and keep its memory",
-            done=done,
-            take=take,
+            what=f"snapshot of {runtime}, {self.size.mem_mb} MB",
+            action="boot it once, let it run a program, and keep its memory",
+            is_done=is_done,
+            apply=apply,
         )
 
-    def _there(self, part: Part) -> bool:
+    def _is_current(self, artifact: Artifact) -> bool:
         """Nothing is made again that is what it was made as."""
         try:
-            self.images.verified(part)
+            self.images.verify(artifact)
         except BackendUnavailable:
             return False
         return True
 
     def _make(
-        self, part: Part, title: str, make: Callable[[Path, Advance], dict[str, str]]
+        self, artifact: Artifact, title: str, make: Callable[[Path, Advance], dict[str, str]]
     ) -> None:
         try:
-            with _folder(self.images.folder), progress.task(title) as advance:
-                if self._there(part):  # another has made it while this one waited
+            with _locked_folder(self.images.folder), progress.task(title) as advance:
+                if self._is_current(artifact):  # another has made it while this one waited
                     return
-                new = self.images.folder / f"{MAKING}{part.folder}"
+                new = self.images.folder / f"{MAKING}{artifact.folder}"
                 new.mkdir(mode=0o755)
                 versions = make(new, advance)
-                for file in part.files:
+                for file in artifact.files:
                     # A machine may run as a user of its own; the folder keeps everybody else away.
                     # What is mapped privately has to be opened for writing, and the walls keep a
                     # machine from doing that.
                     own = os.geteuid() == 0 and file in parts.MAPPED
                     (new / file).chmod(0o666 if own else 0o644)
                 new.chmod(0o755)
-                describe(new, part, versions)
-                self._put(new, part)
+                write_manifest(new, artifact, versions)
+                self._install(new, artifact)
         except OSError as error:
             raise SetupError(
                 f"{title} in {self.images.folder} failed: {error.strerror or error}"
             ) from error
 
-    def _put(self, new: Path, part: Part) -> None:
+    def _install(self, new: Path, artifact: Artifact) -> None:
         """Whole, or not at all. Of what was made from something else the last ones are kept:
         another server may have options of its own, or not have been started anew yet.
         """
-        final = self.images.folder / part.folder
+        final = self.images.folder / artifact.folder
         if final.exists():
-            final.rename(self.images.folder / f"{OLD}{part.folder}")
+            final.rename(self.images.folder / f"{OLD}{artifact.folder}")
         new.rename(final)
-        for other in self.images.others(part)[KEPT:]:
+        for other in self.images.outdated(artifact)[MAX_OUTDATED:]:
             shutil.rmtree(other)
 
     def _kernel(self, new: Path, advance: Advance) -> dict[str, str]:
@@ -161,13 +163,13 @@ class Builder:
             system = scratch / "system"
             _extract(tar, system)
             (image,) = system.glob("boot/vmlinuz-*")
-            (new / "initramfs").write_bytes(initramfs.packed(system, parts.MODULES, parts.GUEST))
+            (new / "initramfs").write_bytes(initramfs.build(system, parts.MODULES, parts.GUEST))
             kernel = image.read_bytes()
         (new / "kernel").write_bytes(kernel)
         (new / "proof").write_bytes(qemu.firmware())
         return {"linux": _kernel_version(kernel)}
 
-    def _root_of(self, runtime: str) -> Callable[[Path, Advance], dict[str, str]]:
+    def _root(self, runtime: str) -> Callable[[Path, Advance], dict[str, str]]:
         def make(new: Path, advance: Advance) -> dict[str, str]:
             row = RUNTIMES[runtime]
             with _scratch(new) as scratch:
@@ -175,13 +177,13 @@ class Builder:
                 show = "chroot \"$1\" dpkg-query --show --showformat='${Package} ${Version}\\n'"
                 hooks = [*row.customize, *parts.CUSTOMIZE, f'{show} > "{listed}"']
                 if row.wheel is not None:
-                    copied = _unpacked(row.wheel, scratch)
+                    copied = _download_wheel(row.wheel, scratch)
                     hooks.insert(0, f'copy-in "{copied}" {row.wheel.folder}')
                 arguments = [f"--customize-hook={hook}" for hook in hooks]
                 self._debian(tar, row.packages, advance, "--variant=minbase", *arguments)
                 squash = ("-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress")
                 with tar.open("rb") as root:
-                    run(("mksquashfs", "-", str(new / "root"), "-tar", *squash), given=root)
+                    run_command(("mksquashfs", "-", str(new / "root"), "-tar", *squash), stdin=root)
                 versions = dict(line.split() for line in listed.read_text().splitlines())
                 if row.wheel is not None:
                     versions[row.wheel.name] = row.wheel.version
@@ -192,7 +194,7 @@ class Builder:
     def _debian(self, tar: Path, names: Sequence[str], advance: Advance, *arguments: str) -> None:
         stage = 0
 
-        def heard(line: str) -> None:
+        def on_line(line: str) -> None:
             nonlocal stage
             words = line.removeprefix("I: ")
             for number, stands in enumerate(STAGES, 1):
@@ -202,14 +204,14 @@ class Builder:
                     break
 
         sources = () if self.sources is None else (self.sources,)
-        run(
+        run_command(
             (
                 *("mmdebstrap", "--architectures=amd64", "--format=tar"),
                 f"--include={','.join(names)}",
                 *(*arguments, parts.SUITE, str(tar)),
                 *sources,
             ),
-            heard,
+            on_line,
             LC_ALL="C.UTF-8",
         )
 
@@ -222,22 +224,24 @@ class Builder:
             file=row.file,
             compile=row.compile,
             argv=[word.replace("{entry}", row.file) for word in row.command],
-            environment=row.surroundings(self.size.mem_mb),
-            marks=row.returns,
+            environment=row.environment_for(self.size.mem_mb),
+            signals_start=row.returns,
         )
         runs = [(program, str(number).encode(), f"{number}\n") for number in range(parts.WARM_RUNS)]
         files = {
-            **self.images.verified(parts.kernel()).files,
-            **self.images.verified(parts.root(runtime)).files,
+            **self.images.verify(parts.kernel()).files,
+            **self.images.verify(parts.root(runtime)).files,
             "ram": new / "ram",
             "state": new / "state",
         }
-        snapshot.take(found, accelerator, self.size, files, self.share, runs, advance)
-        return {"qemu": found.version, "counter_khz": str(clock.needed_khz(accelerator))}
+        snapshot.take_snapshot(
+            found, accelerator, self.size, files, self.guest_limits, runs, advance
+        )
+        return {"qemu": found.version, "counter_khz": str(clock.guest_tsc_khz(accelerator))}
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[None]:
+def _locked_folder(folder: Path) -> Iterator[None]:
     """The folder, this user's alone, with nobody else at work in it, and no rests of who was."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -270,11 +274,11 @@ def _scratch(new: Path) -> Iterator[Path]:
         shutil.rmtree(scratch)
 
 
-def _unpacked(wheel: Wheel, scratch: Path) -> Path:
+def _download_wheel(wheel: Wheel, scratch: Path) -> Path:
     """Download a wheel from the index that pip uses, and return the part of it that is needed."""
     wanted = scratch / "requirement"
     wanted.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-    run(
+    run_command(
         (
             *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
             *("--require-hashes", "--only-binary", ":all:", "--no-deps", "--dest", str(scratch)),

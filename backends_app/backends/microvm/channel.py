@@ -15,7 +15,7 @@ HEAD = struct.Struct(">cI")
 # How long a program may be compiled, and how long the harness of its runtime may take to start.
 COMPILE_S, START_S = 120.0, 60.0
 MAX_FRAME_BYTES = 64 * 1024  # as the agent reads
-MAX_ACCOUNT_BYTES = 4096
+MAX_REPORT_BYTES = 4096
 MAX_SIGNAL = 64
 
 
@@ -32,7 +32,7 @@ class Program:
     compile: Sequence[str] = ()
     argv: Sequence[str]
     environment: Mapping[str, str]
-    marks: bool = False
+    signals_start: bool = False
 
     @property
     def prepares(self) -> bool:
@@ -42,11 +42,11 @@ class Program:
     @property
     def prepare_s(self) -> float:
         """Return how long that may take."""
-        return COMPILE_S if self.compile else START_S if self.marks else 0.0
+        return COMPILE_S if self.compile else START_S if self.signals_start else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class GuestLimits:
     """What the program may use of the machine."""
 
     cpus: float
@@ -56,7 +56,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class ExitReport:
     """How the program ended, as the machine's kernel saw it: `code` is minus a signal's number.
 
     `starved` says that something was ended for want of memory, `denied` that memory was asked for
@@ -73,20 +73,20 @@ class Account:
     full: bool
 
 
-def request(program: Program, share: Share, given: bytes) -> bytes:
+def request(program: Program, guest_limits: GuestLimits, given: bytes) -> bytes:
     """As the agent takes it, with the time, and with entropy and an id that are this machine's."""
     head = {
         "now_ns": time.time_ns(),
         "seed": secrets.token_hex(SEED_BYTES),
         "machine_id": secrets.token_hex(16),
-        "cpus": share.cpus,
-        "memory_bytes": share.memory_bytes,
-        "disk_bytes": share.disk_bytes,
-        "processes": share.processes,
+        "cpus": guest_limits.cpus,
+        "memory_bytes": guest_limits.memory_bytes,
+        "disk_bytes": guest_limits.disk_bytes,
+        "processes": guest_limits.processes,
         "file": program.file,
         "compile": list(program.compile),
         "argv": list(program.argv),
-        "marks": program.marks,
+        "marks": program.signals_start,
         "environment": dict(program.environment),
         "source_bytes": len(program.source),
         "input_bytes": len(given),
@@ -96,7 +96,7 @@ def request(program: Program, share: Share, given: bytes) -> bytes:
 
 
 @dataclass
-class Port:
+class AgentProtocol:
     """A sink: takes the agent's frames apart. `on_account` is called when the last one is there,
     `on_begun` when the program has been prepared and its time begins.
 
@@ -106,18 +106,18 @@ class Port:
     """
 
     streams: Mapping[bytes, Sink]
-    on_account: Callable[[], None]
-    on_begun: Callable[[], None] | None = None
-    account: Account | None = None
+    on_exit: Callable[[], None]
+    on_start: Callable[[], None] | None = None
+    report: ExitReport | None = None
     broken: bool = False
     _data: bytearray = field(default_factory=bytearray)
 
     def write(self, data: bytes) -> None:
         self._data += data
-        while not (self.account or self.broken) and len(self._data) >= HEAD.size:
+        while not (self.report or self.broken) and len(self._data) >= HEAD.size:
             kind, length = HEAD.unpack_from(self._data)
             if length > MAX_FRAME_BYTES:
-                self._end(None)
+                self._finish(None)
             elif len(self._data) < HEAD.size + length:
                 return
             else:
@@ -128,22 +128,22 @@ class Port:
     def _frame(self, kind: bytes, body: bytes) -> None:
         if kind in self.streams:
             self.streams[kind].write(body)
-        elif kind == b"b" and not body and self.on_begun is not None:
-            begun, self.on_begun = self.on_begun, None
+        elif kind == b"b" and not body and self.on_start is not None:
+            begun, self.on_start = self.on_start, None
             begun()
         else:
-            self._end(_account(body) if kind == b"x" else None)
+            self._finish(_parse_report(body) if kind == b"x" else None)
 
-    def _end(self, account: Account | None) -> None:
-        self.account, self.broken = account, account is None
+    def _finish(self, report: ExitReport | None) -> None:
+        self.report, self.broken = report, report is None
         self._data.clear()
-        self.on_account()
+        self.on_exit()
 
 
-def _account(body: bytes) -> Account | None:
+def _parse_report(body: bytes) -> ExitReport | None:
     """None for what no agent says."""
     try:
-        found: Any = json.loads(body) if len(body) <= MAX_ACCOUNT_BYTES else None
+        found: Any = json.loads(body) if len(body) <= MAX_REPORT_BYTES else None
     except (ValueError, RecursionError):
         return None
     match found:
@@ -156,7 +156,7 @@ def _account(body: bytes) -> Account | None:
             "refused": bool(refused),
             "full": bool(full),
         } if -MAX_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
-            return Account(
+            return ExitReport(
                 code=int(code),
                 cpu_us=int(cpu_us),
                 memory_bytes=int(memory_bytes),

@@ -16,13 +16,13 @@ READ_COUNTER = bytes.fromhex(
     "4809d0"  # or rax, rdx
     "c3"  # ret
 )
-MEASURED_S = 0.05
+MEASURE_S = 0.05
 TRIES = 3
-LARGEST_DIFFERENCE = 0.01
+MAX_DIFFERENCE = 0.01
 
 
 @functools.cache
-def khz() -> int | None:
+def tsc_khz() -> int | None:
     """By the host's clock, within a thousandth; None where this cannot be found out."""
     if platform.machine() != "x86_64":
         return None
@@ -34,27 +34,27 @@ def khz() -> int | None:
     place = ctypes.c_char.from_buffer(page)
     read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(place))
     try:
-        return sorted(_measured(read) for _ in range(TRIES))[TRIES // 2]
+        return sorted(_measure(read) for _ in range(TRIES))[TRIES // 2]
     finally:
         del place, read
         page.close()
 
 
-def needed_khz(accelerator: str) -> int | None:
+def guest_tsc_khz(accelerator: str) -> int | None:
     """What a guest has to be told; KVM tells it by itself."""
-    return khz() if accelerator == "tcg" else None
+    return tsc_khz() if accelerator == "tcg" else None
 
 
-def agrees(then: str, accelerator: str) -> bool:
+def matches(then: str, accelerator: str) -> bool:
     """Is the counter as fast as it was `then`, as the manifest of a snapshot says?"""
-    now = needed_khz(accelerator)
+    now = guest_tsc_khz(accelerator)
     if now is None or not then.isdecimal():
         return then == str(now)
-    return abs(int(then) - now) <= now * LARGEST_DIFFERENCE
+    return abs(int(then) - now) <= now * MAX_DIFFERENCE
 
 
-def _measured(read: "ctypes._FuncPointer") -> int:
+def _measure(read: "ctypes._FuncPointer") -> int:
     before, counted = time.monotonic_ns(), read()
-    time.sleep(MEASURED_S)
+    time.sleep(MEASURE_S)
     after, counted_then = time.monotonic_ns(), read()
     return int((counted_then - counted) * 1_000_000 // (after - before))

@@ -24,29 +24,29 @@ BLOCK_BYTES = 64 * 1024
 _NOTHING = bytes(BLOCK_BYTES)
 
 
-class Missing(BackendUnavailable):
+class ArtifactMissing(BackendUnavailable):
     """A part has never been made from what it would be made from now."""
 
 
-class Corrupt(BackendUnavailable):
+class ArtifactCorrupt(BackendUnavailable):
     """A part is there, and not what was made."""
 
 
 _verified: dict[Path, tuple[object, ...]] = {}
-_reading = threading.Lock()
+_read_lock = threading.Lock()
 
 
 def _after_fork() -> None:
     """The thread that held the lock, if any, was not copied."""
-    global _reading
-    _reading = threading.Lock()
+    global _read_lock
+    _read_lock = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Artifact:
     """`made_from` is anything that JSON can hold; `files` are the names of what there has to be."""
 
     name: str
@@ -64,7 +64,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Found:
+class VerifiedArtifact:
     """A part that is what was made: its files by name, and the versions of what is inside.
 
     `identity` differs once it is made anew.
@@ -81,57 +81,64 @@ class Images:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def verified(self, part: Part) -> Found:
+    def verify(self, artifact: Artifact) -> VerifiedArtifact:
         """Raises `Missing` or `Corrupt`.
 
         The first look reads every byte, the next ones only whether anything was touched.
         """
-        folder = self.folder / part.folder
-        manifest = self._manifest(folder, part)
-        paths = {name: folder / name for name in part.files}
-        touched = tuple(_signature(path) for path in (folder / MANIFEST, *paths.values()))
-        with _reading:  # one reads, all others wait: not each reads
-            if _verified.get(folder) != touched:
+        folder = self.folder / artifact.folder
+        manifest = self._manifest(folder, artifact)
+        paths = {name: folder / name for name in artifact.files}
+        signatures = tuple(_signature(path) for path in (folder / MANIFEST, *paths.values()))
+        with _read_lock:  # one reads, all others wait: not each reads
+            if _verified.get(folder) != signatures:
                 for name, path in paths.items():
                     expected = manifest["files"].get(name, {})
                     if size(path) != expected.get("bytes"):
-                        raise Corrupt(f"{name} of the image {part.name!r} has another size")
+                        raise ArtifactCorrupt(
+                            f"{name} of the image {artifact.name!r} has another size"
+                        )
                     if digest(path) != expected.get("sha256"):
-                        raise Corrupt(f"{name} of the image {part.name!r} is not what was made")
-                _verified[folder] = touched
+                        raise ArtifactCorrupt(
+                            f"{name} of the image {artifact.name!r} is not what was made"
+                        )
+                _verified[folder] = signatures
         versions = {str(name): str(one) for name, one in manifest.get("versions", {}).items()}
-        return Found(paths, versions, touched)
+        return VerifiedArtifact(paths, versions, signatures)
 
-    def others(self, part: Part) -> Sequence[Path]:
+    def outdated(self, artifact: Artifact) -> Sequence[Path]:
         """Where parts of this name lie that were made from something else, the last one first."""
-        found = self.folder.glob(f"{part.name}-{'[0-9a-f]' * KEY_CHARS}")
-        others = [path for path in found if path.name != part.folder]
-        return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+        found = self.folder.glob(f"{artifact.name}-{'[0-9a-f]' * KEY_CHARS}")
+        outdated = [path for path in found if path.name != artifact.folder]
+        return sorted(outdated, key=lambda path: path.stat().st_mtime, reverse=True)
 
-    def _manifest(self, folder: Path, part: Part) -> dict[str, Any]:
+    def _manifest(self, folder: Path, artifact: Artifact) -> dict[str, Any]:
         try:
             with (folder / MANIFEST).open("rb") as file:
                 found = json.loads(file.read(MAX_MANIFEST_BYTES))
-            missing = [name for name in part.files if not (folder / name).is_file()]
+            missing = [name for name in artifact.files if not (folder / name).is_file()]
         except FileNotFoundError:
-            raise Missing(f"there is no image {part.name!r}") from None
+            raise ArtifactMissing(f"there is no image {artifact.name!r}") from None
         except (OSError, ValueError) as error:
-            raise Corrupt(f"the manifest of the image {part.name!r} cannot be read") from error
+            raise ArtifactCorrupt(
+                f"the manifest of the image {artifact.name!r} cannot be read"
+            ) from error
         sound = isinstance(found, dict) and all(
             isinstance(found.get(name, {}), dict) for name in ("files", "versions")
         )
         if missing or not sound or not found.get("files"):
-            raise Corrupt(f"the image {part.name!r} is not complete")
+            raise ArtifactCorrupt(f"the image {artifact.name!r} is not complete")
         manifest: dict[str, Any] = found
         return manifest
 
 
-def describe(folder: Path, part: Part, versions: Mapping[str, str]) -> None:
+def write_manifest(folder: Path, artifact: Artifact, versions: Mapping[str, str]) -> None:
     """Write the manifest of a part whose files lie in `folder`."""
     files = {
-        name: {"bytes": size(folder / name), "sha256": digest(folder / name)} for name in part.files
+        name: {"bytes": size(folder / name), "sha256": digest(folder / name)}
+        for name in artifact.files
     }
-    manifest = {"made_from": part.made_from, "versions": dict(versions), "files": files}
+    manifest = {"made_from": artifact.made_from, "versions": dict(versions), "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
 
@@ -148,7 +155,7 @@ def digest(path: Path) -> str:
                 if block and block != _NOTHING[: len(block)]:
                     found.update(place.to_bytes(8, "big") + block)
     except OSError as error:
-        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+        raise ArtifactCorrupt(f"{path.name} cannot be read: {error.strerror}") from error
     return found.hexdigest()
 
 
@@ -156,7 +163,7 @@ def size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+        raise ArtifactCorrupt(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def _data(file: int) -> Iterator[int]:
@@ -177,5 +184,5 @@ def _signature(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
     except OSError as error:
-        raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
+        raise ArtifactCorrupt(f"{path.name} cannot be read: {error.strerror}") from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

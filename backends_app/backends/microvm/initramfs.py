@@ -13,12 +13,12 @@ DIRECTORY, PROGRAM, FILE = 0o040755, 0o100755, 0o100644
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-def packed(system: Path, modules: Iterable[str], guest: Mapping[str, bytes]) -> bytes:
+def build(system: Path, modules: Iterable[str], guest: Mapping[str, bytes]) -> bytes:
     """`system` is where the packages of kernel and busybox have been extracted to."""
     found = _Modules(system)
     order: list[str] = []
     for name in modules:
-        _after_its_own(name, found, order)
+        _append_with_dependencies(name, found, order)
     busybox = (system / "bin" / "busybox").read_bytes()
     listed = "".join(f"{name}.ko\n" for name in order).encode()
     entries = [
@@ -50,12 +50,12 @@ class _Modules:
         return lzma.decompress(data) if self._paths[name].suffix == ".xz" else data
 
 
-def _after_its_own(name: str, modules: _Modules, order: list[str]) -> None:
+def _append_with_dependencies(name: str, modules: _Modules, order: list[str]) -> None:
     """Append the module behind those that it depends on."""
     depends = DEPENDS.search(modules.read(name))
     for other in (depends[1].decode() if depends else "").split(","):
         if other:
-            _after_its_own(other.replace("-", "_"), modules, order)
+            _append_with_dependencies(other.replace("-", "_"), modules, order)
     if name not in order:
         order.append(name)
 
@@ -64,8 +64,8 @@ def _entry(number: int, name: str, mode: int, data: bytes) -> bytes:
     """The `newc` form: a header of hexadecimal numbers, the name and the data, on fours."""
     numbers = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08x" % value for value in numbers) + name.encode() + b"\0"
-    return _on_four(head) + _on_four(data)
+    return _pad(head) + _pad(data)
 
 
-def _on_four(data: bytes) -> bytes:
+def _pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)

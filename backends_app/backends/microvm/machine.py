@@ -12,7 +12,7 @@ MB = 1024 * 1024
 # For the kernel, the agent and what they keep, beside what a workload may use; with too little the
 # machine is busy looking for memory long before the workload meets its bound.
 OVERHEAD_MB, OVERHEAD_PART = 128, 8
-TRANSLATED_MB = 128  # of TCG: what it has made of the guest's code
+TCG_BUFFER_MB = 128  # of TCG: what it has made of the guest's code
 QEMU_MB = 256  # of QEMU itself, and to spare
 CPU = {"kvm": "host", "tcg": "max"}
 KERNEL = (
@@ -25,14 +25,14 @@ KERNEL = (
 BOARD = (
     "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
 )
-DENIED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+SANDBOX_OPTIONS = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
 # Does without the beginning of the stream, which names capabilities that take a monitor to set.
 NO_CONFIGURATION = ("-global", "migration.send-configuration=off")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class MachineSize:
     """What the machine has: more memory than a workload may use."""
 
     mem_mb: int
@@ -43,70 +43,72 @@ class Size:
         return self.mem_mb + OVERHEAD_MB + self.mem_mb // OVERHEAD_PART
 
 
-def accelerated(accelerator: str) -> Sequence[str]:
-    how = f"tcg,tb-size={TRANSLATED_MB}" if accelerator == "tcg" else accelerator
+def accelerator_args(accelerator: str) -> Sequence[str]:
+    how = f"tcg,tb-size={TCG_BUFFER_MB}" if accelerator == "tcg" else accelerator
     return ("-accel", how, "-cpu", CPU[accelerator])
 
 
-def bare(board: str = "") -> Sequence[str]:
+def base_args(board: str = "") -> Sequence[str]:
     """The board without anything on it that was not asked for."""
     machine = f"microvm,acpi=on,{BOARD}{board}"
     return ("-M", machine, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
 
 
-def cold(
-    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
+def boot_args(
+    accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, tsc_khz: int | None
 ) -> Sequence[str]:
     """A machine that boots; `port` is the chardev of the agent's port, with the id `agent`.
 
     `counter_khz` is for a kernel that cannot find out by itself how fast its processor counts.
     """
-    boot = _boot(accelerator, files, counter_khz)
-    return (*bare(), *_parts(accelerator, size, files, port), *boot)
+    boot = _kernel_args(accelerator, files, tsc_khz)
+    return (*base_args(), *_device_args(accelerator, size, files, port), *boot)
 
 
-def parent(
-    accelerator: str, size: Size, files: Mapping[str, Path], port: str, counter_khz: int | None
+def snapshot_args(
+    accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, tsc_khz: int | None
 ) -> Sequence[str]:
     """One that boots with its memory in the file `ram`, so that a snapshot of it can be taken."""
-    boot = _boot(accelerator, files, counter_khz)
-    parts = _parts(accelerator, size, files, port)
-    return (*_ram(size, files, "share=on"), *parts, *boot)
+    boot = _kernel_args(accelerator, files, tsc_khz)
+    parts = _device_args(accelerator, size, files, port)
+    return (*_memory_args(size, files, "share=on"), *parts, *boot)
 
 
-def clone(
-    accelerator: str, size: Size, files: Mapping[str, Path], port: str, state: int
+def restore_args(
+    accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, state: int
 ) -> Sequence[str]:
     """One that goes on where the snapshot was taken; what it changes of `ram` is its own.
 
     `state` is the descriptor to read the state of its devices from. The kernel is in the memory.
     """
-    parts = _parts(accelerator, size, files, port)
+    parts = _device_args(accelerator, size, files, port)
     incoming = (*NO_CONFIGURATION, "-incoming", f"fd:{state}")
-    return (*_ram(size, files, "share=off"), *parts, *incoming)
+    return (*_memory_args(size, files, "share=off"), *parts, *incoming)
 
 
-def _ram(size: Size, files: Mapping[str, Path], share: str) -> Sequence[str]:
-    path = _escaped(files["ram"])
+def _memory_args(size: MachineSize, files: Mapping[str, Path], share: str) -> Sequence[str]:
+    path = _escape(files["ram"])
     ram = f"memory-backend-file,id=ram,size={size.ram_mb}M,mem-path={path},{share}"
-    return (*bare(",memory-backend=ram"), "-object", ram)
+    return (*base_args(",memory-backend=ram"), "-object", ram)
 
 
-def _boot(accelerator: str, files: Mapping[str, Path], counter_khz: int | None) -> Sequence[str]:
+def _kernel_args(accelerator: str, files: Mapping[str, Path], tsc_khz: int | None) -> Sequence[str]:
     line = [*KERNEL]
     if accelerator == "tcg":  # an emulator runs nothing ahead of time, so there is nothing to mend
         line.append("mitigations=off")
-    if counter_khz is not None:
-        line.append(f"tsc_early_khz={counter_khz}")
+    if tsc_khz is not None:
+        line.append(f"tsc_early_khz={tsc_khz}")
     kernel = ("-kernel", str(files["kernel"]), "-initrd", str(files["initramfs"]))
     return (*kernel, "-append", " ".join(line))
 
 
-def _parts(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -> Sequence[str]:
-    disk = f"file={_escaped(files['root'])},format=raw,readonly=on,if=none,id=root,file.locking=off"
+def _device_args(
+    accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str
+) -> Sequence[str]:
+    disk = f"file={_escape(files['root'])},format=raw,readonly=on,if=none,id=root,file.locking=off"
     return (
-        *accelerated(accelerator),
-        *("-sandbox", DENIED),
+        *accelerator_args(accelerator),
+        *("-sandbox", SANDBOX_OPTIONS),
         *("-smp", str(size.cpus), "-m", f"{size.ram_mb}M"),
         *("-drive", disk, "-device", "virtio-blk-device,drive=root"),
         *("-chardev", port, "-device", "virtio-serial-device,max_ports=2"),
@@ -114,6 +116,6 @@ def _parts(accelerator: str, size: Size, files: Mapping[str, Path], port: str) -
     )
 
 
-def _escaped(path: Path) -> str:
+def _escape(path: Path) -> str:
     """A comma ends a value."""
     return str(path).replace(",", ",,")

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import machine
-from .images import Part
-from .machine import Size
+from .images import Artifact
+from .machine import MachineSize
 from .runtimes import ENVIRONMENT, RUNTIMES
 
 FORMAT = 1  # of the parts; counted up when the code that makes them changes in what it makes
@@ -31,9 +31,9 @@ CUSTOMIZE: Sequence[str] = (
 )
 
 
-def kernel() -> Part:
+def kernel() -> Artifact:
     """The kernel, and what it starts with; `proof` is a firmware that says a byte."""
-    return Part(
+    return Artifact(
         name="kernel",
         files=("kernel", "initramfs", "proof"),
         made_from={
@@ -46,10 +46,10 @@ def kernel() -> Part:
     )
 
 
-def root(runtime: str) -> Part:
+def root(runtime: str) -> Artifact:
     """The root file system, with the packages and the user of workloads."""
     row = RUNTIMES[runtime]
-    return Part(
+    return Artifact(
         name=runtime,
         files=("root",),
         made_from={
@@ -62,18 +62,18 @@ def root(runtime: str) -> Part:
     )
 
 
-def snapshot(runtime: str, qemu_version: str, accelerator: str, size: Size) -> Part:
+def snapshot(runtime: str, qemu_version: str, accelerator: str, size: MachineSize) -> Artifact:
     """A machine that has run a program; fits this QEMU, accelerator, processor and size alone."""
     row = RUNTIMES[runtime]
     nowhere = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram")}
-    return Part(
+    return Artifact(
         name=f"{runtime}-snapshot",
         files=("ram", "state"),
         made_from={
             "kernel": kernel().key,
             "root": root(runtime).key,
             "qemu": qemu_version,
-            "machine": machine.parent(accelerator, size, nowhere, "agent", None),
+            "machine": machine.snapshot_args(accelerator, size, nowhere, "agent", None),
             "size": asdict(size),
             "processor": _processor() if accelerator == "kvm" else {},
             "warm": [row.warm, row.compile, row.command, WARM_RUNS],

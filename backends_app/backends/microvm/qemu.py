@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...confinement.client import Bounds, Command, Launcher, LaunchError
+from ...confinement.client import Command, Launcher, LaunchError, ProcessLimits
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable
 from . import machine
@@ -22,13 +22,13 @@ INSTALL = "install it with: manage.py setup_backend microvm"
 KVM = "/dev/kvm"
 ANSWER_S = 5.0
 PROOF_S = 3.0  # a processor that runs gets there in a few hundredths of it
-BELIEVED_S = 600.0  # how long a host without KVM is not asked again
+FAILURE_VALID_S = 600.0  # how long a host without KVM is not asked again
 MB = 1024 * 1024
 
 # The firmware that proves an accelerator: 64 kB that end where a processor begins, with a program
 # that says a byte to the port of isa-debugcon and halts.
 FIRMWARE_BYTES, RESET_AT = 64 * 1024, 64 * 1024 - 16
-SAYS_A_BYTE = bytes.fromhex(
+PROOF_PROGRAM = bytes.fromhex(
     "b021"  # mov al, '!'
     "e6e9"  # out 0xe9, al
     "f4"  # hlt
@@ -37,7 +37,7 @@ SAYS_A_BYTE = bytes.fromhex(
 
 
 def firmware() -> bytes:
-    return bytes(RESET_AT) + SAYS_A_BYTE.ljust(FIRMWARE_BYTES - RESET_AT, b"\xf4")
+    return bytes(RESET_AT) + PROOF_PROGRAM.ljust(FIRMWARE_BYTES - RESET_AT, b"\xf4")
 
 
 class NotInstalled(BackendUnavailable):
@@ -53,7 +53,7 @@ class Qemu:
     data_folders: tuple[str, ...]  # where it looks for its firmware, in this order
 
     @property
-    def exposed(self) -> Sequence[str]:
+    def readable_files(self) -> Sequence[str]:
         """Its firmware, and the accelerator that some builds load when they start."""
         files = []
         for name in machine.FIRMWARE:
@@ -63,14 +63,14 @@ class Qemu:
         return [*files, *glob.glob(f"{prefix}/lib/*/qemu/accel-tcg-x86_64.so")]
 
     def launcher(
-        self, accelerator: str, exposed: Sequence[Path], mapped: Sequence[Path] = ()
+        self, accelerator: str, readable_files: Sequence[Path], mapped_files: Sequence[Path] = ()
     ) -> Launcher:
         """Nothing is started by this, only by what it is asked for."""
         return Launcher(
             self.path,
             name=self.path.lstrip("/"),  # where it looks for the rest from
-            exposed=[*self.exposed, *map(str, exposed)],
-            mapped=[str(path) for path in mapped],
+            readable_files=[*self.readable_files, *map(str, readable_files)],
+            mapped_files=[str(path) for path in mapped_files],
             devices=[KVM] if accelerator == "kvm" else [],
         )
 
@@ -82,21 +82,21 @@ def find(program: str) -> Qemu:
         raise NotInstalled(f"QEMU is not installed; {INSTALL}")
     path = os.path.realpath(found)
     touched = os.stat(path)
-    return _asked(path, touched.st_mtime_ns, touched.st_size)
+    return _query(path, touched.st_mtime_ns, touched.st_size)
 
 
 @functools.lru_cache(maxsize=8)
-def _asked(path: str, mtime_ns: int, size: int) -> Qemu:
+def _query(path: str, mtime_ns: int, size: int) -> Qemu:
     """What the program says of itself, for as long as the file stays as it is."""
-    version, machines = _answer(path, "--version"), _answer(path, "-machine", "help")
+    version, machines = _run_query(path, "--version"), _run_query(path, "-machine", "help")
     if not re.search(r"^microvm\b", machines, re.MULTILINE):
         raise NotInstalled(f"this QEMU has no machine `microvm`; {INSTALL}")
     found = re.search(r"version (\S+)(?: \((\S+)\))?", version)
-    folders = tuple(map(os.path.normpath, _answer(path, "-L", "help").splitlines()))
+    folders = tuple(map(os.path.normpath, _run_query(path, "-L", "help").splitlines()))
     return Qemu(path, (found[2] or found[1]) if found else "unknown", folders)
 
 
-def _answer(path: str, *arguments: str) -> str:
+def _run_query(path: str, *arguments: str) -> str:
     try:
         answer = subprocess.run(  # noqa: S603 - the operator named the program
             [path, *arguments],
@@ -133,16 +133,16 @@ class Accelerators:
     `wanted` is `kvm`, `tcg`, or `any`: KVM if it works, and TCG if not.
     """
 
-    wanted: str
+    setting: str
 
-    def chosen(self, qemu: Qemu, proof: Path) -> str:
+    def choose(self, qemu: Qemu, proof: Path) -> str:
         """`kvm` or `tcg`; `BackendUnavailable` where KVM is wanted and does not run anything."""
-        if self.wanted == "tcg":
+        if self.setting == "tcg":
             return "tcg"
         fault = self._fault(qemu, proof)
         if not fault:
             return "kvm"
-        if self.wanted == "any":
+        if self.setting == "any":
             return "tcg"
         raise BackendUnavailable(
             f"{fault}; the option 'accelerator' may allow TCG, which is no security boundary"
@@ -160,19 +160,19 @@ class Accelerators:
         with _proving:  # once, not once for each thread
             until, fault = _proofs.get(identity, (0.0, ""))
             if time.monotonic() >= until:
-                fault = _run_something(qemu, proof)
-                until = time.monotonic() + BELIEVED_S if fault else float("inf")
+                fault = _run_proof(qemu, proof)
+                until = time.monotonic() + FAILURE_VALID_S if fault else float("inf")
                 _proofs[identity] = (until, fault)
         return fault
 
 
-def _run_something(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
+def _run_proof(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
     """Start a processor whose first instruction says a byte; why it did not, or nothing."""
     command = Command(
         arguments=[
-            *machine.bare(),
-            *machine.accelerated(accelerator),
-            *("-sandbox", machine.DENIED, "-m", "16M", "-bios", str(proof)),
+            *machine.base_args(),
+            *machine.accelerator_args(accelerator),
+            *("-sandbox", machine.SANDBOX_OPTIONS, "-m", "16M", "-bios", str(proof)),
             *("-chardev", "stdio,id=proof,signal=off"),
             *("-device", "isa-debugcon,iobase=0xe9,chardev=proof"),
         ],
@@ -180,10 +180,10 @@ def _run_something(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
         memory_bytes=1024 * MB,
         start_s=PROOF_S,
     )
-    bounds = Bounds(timeout_s=0.01, memory_bytes=256 * MB, threads=80, output_bytes=4096)
+    limits = ProcessLimits(timeout_s=0.01, memory_bytes=256 * MB, threads=80, output_bytes=4096)
     launcher = qemu.launcher(accelerator, [proof])
     try:
-        launcher.process(command, bounds).run(b"", Capture(1), Capture(1), hold_stdin=True)
+        launcher.process(command, limits).run(b"", Capture(1), Capture(1), hold_stdin=True)
     except LaunchError as error:
         said = str(error).replace(str(proof), proof.name)[:200]
         return f"KVM does not run anything here: {said}"

@@ -9,8 +9,8 @@ from ...confinement.streams import Capture
 from ...strict_json import JSON
 from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
 from .. import heap
-from ..last_words import last_words
-from .channel import COMPILE_S, START_S, Account, Port, Program
+from ..last_words import error_line
+from .channel import COMPILE_S, START_S, AgentProtocol, ExitReport, Program
 from .runtimes import RUNTIMES
 
 MAX_ERROR_CHARS = 4000  # as many as `returned.cjs` takes
@@ -28,20 +28,24 @@ class Streams:
 
 
 def result_of(
-    exit: Exit, port: Port, said: Streams, workload: WorkloadSpec, program: Program
+    exit: Exit, port: AgentProtocol, said: Streams, workload: WorkloadSpec, program: Program
 ) -> WorkloadResult:
-    account = port.account
+    report = port.report
     begun = exit.prepare_ms is not None or not program.prepares
     duration_ms, compile_ms = _times(exit, program, begun)
     output, code, name, error = None, None, None, ""
-    if account is None:
-        reason = exit.ended_for or ExitReason.BACKEND_ERROR
+    if report is None:
+        reason = exit.kill_reason or ExitReason.BACKEND_ERROR
         late = reason is ExitReason.TIMEOUT and not begun
-        error = _late(program) if late else _why(reason, workload) or _machine_ended(exit, port)
+        error = (
+            _describe_late_start(program)
+            if late
+            else _why(reason, workload) or _describe_machine_failure(exit, port)
+        )
     else:
-        code = account.code if account.code >= 0 else None
-        name = None if account.code >= 0 else _signal_name(-account.code)
-        reason = _reason(account, workload)
+        code = report.code if report.code >= 0 else None
+        name = None if report.code >= 0 else _signal_name(-report.code)
+        reason = _reason(report, workload)
         error = f"ended by {name}" if reason is ExitReason.SIGNAL else _why(reason, workload)
         if program.compile and not begun and reason is not ExitReason.EXITED:
             error = f"the compiler met a bound of its machine: {reason}"
@@ -49,7 +53,7 @@ def result_of(
             if code == 0:
                 reason, output, error = _output(said, workload)
             else:
-                error = _thrown(said.returned) or last_words(said.stderr.text())
+                error = _thrown_error(said.returned) or error_line(said.stderr.text())
     return WorkloadResult(
         exit_reason=reason,
         exit_code=code,
@@ -64,8 +68,8 @@ def result_of(
         error=error,
         duration_ms=duration_ms,
         compile_ms=compile_ms,
-        cpu_time_ms=exit.cpu_time_ms if account is None else account.cpu_us // 1000,
-        memory_bytes=None if account is None else account.memory_bytes,
+        cpu_time_ms=exit.cpu_time_ms if report is None else report.cpu_us // 1000,
+        memory_bytes=None if report is None else report.memory_bytes,
     )
 
 
@@ -76,35 +80,37 @@ def _times(exit: Exit, program: Program, begun: bool) -> tuple[int, int | None]:
     return (exit.duration_ms, exit.prepare_ms) if begun else (0, exit.duration_ms)
 
 
-def _late(program: Program) -> str:
+def _describe_late_start(program: Program) -> str:
     """Return why a program did not begin in time."""
     if program.compile:
         return f"it took longer than {COMPILE_S:g} s to compile"
     return f"its runtime took longer than {START_S:g} s to start"
 
 
-def _reason(account: Account, workload: WorkloadSpec) -> ExitReason:
+def _reason(report: ExitReport, workload: WorkloadSpec) -> ExitReason:
     """A program that ended well has got over what was refused to it."""
-    if account.code == 0:
+    if report.code == 0:
         return ExitReason.EXITED
-    if account.starved:
+    if report.starved:
         return ExitReason.MEMORY_LIMIT
-    if account.refused:
+    if report.refused:
         return ExitReason.PROCESS_LIMIT
-    if account.denied or _filled_its_heap(account, workload):
+    if report.denied or _filled_its_heap(report, workload):
         return ExitReason.MEMORY_LIMIT
-    if account.full:
+    if report.full:
         return ExitReason.DISK_LIMIT
-    return ExitReason.EXITED if account.code > 0 else ExitReason.SIGNAL
+    return ExitReason.EXITED if report.code > 0 else ExitReason.SIGNAL
 
 
-def _filled_its_heap(account: Account, workload: WorkloadSpec) -> bool:
+def _filled_its_heap(report: ExitReport, workload: WorkloadSpec) -> bool:
     row = RUNTIMES.get(workload.runtime or "")
     aborts = row is not None and row.aborts
-    return aborts and heap.was_full(workload.resources.mem_mb, account.memory_bytes, -account.code)
+    return aborts and heap.is_exhausted(
+        workload.resources.mem_mb, report.memory_bytes, -report.code
+    )
 
 
-def _thrown(returned: Capture | None) -> str:
+def _thrown_error(returned: Capture | None) -> str:
     """Return what the harness saw that nobody caught."""
     if returned is None or returned.empty:
         return ""
@@ -132,7 +138,7 @@ def _output(said: Streams, workload: WorkloadSpec) -> tuple[ExitReason, JSON, st
         return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
 
 
-def _machine_ended(exit: Exit, port: Port) -> str:
+def _describe_machine_failure(exit: Exit, port: AgentProtocol) -> str:
     if port.broken:
         return "what came from the machine is not what its agent says; it was switched off"
     if exit.signal is not None:

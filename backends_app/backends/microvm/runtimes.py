@@ -74,7 +74,7 @@ class Runtime:
     aborts: bool = False
     warm: str
 
-    def surroundings(self, mem_mb: int) -> dict[str, str]:
+    def environment_for(self, mem_mb: int) -> dict[str, str]:
         """Return the environment of a program that may use so much memory."""
         heap = str(heap_mb(mem_mb))
         own = {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}

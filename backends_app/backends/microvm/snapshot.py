@@ -18,8 +18,8 @@ from typing import Any
 from ...confinement.streams import Capture
 from ..setup import SetupError
 from . import channel, clock, machine
-from .channel import Port, Program, Share
-from .machine import Size
+from .channel import AgentProtocol, GuestLimits, Program
+from .machine import MachineSize
 from .qemu import Qemu
 
 BOOT_S = 180.0
@@ -36,12 +36,12 @@ MEMORY = b"\3ram" + struct.pack(">II", 0, 4)  # a section's name, instance and v
 SECTION_START, RAM_SIZES, PAGE_FLAGS = 1, 4, 0xFFF
 
 
-def take(
+def take_snapshot(
     qemu: Qemu,
     accelerator: str,
-    size: Size,
+    size: MachineSize,
     files: Mapping[str, Path],
-    share: Share,
+    guest_limits: GuestLimits,
     programs: Sequence[tuple[Program, bytes, str]],
     advance: Callable[[float, float], None],
 ) -> None:
@@ -54,7 +54,9 @@ def take(
         agent, monitor = Path(folder, "agent"), Path(folder, "monitor")
         port = f"socket,id=agent,path={agent},server=on,wait=off"
         arguments = (
-            *machine.parent(accelerator, size, files, port, clock.needed_khz(accelerator)),
+            *machine.snapshot_args(
+                accelerator, size, files, port, clock.guest_tsc_khz(accelerator)
+            ),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
         )
         # The kernel kills the machine when this process ends in whatever way.
@@ -66,14 +68,14 @@ def take(
             env={},
         )
         try:
-            with closing(_connected(agent, process)) as line:
+            with closing(_connect(agent, process)) as line:
                 _expect_ready(line)
                 advance(1, steps)
                 for number, (program, given, expected) in enumerate(programs, 2):
-                    _run(line, share, program, given, expected)
+                    _run(line, guest_limits, program, given, expected)
                     advance(number, steps)
             time.sleep(SETTLE_S)
-            with closing(_connected(monitor, process)) as line:
+            with closing(_connect(monitor, process)) as line:
                 _save(line, files["state"])
         except (OSError, ValueError) as error:
             raise SetupError(f"the machine could not be kept: {error}") from error
@@ -81,10 +83,10 @@ def take(
             process.kill()
             process.communicate()
     state = files["state"].read_bytes()
-    files["state"].write_bytes(without_capabilities(state))
+    files["state"].write_bytes(strip_capabilities(state))
 
 
-def without_capabilities(state: bytes) -> bytes:
+def strip_capabilities(state: bytes) -> bytes:
     """Return the state as a machine takes it that has no capability set.
 
     With `x-ignore-shared` the stream names that capability before its sections, and has an address
@@ -93,12 +95,12 @@ def without_capabilities(state: bytes) -> bytes:
     told to write it so: 10.0 aborts without the configuration.
     """
     try:
-        return _without_capabilities(state)
+        return _strip_capabilities(state)
     except (ValueError, IndexError, struct.error) as error:
         raise SetupError("this QEMU keeps machines in a form that is not known here") from error
 
 
-def _without_capabilities(state: bytes) -> bytes:
+def _strip_capabilities(state: bytes) -> bytes:
     if not state.startswith(MAGIC):
         raise ValueError("it is no stream of QEMU's")
     at = state.index(MEMORY)
@@ -119,8 +121,8 @@ def _without_capabilities(state: bytes) -> bytes:
     return b"".join([*kept, state[at:]])
 
 
-def _connected(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
-    at_the_latest = time.monotonic() + ANSWER_S
+def _connect(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
+    deadline = time.monotonic() + ANSWER_S
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(ANSWER_S)
     while True:
@@ -133,7 +135,7 @@ def _connected(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
                 _, said = process.communicate()
                 words = said.decode(errors="replace").strip()[-1000:]
                 raise SetupError(f"QEMU ended with code {process.returncode}: {words}") from None
-            if time.monotonic() > at_the_latest:
+            if time.monotonic() > deadline:
                 line.close()
                 raise SetupError("QEMU does not open its sockets") from None
         time.sleep(POLL_S)
@@ -149,27 +151,29 @@ def _expect_ready(line: socket.socket) -> None:
         raise SetupError("the machine ended while it started")
 
 
-def _run(line: socket.socket, share: Share, program: Program, given: bytes, expected: str) -> None:
+def _run(
+    line: socket.socket, guest_limits: GuestLimits, program: Program, given: bytes, expected: str
+) -> None:
     stdout, stderr = Capture(OUTPUT_BYTES), Capture(OUTPUT_BYTES)
     streams = {b"o": stdout, b"e": stderr, b"r": Capture(OUTPUT_BYTES)}
-    port = Port(streams, on_account=lambda: None, on_begun=lambda: None)
+    port = AgentProtocol(streams, on_exit=lambda: None, on_start=lambda: None)
     line.settimeout(RUN_S)
-    line.sendall(channel.request(program, share, given))
-    at_the_latest = time.monotonic() + RUN_S
-    while port.account is None:
+    line.sendall(channel.request(program, guest_limits, given))
+    deadline = time.monotonic() + RUN_S
+    while port.report is None:
         data = line.recv(READ_BYTES)
-        if not data or port.broken or time.monotonic() > at_the_latest:
+        if not data or port.broken or time.monotonic() > deadline:
             raise SetupError("the machine does not run its first program")
         port.write(data)
-    if port.account.code != 0 or stdout.text() != expected:
+    if port.report.code != 0 or stdout.text() != expected:
         words = (stderr.text() or stdout.text()).strip()[-1000:]
-        raise SetupError(f"the first program ended with code {port.account.code}: {words}")
+        raise SetupError(f"the first program ended with code {port.report.code}: {words}")
 
 
 def _save(line: socket.socket, state: Path) -> None:
     with line.makefile("rb") as answers, state.open("wb") as file:
 
-        def ask(command: str, *descriptors: int, **arguments: object) -> Any:
+        def execute(command: str, *descriptors: int, **arguments: object) -> Any:
             text = json.dumps({"execute": command, "arguments": arguments}).encode()
             socket.send_fds(line, [text], descriptors)
             while True:
@@ -180,17 +184,17 @@ def _save(line: socket.socket, state: Path) -> None:
                     return answer["return"]
 
         answers.readline()  # its greeting
-        ask("qmp_capabilities")
+        execute("qmp_capabilities")
         ignore = {"capability": "x-ignore-shared", "state": True}
-        ask("migrate-set-capabilities", capabilities=[ignore])
-        ask("getfd", file.fileno(), fdname="state")
+        execute("migrate-set-capabilities", capabilities=[ignore])
+        execute("getfd", file.fileno(), fdname="state")
         # It runs until the last moment: a machine that is stopped first would stay so.
-        ask("migrate", uri="fd:state")
-        at_the_latest = time.monotonic() + RUN_S
-        while (found := ask("query-migrate").get("status")) != "completed":
-            if found in ("failed", "cancelled") or time.monotonic() > at_the_latest:
+        execute("migrate", uri="fd:state")
+        deadline = time.monotonic() + RUN_S
+        while (found := execute("query-migrate").get("status")) != "completed":
+            if found in ("failed", "cancelled") or time.monotonic() > deadline:
                 raise SetupError("QEMU could not keep the machine")
             time.sleep(POLL_S)
         with suppress(SetupError, ValueError, OSError):
-            ask("quit")
+            execute("quit")
         os.fsync(file.fileno())

@@ -15,13 +15,13 @@ READ_BYTES = 64 * 1024
 FOLDER = b"5"
 LINK = b"2"
 LONG_NAME, LONG_TARGET, RECORDS, GLOBAL_RECORDS = b"L", b"K", b"x", b"g"
-MEANT = frozenset({"path", "size", "linkpath"})
+USED_KEYS = frozenset({"path", "size", "linkpath"})
 # What pax may say of an entry that makes no difference here; what is not listed is refused.
-HARMLESS = frozenset({"comment", "mtime", "atime", "ctime", "uid", "gid", "uname", "gname"})
-HARMLESS_FAMILIES = ("SCHILY.", "LIBARCHIVE.")
+IGNORED_KEYS = frozenset({"comment", "mtime", "atime", "ctime", "uid", "gid", "uname", "gname"})
+IGNORED_PREFIXES = ("SCHILY.", "LIBARCHIVE.")
 
 
-class Malformed(ValueError):
+class InvalidTar(ValueError):
     """It is no tar, or uses what is not taken; the text says which."""
 
 
@@ -61,20 +61,20 @@ def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int
     target: str | None = None
     size: int | None = None
     extensions = 0
-    while any(block := _exactly(read, BLOCK)):
+    while any(block := _read_exactly(read, BLOCK)):
         kind, length = _kind(block), _number(block[124:136])
         if kind in (LONG_NAME, LONG_TARGET, RECORDS, GLOBAL_RECORDS):
             extensions += 1
             long = kind in (LONG_NAME, LONG_TARGET)
             if extensions > MAX_EXTENSIONS or (long and length > MAX_EXTENSION_BYTES):
-                raise Malformed("has headers that are too large")
+                raise InvalidTar("has headers that are too large")
             if long:
-                text = _text(_exactly(read, length + -length % BLOCK)[:length].rstrip(b"\0"))
+                text = _text(_read_exactly(read, length + -length % BLOCK)[:length].rstrip(b"\0"))
                 name, target = (text, target) if kind == LONG_NAME else (name, text)
                 continue
             records = _records(read, length)
             if kind == GLOBAL_RECORDS and records:
-                raise Malformed("has a path or a size for all of its entries")
+                raise InvalidTar("has a path or a size for all of its entries")
             name = records.get("path", name)
             target = records.get("linkpath", target)
             size = _decimal(records["size"]) if "size" in records else size
@@ -82,7 +82,7 @@ def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int
         content = _Content(read, length if size is None else size)
         mode = _number(block[100:108])
         if target is not None and kind != LINK:
-            raise Malformed("has a link's target for what is no link")
+            raise InvalidTar("has a link's target for what is no link")
         entry = Entry(
             name=name or _name(block),
             target=target or _text(block[157:257].partition(b"\0")[0]) if kind == LINK else "",
@@ -94,10 +94,10 @@ def entries(read: Callable[[int], bytes]) -> Iterator[tuple[Entry, Callable[[int
         content.skip()
         name, target, size, extensions = None, None, None, 0
     if extensions:
-        raise Malformed("ends with a header that belongs to nothing")
+        raise InvalidTar("ends with a header that belongs to nothing")
     while rest := read(READ_BYTES):
         if rest.strip(b"\0"):
-            raise Malformed("has something behind its end")
+            raise InvalidTar("has something behind its end")
 
 
 class _Content:
@@ -108,20 +108,20 @@ class _Content:
         self._stream = read
 
     def read(self, size: int) -> bytes:
-        data = _exactly(self._stream, min(size, self.left))
+        data = _read_exactly(self._stream, min(size, self.left))
         self.left -= len(data)
         return data
 
     def skip(self) -> None:
         while self.left:
             self.read(READ_BYTES)
-        _exactly(self._stream, -self.size % BLOCK)
+        _read_exactly(self._stream, -self.size % BLOCK)
 
 
-def _exactly(read: Callable[[int], bytes], length: int) -> bytes:
+def _read_exactly(read: Callable[[int], bytes], length: int) -> bytes:
     data = read(length) if length else b""
     if len(data) != length:
-        raise Malformed("ends too early")
+        raise InvalidTar("ends too early")
     return data
 
 
@@ -129,7 +129,7 @@ def _kind(block: bytes) -> bytes:
     """The type of the entry, of a header whose sum is right."""
     counted = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if counted != _number(block[148:156]):
-        raise Malformed("has a header that is damaged")
+        raise InvalidTar("has a header that is damaged")
     return block[156:157]
 
 
@@ -137,13 +137,13 @@ def _number(field: bytes) -> int:
     """Octal digits, then a space or NUL. Numbers in GNU's form for larger ones are none of ours."""
     digits = field.rstrip(b" \0").lstrip(b" ")
     if digits and not (digits.isdigit() and digits.translate(None, b"89") == digits):
-        raise Malformed("has a number that is none")
+        raise InvalidTar("has a number that is none")
     return int(digits or b"0", 8)
 
 
 def _decimal(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 20:
-        raise Malformed("has a size that is none")
+        raise InvalidTar("has a size that is none")
     return int(text)
 
 
@@ -158,7 +158,7 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise Malformed("has a path that is not UTF-8") from None
+        raise InvalidTar("has a path that is not UTF-8") from None
 
 
 def _records(read: Callable[[int], bytes], length: int) -> dict[str, str]:
@@ -175,28 +175,28 @@ def _records(read: Callable[[int], bytes], length: int) -> dict[str, str]:
             return found
         digits = _until(body, b" ", MAX_DIGITS)
         if not digits.isdigit():
-            raise Malformed("has a header that is damaged")
+            raise InvalidTar("has a header that is damaged")
         left = int(digits) - len(digits) - 1
         if not 3 <= left <= body.left:
-            raise Malformed("has a header that is damaged")
+            raise InvalidTar("has a header that is damaged")
         key = _until(body, b"=", min(left, MAX_KEY_BYTES))
         left -= len(key) + 1
         name = _text(key)
-        harmless = name in HARMLESS or name.startswith(HARMLESS_FAMILIES)
-        if name not in MEANT and not harmless:
-            raise Malformed(f"has a header for {name[:40]!r}, which is not taken")
-        if name in MEANT and left > MAX_EXTENSION_BYTES:
-            raise Malformed("has headers that are too large")
+        harmless = name in IGNORED_KEYS or name.startswith(IGNORED_PREFIXES)
+        if name not in USED_KEYS and not harmless:
+            raise InvalidTar(f"has a header for {name[:40]!r}, which is not taken")
+        if name in USED_KEYS and left > MAX_EXTENSION_BYTES:
+            raise InvalidTar("has headers that are too large")
         last = b""
         while left:
             part = body.read(min(left, READ_BYTES))
             left -= len(part)
             last = part
         if not last.endswith(b"\n"):
-            raise Malformed("has a header that is damaged")
-        if name in MEANT:
+            raise InvalidTar("has a header that is damaged")
+        if name in USED_KEYS:
             found[name] = _text(last[:-1])
-    raise Malformed("has headers that are too large")
+    raise InvalidTar("has headers that are too large")
 
 
 def _until(body: "_Content", end: bytes, most: int) -> bytes:
@@ -205,5 +205,5 @@ def _until(body: "_Content", end: bytes, most: int) -> bytes:
     while (one := body.read(1)) != end:
         found += one
         if not one or len(found) >= most:
-            raise Malformed("has a header that is damaged")
+            raise InvalidTar("has a header that is damaged")
     return bytes(found)

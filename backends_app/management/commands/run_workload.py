@@ -94,7 +94,7 @@ class Command(BaseCommand):
             if options["submit"]:
                 workload = executor.submit(submission)
             else:
-                with progress.shown(progress_bar), spinner("Running"):
+                with progress.use(progress_bar), spinner("Running"):
                     workload = executor.run(submission)
         except VulcanError as error:
             raise CommandError(str(error), returncode=NOT_RUN) from error

@@ -43,15 +43,15 @@ class Command(BaseCommand):
                 f" {', '.join(backend.capabilities.supported_runtimes)}."
             )
         try:
-            with progress.shown(progress_bar):
+            with progress.use(progress_bar):
                 for step in backend.setup(runtimes):
-                    if step.done():
-                        self.stdout.write(f"present  {step.needed}")
+                    if step.is_done():
+                        self.stdout.write(f"present  {step.what}")
                     elif options["dry_run"]:
-                        self.stdout.write(f"missing  {step.needed}\n         would: {step.how}")
+                        self.stdout.write(f"missing  {step.what}\n         would: {step.action}")
                     else:
-                        self.stdout.write(f"missing  {step.needed}\n         now: {step.how}")
-                        step.take()
+                        self.stdout.write(f"missing  {step.what}\n         now: {step.action}")
+                        step.apply()
         except SetupError as error:
             raise CommandError(str(error)) from error
         if options["dry_run"]:

@@ -75,9 +75,9 @@ class TestEngine:
             check=True,
         )
         self.pid = int(started.stdout)
-        at_the_latest = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while not self.answers():
-            if time.monotonic() > at_the_latest or not self.runs():
+            if time.monotonic() > deadline or not self.runs():
                 raise AssertionError((self.folder / "log").read_text()[-3000:])
             time.sleep(0.05)
 
@@ -114,10 +114,10 @@ class TestEngine:
         path = self.folder / "daemon.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "runtimes": self.runtimes}))
         os.kill(self.pid, signal.SIGHUP)
-        at_the_latest = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         with closing(self.client()) as client:
             while self._runtimes_of(client) != {n: r["path"] for n, r in self.runtimes.items()}:
-                assert time.monotonic() < at_the_latest
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
 
     def _runtimes_of(self, client: docker.APIClient) -> dict[str, str]:
@@ -146,9 +146,9 @@ class TestEngine:
 
     def _end(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
-        at_the_latest = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while self.runs():
-            assert time.monotonic() < at_the_latest
+            assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def image(

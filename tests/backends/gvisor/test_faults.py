@@ -186,17 +186,17 @@ def test_an_engine_that_is_no_engine(make):
 def test_a_fork_neither_uses_nor_removes_the_spares_of_its_parent(engine: TestEngine, make):
     backend = make(pool={IMAGE: 1})
     assert backend.execute(ECHO).output == 1
-    at_the_latest = time.monotonic() + 30
-    while not backend.spares():
-        assert time.monotonic() < at_the_latest
+    deadline = time.monotonic() + 30
+    while not backend.warm():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    spares = backend.spares()
+    warm = backend.warm()
     child = os.fork()
     if child == 0:
-        ended_well = backend.spares() == set()
+        ended_well = backend.warm() == set()
         backend.close()
         os._exit(0 if ended_well else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert backend.spares() == spares
+    assert backend.warm() == warm
     with closing(engine.client()) as client:
-        assert client.inspect_container(*spares)["State"]["Running"]
+        assert client.inspect_container(*warm)["State"]["Running"]

@@ -94,9 +94,9 @@ def test_a_spare_takes_any_command(engine: TestEngine, make):
 
 
 def wait_for_spares(backend: GVisorBackend, count: int) -> None:
-    at_the_latest = time.monotonic() + 30
-    while len(backend.spares()) < count:
-        assert time.monotonic() < at_the_latest
+    deadline = time.monotonic() + 30
+    while len(backend.warm()) < count:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -116,7 +116,7 @@ def test_spares_that_were_removed_or_killed_cost_nobody_anything(engine: TestEng
     assert backend.execute(spec).output == 1
     wait_for_spares(backend, 2)
     client = engine.client()
-    for number, spare in enumerate(backend.spares()):
+    for number, spare in enumerate(backend.warm()):
         if number:
             client.kill(spare)
         else:

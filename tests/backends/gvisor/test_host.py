@@ -22,7 +22,7 @@ EXISTING = {
 
 def configuring(path: Path) -> Step:
     steps = host.steps(Engine("unix:///nowhere.sock"), "runsc", path)
-    return next(step for step in steps if str(path) in step.needed)
+    return next(step for step in steps if str(path) in step.what)
 
 
 def test_an_existing_configuration_keeps_all_it_has(tmp_path: Path):
@@ -30,13 +30,13 @@ def test_an_existing_configuration_keeps_all_it_has(tmp_path: Path):
     path.write_text(json.dumps(EXISTING))
     path.chmod(0o640)
     step = configuring(path)
-    assert not step.done()
-    step.take()
+    assert not step.is_done()
+    step.apply()
     found = json.loads(path.read_text())
     assert found["runtimes"].pop("runsc")["path"] == "/usr/bin/runsc"
     assert found == EXISTING
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert step.done()
+    assert step.is_done()
     assert os.listdir(tmp_path) == ["daemon.json"]
 
 
@@ -44,14 +44,14 @@ def test_a_runtime_that_is_there_is_left_as_it_is(tmp_path: Path):
     path = tmp_path / "daemon.json"
     path.write_text('{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}')
     step = configuring(path)
-    assert step.done()
-    step.take()
+    assert step.is_done()
+    step.apply()
     assert path.read_text() == '{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}'
 
 
 def test_no_configuration_becomes_one(tmp_path: Path):
     path = tmp_path / "etc" / "daemon.json"
-    configuring(path).take()
+    configuring(path).apply()
     assert [*json.loads(path.read_text())] == ["runtimes"]
 
 
@@ -60,7 +60,7 @@ def test_a_configuration_that_cannot_be_read_is_not_replaced(tmp_path: Path, tex
     path = tmp_path / "daemon.json"
     path.write_text(text)
     with pytest.raises(SetupError, match="configuration"):
-        configuring(path).done()
+        configuring(path).is_done()
     assert path.read_text() == text
 
 
@@ -72,7 +72,9 @@ class Prepared(FakeBackend):
         self.path = path
 
     def setup(self, runtimes=()):
-        return (Step(needed="a file", how="touch", done=self.path.exists, take=self.path.touch),)
+        return (
+            Step(what="a file", action="touch", is_done=self.path.exists, apply=self.path.touch),
+        )
 
 
 @pytest.fixture

@@ -63,12 +63,12 @@ def test_what_is_no_reference_is_refused(given: str):
     ],
 )
 def test_what_a_list_allows(pattern: str, given: str, allowed: bool):
-    assert images.pattern_problem(pattern) is None
-    assert images.allowed(images.parse(given), [pattern]) is allowed
+    assert images.pattern_error(pattern) is None
+    assert images.is_allowed(images.parse(given), [pattern]) is allowed
 
 
 @pytest.mark.parametrize(
     "pattern", ["*", "*/x", "*.example.org/x", "busybox", "library/busybox", 1]
 )
 def test_a_pattern_names_its_registry(pattern):
-    assert images.pattern_problem(pattern)
+    assert images.pattern_error(pattern)

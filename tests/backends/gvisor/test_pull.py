@@ -50,12 +50,12 @@ def registry_address(tmp_path_factory) -> Iterator[str]:
 
 
 def wait_for(port: int, log: Path) -> None:
-    at_the_latest = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while True:
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        assert time.monotonic() < at_the_latest, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
 
 
@@ -87,7 +87,7 @@ def test_what_is_allowed_and_missing_is_fetched_and_its_progress_shown(make, pus
         shown.append(title)
         yield lambda done, total: None
 
-    with progress.shown(show):
+    with progress.use(show):
         assert run(backend, f"{name}:v1") == [1]
         assert run(backend, f"{name}:v1") == [1]
     assert shown == [f"Fetching {name}:v1"]

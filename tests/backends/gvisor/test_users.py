@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.backends.gvisor.users import NOBODY, PASSWD, user_of
+from backends_app.backends.gvisor.users import NOBODY, PASSWD, resolve_user
 
 FILES = {
     "/etc/passwd": "app:x:10:20::/:\nroot:x:0:0\nshort:x:5\ntoor:x:0:9\napp:x:1:1\n",
@@ -34,20 +34,20 @@ FILES = {
     ],
 )
 def test_a_user_is_who_the_image_says(configured: str, expected: str):
-    assert user_of(configured, lambda path: FILES[path]) == expected
-    without = user_of(configured, lambda path: "")
+    assert resolve_user(configured, lambda path: FILES[path]) == expected
+    without = resolve_user(configured, lambda path: "")
     assert without.split(":")[0] in (configured.split(":")[0], "65534")
 
 
 @given(st.text(alphabet="root:x01\n²", max_size=40), st.text(alphabet="root:x01\n²-", max_size=9))
 def test_nobody_is_root_whatever_the_files_say(text: str, configured: str):
-    user = user_of(configured, lambda path: text)
+    user = resolve_user(configured, lambda path: text)
     assert re.fullmatch(r"[1-9][0-9]{0,9}:[1-9][0-9]{0,9}", user)
 
 
 def test_no_file_is_read_that_is_not_needed():
     asked: list[str] = []
-    user_of("5:6", asked.append)
+    resolve_user("5:6", asked.append)
     assert asked == []
-    user_of("5", lambda path: asked.append(path) or "")
+    resolve_user("5", lambda path: asked.append(path) or "")
     assert asked == [PASSWD]

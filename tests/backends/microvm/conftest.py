@@ -25,8 +25,8 @@ def images() -> Path:
     folder = Path(os.environ.get("MICROVM_FOLDER") or _data_folder())
     there = Images(folder)
     try:
-        for part in (parts.kernel(), *map(parts.root, RUNTIMES)):
-            there.verified(part)
+        for artifact in (parts.kernel(), *map(parts.root, RUNTIMES)):
+            there.verify(artifact)
     except BackendUnavailable as missing:
         without(f"{missing.reason}: run `make host`")
     return folder

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from backends_app.backends.microvm import archive
-from backends_app.backends.microvm.archive import judged
+from backends_app.backends.microvm.archive import inspect_archive
 from backends_app.exceptions import InvalidRequest
 from tests.backends.microvm.archives import entry, packed, tar, tar_gz
 
@@ -21,13 +21,13 @@ MB = 1024 * 1024
 
 def refused(data: bytes) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        judged(data)
+        inspect_archive(data)
     assert caught.value.field == "code_archive"
     return caught.value.reason
 
 
 def test_files_and_folders_are_found():
-    found = judged(
+    found = inspect_archive(
         tar_gz(
             entry("./", kind=tarfile.DIRTYPE),
             entry("lib/", kind=tarfile.DIRTYPE),
@@ -44,7 +44,7 @@ def test_files_and_folders_are_found():
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_form_of_tar_is_read(form: int):
     name = "a/" * 30 + "b" * 60
-    assert judged(gzip.compress(tar(entry(name, "x"), form=form))).files == {name}
+    assert inspect_archive(gzip.compress(tar(entry(name, "x"), form=form))).files == {name}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_links_that_stay_inside_are_taken(name: str, target: str, form: int):
     if form == tarfile.USTAR_FORMAT and len(target) > 100:
         return
     made = tar(entry("main.py", "x"), link(name, target), form=form)
-    assert judged(gzip.compress(made)).files == {"main.py"}
+    assert inspect_archive(gzip.compress(made)).files == {"main.py"}
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_links_that_do_not_are_refused(name: str, target: str):
 
 
 def test_a_link_is_no_entry_point():
-    found = judged(tar_gz(entry("x.py", "x"), link("main.py", "x.py")))
+    found = inspect_archive(tar_gz(entry("x.py", "x"), link("main.py", "x.py")))
     with pytest.raises(InvalidRequest, match=r"Has no main\.py"):
         found.entry(("main.py",))
 
 
 def test_what_macos_keeps_beside_files_is_passed_over():
     beside = b"\0\5\x16\7" + bytes(200)
-    found = judged(
+    found = inspect_archive(
         tar_gz(
             entry("._main.py", beside),
             entry("main.py", "x"),
@@ -172,7 +172,7 @@ def test_resources_of_any_size_are_passed_over_and_not_held(size: int):
     data = gzip.compress(header(b"x", record("path", "main.py") + long) + LAST, compresslevel=1)
     tracemalloc.start()
     try:
-        assert judged(data).files == {"main.py"}
+        assert inspect_archive(data).files == {"main.py"}
         assert tracemalloc.get_traced_memory()[1] < 2 * MB
     finally:
         tracemalloc.stop()
@@ -210,7 +210,7 @@ def test_no_two_entries_are_one(names: tuple[str, str]):
 def test_a_folder_may_be_named_again():
     folder = ("lib/", {"kind": tarfile.DIRTYPE})
     entries = [entry(folder[0], **folder[1]) for _ in range(2)]
-    assert judged(tar_gz(*entries, entry("lib/x", "x"))).files == {"lib/x"}
+    assert inspect_archive(tar_gz(*entries, entry("lib/x", "x"))).files == {"lib/x"}
 
 
 def bomb(size: int) -> bytes:
@@ -351,9 +351,11 @@ def test_headers_that_tar_and_git_write_are_read():
     comment = header(b"g", record("comment", "0123456789abcdef"))
     times = header(b"x", record("mtime", "1.5") + record("SCHILY.xattr.user.a", "b"))
     named = header(b"x", record("path", "a/ü.py") + record("size", "3"))
-    found = judged(gzip.compress(comment + times + named + tar(entry("x", "abc"))))
+    found = inspect_archive(gzip.compress(comment + times + named + tar(entry("x", "abc"))))
     assert found.files == {"a/ü.py"}
-    assert judged(gzip.compress(header(b"L", b"a" * 200 + b"\0") + LAST)).files == {"a" * 200}
+    assert inspect_archive(gzip.compress(header(b"L", b"a" * 200 + b"\0") + LAST)).files == {
+        "a" * 200
+    }
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7"])
@@ -364,7 +366,7 @@ def test_what_the_program_tar_packs_is_read(tmp_path, form: str):
     packed = subprocess.run(
         ["tar", "-cz", f"--format={form}", "-C", tmp_path, "."], capture_output=True, check=True
     )
-    assert judged(packed.stdout).files == {"main.py", "lib/a.py"}
+    assert inspect_archive(packed.stdout).files == {"main.py", "lib/a.py"}
 
 
 def test_a_changed_byte_is_noticed():
@@ -384,7 +386,7 @@ def test_any_bytes_give_an_answer():
         for _ in range(chance.randrange(1, 6)):
             changed[chance.randrange(len(changed))] = chance.randrange(256)
         with suppress(InvalidRequest):
-            judged(gzip.compress(bytes(changed)))
+            inspect_archive(gzip.compress(bytes(changed)))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def test_any_bytes_give_an_answer():
     ],
 )
 def test_the_entry_point(files, entries, manifest, found):
-    assert judged(packed(files), manifest).entry(entries) == found
+    assert inspect_archive(packed(files), manifest).entry(entries) == found
 
 
 @pytest.mark.parametrize(
@@ -424,4 +426,4 @@ def test_the_entry_point(files, entries, manifest, found):
 )
 def test_an_archive_without_an_entry_point(files, said):
     with pytest.raises(InvalidRequest, match=said):
-        judged(packed(files), "package.json").entry(("main.py",))
+        inspect_archive(packed(files), "package.json").entry(("main.py",))

@@ -18,16 +18,16 @@ import pytest
 from backends_app.backends import progress
 from backends_app.backends.microvm import build, initramfs, parts, snapshot
 from backends_app.backends.microvm.build import Builder
-from backends_app.backends.microvm.channel import Share
-from backends_app.backends.microvm.images import Images, Part
-from backends_app.backends.microvm.machine import Size
+from backends_app.backends.microvm.channel import GuestLimits
+from backends_app.backends.microvm.images import Artifact, Images
+from backends_app.backends.microvm.machine import MachineSize
 from backends_app.backends.microvm.qemu import Accelerators
 from backends_app.backends.setup import SetupError
 from tests.confinement.programs import gone
 from tests.needs import need
 from tests.programs import ROOT, manage, wait_until
 
-PART = Part(name="thing", files=("a",), made_from={"of": "nothing"})
+PART = Artifact(name="thing", files=("a",), made_from={"of": "nothing"})
 
 
 def builder(folder: Path) -> Builder:
@@ -35,14 +35,14 @@ def builder(folder: Path) -> Builder:
         images=Images(folder),
         program="qemu-system-x86_64",
         accelerators=Accelerators("tcg"),
-        size=Size(mem_mb=512, cpus=1),
-        share=Share(cpus=1, memory_bytes=2**28, disk_bytes=2**27, processes=256),
+        size=MachineSize(mem_mb=512, cpus=1),
+        guest_limits=GuestLimits(cpus=1, memory_bytes=2**28, disk_bytes=2**27, processes=256),
         sources=None,
     )
 
 
 def step(folder: Path, words: str):
-    return next(one for one in builder(folder).steps(["python"]) if words in one.needed)
+    return next(one for one in builder(folder).steps(["python"]) if words in one.what)
 
 
 def listed(folder: Path) -> list[str]:
@@ -103,7 +103,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(tmp_path, debian, what):
     debian("echo 'I: downloading packages' >&2; echo 'E: no such host' >&2; exit 3")
     images = tmp_path / "images"
     with pytest.raises(SetupError, match="E: no such host"):
-        step(images, what).take()
+        step(images, what).apply()
     assert listed(images) == []
     assert stat.S_IMODE(images.stat().st_mode) == 0o700
 
@@ -114,7 +114,7 @@ def test_a_kernel_without_its_modules_is_none(tmp_path, debian):
         ' && tar -cf "$tar" boot'
     )
     with pytest.raises(SetupError, match="no module virtio"):
-        step(tmp_path / "images", "kernel").take()
+        step(tmp_path / "images", "kernel").apply()
     assert listed(tmp_path / "images") == []
 
 
@@ -130,8 +130,8 @@ def test_how_far_it_is_can_be_seen(tmp_path, debian):
     def show(title: str):
         yield lambda done, total: seen.append((title, done, total))
 
-    with progress.shown(show), pytest.raises(SetupError):
-        step(tmp_path / "images", "root of python").take()
+    with progress.use(show), pytest.raises(SetupError):
+        step(tmp_path / "images", "root of python").apply()
     assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
     assert len(seen) == 4
     assert {title for title, _, _ in seen} == {"Making root of python"}
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_while_a_root_is_made(tmp_path, debian):
     try:
         debian('for tar; do :; done; head -c 9000000 /dev/zero > "$tar"')
         with pytest.raises(SetupError, match="No space left on device"):
-            step(disk, "root of python").take()
+            step(disk, "root of python").apply()
         assert listed(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -162,11 +162,11 @@ def test_a_disk_that_fills_up_while_a_root_is_made(tmp_path, debian):
 def test_a_disk_that_fills_up_while_a_snapshot_is_taken(folder, tmp_path):
     disk = full_disk(tmp_path, 40)
     try:
-        for part in (parts.kernel(), parts.root("python")):
-            (disk / part.folder).symlink_to(folder / part.folder)
+        for artifact in (parts.kernel(), parts.root("python")):
+            (disk / artifact.folder).symlink_to(folder / artifact.folder)
         before = listed(disk)
         with pytest.raises(SetupError):
-            step(disk, "snapshot of python").take()
+            step(disk, "snapshot of python").apply()
         assert listed(disk) == before
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -193,7 +193,7 @@ def test_what_a_killed_build_left_is_swept_by_the_next(tmp_path, debian):
     assert any(name.startswith(build.MAKING) for name in listed(images))
     debian("exit 1")
     with pytest.raises(SetupError):
-        step(images, "root of python").take()
+        step(images, "root of python").apply()
     assert listed(images) == []
 
 
@@ -242,7 +242,7 @@ def test_of_two_at_once_one_builds_and_the_other_finds_it(tmp_path):
         thread.join()
     assert len(made) == 1
     assert listed(tmp_path) == [PART.folder]
-    Images(tmp_path).verified(PART)
+    Images(tmp_path).verify(PART)
 
 
 def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
@@ -250,20 +250,20 @@ def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
         (new / "a").write_text("a")
         return {}
 
-    for number in range(build.KEPT + 3):
-        part = Part(name="thing", files=("a",), made_from={"of": number})
-        builder(tmp_path)._make(part, "Making a thing", make)
-    assert len(listed(tmp_path)) == 1 + build.KEPT
-    (tmp_path / part.folder / "a").write_text("b")
-    builder(tmp_path)._make(part, "Making a thing", make)
-    Images(tmp_path).verified(part)
-    assert part.folder in listed(tmp_path)
+    for number in range(build.MAX_OUTDATED + 3):
+        artifact = Artifact(name="thing", files=("a",), made_from={"of": number})
+        builder(tmp_path)._make(artifact, "Making a thing", make)
+    assert len(listed(tmp_path)) == 1 + build.MAX_OUTDATED
+    (tmp_path / artifact.folder / "a").write_text("b")
+    builder(tmp_path)._make(artifact, "Making a thing", make)
+    Images(tmp_path).verify(artifact)
+    assert artifact.folder in listed(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"QEVM\0\0\0\3", b"QEVM\0\0\0\3\1" + bytes(40)])
 def test_a_state_in_a_form_that_is_not_known_is_refused(data: bytes):
     with pytest.raises(SetupError, match="not known here"):
-        snapshot.without_capabilities(data)
+        snapshot.strip_capabilities(data)
 
 
 def test_modules_come_behind_those_that_they_need(tmp_path):
@@ -274,7 +274,7 @@ def test_modules_come_behind_those_that_they_need(tmp_path):
     (tmp_path / "bin/busybox").write_bytes(b"busybox")
     for name, needs in (("top", "mid-dle,low"), ("mid_dle", "low"), ("low", "")):
         (modules / f"{name}.ko").write_bytes(b"\0depends=" + needs.encode() + b"\0")
-    made = initramfs.packed(tmp_path, ["top"], {"init": b"i", "agent.py": b"a"})
+    made = initramfs.build(tmp_path, ["top"], {"init": b"i", "agent.py": b"a"})
     archive = tmp_path / "archive"
     archive.write_bytes(made)
     out = tmp_path / "out"

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from backends_app.backends.microvm.channel import MAX_FRAME_BYTES, Port, Program, Share, request
+from backends_app.backends.microvm.channel import (
+    MAX_FRAME_BYTES,
+    AgentProtocol,
+    GuestLimits,
+    Program,
+    request,
+)
 from backends_app.backends.microvm.results import Streams, result_of
 from backends_app.confinement.client import Exit
 from backends_app.confinement.streams import Capture
@@ -23,7 +29,7 @@ ENDED = {
     "full": False,
 }
 EXIT = Exit(
-    ended_for=None,
+    kill_reason=None,
     exit_code=None,
     signal="SIGKILL",
     duration_ms=7,
@@ -31,7 +37,7 @@ EXIT = Exit(
     cpu_time_ms=6,
     memory_bytes=1,
     data_bytes=1,
-    most_data_bytes=2,
+    max_data_bytes=2,
 )
 
 
@@ -39,7 +45,7 @@ def frame(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack(">I", len(body)) + body
 
 
-def account(**given) -> bytes:
+def report(**given) -> bytes:
     return frame(b"x", json.dumps({**ENDED, **given}).encode())
 
 
@@ -57,9 +63,9 @@ class Heard:
             compile=["cc"] if compiles else (),
             argv=["main"],
             environment={},
-            marks=returns,
+            signals_start=returns,
         )
-        self.port = Port(streams, self.end, self.begin if self.program.prepares else None)
+        self.port = AgentProtocol(streams, self.end, self.begin if self.program.prepares else None)
 
     def end(self) -> None:
         self.ends += 1
@@ -81,7 +87,7 @@ class Heard:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_frames_may_come_in_any_pieces(size: int):
     heard = Heard()
-    data = frame(b"o", b"out") + frame(b"e", b"err") + frame(b"o", b"") + account()
+    data = frame(b"o", b"out") + frame(b"e", b"err") + frame(b"o", b"") + report()
     for at in range(0, len(data), size):
         heard.port.write(data[at : at + size])
     result = heard.result()
@@ -92,8 +98,8 @@ def test_frames_may_come_in_any_pieces(size: int):
 
 def test_nothing_is_heard_after_the_end():
     heard = Heard()
-    heard.port.write(account(code=3) + account(code=0) + frame(b"o", b"late"))
-    heard.port.write(account(code=0))
+    heard.port.write(report(code=3) + report(code=0) + frame(b"o", b"late"))
+    heard.port.write(report(code=0))
     result = heard.result()
     assert (result.exit_code, result.stdout, heard.ends) == (3, "", 1)
 
@@ -110,16 +116,16 @@ def test_nothing_is_heard_after_the_end():
         frame(b"x", b"[" * 4000),
         frame(b"x", b" " * 5000 + b"{}"),
         frame(b"x", b"\xff"),
-        account(code="0"),
-        account(code=None),
-        account(code=256),
-        account(code=-65),
-        account(code=10**400),
-        account(cpu_us=-1),
-        account(memory_bytes=2**60),
-        account(memory_bytes=1.5),
-        account(starved="no"),
-        account(denied=1),
+        report(code="0"),
+        report(code=None),
+        report(code=256),
+        report(code=-65),
+        report(code=10**400),
+        report(cpu_us=-1),
+        report(memory_bytes=2**60),
+        report(memory_bytes=1.5),
+        report(starved="no"),
+        report(denied=1),
     ],
     ids=lambda said: said[:20],
 )
@@ -163,7 +169,7 @@ def test_any_bytes_give_a_result_and_keep_little():
 )
 def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal):
     heard = Heard()
-    heard.port.write(account(**ended))
+    heard.port.write(report(**ended))
     result = heard.result()
     assert (result.exit_reason, result.exit_code, result.signal) == (reason, code, signal)
     assert bool(result.error) == (reason is not ExitReason.EXITED)
@@ -173,7 +179,7 @@ def test_the_time_of_a_program_begins_once():
     heard = Heard(compiles=True)
     heard.port.write(frame(b"e", b"compiling") + frame(b"b", b"") + frame(b"o", b"out"))
     assert heard.begins == 1
-    heard.port.write(account())
+    heard.port.write(report())
     result = heard.result(replace(EXIT, prepare_ms=50))
     assert (result.stdout, result.compile_ms, result.duration_ms) == ("out", 50, 7)
     assert not heard.port.broken
@@ -191,7 +197,7 @@ def test_a_beginning_that_no_agent_says_ends_it(compiles: bool, said: bytes):
 
 def test_a_program_that_was_not_compiled_has_not_run():
     heard = Heard(compiles=True)
-    heard.port.write(frame(b"e", b"main.go:1: no") + account(code=1))
+    heard.port.write(frame(b"e", b"main.go:1: no") + report(code=1))
     result = heard.result()
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert (result.exit_code, result.compile_ms, result.duration_ms) == (1, 7, 0)
@@ -199,7 +205,7 @@ def test_a_program_that_was_not_compiled_has_not_run():
 
 def test_a_bound_of_the_compiler_is_not_the_programs():
     heard = Heard(compiles=True)
-    heard.port.write(account(code=1, starved=True))
+    heard.port.write(report(code=1, starved=True))
     assert heard.result().error == "the compiler met a bound of its machine: memory_limit"
 
 
@@ -209,7 +215,7 @@ def test_a_bound_of_the_compiler_is_not_the_programs():
 )
 def test_what_is_not_prepared_in_time_says_so(given, said):
     heard = Heard(**given)
-    result = heard.result(replace(EXIT, ended_for=ExitReason.TIMEOUT))
+    result = heard.result(replace(EXIT, kill_reason=ExitReason.TIMEOUT))
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
     assert said in result.error
 
@@ -217,8 +223,8 @@ def test_what_is_not_prepared_in_time_says_so(given, said):
 @pytest.mark.parametrize(
     ("exit", "reason", "said"),
     [
-        ({"ended_for": ExitReason.TIMEOUT}, ExitReason.TIMEOUT, "it took longer than 10 s"),
-        ({"ended_for": ExitReason.KILLED}, ExitReason.KILLED, "killed"),
+        ({"kill_reason": ExitReason.TIMEOUT}, ExitReason.TIMEOUT, "it took longer than 10 s"),
+        ({"kill_reason": ExitReason.KILLED}, ExitReason.KILLED, "killed"),
         ({}, ExitReason.BACKEND_ERROR, "ended by SIGKILL"),
         ({"exit_code": 0, "signal": None}, ExitReason.BACKEND_ERROR, "the machine stopped"),
     ],
@@ -250,7 +256,7 @@ def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
 )
 def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
     heard = Heard(returns=True)
-    heard.port.write(frame(b"r", returned) + account())
+    heard.port.write(frame(b"r", returned) + report())
     result = heard.result()
     assert (result.exit_reason, result.output) == (reason, output)
 
@@ -270,7 +276,7 @@ def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
 def test_what_was_thrown_is_the_error(returned, code, error):
     heard = Heard(returns=True)
     heard.port.write(frame(b"e", b"the last of stderr\n") + frame(b"r", returned))
-    heard.port.write(account(code=code))
+    heard.port.write(report(code=code))
     result = heard.result()
     assert result.error == error or (error is None and 0 < len(result.error) <= 4000)
 
@@ -288,14 +294,14 @@ def test_what_was_thrown_is_the_error(returned, code, error):
 def test_an_abort_with_a_full_heap_is_the_limit_of_memory(code, memory_mb, reason):
     for returns in (True, False):  # only what has a heap of a given size
         heard = Heard(returns=returns)
-        heard.port.write(account(code=code, memory_bytes=memory_mb * 1024 * 1024))
+        heard.port.write(report(code=code, memory_bytes=memory_mb * 1024 * 1024))
         python = ExitReason.SIGNAL if code < 0 else ExitReason.EXITED
         assert heard.result().exit_reason is (reason if returns else python)
 
 
 def test_bytes_that_are_no_text_are_told_of():
     heard = Heard()
-    heard.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + account())
+    heard.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + report())
     result = heard.result()
     assert (result.stdout, result.stdout_encoding) == ("\ufffd", "utf-8-lossy")
     assert (result.stderr, result.stderr_encoding) == ("ä", "utf-8")
@@ -303,10 +309,10 @@ def test_bytes_that_are_no_text_are_told_of():
 
 def test_no_two_requests_carry_the_same_entropy_or_id():
     program = Program(source=b"x", file="main.py", argv=["x"], environment={})
-    share = Share(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
+    guest_limits = GuestLimits(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
     heads = []
     for _ in range(2):
-        made = request(program, share, b"null")
+        made = request(program, guest_limits, b"null")
         (length,) = struct.unpack_from(">I", made)
         heads.append(json.loads(made[4 : 4 + length]))
         assert made[4 + length :] == b"xnull"

@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 from backends_app.backends.microvm import MicroVMBackend
-from backends_app.backends.microvm.images import KEY_CHARS, MANIFEST, Part, describe, digest
+from backends_app.backends.microvm.images import (
+    KEY_CHARS,
+    MANIFEST,
+    Artifact,
+    digest,
+    write_manifest,
+)
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.backends.microvm.conftest import execute, machines
@@ -185,8 +191,8 @@ def test_a_snapshot_that_qemu_does_not_take_is_a_fault_with_a_reason(own_images:
     state.write_bytes(state.read_bytes()[:20_000])
 
     manifest = json.loads((state.parent / MANIFEST).read_text())
-    part = Part(name="any", files=("ram", "state"), made_from=manifest["made_from"])
-    describe(state.parent, part, manifest["versions"])
+    part = Artifact(name="any", files=("ram", "state"), made_from=manifest["made_from"])
+    write_manifest(state.parent, part, manifest["versions"])
     with pytest.raises(BackendUnavailable, match="QEMU could not be run") as caught:
         execute(backend, "print(1)")
     assert str(own_images) not in str(caught.value)

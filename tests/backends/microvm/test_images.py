@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from backends_app.backends.microvm import images, parts
-from backends_app.backends.microvm.images import Corrupt, Images, Missing, Part, describe, digest
-from backends_app.backends.microvm.machine import Size
+from backends_app.backends.microvm.images import (
+    Artifact,
+    ArtifactCorrupt,
+    ArtifactMissing,
+    Images,
+    digest,
+    write_manifest,
+)
+from backends_app.backends.microvm.machine import MachineSize
 
-PART = Part(name="thing", files=("a", "b"), made_from={"of": "nothing"})
+PART = Artifact(name="thing", files=("a", "b"), made_from={"of": "nothing"})
 
 
 @pytest.fixture
@@ -23,27 +30,27 @@ def made(tmp_path: Path) -> Path:
         file.seek(5_000_000)
         file.write(b"b")
         file.truncate(20_000_000)
-    describe(folder, PART, {"what": "1.0"})
+    write_manifest(folder, PART, {"what": "1.0"})
     return folder
 
 
 def test_what_was_made_is_found(made: Path):
-    found = Images(made.parent).verified(PART)
+    found = Images(made.parent).verify(PART)
     assert found.files == {"a": made / "a", "b": made / "b"}
     assert found.versions == {"what": "1.0"}
 
 
 def test_what_was_not_made_is_missing(tmp_path: Path):
-    with pytest.raises(Missing, match="there is no image 'thing'"):
-        Images(tmp_path).verified(PART)
+    with pytest.raises(ArtifactMissing, match="there is no image 'thing'"):
+        Images(tmp_path).verify(PART)
 
 
 def test_what_is_made_from_something_else_is_something_else(made: Path):
-    other = Part(name="thing", files=("a", "b"), made_from={"of": "something"})
-    with pytest.raises(Missing):
-        Images(made.parent).verified(other)
-    assert Images(made.parent).others(other) == [made]
-    assert Images(made.parent).others(PART) == []
+    other = Artifact(name="thing", files=("a", "b"), made_from={"of": "something"})
+    with pytest.raises(ArtifactMissing):
+        Images(made.parent).verify(other)
+    assert Images(made.parent).outdated(other) == [made]
+    assert Images(made.parent).outdated(PART) == []
 
 
 def truncate(path: Path) -> None:
@@ -64,37 +71,37 @@ def stretch(path: Path) -> None:
 @pytest.mark.parametrize("change", [truncate, overwrite, stretch, os.unlink])
 def test_what_was_changed_is_refused_also_after_it_was_good(made: Path, name: str, change):
     known = Images(made.parent)
-    known.verified(PART)
+    known.verify(PART)
     change(made / name)
     for store in (known, Images(made.parent)):
         for _ in range(2):
-            with pytest.raises(Corrupt) as caught:
-                store.verified(PART)
+            with pytest.raises(ArtifactCorrupt) as caught:
+                store.verify(PART)
             assert str(made) not in str(caught.value)
 
 
 def test_a_byte_whose_time_was_put_back_is_noticed(made: Path):
     known = Images(made.parent)
-    known.verified(PART)
+    known.verify(PART)
     before = (made / "a").stat()
     overwrite(made / "a")
     os.utime(made / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(Corrupt):
-        known.verified(PART)
+    with pytest.raises(ArtifactCorrupt):
+        known.verify(PART)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 1}', '{"files": {}}', "\0" * 99])
 def test_a_manifest_that_is_none(made: Path, text: str):
     (made / images.MANIFEST).write_text(text)
-    with pytest.raises(Corrupt):
-        Images(made.parent).verified(PART)
+    with pytest.raises(ArtifactCorrupt):
+        Images(made.parent).verify(PART)
 
 
 def test_every_byte_is_read_once(made: Path, monkeypatch):
     """By a process, however many stores and threads it has."""
     reads: list[Path] = []
     monkeypatch.setattr(images, "digest", lambda path: (reads.append(path), digest(path))[1])
-    threads = [threading.Thread(target=Images(made.parent).verified, args=[PART]) for _ in range(8)]
+    threads = [threading.Thread(target=Images(made.parent).verify, args=[PART]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -120,14 +127,14 @@ def test_a_block_has_its_place(tmp_path: Path):
 
 
 def test_a_snapshot_fits_what_it_was_taken_with_and_nothing_else():
-    size = Size(mem_mb=512, cpus=1)
+    size = MachineSize(mem_mb=512, cpus=1)
     taken = parts.snapshot("python", "7.2.22", "tcg", size)
     assert parts.snapshot("python", "7.2.22", "tcg", size).key == taken.key
     others = [
         parts.snapshot("python", "7.2.23", "tcg", size),
         parts.snapshot("python", "7.2.22", "kvm", size),
-        parts.snapshot("python", "7.2.22", "tcg", Size(mem_mb=256, cpus=1)),
-        parts.snapshot("python", "7.2.22", "tcg", Size(mem_mb=512, cpus=2)),
+        parts.snapshot("python", "7.2.22", "tcg", MachineSize(mem_mb=256, cpus=1)),
+        parts.snapshot("python", "7.2.22", "tcg", MachineSize(mem_mb=512, cpus=2)),
         parts.snapshot("go", "7.2.22", "tcg", size),
     ]
     assert len({taken.key, *(other.key for other in others)}) == 1 + len(others)

@@ -251,6 +251,18 @@ class WorkloadResult:
         return Status.FAILED
 
 
+def describe_exit(reason: ExitReason, resources: Resources) -> str:
+    """Return the sentence for a limit or a kill, the same on every backend; empty for the rest."""
+    return {
+        ExitReason.TIMEOUT: f"timed out after {resources.timeout_s:g} s",
+        ExitReason.MEMORY_LIMIT: f"exceeded the memory limit of {resources.mem_mb} MB",
+        ExitReason.PROCESS_LIMIT: "exceeded the limit on processes and threads",
+        ExitReason.OUTPUT_LIMIT: "exceeded the output limit",
+        ExitReason.DISK_LIMIT: "exceeded the disk limit",
+        ExitReason.KILLED: "killed on request",
+    }.get(reason, "")
+
+
 MAX_SIGNAL_CHARS = 16
 
 

@@ -1,4 +1,4 @@
-"""What a backend is: the interface, what it says it can do, and how it says that it works."""
+"""The backend interface, with the values for its capabilities and its health."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ MAX_ATTRIBUTES = 32
 class BackendCapabilities:
     """What a backend can do, whether or not it works on this host.
 
-    `name` is for people. `supported_isolations` are the technologies it stands for; which name it
-    answers to is the registry's business. `max_concurrency` counts workloads at the same time.
+    `name` is for people. `supported_isolations` are the technologies that it implements; the name
+    that requests use for it is set in the registry. `max_concurrency` limits concurrent workloads.
     """
 
     name: str
@@ -42,11 +42,12 @@ class BackendCapabilities:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A backend's own finding about itself on this host.
+    """Result of a backend's probe on this host.
 
-    Four states: unknown (never probed; both None), undetected (what it is made of is not here),
-    unhealthy (it is here and does not work), healthy (a real smoke workload ran). `description` and
-    `attributes` are shown to everybody: no secrets, no credentialed URLs. Both are cut to a size.
+    Four states: unknown (never probed; both None), undetected (its software is not installed),
+    unhealthy (installed but not working), healthy (a real smoke workload ran). `description` and
+    `attributes` are public, so they must hold no secrets and no URLs with credentials. Both are
+    shortened to a maximum size.
     """
 
     detected: bool | None
@@ -63,11 +64,11 @@ class Health:
 
     def __post_init__(self) -> None:
         if (self.detected, self.healthy) not in self.STATES:
-            raise ValueError(f"detected={self.detected!r}, healthy={self.healthy!r} is no state")
-        kept = sorted(self.attributes.items())[:MAX_ATTRIBUTES]  # equal health, equal bytes
-        cut = {_shorten(key): _shorten(value) for key, value in kept}
+            raise ValueError(f"no such state: detected={self.detected!r}, healthy={self.healthy!r}")
+        items = sorted(self.attributes.items())[:MAX_ATTRIBUTES]  # equal health, equal bytes
+        attributes = {_shorten(key): _shorten(value) for key, value in items}
         object.__setattr__(self, "description", _shorten(self.description))
-        object.__setattr__(self, "attributes", MappingProxyType(cut))
+        object.__setattr__(self, "attributes", MappingProxyType(attributes))
 
     @classmethod
     def unknown(cls) -> "Health":
@@ -94,74 +95,78 @@ class Health:
 
     @property
     def eligible(self) -> bool:
-        """May a workload be sent here? Unknown counts: a registry without a monitor has to work."""
+        """Return whether workloads may be sent here.
+
+        An unknown state counts as eligible, because a registry without a monitor has to work.
+        """
         return self.healthy is not False
 
 
 class Backend:
-    """Base of all backends; what a subclass has to give is `capabilities`, `probe` and `execute`.
+    """Base class of all backends; a subclass must provide `capabilities`, `probe` and `execute`.
 
-    One instance serves many threads at once. It is made when settings are read, before any fork:
-    the constructor keeps its options and starts nothing.
+    One instance serves many threads at once. It is created when the settings are read, before any
+    fork, so the constructor stores its options and starts nothing.
     """
 
     capabilities: BackendCapabilities
 
     def probe(self) -> Health:
-        """Find out whether a workload would run here, by running a small one.
+        """Return whether workloads run here, by running a small one.
 
-        Called by the health monitor in a thread of its own; it may block, and when it takes longer
-        than the monitor waits the backend counts as unhealthy.
+        The health monitor calls this in a separate thread. It may block; if it exceeds the
+        monitor's timeout, the backend counts as unhealthy.
         """
         raise NotImplementedError
 
     def validate(self, workload: WorkloadSpec) -> None:
-        """Raise `InvalidRequest` for what this backend would refuse on any host.
+        """Raise `InvalidRequest` for a workload that this backend would reject on any host.
 
-        Called before the workload is accepted, perhaps on another host than the one it will run on.
+        Called before the workload is accepted, possibly on a different host than it will run on.
         """
 
     def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        """Run the workload to its end within its resources and return what the host saw.
+        """Run the workload to its end within its resources and return the host's findings.
 
-        A program that fails is a result. `BackendUnavailable` is raised when it is not the program
-        that failed: the infrastructure is broken. Called by `services.run` in the caller's thread.
+        A failing program is a result. Raise `BackendUnavailable` when the infrastructure fails
+        instead of the program. `services.run` calls this in the caller's thread.
         """
         raise NotImplementedError
 
     def kill(self, workload_id: str) -> None:
-        """Remove whatever is left of a workload, running or not; nothing left is no error.
+        """Kill a running workload, with the reason `killed`, and remove anything left of one.
 
-        One that runs is ended by this, with the reason `killed`.
+        Ignore an unknown id.
         """
 
     def warm_count(self) -> int | None:
-        """How many workloads could begin at once in this process, for something waits prepared.
+        """Return the number of warm instances in this process, without starting anything.
 
-        None where nothing is ever prepared, or it cannot be said now. Must start nothing.
+        Return None for a backend that keeps none, or if the number is not available now.
         """
         return None
 
     def close(self) -> None:
-        """Let go of everything the instance holds. May be called twice."""
+        """Release everything that the instance holds. May be called twice."""
 
     def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
-        """What the backend needs on this host, in order; `manage.py setup_backend` takes them.
+        """Return the ordered setup steps for this host, which `manage.py setup_backend` applies.
 
-        `runtimes` are those that are wanted, where that makes a difference; none are all.
+        `runtimes` restricts them to what these runtimes need, where that makes a difference; empty
+        means all.
         """
         return ()
 
     def check(self) -> Sequence[CheckMessage]:
-        """Django system checks: what is suspicious about the options, or about the host.
+        """Return Django system check messages about doubtful options or a doubtful host.
 
-        Every command runs them first, so they have to be quick, and to do without a database.
+        Every command runs them first, so they have to be quick and must not need a database.
         """
         return ()
 
 
 def _shorten(text: object) -> str:
-    """Bounded, and never half a surrogate pair: the text ends up in a JSON answer."""
+    """Return the text shortened and without unpaired surrogates, as it becomes part of JSON."""
     clean = str(text).encode(errors="replace").decode()
     if len(clean) <= MAX_DESCRIPTION_CHARS:
         return clean

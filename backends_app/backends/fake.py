@@ -1,4 +1,4 @@
-"""The test double for people who use Vulcan as a library: a Python function plays the program."""
+"""Test double for projects that embed Vulcan: a Python function stands in for the program."""
 
 import time
 from collections import deque
@@ -16,17 +16,17 @@ Program: TypeAlias = "Callable[[WorkloadSpec], JSON | WorkloadResult]"
 
 
 def echo(workload: WorkloadSpec) -> JSON:
-    """The program that is run when none is given: its output is its input."""
+    """Return the workload's input: the default program."""
     return workload.input
 
 
 class FakeBackend(Backend):
-    """Runs every workload by calling `program` in this process: no isolation at all.
+    """Backend that runs every workload by calling `program` in this process, without isolation.
 
-    What the program returns is the `output`, or the whole result if it is a `WorkloadResult`. An
-    exception makes the workload fail with exit code 1, as an uncaught error does in a real runtime;
-    a `VulcanError` passes through, so `BackendUnavailable` can be played too. `workloads` holds the
-    last ones that were executed. Set `health` at any time; the next probe reports it.
+    The program's return value is the `output`, or the whole result if it is a `WorkloadResult`. An
+    exception fails the workload with exit code 1, as an uncaught error does in a real runtime; a
+    `VulcanError` propagates, to simulate `BackendUnavailable`. `workloads` holds the most recently
+    executed ones. `health` may be set at any time; the next probe returns it.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class FakeBackend(Backend):
         self.workloads.append(workload)
         started = time.monotonic()
         try:
-            answer = self.program(workload)
+            outcome = self.program(workload)
         except VulcanError:
             raise
         except Exception as error:  # noqa: BLE001 - the program is user code: any error is a result
-            answer = WorkloadResult(
+            outcome = WorkloadResult(
                 exit_reason=ExitReason.EXITED,
                 exit_code=1,
                 stderr=f"{type(error).__name__}: {error}\n",
                 error=f"{type(error).__name__}: {error}",
             )
-        if isinstance(answer, WorkloadResult):
-            return answer
+        if isinstance(outcome, WorkloadResult):
+            return outcome
         return WorkloadResult(
             exit_reason=ExitReason.EXITED,
             exit_code=0,
-            output=answer,
+            output=outcome,
             duration_ms=round((time.monotonic() - started) * 1000),
         )
 

@@ -1,4 +1,4 @@
-"""How large the heap of a runtime may grow that collects its garbage, and whether it was full."""
+"""Heap size of garbage-collected runtimes, and detection of a full heap."""
 
 import signal
 
@@ -6,18 +6,19 @@ MB = 1024 * 1024
 RESERVED_MB = 64
 FULL_RATIO = 0.9
 ABORTS = frozenset({signal.SIGABRT, signal.SIGTRAP, signal.SIGILL})
-"""How a runtime ends that gives up."""
+"""Signals with which a runtime aborts when its heap is full."""
 
 
 def heap_mb(mem_mb: int) -> int:
-    """Return the size of the heap for a program that may use so much memory.
+    """Return the heap size in MB for a program limited to `mem_mb`.
 
-    Something is left for the rest of the process, so that it collects before the kernel ends it.
+    It leaves memory for the rest of the process, so that the runtime collects garbage before the
+    kernel kills it.
     """
     return max(mem_mb - RESERVED_MB, mem_mb // 2)
 
 
 def is_exhausted(mem_mb: int, memory_bytes: int | None, signal_number: int) -> bool:
-    """Tell from a signal and the most that was used whether a runtime gave up for a full heap."""
-    most = FULL_RATIO * heap_mb(mem_mb) * MB
-    return signal_number in ABORTS and memory_bytes is not None and memory_bytes >= most
+    """Return whether the signal and the peak memory mean that a runtime aborted on a full heap."""
+    threshold = FULL_RATIO * heap_mb(mem_mb) * MB
+    return signal_number in ABORTS and memory_bytes is not None and memory_bytes >= threshold

@@ -1,26 +1,26 @@
-"""The line of stderr in which a program says why it failed; it is shown, and decides nothing."""
+"""Find the line of stderr that states why a program failed. It is shown, but decides nothing."""
 
 import re
 
 MAX_CHARS = 1000
 MAX_READ = 64 * 1024  # of the end of stderr
 TRACEBACK = "Traceback (most recent call last):"
-# Where a runtime says first what went wrong, and then where: the line that is the news.
+# Runtimes that print the error first and its location after it: these patterns find the error.
 PANIC = re.compile(r"^(?:panic|fatal error|runtime): .+$", re.MULTILINE)
 NODE = re.compile(r"^Node\.js v\d", re.MULTILINE)
-NODE_FRAME = re.compile(r"^[ \t]+at ", re.MULTILINE)  # not \s, which takes line after line
+NODE_FRAME = re.compile(r"^[ \t]+at ", re.MULTILINE)  # not \s, which also matches line ends
 NOTES = re.compile(r"^(?:exit status \d+|Node\.js v\S+|signal: .+)$")
 
 
 def error_line(stderr: str) -> str:
-    """Return the line of an error: a traceback's last, Node's or Go's own, or the last there is."""
+    """Return the error's line: that of a traceback, of Node.js or Go, or the last of stderr."""
     text = stderr[-MAX_READ:]
     line = _python(text) or _node(text) or _go(text) or _last(text.splitlines())
     return line.strip()[:MAX_CHARS]
 
 
 def _python(text: str) -> str:
-    """The first line behind the frames of the last traceback, if that is what stderr ends with."""
+    """Return the first line after the frames of the last traceback; empty if there is none."""
     _, found, rest = text.rpartition(TRACEBACK)
     if not found:
         return ""
@@ -29,7 +29,7 @@ def _python(text: str) -> str:
 
 
 def _node(text: str) -> str:
-    """The line before the frames of the last error, or that under the mark of a syntax error."""
+    """Return the line before the last error's frames, or below a syntax error's caret."""
     if not NODE.search(text):
         return ""
     before = text[: [*NODE.finditer(text)][-1].start()]
@@ -43,5 +43,5 @@ def _go(text: str) -> str:
 
 
 def _last(lines: list[str]) -> str:
-    said = (line for line in reversed(lines) if line.strip() and not NOTES.match(line))
-    return next(said, "")
+    messages = (line for line in reversed(lines) if line.strip() and not NOTES.match(line))
+    return next(messages, "")

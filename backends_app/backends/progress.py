@@ -1,6 +1,6 @@
-"""How a backend says how far it has come with something long, to whoever wants to know.
+"""Progress reports of long operations in backends.
 
-Nobody does by default; a command shows it on its terminal by `shown`.
+They are discarded by default; a command displays them on its terminal with `use`.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from typing import TypeAlias
 
 Advance: TypeAlias = Callable[[float, float], None]
-"""Takes how much is done, and how much there is in all, in any unit."""
+"""Takes the amount done and the total, in any unit."""
 
 Display: TypeAlias = Callable[[str], AbstractContextManager[Advance]]
-"""Takes what is being done; shows it until the end of the `with`."""
+"""Takes the title of a task and displays it until the end of the `with` block."""
 
 
 @contextmanager
@@ -24,13 +24,13 @@ _display: ContextVar[Display] = ContextVar("show", default=_silent)
 
 
 def task(title: str) -> AbstractContextManager[Advance]:
-    """`with task("Fetching …") as advance:`, and then `advance(3, 10)`."""
+    """Report a task: `with task("Fetching …") as advance:`, and then `advance(3, 10)`."""
     return _display.get()(title)
 
 
 @contextmanager
 def use(display: Display) -> Iterator[None]:
-    """All tasks of this thread are shown by `show` until the end of the `with`."""
+    """Display all tasks of this thread with `display` until the end of the `with` block."""
     before = _display.set(display)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a backend needs on the host, as steps that can be looked at before they are taken."""
+"""Setup of a backend's host, as steps that can be listed before they are applied."""
 
 import os
 import shlex
@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-MAX_WORDS = 1000
+MAX_OUTPUT_CHARS = 1000
 
 
 class SetupError(Exception):
-    """A step could not be taken; the text says why and what to do."""
+    """A step failed; the message gives the reason and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One change of the host. `done` looks and changes nothing; `take` is called when it is not.
+    """One change of the host. `is_done` changes nothing; `apply` is called if it returns False.
 
-    `needed` says in a word or two what there will be, `how` what `take` does.
+    `what` names the result in a few words, `action` describes what `apply` does.
     """
 
     what: str
@@ -28,7 +28,7 @@ class Step:
 
 
 def packages(*names: str) -> Step:
-    """Packages of Debian."""
+    """Return the step that installs these Debian packages."""
     command = ("apt-get", "install", "--yes", "--no-install-recommends", *names)
 
     def apply() -> None:
@@ -49,11 +49,11 @@ def run_command(
     stdin: IO[bytes] | None = None,
     **environment: str,
 ) -> None:
-    """Run a program of the host to its end; `SetupError` with its last words when it fails.
+    """Run a program of the host; raise `SetupError` with the end of its output if it fails.
 
-    `heard` gets each line that it says meanwhile; `given` is its stdin.
+    `on_line` receives each line of its output as it is printed.
     """
-    words = ""
+    output = ""
     try:
         with subprocess.Popen(  # noqa: S603 - the commands are this package's own
             command,
@@ -66,14 +66,14 @@ def run_command(
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                words = (words + line)[-MAX_WORDS:]
+                output = (output + line)[-MAX_OUTPUT_CHARS:]
                 if on_line is not None:
                     on_line(line.rstrip())
     except OSError as error:
         raise SetupError(f"{command[0]} cannot be run: {error.strerror}") from error
     if process.returncode:
         root = "" if os.geteuid() == 0 else " (this user is not root: try with sudo)"
-        raise SetupError(f"{shlex.join(command)} failed{root}:\n{words.strip()}")
+        raise SetupError(f"{shlex.join(command)} failed{root}:\n{output.strip()}")
 
 
 def _installed(package: str) -> bool:
@@ -85,5 +85,5 @@ def _installed(package: str) -> bool:
             check=False,
         )
     except OSError as error:
-        raise SetupError("dpkg-query is missing: this is no Debian") from error
+        raise SetupError("dpkg-query is missing: this host is not Debian") from error
     return found.stdout == "installed"

@@ -1,4 +1,4 @@
-"""What stands around the processes of a launcher: how a backend says it, or requires it."""
+"""Report or require the sandbox layers around the processes of a launcher."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from ..exceptions import BackendUnavailable
 
 
 def describe_layers(launcher: Launcher, *, what: str, required: bool) -> Mapping[str, str]:
-    """Each wall with what it is made of, or with why it is missing.
+    """Return each sandbox layer with its basis, or with the reason why it is missing.
 
-    Raises `BackendUnavailable` where one is missing that is `required`, and where `what` is to run
+    Raise `BackendUnavailable` if one is missing and `required`, or if the program named by `what`
     cannot be run at all.
     """
     try:
@@ -17,6 +17,6 @@ def describe_layers(launcher: Launcher, *, what: str, required: bool) -> Mapping
     except LaunchError as error:
         raise BackendUnavailable(f"{what} could not be run: {error}") from error
     if missing and required:
-        said = "; ".join(f"{wall}: {reason}" for wall, reason in missing.items())
-        raise BackendUnavailable(f"walls are missing and required: {said}")
-    return {**active, **{wall: f"missing: {reason}" for wall, reason in missing.items()}}
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in missing.items())
+        raise BackendUnavailable(f"required sandbox layers are missing: {reasons}")
+    return {**active, **{layer: f"missing: {reason}" for layer, reason in missing.items()}}

@@ -1,5 +1,5 @@
-"""Processes behind walls of the operating system; nothing here knows Django, or what they run.
+"""Processes inside sandbox layers of the operating system, independent of the programs they run.
 
-`client` is the server's side. It starts `launcher`, a small process of its own, which starts every
-workload's process behind the `walls` and watches over its time and memory.
+`client` is the server's side. It starts `launcher`, a separate small process, which starts every
+workload's process inside the layers of `walls` and enforces its time and memory limits.
 """

@@ -1,4 +1,4 @@
-"""The server's side of the launcher: one confined process for each call, and what became of it."""
+"""Client of the launcher: run one confined process per call and return how it ended."""
 
 import json
 import os
@@ -25,9 +25,9 @@ READ_BYTES = 64 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024
 SMALL_BYTES, MAX_SMALL_READS, SMALL_READ_DELAY_S = 4096, 1000, 0.001
 DRAIN_S = 0.5  # how long the pipes may stay open after the process has ended
-ANSWER_TIMEOUT_S = 15.0  # more than the launcher gives a process to start
-GRACE_S = 1.5  # how much later than its time limit a process may be reported as ended
-SOURCES = Path(__file__).parent.parent.parent  # where this package can be imported from
+ANSWER_TIMEOUT_S = 15.0  # longer than the launcher's limit for a process to start
+GRACE_S = 1.5  # how long after its time limit the end of a process may be reported
+SOURCES = Path(__file__).parent.parent.parent  # the folder that this package is imported from
 PROGRAM = """
 import sys
 sys.path.append(sys.argv[1])
@@ -37,16 +37,16 @@ main()
 
 
 class LaunchError(Exception):
-    """No process can be had; the message says why, without a path of this host."""
+    """No process could be started. The message gives the reason, without a path of this host."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """How the program is started. Spares are kept for equal commands.
+    """How the program is started. Warm instances serve equal commands.
 
-    `memory_bytes` is what it may map beyond what it has mapped when it is ready. `files` are open
-    for reading from descriptor 3 on. `start_s` is how long it may take until it is ready; where
-    that is not said, no longer than its launcher allows, nor than its time limit.
+    `memory_bytes` is how much it may map beyond what it has mapped when it is ready. `files` are
+    open for reading from descriptor 3 on. `start_s` limits the time until it is ready; by default
+    the launcher's limit applies, and the process's time limit.
     """
 
     arguments: Sequence[str]
@@ -58,11 +58,11 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessLimits:
-    """What one process may use, counted from when it was handed over; `memory_bytes` resident.
+    """Limits on one process, counted from the hand-over; `memory_bytes` is resident memory.
 
-    `cpu_s` is for all of its threads together, by the kernel's limit, from the hand-over on.
-    `prepare_s` is how long it may take until `ConfinedProcess.start_timer` is called; only then
-    `timeout_s` begins. 0 is for what has nothing to prepare.
+    `cpu_s` is the kernel's limit on all of its threads together. `prepare_s` limits the time until
+    `ConfinedProcess.start_timer` is called, when `timeout_s` begins; 0 if there is nothing to
+    prepare.
     """
 
     timeout_s: float
@@ -75,13 +75,12 @@ class ProcessLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exit:
-    """How the process ended, by the kernel's account.
+    """How the process ended, as reported by the kernel.
 
-    `ended_for` is set when the host ended it. Exactly one of `exit_code` and `signal` is set.
-    `duration_ms` and `cpu_time_ms` count from when it was handed over, or from when it was
-    prepared, which took `prepare_ms`; that is None where it never was. `memory_bytes` is its
-    largest resident set, `data_bytes` the most that it was seen to have mapped for data, of
-    `max_data_bytes` that it could.
+    `kill_reason` is set if the host killed it. Exactly one of `exit_code` and `signal` is set.
+    `duration_ms` and `cpu_time_ms` count from the hand-over, or from the end of the preparation,
+    which took `prepare_ms` (None if it never ended). `memory_bytes` is the peak resident set,
+    `data_bytes` the largest sampled size of its data mappings, of at most `max_data_bytes`.
     """
 
     kill_reason: ExitReason | None
@@ -96,10 +95,10 @@ class Exit:
 
 
 class Launcher:
-    """Starts processes of `program` behind walls; makes its own process when it is first needed.
+    """Starts sandboxed processes of `program`; its own process is started on first use.
 
-    One instance serves many threads, and each process that forks off makes a launcher of its own.
-    `name` is what the program is called inside; what else there is for it, see `Walls`.
+    One instance serves many threads; each forked child starts a launcher process of its own.
+    `name` is the program's name inside the sandbox. For the other arguments see `Sandbox`.
     """
 
     def __init__(
@@ -125,12 +124,12 @@ class Launcher:
 
     @property
     def layers(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """What stands around each process, by wall, and what does not, with the reason."""
+        """Return the active sandbox layers with their basis, and the missing ones with why."""
         server = self.server()
         return server.active, server.missing
 
     def process(self, command: Command, limits: ProcessLimits, warm: int = 0) -> "ConfinedProcess":
-        """A process to be run. With it, `spares` are made ready for the next ones."""
+        """Return a process to run, and keep `warm` instances ready for the next ones."""
         text = json.dumps(
             {
                 "arguments": list(command.arguments),
@@ -140,18 +139,18 @@ class Launcher:
                 "start_s": command.start_s,
             }
         )
-        wanted = {
+        limit_values = {
             "timeout_s": limits.timeout_s,
             "prepare_s": limits.prepare_s,
             "memory_bytes": limits.memory_bytes,
             "threads": limits.threads,
             "cpu_s": limits.cpu_s,
         }
-        request = {"command": text, "limits": wanted, "warm": warm}
+        request = {"command": text, "limits": limit_values, "warm": warm}
         return ConfinedProcess(self, request, limits, command.start_s or 0.0)
 
     def warm_count(self) -> int:
-        """How many processes wait ready; nothing is started by this."""
+        """Return how many warm processes are ready, without starting anything."""
         with self._lock:
             server = self._server
         if server is None or not server.is_alive():
@@ -161,7 +160,7 @@ class Launcher:
         return int(answer["ready"])
 
     def close(self) -> None:
-        """End the launcher's process, and with it all that it has started; for good."""
+        """Kill the launcher's process and all that it has started, for good."""
         with self._lock:
             self._closed = True
             server, self._server = self._server, None
@@ -169,7 +168,7 @@ class Launcher:
             server.finalize()
 
     def discard(self, server: "LauncherProcess") -> None:
-        """It does not answer: end its process, and with it, by their leash, all it has started."""
+        """Kill a launcher process that does not answer; its processes die with their parent."""
         with self._lock:
             if self._server is server:
                 self._server = None
@@ -177,7 +176,7 @@ class Launcher:
         server.finalize()
 
     def server(self) -> "LauncherProcess":
-        """The launcher's process, a new one when there is none that lives."""
+        """Return the launcher's process, starting a new one if none is alive."""
         with self._lock:
             if self._closed:
                 raise LaunchError("its launcher has been closed")
@@ -186,12 +185,12 @@ class Launcher:
                 self._server = None
             if self._server is None:
                 self._server = LauncherProcess(self._configuration)
-                # Also when the interpreter ends.
+                # Runs at interpreter exit, too.
                 self._server.finalize = weakref.finalize(self, self._server.close)
             return self._server
 
     def _reset_after_fork(self) -> None:
-        """In a child: the launcher is its parent's."""
+        """Detach a forked child from the launcher process, which belongs to its parent."""
         self._lock = threading.Lock()
         if self._server is not None:
             self._server.detach()
@@ -205,7 +204,7 @@ _running: "weakref.WeakSet[ConfinedProcess]" = weakref.WeakSet()
 def _after_fork() -> None:
     forget: list[Launcher | ConfinedProcess] = [*_launchers, *_running]
     for one in forget:
-        with suppress(OSError):  # a thread was just closing it
+        with suppress(OSError):  # a thread was closing it during the fork
             one._reset_after_fork()
 
 
@@ -213,25 +212,25 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class _LauncherGone(LaunchError):
-    """The launcher's process ended before it could answer."""
+    """The launcher's process ended before it answered."""
 
     def __init__(self) -> None:
         super().__init__("its launcher has ended")
 
 
 class _ProcessLost(LaunchError):
-    """The process was killed before it was ready, and not by the launcher."""
+    """The process was killed before it was ready, but not by the launcher."""
 
 
 class _LauncherSilent(LaunchError):
-    """The launcher's process lives, and does not do its work."""
+    """The launcher's process is alive but does not answer."""
 
     def __init__(self) -> None:
         super().__init__("its launcher does not answer")
 
 
 class LauncherProcess:
-    """A launcher's process and the socket to it; `finalize` closes it and is done with it."""
+    """A launcher's process and the control socket to it; `finalize` closes both."""
 
     finalize: "weakref.finalize[[], Launcher]"
 
@@ -240,13 +239,13 @@ class LauncherProcess:
         self._control.settimeout(ANSWER_TIMEOUT_S)
         try:
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603 - this very package
+                self._process = subprocess.Popen(  # noqa: S603 - this package's own code
                     [sys.executable, "-I", "-S", "-c", PROGRAM, str(SOURCES)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     cwd="/",
                     env={},
-                    start_new_session=True,  # a terminal's Ctrl-C is the server's business
+                    start_new_session=True,  # the server alone handles a terminal's Ctrl-C
                 )
         except OSError as error:
             self._control.close()
@@ -266,15 +265,15 @@ class LauncherProcess:
         return self._process.poll() is None
 
     def is_gone(self) -> bool:
-        """Has it ended, or is it about to? Its sockets are closed in the order it opened them."""
+        """Return whether it has ended or is ending: it closes its sockets in order of opening."""
         if self._control.fileno() < 0:
             return True
-        poll = select.poll()  # a `recv` would wait for its timeout, and select(2) has few numbers
+        poll = select.poll()  # `recv` would block until its timeout; select(2) has an fd limit
         poll.register(self._control, select.POLLIN)
         return bool(poll.poll(0))
 
     def open_channel(self, request: Mapping[str, Any]) -> socket.socket:
-        """The line of a process that is being started."""
+        """Send a request and return the new channel on which it is answered."""
         channel, theirs = _socketpair()
         channel.settimeout(GRACE_S)
         try:
@@ -297,16 +296,16 @@ class LauncherProcess:
 
     def detach(self) -> None:
         self._control.close()
-        self._process.returncode = 0  # it is no child of this process
+        self._process.returncode = 0  # it is not a child of this process
 
     def kill(self) -> None:
         self._process.kill()
 
 
 class ConfinedProcess:
-    """A process that is told its input when it is ready; `run` it once, and it is over.
+    """A process that receives its input once it is ready. `run` may be called once.
 
-    `kill` may come from any other thread, also before and after.
+    `kill` may be called from any thread, also before and after `run`.
     """
 
     def __init__(
@@ -317,7 +316,7 @@ class ConfinedProcess:
         self._limits = limits
         self._start_s = start_s
         self._hold_stdin = False
-        self._lock = threading.Lock()  # a line that is closed is not to be shut down
+        self._lock = threading.Lock()  # so that a closed channel is never shut down
         self._channel: socket.socket | None = None
         self._kill_reason: ExitReason | None = None
         self._stdin = self._stdout = self._stderr = -1
@@ -328,31 +327,32 @@ class ConfinedProcess:
         _running.add(self)
 
     def kill(self) -> None:
-        """End the process because somebody asked for it."""
+        """Kill the process on request, with the reason `killed`."""
         self._request_kill(ExitReason.KILLED)
 
     def stop(self) -> None:
-        """End the process because nothing more is wanted of it; that is nobody's reason."""
+        """End the process because it is no longer needed, without a kill reason."""
         self._hang_up()
 
     def start_timer(self) -> None:
-        """Begin the time of a process whose bounds have `prepare_s`; a sink of `run` calls it."""
+        """Begin the time limit of a process with `prepare_s`; called by a sink of `run`."""
         self._deadline = time.monotonic() + self._limits.timeout_s + GRACE_S
         with self._lock:
             if self._channel is not None:
-                with suppress(OSError):  # the launcher has gone
+                with suppress(OSError):  # the launcher has ended
                     self._channel.send(b"prepared")
 
     def run(self, stdin: bytes, stdout: Sink, stderr: Sink, *, hold_stdin: bool = False) -> Exit:
-        """Feed and read the process until it has ended, by itself or by a bound.
+        """Feed and read the process until it exits or is killed by a limit.
 
-        Its stdin ends after what is given, or is held open until it has ended itself.
+        Its stdin is closed after the given bytes, or, with `hold_stdin`, after the process has
+        ended.
 
-        Raises `LaunchError` when there can be no process, or nobody can say what became of it.
+        Raise `LaunchError` if no process can be started or its end is unknown.
         """
         try:
             server, channel = self._start()
-        except (_LauncherGone, _ProcessLost):  # somebody killed something; nothing has begun yet
+        except (_LauncherGone, _ProcessLost):  # killed from outside, before the program began
             server, channel = self._start()
         self._deadline = (
             time.monotonic() + (self._limits.prepare_s or self._limits.timeout_s) + GRACE_S
@@ -379,7 +379,7 @@ class ConfinedProcess:
         finally:
             self._close()
         code, by_launcher = report["code"], report["kill_reason"]
-        # A kill that came too late ended nothing: the process had ended by itself.
+        # A kill that came too late had no effect: the process had exited by itself.
         by_server = self._kill_reason if code == -signal.SIGKILL else None
         return Exit(
             kill_reason=ExitReason(by_launcher) if by_launcher else by_server,
@@ -394,7 +394,7 @@ class ConfinedProcess:
         )
 
     def _start(self) -> "tuple[LauncherProcess, socket.socket]":
-        """Ask for the process and wait until it is ready; gives its line, too."""
+        """Request the process, wait until it is ready, and return its launcher and channel."""
         server = self._launcher.server()
         try:
             with self._lock:
@@ -416,7 +416,7 @@ class ConfinedProcess:
             if isinstance(error, _LauncherGone | _LauncherSilent):
                 self._launcher.discard(server)
             raise
-        if len(streams) != 3:  # the kernel drops what finds no room
+        if len(streams) != 3:  # the kernel drops descriptors over the limit
             for stream in streams:
                 os.close(stream)
             self._close()
@@ -426,19 +426,19 @@ class ConfinedProcess:
 
     @staticmethod
     def _receive_late(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
-        """The launcher works, so it is the process that is slow."""
+        """Receive from a launcher known to work: a timeout means that the process is slow."""
         try:
             return _receive(channel)
         except _LauncherSilent as error:
             raise LaunchError("no process was ready in time") from error
 
     def _reset_after_fork(self) -> None:
-        """In a child: what is open here would stay open when the parent has closed it."""
+        """Close the streams in a forked child; else they would outlast the parent's close."""
         self._lock = threading.Lock()
         self._close()
 
     def _pump(self, events: selectors.BaseSelector, channel: socket.socket) -> None:
-        """Until there is something to hear on the line."""
+        """Feed and read the process until a message arrives on the channel."""
         while True:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -452,7 +452,7 @@ class ConfinedProcess:
                     self._read(key, events)
 
     def _drain(self, events: selectors.BaseSelector, deadline: float) -> None:
-        """What the process left unread."""
+        """Read the output that is left after the process has ended."""
         if self._stdin >= 0 and self._stdin in events.get_map():
             events.unregister(self._stdin)
         while events.get_map() and time.monotonic() < deadline:
@@ -464,7 +464,7 @@ class ConfinedProcess:
             self._unsent = self._unsent[os.write(self._stdin, self._unsent[:READ_BYTES]) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # it may end, or close its stdin, without having read all
+        except BrokenPipeError:  # it may end, or close its stdin, before it has read everything
             self._unsent = self._unsent[:0]
         if not self._unsent:
             events.unregister(self._stdin)
@@ -482,7 +482,7 @@ class ConfinedProcess:
             return
         if len(data) < SMALL_BYTES:
             self._small_reads += 1
-            if self._small_reads > MAX_SMALL_READS:  # or a byte at a time would keep a core busy
+            if self._small_reads > MAX_SMALL_READS:  # or single bytes would keep a core busy
                 time.sleep(SMALL_READ_DELAY_S)
         self._received += len(data)
         if self._received > self._limits.output_bytes:
@@ -491,16 +491,16 @@ class ConfinedProcess:
             key.data.write(data)
 
     def _request_kill(self, reason: ExitReason) -> None:
-        """The first reason stands."""
+        """Kill the process; the first reason is kept."""
         with self._lock:
             self._kill_reason = self._kill_reason or reason
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """The launcher ends what has no line."""
+        """Shut down the channel for writing; the launcher then kills the process."""
         with self._lock:
             if self._channel is not None:
-                with suppress(OSError):  # the launcher has gone
+                with suppress(OSError):  # the launcher has ended
                     self._channel.shutdown(socket.SHUT_WR)
 
     def _close(self) -> None:
@@ -518,7 +518,7 @@ def _socketpair() -> tuple[socket.socket, socket.socket]:
     try:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
-        raise LaunchError(f"no socket is to be had: {error.strerror}") from error
+        raise LaunchError(f"no socket can be created: {error.strerror}") from error
 
 
 def _send(
@@ -535,7 +535,7 @@ def _send(
 
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
-    """A message and the three streams that may come with it."""
+    """Receive a message and the three streams that may be attached to it."""
     try:
         data, descriptors = receive(channel, MAX_MESSAGE_BYTES, 3)
     except TimeoutError as error:
@@ -549,7 +549,7 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
 
 
 def _describe_failure(answer: Mapping[str, Any]) -> str:
-    """Why a process was never ready, with the first line of what it said."""
+    """Return why a process was never ready, with the first line of its stderr."""
     reason = str(answer["error"])
     if "code" in answer:
         reason += f", with {_describe_exit(answer['code'])}"

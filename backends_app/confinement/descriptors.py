@@ -1,4 +1,4 @@
-"""Messages with descriptors attached, which no program that is started later shall inherit."""
+"""Receive messages with attached file descriptors, which must not leak into later programs."""
 
 import array
 import socket
@@ -7,10 +7,10 @@ import socket
 def receive(
     channel: socket.socket, max_bytes: int, max_descriptors: int
 ) -> tuple[bytes, list[int]]:
-    """One message and the descriptors that came with it, each closed by exec.
+    """Return one message and its attached descriptors, each close-on-exec.
 
-    `socket.recv_fds` takes flags and does not pass them on (CPython 3.11), so what it gives would
-    stay open in every process that is started.
+    `socket.recv_fds` takes flags but does not pass them on (CPython 3.11), so its descriptors
+    would stay open in every process that is started.
     """
     descriptors = array.array("i")
     data, attached, _, _ = channel.recvmsg(

@@ -1,4 +1,4 @@
-"""Landlock: which files a process may open at all, by the kernel's word (landlock(7))."""
+"""Landlock rules: the kernel limits the files that a process may open (landlock(7))."""
 
 import ctypes
 import os
@@ -14,13 +14,13 @@ PATH_BENEATH = 1
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 IOCTL_DEV = 1 << 15
-FILE_RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}  # all rights, from which ABI on
+FILE_RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}  # all rights, by first ABI version
 NETWORK_RIGHTS = {1: 0, 4: 0x3}  # bind and connect TCP
-SCOPES = {1: 0, 6: 0x3}  # abstract sockets and signals stay inside
+SCOPES = {1: 0, 6: 0x3}  # abstract sockets and signals are confined to the sandbox
 
 
 def abi() -> int:
-    """The version that the running kernel has, 0 when it has none."""
+    """Return the running kernel's Landlock version, 0 if it has none."""
     return max(0, int(libc.syscall(CREATE_RULESET, None, 0, VERSION_FLAG)))
 
 
@@ -30,10 +30,10 @@ def ruleset(
     mapped_files: Iterable[str] = (),
     devices: Iterable[str] = (),
 ) -> int:
-    """A descriptor for `restrict`: these files may be used, and nothing else in any way.
+    """Return a descriptor for `restrict` that allows these files and nothing else.
 
-    A folder stands for everything below it. `mapped` may be opened for writing, but not truncated,
-    from version 3 on.
+    A folder includes everything below it. `mapped_files` may be opened for writing, but, from
+    version 3 on, not truncated.
     """
     version = abi()
     handled = [_rights_for(version, table) for table in (FILE_RIGHTS, NETWORK_RIGHTS, SCOPES)]
@@ -53,12 +53,12 @@ def ruleset(
 
 
 def allow_reading(rules: int, path: str) -> None:
-    """Add a file to those that may be read."""
+    """Allow one more file to be read."""
     _allow(rules, path, READ_FILE)
 
 
 def restrict(rules: int) -> None:
-    """From here on, for this process and all that come of it. Needs `no_new_privs`."""
+    """Apply the rules to this process and its descendants for good. Needs `no_new_privs`."""
     if libc.syscall(RESTRICT_SELF, rules, 0) != 0:
         raise os_error("landlock_restrict_self")
 

@@ -1,17 +1,18 @@
-"""The launcher: starts processes behind the walls, keeps some ready, and watches over them.
+"""The launcher: start sandboxed processes, keep some warm, and enforce their limits.
 
-A small program of one thread, one for each server process, started by `client.Launcher` and alive
-as long as its standard input, a socket to the server, is open. It shares nothing with the server
-but that socket: not the interpreter that requests are parsed in, not the memory whose size would
-pass for a workload's.
+A small single-threaded program, one for each server process. `client.Launcher` starts it, and it
+runs as long as its standard input, a socket to the server, is open. It shares nothing else with the
+server: neither the interpreter that parses requests, nor the memory whose size would be counted as
+a workload's.
 
-The server sends one message for each process that it wants, with a socket of its own attached, the
-process's *line*. On the line come back, in this order: that it has to wait, where none is ready;
-who the process is, with its three standard streams, once it has said on stdout, by one byte, that
-it is ready; and its account, when it has ended. The process lives no longer than its line: closing
-that is how the server ends it. A message without a command asks how many processes wait ready.
+The server sends one message for each process that it needs, with a new socket attached, the
+process's *channel*. The launcher sends on it, in this order: a notice that the request is queued,
+if no process is ready; the process id with the three standard streams, once the process has
+reported with one byte on stdout that it is ready; and an exit report after its end. A process never
+outlives its channel: the server kills it by closing that. A message without a command queries the
+number of warm processes.
 
-Messages are JSON, one for each packet.
+Messages are JSON, one per packet.
 """
 
 import array
@@ -35,11 +36,11 @@ from .descriptors import receive
 from .libc import PR_SET_NAME, libc
 from .walls import Sandbox
 
-START_S = 10.0  # how long a process may take until it is ready, where its command does not say
-REFILL_DELAY_S = 0.01  # before spares are started after a workload has begun
-SAMPLE_S = 0.005  # how often memory and threads of what runs are looked at
+START_S = 10.0  # how long a process may take until it is ready, unless its command sets it
+REFILL_DELAY_S = 0.01  # between the start of a workload and that of its warm replacement
+SAMPLE_S = 0.005  # interval at which memory and threads of running processes are sampled
 MAX_MESSAGE_BYTES = 1 << 18
-MAX_STDERR_BYTES = 2000  # of a process that did not get ready, for the error
+MAX_STDERR_BYTES = 2000  # for the error about a process that never became ready
 STATUS = re.compile(
     rb"^State:\t(?P<state>.).*^VmHWM:\s+(?P<peak>\d+) kB.*^VmData:\s+(?P<data>\d+) kB"
     rb".*^Threads:\t(?P<threads>\d+)",
@@ -52,7 +53,7 @@ Message: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at a process; what has ended has only zeros."""
+    """A sample of a process's status; all zeros after its end."""
 
     state: str = "Z"
     peak_bytes: int = 0
@@ -61,7 +62,7 @@ class Sample:
 
 
 class Process:
-    """One process: starting, then idle, then running on a line, until it has ended."""
+    """One process: starting, then warm, then running on a channel, until it has ended."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Process:
         self.pid = pid
         self.pidfd = pidfd
         self.status = status  # /proc/PID/status of proc(5)
-        self.streams = streams  # this side of stdin, stdout and stderr, until they are handed over
+        self.streams = streams  # our ends of stdin, stdout and stderr, until the hand-over
         self.ready = False
         self.channel: socket.socket | None = None
         self.start_s = start_s
@@ -84,9 +85,9 @@ class Process:
         self.limits: Message = {}
         self.kill_reason: str | None = None
         self.cpu_before_s = 0.0
-        self.started = 0.0  # when it was handed over, or when what it prepared was there
-        self.prepare_ms: int | None = None  # how long that took
-        self.data_bytes = 0  # the most that was seen
+        self.started = 0.0  # time of the hand-over, or of the end of the preparation
+        self.prepare_ms: int | None = None  # duration of the preparation
+        self.data_bytes = 0  # the largest sample
         self.max_data_bytes = 0
 
     def kill(self, reason: str | None = None) -> None:
@@ -120,7 +121,7 @@ class Process:
 
 
 class Launcher:
-    """All processes, and the one loop that everything happens in."""
+    """All processes and the event loop that serves them."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -128,13 +129,13 @@ class Launcher:
         self._events = selectors.EpollSelector()
         self._processes: set[Process] = set()
         self._waiting: dict[str, deque[tuple[socket.socket, Message]]] = {}
-        self._recent: deque[str] = deque(maxlen=0)  # commands, the last that were wanted
+        self._recent: deque[str] = deque(maxlen=0)  # the most recently requested commands
         self._balance_at = float("inf")
         self._next_sample = 0.0
         self._open = True
 
     def run(self) -> None:
-        """Serve until the server has gone."""
+        """Serve until the server has closed the socket."""
         configuration = self._control.recv(MAX_MESSAGE_BYTES)
         if not configuration:
             return
@@ -151,20 +152,20 @@ class Launcher:
             self._enforce_limits()
 
     def _on_request(self) -> None:
-        """A process is wanted."""
+        """Read a request: hand over a warm process, or queue the request and start one."""
         try:
             data, descriptors = receive(self._control, MAX_MESSAGE_BYTES, 1)
-        except ConnectionResetError:  # it has gone without having heard everything
+        except ConnectionResetError:  # the server closed without reading everything
             data, descriptors = b"", []
         if not data:
             self._shut_down()
             return
-        if not descriptors:  # the kernel drops what finds no room, and the server sees it closed
+        if not descriptors:  # the kernel drops those over the limit; the server sees a close
             return
         request = json.loads(data)
         channel = socket.socket(fileno=descriptors[0])
         command = request.get("command")
-        if command is None:  # it is asked how many wait
+        if command is None:  # a query for the number of warm processes
             ready = sum(
                 one.ready and one.channel is None and not one.kill_reason for one in self._processes
             )
@@ -173,49 +174,49 @@ class Launcher:
             return
         if self._recent.maxlen != request["warm"]:
             self._recent = deque(self._recent, maxlen=request["warm"])
-        # The first to ask gets all spares; who asks later takes over the oldest ones.
+        # The first command gets all warm slots; later commands replace the oldest entries.
         self._recent.extend([command] * max(1, request["warm"] - len(self._recent)))
         for process in filter(attrgetter("ready"), self._available(command)):
             if process.sample().state not in PAUSED:
                 self._hand_over(process, channel, request)
                 break
-            process.kill("stopped by somebody")
+            process.kill("it was stopped by a signal")
         else:
             _send(channel, {"queued": True})
             self._waiting.setdefault(command, deque()).append((channel, request))
             if len(self._waiting[command]) > len(self._available(command)):
                 self._start(command)
-        # A new spare would take its time from the workload that has just begun.
+        # Starting a replacement now would slow down the workload that has just begun.
         self._balance_at = min(self._balance_at, time.monotonic() + REFILL_DELAY_S)
 
     def _shut_down(self) -> None:
-        """The server has closed its side, or died: so does everything here."""
+        """Kill everything, because the server has closed its side or died."""
         self._open = False
         self._events.unregister(self._control)
         self._recent.clear()
         self._balance_at = float("inf")
-        for lines in self._waiting.values():
-            for channel, _ in lines:
+        for requests in self._waiting.values():
+            for channel, _ in requests:
                 channel.close()
         self._waiting.clear()
         for process in self._processes:
             process.kill()
 
     def _balance(self) -> None:
-        """Start what will be asked for next; end what nobody will ask for."""
+        """Start warm processes for recent commands; kill those that are no longer needed."""
         self._balance_at = float("inf")
         warm = Counter(self._recent)
         for command in {*warm, *(process.command for process in self._processes)}:
-            have = self._available(command)
-            wanted = len(self._waiting.get(command, ())) + warm[command]
-            for _ in range(wanted - len(have)):
+            available = self._available(command)
+            needed = len(self._waiting.get(command, ())) + warm[command]
+            for _ in range(needed - len(available)):
                 self._start(command)
-            ready = [process for process in have if process.ready]
-            for process in ready[: max(0, len(have) - wanted)]:
+            ready = [process for process in available if process.ready]
+            for process in ready[: max(0, len(available) - needed)]:
                 process.kill("not needed")
 
     def _start(self, command: str) -> None:
-        given = json.loads(command)
+        options = json.loads(command)
         pipes: list[tuple[int, int]] = []
         try:
             for _ in range(3):
@@ -231,9 +232,9 @@ class Launcher:
         if pid == 0:
             try:
                 self._sandbox.enter(
-                    given["arguments"], given["environment"], theirs, given["files"]
+                    options["arguments"], options["environment"], theirs, options["files"]
                 )
-            except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not live on
+            except BaseException as error:  # noqa: BLE001 - no copy of the launcher may survive
                 os.write(2, f"not started: {error}".encode())
             finally:
                 os._exit(127)
@@ -248,13 +249,13 @@ class Launcher:
                 os.close(descriptor)
             self._fail(command, {"error": f"no process can be watched: {error.strerror}"})
             return
-        process = Process(command, pid, pidfd, status, ours, given["start_s"] or START_S)
+        process = Process(command, pid, pidfd, status, ours, options["start_s"] or START_S)
         self._processes.add(process)
         self._events.register(process.pidfd, selectors.EVENT_READ, lambda: self._reap(process))
         self._events.register(ours[1], selectors.EVENT_READ, lambda: self._on_ready(process))
 
     def _on_ready(self, process: Process) -> None:
-        """It says that it is ready, or closes its stdout, and then it is about to end."""
+        """Read the ready byte of a process, unless it closed its stdout because it is ending."""
         if process not in self._processes or process.ready or process.kill_reason:
             return
         self._unregister(process.streams[1])
@@ -263,10 +264,10 @@ class Launcher:
         room = json.loads(process.command)["memory_bytes"]
         process.max_data_bytes = process.sample().data_bytes + room
         try:
-            # Before its start it would hit what is only reserved.
+            # Set earlier, the limit would count addresses that are only reserved.
             self._sandbox.limit(process.pid, resource.RLIMIT_DATA, process.max_data_bytes)
         except OSError as error:
-            process.kill(f"its memory cannot be bounded: {error.strerror}")
+            process.kill(f"its memory cannot be limited: {error.strerror}")
             return
         process.ready = True
         process.deadline = float("inf")
@@ -278,7 +279,7 @@ class Launcher:
                 break
             channel.close()
         else:
-            self._balance_at = 0.0  # perhaps nobody needs it any more
+            self._balance_at = 0.0  # perhaps it is no longer needed
         if waiting:
             self._waiting[process.command] = waiting
 
@@ -288,7 +289,7 @@ class Launcher:
         process.cpu_before_s = _cpu_s(process.pid)
         prepare_s = process.limits["prepare_s"]
         if (cpu_s := process.limits["cpu_s"]) is not None:
-            with suppress(OSError):  # its time is bounded in any case
+            with suppress(OSError):  # its time is limited in any case
                 most = math.ceil(process.cpu_before_s + cpu_s)
                 self._sandbox.limit(process.pid, resource.RLIMIT_CPU, most)
         process.started = time.monotonic()
@@ -298,7 +299,7 @@ class Launcher:
         process.close_streams()
 
     def _on_message(self, process: Process) -> None:
-        """Begin the process's time anew, or end it where the server has hung up."""
+        """Restart the process's time, or kill it if the server has closed the channel."""
         if process not in self._processes or process.channel is None:
             return
         try:
@@ -315,10 +316,10 @@ class Launcher:
             process.cpu_before_s = _cpu_s(process.pid)
 
     def _reap(self, process: Process) -> None:
-        """It has ended: collect its account, and hand it in."""
+        """Reap an ended process and send its exit report."""
         self._unregister(process.pidfd)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # unreaped, so the id is still this process's
+            os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the id cannot be reused
         _, status, usage = os.wait4(process.pid, 0)
         os.close(process.pidfd)
         os.close(process.status)
@@ -342,17 +343,15 @@ class Launcher:
             return
         self._unregister(process.streams[1])
         if not process.ready:
-            said = process.stderr_tail()
-            self._fail(
-                process.command,
-                {"error": process.kill_reason or "it ended at once", "code": code, "stderr": said},
-            )
+            error = process.kill_reason or "it ended at once"
+            stderr = process.stderr_tail()
+            self._fail(process.command, {"error": error, "code": code, "stderr": stderr})
         process.close_streams()
 
     def _fail(self, command: str, error: Message) -> None:
-        """Who waits for it gets the reason; spares are not tried until somebody asks again."""
-        asked = [other for other in self._recent if other != command]
-        self._recent = deque(asked, self._recent.maxlen)
+        """Send the error to waiting requests; start none of it again before the next request."""
+        others = [other for other in self._recent if other != command]
+        self._recent = deque(others, self._recent.maxlen)
         waiting = self._waiting.get(command, deque())
         while len(waiting) > len(self._available(command)):
             channel, _ = waiting.popleft()
@@ -362,7 +361,7 @@ class Launcher:
             self._waiting.pop(command, None)
 
     def _enforce_limits(self) -> None:
-        """Hold everything to its time, and what runs to its memory and its threads."""
+        """Enforce all time limits, and the memory and thread limits of running processes."""
         now = time.monotonic()
         if now >= self._balance_at:
             self._balance()
@@ -375,22 +374,22 @@ class Launcher:
         self._next_sample = now + SAMPLE_S
         for process in self._processes:
             if process.channel is not None:
-                seen = process.sample()
-                process.data_bytes = max(process.data_bytes, seen.data_bytes)
-                if seen.peak_bytes > process.limits["memory_bytes"]:
+                sample = process.sample()
+                process.data_bytes = max(process.data_bytes, sample.data_bytes)
+                if sample.peak_bytes > process.limits["memory_bytes"]:
                     process.kill("memory_limit")
-                elif seen.threads > process.limits["threads"]:
+                elif sample.threads > process.limits["threads"]:
                     process.kill("process_limit")
 
     def _timeout_s(self) -> float | None:
-        """How long nothing has to be looked at, None for as long as nothing happens."""
+        """Return the seconds until the next check, or None if only events can require one."""
         if any(process.channel is not None for process in self._processes):
             return SAMPLE_S
         wake = min([self._balance_at, *(process.deadline for process in self._processes)])
         return None if wake == float("inf") else max(0.0, wake - time.monotonic())
 
     def _available(self, command: str) -> list[Process]:
-        """What runs the command, or will, and has not been handed over."""
+        """Return processes of the command, ready or starting, that are not handed over yet."""
         return [
             process
             for process in self._processes
@@ -398,11 +397,11 @@ class Launcher:
         ]
 
     def _open_watch(self, pid: int) -> tuple[int, int]:
-        """Descriptors for its end and its status, held so that no look at it can fail later."""
+        """Return descriptors of its end and its status, opened now so that no later read fails."""
         own = {"dir_fd": self._proc}
         status = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC, **own)
         try:
-            # A host without memory shall lose the workload, not the server.
+            # On a host out of memory the kernel should kill the workload, not the server.
             score = os.open(f"{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, **own)
             with suppress(OSError):
                 os.write(score, b"1000")
@@ -418,7 +417,7 @@ class Launcher:
 
 
 def _cpu_s(pid: int) -> float:
-    """What the process has used so far, by its clock (clock_getcpuclockid(3))."""
+    """Return the process's CPU time in seconds, by its clock (clock_getcpuclockid(3))."""
     try:
         return time.clock_gettime(~pid << 3 | 2)
     except OSError:
@@ -426,21 +425,24 @@ def _cpu_s(pid: int) -> float:
 
 
 def _send(channel: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-    """Whoever has gone does not hear it."""
+    """Send a message; ignore a receiver that has gone."""
     attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     with suppress(OSError):
         channel.sendmsg([json.dumps(message).encode()], attached if descriptors else [])
 
 
 def _is_closed(channel: socket.socket) -> bool:
-    """Has the server lost its patience? A kill shuts one direction only, and wants its answer."""
+    """Return whether the server has closed the channel.
+
+    A kill shuts down one direction only, because the server still waits for the report.
+    """
     poll = select.poll()
     poll.register(channel, 0)  # the end of both directions is always reported
     return bool(poll.poll(0))
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server, not before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher ends with the server, not before
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process takes six

@@ -1,4 +1,4 @@
-"""The C library, for the system calls that Python has no function for."""
+"""Access to the C library, for system calls that Python does not wrap."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 15, 22, 
 
 
 def os_error(call: str) -> OSError:
-    """What the kernel said to the last call."""
+    """Return the last call's errno as an `OSError`."""
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")
 
@@ -21,7 +21,7 @@ def check(call: str, result: int) -> None:
 
 
 def prctl(option: int, argument: int = 0, second: object = None) -> None:
-    """prctl(2); every argument as wide as the kernel reads it."""
+    """Call prctl(2), with every argument as wide as the kernel reads it."""
     pointer = ctypes.c_ulong(0) if second is None else second
     rest = (ctypes.c_ulong(0), ctypes.c_ulong(0))
     check(f"prctl({option})", libc.prctl(option, ctypes.c_ulong(argument), pointer, *rest))

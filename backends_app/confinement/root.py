@@ -1,4 +1,4 @@
-"""A root directory of one's own: an empty file system with just the files a program needs in it."""
+"""A private root directory: an empty file system with only the files that a program needs."""
 
 import os
 import re
@@ -18,19 +18,18 @@ MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 1024, 2048, 1 << 21
 ST_RELATIME = 4096  # the one flag that statvfs(3) numbers differently
 MNT_DETACH = 2
 
-# Any folder would do; this one is on every host, and nothing that is needed lies in it.
+# Any folder would do. This one exists on every host and holds nothing that is needed.
 MOUNT_POINT = "/proc"
 HOSTNAME = b"vulcan"
 PT_INTERP = 3
 MAPS = "/proc/self/maps"
 STACK_SPREAD = 5 << 32  # below the end of all addresses; Linux places main stacks in 16 GB of it
-STACK_STEP = 1 << 22  # half of the smallest stack that a process has behind the walls
+STACK_STEP = 1 << 22  # half of the smallest stack of a sandboxed process
 
 
 def unshare(*, users: bool) -> None:
-    """Leave the host's network, mounts, IPC and name behind; `users` too, as it takes without root.
-
-    In the new user namespace this process keeps its user and group.
+    """Enter new network, mount, IPC and UTS namespaces; with `users`, needed without root, a new
+    user namespace, too, in which this process keeps its user and group.
     """
     user, group = os.geteuid(), os.getegid()
     check("unshare", libc.unshare(NAMESPACES | (CLONE_NEWUSER if users else 0)))
@@ -46,11 +45,11 @@ def unshare(*, users: bool) -> None:
 
 
 def pivot_into(program: str, inside: str, files: Iterable[str], writable: Iterable[str]) -> None:
-    """Make the root, with `program` at the path `inside`, and the files where they are on the host.
+    """Build the root and pivot into it: `program` at the path `inside`, the files at their paths.
 
-    Only what is `writable` can be opened for writing there. Programs ask /proc/self/exe for their
-    own path, and the C library asks /proc/self/maps for the bounds of the main stack, so they find
-    those two; the maps are the same for all, see `stack_maps`.
+    Only `writable` files can be opened for writing there. Programs read /proc/self/exe for their
+    own path, and the C library reads /proc/self/maps for the bounds of the main stack, so those two
+    exist; the maps are the same for all processes, see `stack_maps`.
     """
     with open(MAPS) as lines:
         maps = stack_maps(_stack_end(lines))
@@ -72,15 +71,15 @@ def pivot_into(program: str, inside: str, files: Iterable[str], writable: Iterab
 
 
 def stack_maps(stack_end: int) -> str:
-    """Return lines like those of /proc/PID/maps, of which one holds the end of any main stack.
+    """Return lines like those of /proc/PID/maps, one of which holds the end of any main stack.
 
-    The kernel places each stack at random, and one file serves all processes. The C library knows
-    where its stack ends, looks for the line around that address, and takes for the stack's size the
-    limit (RLIMIT_STACK) less the rest of that line. So lines of 4 MB tell a size that is right or
-    too small by less than that. The highest stand first, because the library takes a line before,
-    which ends below, for the stack's lower neighbour.
+    The kernel places each stack at random, but one file serves all processes. The C library knows
+    where its stack ends, finds the line around that address, and computes the stack's size as the
+    limit (RLIMIT_STACK) less the rest of that line. So lines of 4 MB yield a size that is correct
+    or too small by less than 4 MB. The highest come first, because the library takes an earlier
+    line that ends below the stack for its lower neighbour.
     """
-    top = 1 << stack_end.bit_length()  # of all addresses that a program can have here
+    top = 1 << stack_end.bit_length()  # end of the address space of programs on this host
     return "".join(
         f"{end - STACK_STEP:x}-{end:x} rw-p 00000000 00:00 0\n"
         for end in range(top, top - STACK_SPREAD, -STACK_STEP)
@@ -88,16 +87,16 @@ def stack_maps(stack_end: int) -> str:
 
 
 def _stack_end(maps: Iterable[str]) -> int:
-    """The end of the calling process's own main stack."""
+    """Return the end of the calling process's own main stack."""
     return next(
         int(line.partition("-")[2].split()[0], 16) for line in maps if line.endswith("[stack]\n")
     )
 
 
 def find_libraries(program: str) -> tuple[str, list[str]]:
-    """The loader that an ELF program names, and the shared libraries that the loader finds for it.
+    """Return the loader that an ELF program names and the shared libraries that the loader finds.
 
-    Raises `ValueError` for what is no such program.
+    Raise `ValueError` for a file that is not such a program.
     """
     try:
         loader = _loader(program)
@@ -116,11 +115,11 @@ def find_libraries(program: str) -> tuple[str, list[str]]:
 
 
 def _loader(program: str) -> str:
-    """PT_INTERP of elf(5), of a program of 64 bits."""
+    """Return the loader of a 64-bit program, from PT_INTERP of elf(5)."""
     with open(program, "rb") as file:
         head = file.read(64)
         if head[:5] != b"\x7fELF\x02" or len(head) < 64:
-            raise ValueError("it is no ELF program of 64 bits")
+            raise ValueError("it is not a 64-bit ELF program")
         (table,) = struct.unpack_from("<Q", head, 32)
         size, count = struct.unpack_from("<HH", head, 54)
         file.seek(table)
@@ -133,7 +132,7 @@ def _loader(program: str) -> str:
 
 
 def _bind_mount(source: str, target: str, forbidden: int) -> None:
-    """A bind mount; what the host's mount forbids stays forbidden."""
+    """Bind-mount a file or folder, keeping the restrictions of the host's mount."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
@@ -142,9 +141,9 @@ def _bind_mount(source: str, target: str, forbidden: int) -> None:
             pass
     _mount(source, target, None, MS_BIND)
     flags = os.statvfs(target).f_flag
-    kept = flags & (MS_RDONLY | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
-    kept |= MS_RELATIME if flags & ST_RELATIME else 0
-    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_NOSUID | forbidden | kept)
+    inherited = flags & (MS_RDONLY | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
+    inherited |= MS_RELATIME if flags & ST_RELATIME else 0
+    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_NOSUID | forbidden | inherited)
 
 
 def _mount(

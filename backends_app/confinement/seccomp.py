@@ -1,7 +1,7 @@
-"""The system calls that no workload needs, refused by the kernel: a seccomp filter in BPF.
+"""A seccomp filter in BPF by which the kernel denies the system calls that no workload needs.
 
-The filter lists what is refused, not what is allowed: an allow list would break with the next
-release of the program it was written for. The numbers are those of the kernel's syscall tables
+The filter is a deny list: an allow list would break with the next release of the program it was
+written for. The numbers are those of the kernel's syscall tables
 (arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
 """
 
@@ -10,13 +10,13 @@ import errno
 import platform
 import struct
 
-# name: (x86_64, aarch64); None where the architecture has no such call
+# name: (x86_64, aarch64); None if the architecture has no such call
 DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # another process, another program; `execveat` is how the launcher starts the only one
     "fork": (57, None),
     "vfork": (58, None),
     "execve": (59, 221),
-    # a network, also where no namespace could be had; pairs of sockets are not affected
+    # network access, also without a namespace; socket pairs are not affected
     "socket": (41, 198),
     # other processes
     "ptrace": (101, 117),
@@ -30,7 +30,7 @@ DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438),
     "process_madvise": (440, 440),
-    # what lives on after the process
+    # objects that outlive the process
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -38,7 +38,7 @@ DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
-    # memory that is no memory of the process, and files without a file system
+    # memory outside of the process's own, and files without a file system
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     # namespaces and file systems
@@ -61,7 +61,7 @@ DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "swapon": (167, 224),
     "swapoff": (168, 225),
     "fanotify_init": (300, 262),
-    # the kernel's large and rarely needed surfaces
+    # large and rarely needed parts of the kernel
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
@@ -84,8 +84,8 @@ DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
-# what changes a file without a write, which RLIMIT_FSIZE refuses, changes who may use it, or keeps
-# others from it; and what moves shared mappings
+# calls that change a file without a write (which RLIMIT_FSIZE denies), change its permissions or
+# lock it; and calls that move shared mappings
 FILE_CHANGING_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "ftruncate": (77, 46),
@@ -120,21 +120,21 @@ OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
 O_TRUNC = 0o1000
 FCNTL, F_SETLEASE = (72, 25), 1024
 IOCTL = (16, 29)
-IOCTLS = (0x5400, 0xAE00)  # of terminals and pipes, and of KVM; those of files can punch holes
+IOCTLS = (0x5400, 0xAE00)  # terminals and pipes, and KVM; those of files can punch holes
 IOCTL_TYPE = 0xFF00
 MMAP = (9, 222)
 MAP_SHARED = 1
-MAX_SHARED_BYTES = 4 * 4096  # of the beginning: KVM's own page of each processor, and no more
+MAX_SHARED_BYTES = 4 * 4096  # from offset 0: enough for KVM's page of each processor
 CLONE, CLONE3 = (56, 220), (435, 435)
-# Their first argument says on whom: 0 and the own id are the process itself, the leader of a
-# session that has nobody else.
+# Calls allowed only on the process itself: their first argument is 0 or its own id. It is the
+# leader and the only member of its session.
 SELF_ONLY_SYSCALLS = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
 
-# audit architecture and column of the table above, by what uname(2) calls the machine
+# audit architecture and column of the tables above, by uname(2)'s machine name
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 CLONE_THREAD = 0x00010000
-X32_BIT = 0x40000000  # the second set of numbers that x86_64 answers to
+X32_BIT = 0x40000000  # marks the second set of syscall numbers of x86_64
 
 # BPF, see linux/filter.h
 LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
@@ -154,11 +154,11 @@ def supported() -> bool:
 
 
 def program(own_pid: int, *, protects_files: bool = False, devices: bool = False) -> Program:
-    """The filter for the process `own_pid`, which may signal and limit nobody but itself.
+    """Return the filter for the process `own_pid`, which may signal and limit only itself.
 
-    With `keeps_files` it can change no file that it has open, whatever it was opened for, as long
-    as RLIMIT_FSIZE refuses to write; but it may share the first pages of one, as it has to with
-    `devices`.
+    With `protects_files` it cannot change any open file, whatever the mode it was opened with, as
+    long as RLIMIT_FSIZE denies writes. With `devices` it may still map the first pages of one
+    shared, which KVM requires.
     """
     machine, column = MACHINES[platform.machine()]
     refuse = _return(REFUSE_WITH | errno.EPERM)
@@ -169,7 +169,7 @@ def program(own_pid: int, *, protects_files: bool = False, devices: bool = False
         _step(LOAD, NUMBER_AT),
         _step(AT_LEAST, X32_BIT, skip_if_false=1),
         refuse,
-        # Its flags lie in memory, where no filter sees them; the C library falls back to clone.
+        # Its flags lie in memory, where filters cannot read them; the C library retries with clone.
         _step(EQUAL, CLONE3[column], skip_if_false=1),
         _return(REFUSE_WITH | errno.ENOSYS),
     ]
@@ -201,16 +201,20 @@ def program(own_pid: int, *, protects_files: bool = False, devices: bool = False
     return Program(len(code), b"".join(code))
 
 
-def _file_rules(column: int, most_shared: int) -> list[bytes]:
-    """Calls that change a file, or do not, by their arguments."""
+def _file_rules(column: int, max_shared: int) -> list[bytes]:
+    """Return rules for calls that change a file or not depending on their arguments."""
     length, flags, offset = (_argument(place) for place in (1, 3, 5))
-    high = ARGUMENT_BYTES // 2  # of 64 bits; the filter sees 32 at once
+    high = ARGUMENT_BYTES // 2  # offset of the upper half; the filter loads 32 of 64 bits at once
     small = []
-    for at, most in ((length, most_shared), (length + high, 0), (offset, 0), (offset + high, 0)):
-        small += [_step(LOAD, at), _step(AT_LEAST, most + 1, skip_if_false=1), _refuse(errno.EPERM)]
+    for at, limit in ((length, max_shared), (length + high, 0), (offset, 0), (offset + high, 0)):
+        small += [
+            _step(LOAD, at),
+            _step(AT_LEAST, limit + 1, skip_if_false=1),
+            _refuse(errno.EPERM),
+        ]
     private = [
         _step(LOAD, flags),
-        _step(ANY_BIT, MAP_SHARED, skip_if_false=len(small)),  # to where it is allowed
+        _step(ANY_BIT, MAP_SHARED, skip_if_false=len(small)),  # a private mapping is allowed
         *small,
         _return(ALLOW),
     ]
@@ -240,7 +244,7 @@ def _file_rules(column: int, most_shared: int) -> list[bytes]:
 
 
 def _deny_truncation(flags: int) -> list[bytes]:
-    """Landlock knows of this only from version 3 on."""
+    """Return rules that deny O_TRUNC, which Landlock covers only from version 3 on."""
     return [
         _step(LOAD, _argument(flags)),
         _step(ANY_BIT, O_TRUNC, skip_if_false=1),

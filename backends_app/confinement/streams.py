@@ -1,4 +1,4 @@
-"""Where the output of a process goes while it is read."""
+"""Sinks for the output of a process."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,15 +8,15 @@ from ..workloads import LOSSY, UTF8
 
 
 class Sink(Protocol):
-    """Where a stream's bytes go while they are read; must keep its own size bounded."""
+    """Receiver of a stream's bytes as they are read; must keep its own size bounded."""
 
     def write(self, data: bytes) -> None: ...
 
 
 class Capture:
-    """A stream of any length in a bounded space: its head and its tail are kept.
+    """Sink that keeps the head and the tail of a stream, at most `limit` bytes in all.
 
-    Who wants all of it gives `on_output`, which gets the bytes as they come.
+    `on_output`, if given, receives all bytes as they arrive.
     """
 
     def __init__(self, limit: int, on_output: Callable[[bytes], None] | None = None) -> None:
@@ -48,25 +48,25 @@ class Capture:
 
     @property
     def encoding(self) -> str:
-        """`UTF8` where `text` is what was printed, `LOSSY` where some of it is no UTF-8."""
+        """`UTF8` if `text` is exactly what was printed, `LOSSY` if some of it is not UTF-8."""
         try:
-            for part in self._kept():
+            for part in self._parts():
                 part.decode()
         except UnicodeDecodeError:
             return LOSSY
         return UTF8
 
     def text(self) -> str:
-        """Return what was kept; a line stands for what was cut, between characters."""
-        head, *rest = self._kept()
+        """Return the captured text, cut between characters; one line replaces the omitted part."""
+        head, *rest = self._parts()
         text = head.decode(errors="replace")
         for tail in rest:
             cut = self._total - len(head) - len(tail)
             text += f"\n… {cut:,} bytes cut …\n{tail.decode(errors='replace')}"
         return text
 
-    def _kept(self) -> list[bytes]:
-        """All of it, or its head and its tail."""
+    def _parts(self) -> list[bytes]:
+        """Return the whole stream, or its head and its tail."""
         head, tail = bytes(self._head), bytes(self._tail[-self._half :])
         if not self.truncated:
             return [head + tail]

@@ -1,4 +1,4 @@
-"""The walls around a process: found out once, then put up between fork and exec."""
+"""Sandbox layers around a process: detected once, then applied between fork and exec."""
 
 import ctypes
 import fcntl
@@ -11,38 +11,40 @@ from functools import partial
 from . import landlock, root, seccomp
 from .libc import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP, check, libc, prctl
 
-# systemd keeps these free (UIDS-GIDS in its documentation); a process id is added, so that no two
-# workloads that live at the same time share a user, as far as process ids are seen from here.
+# systemd keeps these ids free (UIDS-GIDS in its documentation). The process id is added, so that no
+# two workloads running at the same time share a user, within this namespace of process ids.
 FIRST_UID = 0x70000000
 MAX_PIDS = 1 << 22
 CAP_SETGID, CAP_SETUID = 6, 7
 SECCOMP_MODE_FILTER = 2
 
-NICENESS = 5  # the server, and the launcher that watches, come first
-MAX_FILE_BYTES = 4096  # with less Deno does not start
+NICENESS = 5  # the server and the launcher take precedence
+MAX_FILE_BYTES = 4096  # Deno does not start with less
 FIRST_FILE = 3  # the first descriptor of a command's files
 FIRST_HIGH = 16  # descriptors from here on do not collide with those
 MAX_DESCRIPTORS = 256
-STACK_BYTES = 8 << 20  # of the main thread, as everywhere; `root.stack_maps` counts on it
+STACK_BYTES = 8 << 20  # of the main thread, the usual size; `root.stack_maps` relies on it
 MAX_THREADS = 128 + (os.cpu_count() or 1)
 
 MISSING = {
-    "files": "neither mount namespaces nor Landlock are to be had",
-    "network": "neither network namespaces nor seccomp are to be had",
-    "syscalls": "seccomp is not to be had",
-    "processes": "neither seccomp nor a user of its own, to count them by, is to be had",
-    "user": "the server is root and may not change to another user",
+    "files": "neither mount namespaces nor Landlock are available",
+    "network": "neither network namespaces nor seccomp are available",
+    "syscalls": "seccomp is not available",
+    "processes": "neither seccomp nor a separate user to count processes by is available",
+    "user": "the server is root and cannot change to another user",
 }
 
 
 class Sandbox:
-    """What this host can put around `program`. Making one moves the calling process into its own
-    namespaces, so only a process that has nothing else to do makes one.
+    """The sandbox layers that this host can put around `program`.
 
-    `in_force` says for each wall by what it stands; `missing` why one does not. `exposed` are files
-    that the program may read besides its libraries, and `devices` those that it may drive. `mapped`
-    are files that it opens for writing, as what maps a file privately may have to: it cannot write
-    to them all the same, nor to any other.
+    The constructor moves the calling process into new namespaces, so only a process dedicated to
+    this may create an instance.
+
+    `active` maps each active layer to its basis, `missing` each missing one to the reason. The
+    program may read `readable_files` besides its libraries, and use `devices`. It may open
+    `mapped_files` for writing, which a private mapping can require, but cannot write to them or to
+    any other file.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Sandbox:
         readable = [*libraries, *readable_files]
         self._maps_files, self._has_devices = bool(mapped_files), bool(devices)
         self._groups = sorted({os.stat(device).st_gid for device in devices} - {0})
-        layers: dict[str, list[str]] = {wall: [] for wall in MISSING}
+        layers: dict[str, list[str]] = {layer: [] for layer in MISSING}
         self._rules: int | None = None
         self._make_rules: Callable[[], int] | None = None
         self._own_user = os.geteuid() == 0 and _can_change_user()
@@ -69,7 +71,7 @@ class Sandbox:
                 landlock.ruleset, (program, loader), readable, mapped_files, devices
             )
             self._rules = _move_high(make_rules())
-            self._make_rules = make_rules  # until there is a root with maps that serve all
+            self._make_rules = make_rules  # per process, unless a root provides common maps
             layers["files"].append(f"Landlock {landlock.abi()}")
         try:
             root.unshare(users=not self._own_user)
@@ -98,8 +100,8 @@ class Sandbox:
             layers["user"].append("an unprivileged user of its own")
         elif os.geteuid() != 0:
             layers["user"].append("the server's user, who is not root")
-        self.active = {wall: ", ".join(by) for wall, by in layers.items() if by}
-        self.missing = {wall: MISSING[wall] for wall, by in layers.items() if not by}
+        self.active = {layer: ", ".join(basis) for layer, basis in layers.items() if basis}
+        self.missing = {layer: MISSING[layer] for layer, basis in layers.items() if not basis}
 
     def enter(
         self,
@@ -108,12 +110,13 @@ class Sandbox:
         streams: Sequence[int],
         files: Sequence[str] = (),
     ) -> None:
-        """In a forked child: become the program behind the walls, with `files` open for reading
-        from descriptor 3 on. Returns only by an exception.
+        """Become the sandboxed program, in a forked child; never return except by an exception.
+
+        `files` are open for reading from descriptor 3 on.
         """
         parent, own_pid = os.getppid(), os.getpid()
         os.setsid()
-        for number, stream in enumerate(streams):  # every other descriptor closes with exec
+        for number, stream in enumerate(streams):  # all other descriptors are close-on-exec
             os.dup2(stream, number)
         for number, file in enumerate([_move_high(os.open(file, os.O_RDONLY)) for file in files]):
             os.dup2(file, FIRST_FILE + number)
@@ -126,10 +129,10 @@ class Sandbox:
             os.setgroups(self._groups)
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
-        elif self._own_user_namespace:  # where its processes are counted apart from the server's
+        elif self._own_user_namespace:  # counts its processes separately from the server's
             check("unshare", libc.unshare(root.CLONE_NEWUSER))
         limits = [
-            (resource.RLIMIT_CORE, 1),  # 0 would not keep the kernel from a helper, see core(5)
+            (resource.RLIMIT_CORE, 1),  # 0 would not stop a core dump to a pipe, see core(5)
             (resource.RLIMIT_FSIZE, 0 if self._maps_files else MAX_FILE_BYTES),
             (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
             (resource.RLIMIT_STACK, STACK_BYTES),
@@ -145,13 +148,13 @@ class Sandbox:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if self._make_rules is not None:
             rules = self._make_rules()
-            landlock.allow_reading(rules, root.MAPS)  # of this very process
+            landlock.allow_reading(rules, root.MAPS)  # of this process only
             landlock.restrict(rules)
         elif self._rules is not None:
             landlock.restrict(self._rules)
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user would have cleared it
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
         if os.getppid() != parent:
-            os._exit(0)  # the launcher died before it could take its child along
+            os._exit(0)  # the launcher died before the signal was set
         if self._filters:
             filter = seccomp.program(
                 own_pid, protects_files=self._maps_files, devices=self._has_devices
@@ -160,10 +163,11 @@ class Sandbox:
         os.execve(self._executable, [self._name, *arguments], environment)  # noqa: S606 - the point
 
     def limit(self, pid: int, limit: int, most: int) -> None:
-        """Set a limit of setrlimit(2) for a process that runs already; one that has ended needs
-        none. The kernel wants the caller to be of the same real user.
+        """Set a limit of setrlimit(2) on a running process; ignore one that has ended.
+
+        The kernel requires the caller to have the same real user.
         """
-        mine = os.getuid(), os.getgid()
+        original = os.getuid(), os.getgid()
         user = FIRST_UID + pid % MAX_PIDS
         try:
             if self._own_user:
@@ -174,12 +178,12 @@ class Sandbox:
             pass
         finally:
             if self._own_user:
-                os.setresuid(mine[0], -1, -1)
-                os.setresgid(mine[1], -1, -1)
+                os.setresuid(original[0], -1, -1)
+                os.setresgid(original[1], -1, -1)
 
 
 def _move_high(descriptor: int) -> int:
-    """The same file by a number that no other is put in the place of; it closes with exec."""
+    """Move a descriptor to a number that is not reused later; it is close-on-exec."""
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_HIGH)
     finally:
@@ -198,7 +202,7 @@ def _can_change_user() -> bool:
 
 
 def _has_seccomp() -> bool:
-    """A filter at the address 0 is refused for its address where filters are known at all."""
+    """Return whether the kernel has seccomp filters: then a filter at address 0 fails as EFAULT."""
     result = libc.prctl(
         PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), *[ctypes.c_ulong(0)] * 3
     )

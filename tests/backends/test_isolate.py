@@ -394,7 +394,7 @@ def test_a_host_without_walls_is_warned_of_or_refused():
     ]
     state, description, _, _ = told["True"]
     assert state == "unhealthy"
-    assert "walls are missing and required: files: " in description
+    assert "required sandbox layers are missing: files: " in description
 
 
 def test_a_backend_that_was_closed_starts_nothing():

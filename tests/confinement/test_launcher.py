@@ -177,7 +177,7 @@ def test_threads_may_run_processes_at_the_same_time(launcher):
     ("program", "reason"),
     [
         ("/nowhere", "No such file"),
-        (__file__, "no ELF program"),
+        (__file__, "not a 64-bit ELF program"),
         ("/proc/self/exe/x", "Not a directory"),
     ],
 )

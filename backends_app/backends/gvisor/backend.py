@@ -1,7 +1,7 @@
-"""The gVisor backend: OCI images, and runtimes that are mapped to images, in containers of runsc.
+"""The gVisor backend: OCI images, and runtimes mapped to images, in containers run by runsc.
 
-Before the engine is trusted with a workload, a program has asked the kernel inside one of its
-containers who it is; that holds for as long as the engine and its runtime stay what they are.
+Before an engine gets a workload, a program inside one of its containers verifies that the kernel is
+gVisor's. The verification holds as long as the engine and its runtime do not change.
 """
 
 import atexit
@@ -43,11 +43,11 @@ from .users import NOBODY, resolve_user
 logger = logging.getLogger(__name__)
 
 INSTALL = "install them with: manage.py setup_backend gvisor"
-MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
+MAX_OUTPUT_FACTOR = 16  # in units of the output cap: a program that prints more is killed
 LONGEST_PULL_S = 600.0
 UNSTARTABLE_S, MAX_UNSTARTABLE = 60.0, 256
 MAX_USERS = 256
-MIN_MB = 64  # of a container that never runs: engines take none with less than a few
+MIN_MB = 64  # for a container that never runs: engines reject less than a few MB
 NOT_STARTED = WorkloadResult(
     exit_reason=ExitReason.EXITED,
     exit_code=126,
@@ -56,23 +56,24 @@ NOT_STARTED = WorkloadResult(
 
 
 class GVisorBackend(Backend):
-    """Runs OCI images, and code in the images of OPTIONS, on the Docker Engine with runsc.
+    """Backend that runs OCI images, and code in the images of OPTIONS, on Docker Engine with runsc.
 
-    OPTIONS:
+    OPTIONS, with their defaults in parentheses:
 
-    - `engine`: where the Docker Engine answers, unix:// or tcp:// (`unix:///var/run/docker.sock`)
-    - `runtime`: the name of runsc in the engine's configuration (`runsc`)
+    - `engine`: address of the Docker Engine, unix:// or tcp:// (`unix:///var/run/docker.sock`)
+    - `runtime`: name of runsc in the engine's configuration (`runsc`)
     - `runtimes`: images for runtimes, `{"python": "python:3.11-slim"}`, or
       `{"python": {"image": …, "command": ["python3", "{file}"]}}`; such an image needs /bin/sh
-    - `allow`: the images that may run, as a list of `registry/path`, `*` for anything behind the
-      registry; None: all that the engine has (None)
-    - `pull`: `never`, or `missing`: what is allowed and not there is fetched (`never`)
-    - `root_images`: the images, as in `allow`, that may run as their container's root ([])
-    - `pool`: sandboxes that wait ready, `{"busybox:1.36": 2}`; such an image needs /bin/sh ({})
-    - `network`: the network of the engine that workloads are on (`none`)
-    - `disk_mb`: the size of each writable folder, in the workload's memory (64)
-    - `pids`: threads of the sandbox; a guest's process takes about seven (512)
-    - `max_concurrency`: how many workloads may run at once (4)
+    - `allow`: images that may run, as a list of `registry/path`, with `*` as a wildcard after the
+      registry; None allows all that the engine has (None)
+    - `pull`: `never`, or `missing` to fetch allowed images that the engine lacks (`never`)
+    - `root_images`: images, as in `allow`, that may run as root in their container ([])
+    - `pool`: number of warm sandboxes by image, `{"busybox:1.36": 2}`; such an image needs
+      /bin/sh ({})
+    - `network`: the engine's network for workloads (`none`)
+    - `disk_mb`: size of each writable folder, which counts as the workload's memory (64)
+    - `pids`: threads of the sandbox; a guest process takes about seven (512)
+    - `max_concurrency`: workloads that may run at once (4)
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class GVisorBackend(Backend):
         self._pull = pull
         self._root_images = configuration.patterns("root_images", root_images)
         self._pool_sizes = configuration.pool_sizes(pool or {})
-        self._plan = Plan(  # what is the same for every workload
+        self._plan = Plan(  # common to all workloads
             image="",
             runtime=options.text("runtime", runtime, "the name of a runtime of the engine"),
             network=options.text("network", network, "the name of a network of the engine"),
@@ -119,9 +120,9 @@ class GVisorBackend(Backend):
         )
         self._pool = Pool(self._start, self._remove)
         self._running: dict[str, Container] = {}
-        self._unremoved: set[str] = set()  # containers that could not be removed yet
-        self._unstartable: dict[str, float] = {}  # ids of images, and until when
-        self._users: dict[str, str] = {}  # by ids of images
+        self._unremoved: set[str] = set()  # ids of containers that could not be removed yet
+        self._unstartable: dict[str, float] = {}  # image id: time of the next attempt
+        self._users: dict[str, str] = {}  # by image id
         self._verifier = RuntimeVerifier(self._engine, self._plan, self._start, self._remove)
         self._closed = False
         atexit.register(_close, weakref.ref(self))
@@ -136,11 +137,11 @@ class GVisorBackend(Backend):
             self._verifier.verify(engine)
             self._sweep()
         except EngineMissing as missing:
-            return Health.undetected(f"{missing.reason} and so no runsc; {INSTALL}")
+            return Health.undetected(f"{missing.reason}, so there is no runsc; {INSTALL}")
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason, attributes)
         except EngineError:
-            return Health.unhealthy("Docker Engine refuses what it is asked", attributes)
+            return Health.unhealthy("Docker Engine rejected the request", attributes)
         return Health.ok("a program ran on gVisor's kernel", attributes)
 
     def validate(self, workload: WorkloadSpec) -> None:
@@ -157,11 +158,11 @@ class GVisorBackend(Backend):
             plan = self._plan_for(image, reference, workload.resources, engine)
             if code is not None:
                 own = code.environment_for(workload.resources.mem_mb)
-                told = {name: own[name] for name in own if name not in image.variables}
-                plan = replace(plan, environment=tuple(told.items()))
+                variables = {name: own[name] for name in own if name not in image.variables}
+                plan = replace(plan, environment=tuple(variables.items()))
             return self._run(workload, plan, reference, code, image)
         except EngineError as error:
-            raise BackendUnavailable("Docker Engine refuses what it is asked") from error
+            raise BackendUnavailable("Docker Engine rejected the request") from error
 
     def kill(self, workload_id: str) -> None:
         if container := self._running.get(workload_id):
@@ -179,7 +180,7 @@ class GVisorBackend(Backend):
         return len(self._pool.container_ids())
 
     def warm_container_ids(self) -> set[str]:
-        """The ids of the containers that wait for a workload."""
+        """Return the ids of the containers that wait for a workload."""
         return self._pool.container_ids()
 
     def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
@@ -190,8 +191,8 @@ class GVisorBackend(Backend):
         if not self._engine.local:
             found.append(
                 checks.Warning(
-                    f"The Docker Engine at {self._engine.address} is spoken to over plain TCP:"
-                    " whoever reaches that address is root there.",
+                    f"The connection to the Docker Engine at {self._engine.address} is plain TCP:"
+                    " anyone who can reach that address is root there.",
                     hint="Use its unix socket, or forward it through an encrypted tunnel.",
                     id="backends_app.gvisor.W001",
                 )
@@ -199,39 +200,44 @@ class GVisorBackend(Backend):
         if self._plan.network != "none":
             found.append(
                 checks.Warning(
-                    "Workloads on gVisor are on the engine's network"
+                    "Workloads on gVisor are connected to the engine's network"
                     f" {short_repr(self._plan.network)}.",
-                    hint="Leave out the option 'network', or see what can be reached from there.",
+                    hint="Remove the option 'network', or check what can be reached from there.",
                     id="backends_app.gvisor.W002",
                 )
             )
         return found
 
-    # What a workload is made of
+    # Image and plan of a workload
 
     def _resolve_source(
         self, workload: WorkloadSpec
     ) -> tuple[images.Reference, RuntimeImage | None]:
-        """The image, and how code is run in it; all that can be said without the engine."""
+        """Return the image, and how code runs in it (None for an image workload).
+
+        Raise `InvalidRequest` for what can be rejected without the engine.
+        """
         if workload.image is not None:
             reference = images.parse(workload.image)
             if self._allow is not None and not images.is_allowed(reference, self._allow):
                 raise InvalidRequest(
-                    "image", f"{short_repr(str(reference))} is not among those allowed."
+                    "image", f"{short_repr(str(reference))} is not among the allowed images."
                 )
             workload.argv()
             return reference, None
         if workload.command:
             raise InvalidRequest(
-                "command", "A command goes with an image; the code has one already: leave it out."
+                "command", "Only images take a command; code is run by its runtime. Leave it out."
             )
         runtime_image = self._runtime_images.get(workload.runtime or "")
         if runtime_image is None:
-            raise InvalidRequest("image", f"Runtime {short_repr(workload.runtime)} takes an image.")
+            raise InvalidRequest(
+                "image", f"Runtime {short_repr(workload.runtime)} requires an image."
+            )
         return runtime_image.image, runtime_image
 
     def _image(self, reference: images.Reference) -> Image:
-        """What the engine knows of it; fetched before that where OPTIONS say so."""
+        """Return the engine's data on an image, fetching it first if OPTIONS allow that."""
         try:
             if found := self._engine.image(str(reference)):
                 return found
@@ -239,7 +245,7 @@ class GVisorBackend(Backend):
             if not error.is_client_error:
                 raise
             raise InvalidRequest(
-                "image", f"{short_repr(str(reference))} is no name that this engine takes."
+                "image", f"The engine does not accept the name {short_repr(str(reference))}."
             ) from error
         if self._pull == "missing" and images.is_allowed(reference, self._allow or ()):
             title = f"Fetching {reference}"
@@ -265,7 +271,7 @@ class GVisorBackend(Backend):
             if found := self._engine.image(str(reference)):
                 return found
         policy = (
-            "this server fetches only images on its list"
+            "this server fetches only the images on its list"
             if self._pull == "missing"
             else ("this server never fetches images (pull: never)")
         )
@@ -287,14 +293,14 @@ class GVisorBackend(Backend):
             self._plan,
             image=image.id,
             user=(image.user or "0:0") if root else self._user(image),
-            # An engine takes no limit above what its host has.
+            # An engine rejects a limit above what its host has.
             cpus=min(resources.cpus, float(engine.get("NCPU") or resources.cpus)),
             mem_mb=resources.mem_mb,
             volumes=_volumes(image.volumes),
         )
 
     def _user(self, image: Image) -> str:
-        """Return whom the image names, by its own files, which are read without running it."""
+        """Return the image's user, resolved by the image's own files without running it."""
         if found := self._users.get(image.id):
             return found
         plan = replace(
@@ -304,24 +310,24 @@ class GVisorBackend(Backend):
             mem_mb=MIN_MB,
             volumes=_volumes(image.volumes),
         )
-        asked: list[Container] = []
+        containers: list[Container] = []
 
         def read(path: str) -> str:
-            if not asked:
-                asked.append(Container(self._engine, plan, 0))
-            return self._engine.read_text(asked[0].id, path)
+            if not containers:
+                containers.append(Container(self._engine, plan, 0))
+            return self._engine.read_text(containers[0].id, path)
 
         try:
             user = resolve_user(image.user, read)
         finally:
-            for container in asked:
+            for container in containers:
                 self._remove(container)
         self._users[image.id] = user
         while len(self._users) > MAX_USERS:
             self._users.pop(next(iter(self._users)), None)
         return user
 
-    # Running it
+    # Execution
 
     def _run(
         self,
@@ -372,9 +378,11 @@ class GVisorBackend(Backend):
         return container
 
     def _not_started(self, error: EngineError, image: str) -> WorkloadResult:
-        """Whose fault is it? Where the smoke program still runs, the image's, or the workload's.
+        """Return the result for a container that did not start.
 
-        The engine leaves a sandbox behind that it could not start, so it is not tried again soon.
+        Verify the runtime first, which raises if the engine is at fault; otherwise the image or
+        the workload is. The engine leaves a sandbox behind that it could not start, so the image is
+        not tried again for a while.
         """
         self._verifier.verify(self._engine.info())
         logger.info("image %s cannot be started: %s", image, error.reason)
@@ -392,14 +400,14 @@ class GVisorBackend(Backend):
             self._unremoved.add(container.id)  # for the next sweep
 
     def _sweep(self) -> None:
-        """Remove what killed servers left, and what could not be removed before."""
+        """Remove containers of killed servers, and those that could not be removed before."""
         for container in list(self._unremoved):
             self._engine.remove(container)
             self._unremoved.discard(container)
         for found in self._engine.containers(ownership.SEAL):
             names = [str(name).lstrip("/") for name in found.get("Names") or ()]
-            claims = [ownership.verify_labels(name, found.get("Labels") or {}) for name in names]
-            if any(claim is not None and claim.is_orphaned() for claim in claims):
+            labels = [ownership.verify_labels(name, found.get("Labels") or {}) for name in names]
+            if any(one is not None and one.is_orphaned() for one in labels):
                 self._engine.remove(str(found["Id"]))
 
     def _attributes(self, engine: Mapping[str, Any]) -> dict[str, str]:
@@ -429,12 +437,12 @@ def _with_command(plan: Plan, command: tuple[str, ...], line: str | None) -> Pla
 
 
 def _argv(image: Image, command: tuple[str, ...]) -> list[str]:
-    """What the engine would run: the image's entry point, and the command or the image's."""
+    """Return what the engine would run: the image's entry point, and the command or the image's."""
     return [*image.entrypoint, *(command or image.command)]
 
 
 def _code_command(runtime_image: RuntimeImage, length: int) -> str:
-    """A shell's line that takes `length` bytes of its stdin as the program, and runs it there."""
+    """Return a shell command that reads `length` bytes of stdin into a file and runs that."""
     file = f"{WRITABLE}/{runtime_image.file}"
     take = (
         f"dd bs={length} count=1 iflag=fullblock of={file} 2>/dev/null" if length else f": >{file}"
@@ -444,27 +452,27 @@ def _code_command(runtime_image: RuntimeImage, length: int) -> str:
 
 
 def _require_platform(image: Image, reference: images.Reference, engine: Mapping[str, Any]) -> None:
-    """Refuse an image of another processor or system, before anything of it is started."""
+    """Raise `InvalidRequest` for an image of another processor or system, before it is started."""
     here = platform_of(engine)
     if not image.platform.endswith("/") and not here.endswith("/") and image.platform != here:
         raise InvalidRequest(
             "image",
-            f"{short_repr(str(reference))} is for {image.platform}, and this server runs {here}.",
+            f"{short_repr(str(reference))} is for {image.platform}, but this server runs {here}.",
         )
 
 
 def _volumes(configured: Sequence[str]) -> tuple[str, ...]:
-    """The folders that an image wants to be writable, bounded as `WRITABLE` is.
+    """Return the folders that an image declares as volumes, to be bounded as `WRITABLE` is.
 
-    In the form that the engine compares them in: to what is named otherwise it would give a volume
-    of the host.
+    They are normalised as the engine compares them: for any other spelling it would create a volume
+    on the host.
     """
     clean = {"/" + posixpath.normpath(f"/{folder}").lstrip("/") for folder in configured}
     return tuple(sorted(clean - {WRITABLE}))
 
 
 def _platform(runtime: Mapping[str, Any]) -> str:
-    """How runsc catches the guest's system calls, as the engine's configuration says."""
+    """Return how runsc intercepts system calls, according to the engine's configuration."""
     for argument in runtime.get("runtimeArgs") or ():
         name, _, value = str(argument).lstrip("-").partition("=")
         if name == "platform" and re.fullmatch(r"[a-z]{1,16}", value):
@@ -474,12 +482,12 @@ def _platform(runtime: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _runsc_version(path: str) -> str:
-    """What the engine's runtime says of itself; the engine's operator has chosen the program."""
+    """Return the version of the runtime's program, which the engine's operator chose."""
     try:
-        said = subprocess.run(  # noqa: S603
+        completed = subprocess.run(  # noqa: S603
             [path, "--version"], env={}, capture_output=True, timeout=5, check=False
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return "unknown"
-    found = re.match(rb"runsc version (\S{1,60})", said.stdout)
+    found = re.match(rb"runsc version (\S{1,60})", completed.stdout)
     return found[1].decode(errors="replace") if found else "unknown"

@@ -1,4 +1,4 @@
-"""The OPTIONS of the gVisor backend that name images: checked, and as the backend needs them."""
+"""Check and convert the OPTIONS of the gVisor backend that name images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ COMMANDS = {
     "node": ("node", "{file}"),
     "go": ("go", "run", "{file}"),
 }
-# What a runtime is told by its environment, where its image does not say otherwise: to keep nothing
-# back of what it prints, and how large its heap may grow, `{heap_mb}`.
+# Environment of a runtime, unless its image sets the same variables: unbuffered output, and the
+# heap size, `{heap_mb}`.
 ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
     "python": {"PYTHONUNBUFFERED": "1"},
     "node": {"NODE_OPTIONS": "--max-old-space-size={heap_mb}"},
     "go": {},
 }
-ABORTS = frozenset({"node"})  # which of them abort when their heap is full
+ABORTS = frozenset({"node"})  # runtimes that abort when their heap is full
 FILES = {"python": "main.py", "node": "main.mjs", "go": "main.go"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeImage:
-    """The image that serves a runtime, and how a file is run in it.
+    """The image of a runtime, and how a file is run in it.
 
-    With `aborts`, the runtime aborts when its heap is full.
+    `aborts` means that the runtime aborts when its heap is full.
     """
 
     image: images.Reference
@@ -38,7 +38,7 @@ class RuntimeImage:
     aborts: bool
 
     def environment_for(self, mem_mb: int) -> dict[str, str]:
-        """Return the environment of a program that may use so much memory."""
+        """Return the environment of a program limited to `mem_mb`."""
         heap = str(heap_mb(mem_mb))
         return {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
 
@@ -48,13 +48,13 @@ def runtime_images(runtimes: Mapping[str, object]) -> dict[str, RuntimeImage]:
     if not isinstance(runtimes, Mapping):
         raise InvalidOption(option, runtimes, "must be a dict of runtimes and images")
     found = {}
-    for runtime, given in runtimes.items():
-        entry = {"image": given} if isinstance(given, str) else given
+    for runtime, value in runtimes.items():
+        entry = {"image": value} if isinstance(value, str) else value
         if runtime not in COMMANDS:
             raise InvalidOption(option, runtime, f"must be one of {', '.join(COMMANDS)}")
         if not isinstance(entry, Mapping) or not {"image"} <= {*entry} <= {"image", "command"}:
             raise InvalidOption(
-                option, given, "must be an image, or a dict of 'image' and 'command'"
+                option, value, "must be an image, or a dict of 'image' and 'command'"
             )
         command = entry.get("command", COMMANDS[runtime])
         if (
@@ -91,10 +91,10 @@ def reference(option: str, image: object) -> images.Reference:
         raise InvalidOption(option, image, error.reason) from error
 
 
-def patterns(option: str, given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise InvalidOption(option, given, "must be a list")
-    for pattern in given:
+def patterns(option: str, value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidOption(option, value, "must be a list")
+    for pattern in value:
         if problem := images.pattern_error(pattern):
             raise InvalidOption(option, pattern, problem)
-    return tuple(given)
+    return tuple(value)

@@ -1,4 +1,4 @@
-"""One container from its making to its removal: what it may use, its streams, its end."""
+"""One container from creation to removal: its limits, its streams and its end."""
 
 import logging
 import secrets
@@ -19,24 +19,24 @@ from .usage import Meter, Usage
 logger = logging.getLogger(__name__)
 
 MB = 1024 * 1024
-MARGIN_S = 60.0  # how much longer than it may run a container may be there at the most
-GRACE_S = 10.0  # for the engine to end what it was told to end
+MARGIN_S = 60.0  # added to a container's lifetime before others may remove it
+GRACE_S = 10.0  # for the engine to kill a container
 METER_S = 0.02
-KILLED = 137  # what an engine says of SIGKILL
-WRITABLE = "/tmp"  # noqa: S108 - inside the container, and its own
+KILLED = 137  # exit code with which an engine reports SIGKILL
+WRITABLE = "/tmp"  # noqa: S108 - inside the container
 
 
 class ContainerNotStarted(EngineError):
-    """The engine has made it, and cannot start it."""
+    """The engine has created a container but cannot start it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a container is made of and what it may use.
+    """The image, command and limits of a container.
 
-    `image` is an id, not a name: what was checked is what runs. `entrypoint` and `command` are None
-    where the image's own are taken. `volumes` are folders that the image wants to be writable,
-    `environment` is what its programs find beside what the image says.
+    `image` is an id, not a name, so that the image that was checked is the one that runs.
+    `entrypoint` and `command` are None to use the image's own. `volumes` are folders that the image
+    declares as writable; `environment` is added to the image's.
     """
 
     image: str
@@ -53,7 +53,7 @@ class Plan:
     environment: tuple[tuple[str, str], ...] = ()
 
     def host(self) -> Mapping[str, Any]:
-        """The limits as the engine takes them."""
+        """Return the limits in the engine's format."""
         space = f"size={self.disk_mb}m,mode=1777,exec"
         return {
             "runtime": self.runtime,
@@ -61,7 +61,7 @@ class Plan:
             "ipc_mode": "private",
             "shm_size": self.disk_mb * MB,
             "read_only": True,
-            # The engine's own: runsc cannot take back a sandbox whose first program fails to start.
+            # The engine's init: runsc cannot clean up a sandbox whose first program does not start.
             "init": True,
             "tmpfs": dict.fromkeys((WRITABLE, *self.volumes), space),
             "cap_drop": ["ALL"],
@@ -71,13 +71,13 @@ class Plan:
             "nano_cpus": round(self.cpus * 1e9),
             "pids_limit": self.pids,
             "oom_score_adj": 500,
-            "dns": ["127.0.0.1"],  # or it would be told the host's
+            "dns": ["127.0.0.1"],  # otherwise it would get the host's
             "dns_search": ["."],
             "log_config": {"Type": "none"},  # the attached streams are the only copy
         }
 
     def config(self) -> Mapping[str, Any]:
-        """The rest of what the engine has to know."""
+        """Return the rest of the container's configuration."""
         config: dict[str, Any] = {
             "user": self.user,
             "hostname": "workload",
@@ -94,7 +94,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerLimits:
-    """What the run of a container may take; `output_bytes` counts stdout and stderr together."""
+    """Limits on a run; `output_bytes` counts stdout and stderr together."""
 
     timeout_s: float
     output_bytes: int
@@ -102,7 +102,7 @@ class ContainerLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerExit:
-    """How it ended. `ended_for` is set when it was ended by one of its bounds, or by `kill`."""
+    """How a container ended. `kill_reason` is set if it was killed by a limit or by `kill`."""
 
     kill_reason: ExitReason | None
     code: int
@@ -111,10 +111,10 @@ class ContainerExit:
 
 
 class Container:
-    """A container of ours. `kill` may come from any other thread; `remove` has to come."""
+    """One container. `kill` may be called from any thread; `remove` must be called at the end."""
 
     def __init__(self, engine: Engine, plan: Plan, lifetime_s: float) -> None:
-        """Make it, with its streams attached; it is started by `start`."""
+        """Create it with its streams attached; `start` starts it."""
         self.name = f"{ownership.NAME_PREFIX}{secrets.token_hex(16)}"
         self.created_at = time.monotonic()
         self._engine = engine
@@ -136,33 +136,33 @@ class Container:
 
     @property
     def is_idle(self) -> bool:
-        """Does it still run, and has said nothing?"""
+        """Return whether it is still running and has printed nothing."""
         with selectors.PollSelector() as events:
             events.register(self._streams, selectors.EVENT_READ)
             return not events.select(0)
 
     def kill(self) -> None:
-        """End it because somebody asked for it."""
+        """Kill it on request, with the reason `killed`."""
         self._request_kill(ExitReason.KILLED)
 
     def run(
         self, stdin: bytes, stdout: Sink, stderr: Sink, limits: ContainerLimits
     ) -> ContainerExit:
-        """Feed and read what was started until it has ended, by itself or by a bound."""
+        """Feed and read a started container until it exits or is killed by a limit."""
         started = time.monotonic()
         meter = Meter(self.id)
         self._pump(memoryview(stdin), {1: stdout, 2: stderr}, limits, started, meter)
         duration_ms = round((time.monotonic() - started) * 1000)
-        # Its streams may be closed while it goes on.
+        # It may close its streams and go on.
         while (code := self._engine.wait(self.id)) is None:
             meter.read()
             self._hold_to(limits, started)
         kill_reason = None
-        # Podman does not see who killed it. When the kernel ends gVisor's, `runsc` of 2022 says
-        # that it was killed, and that of 2024 exits with 1.
+        # Podman does not report who killed it. When the kernel kills gVisor's, `runsc` of 2022
+        # reports a kill, and that of 2024 exits with 1.
         if code and (meter.usage.oom_kills or self._engine.ran_out_of_memory(self.id)):
             kill_reason = ExitReason.MEMORY_LIMIT
-        elif code and meter.usage.pids_denied:  # gVisor's kernel ends when it gets no thread
+        elif code and meter.usage.pids_denied:  # gVisor's kernel exits when a thread is denied
             kill_reason = ExitReason.PROCESS_LIMIT
         elif code == KILLED:
             kill_reason = self._kill_reason
@@ -175,7 +175,7 @@ class Container:
         self._engine.remove(self.id)
 
     def reset_after_fork(self) -> None:
-        """In a child: the container is the parent's."""
+        """Close the streams in a forked child; the container belongs to the parent."""
         self._streams.close()
 
     def _pump(
@@ -186,7 +186,7 @@ class Container:
         started: float,
         meter: Meter,
     ) -> None:
-        """Until its streams are closed."""
+        """Feed and read it until its streams are closed."""
         received = 0
 
         def deliver(stream: int, data: bytes) -> None:
@@ -220,7 +220,10 @@ class Container:
                 self._hold_to(limits, started)
 
     def _request_kill(self, reason: ExitReason) -> None:
-        """The first reason stands. In a thread: the engine waits for who reads its streams."""
+        """Kill once; keep the first reason.
+
+        Runs in a thread because the engine blocks until its streams are read.
+        """
         with self._lock:
             if self._kill_reason is not None:
                 return
@@ -230,20 +233,20 @@ class Container:
     def _kill(self) -> None:
         try:
             self._engine.kill(self.id)
-        except (BackendUnavailable, EngineError) as error:  # whoever waits for its end notices
-            logger.warning("a container could not be ended: %s", error)
+        except (BackendUnavailable, EngineError) as error:  # `run` raises after GRACE_S
+            logger.warning("a container could not be killed: %s", error)
 
     def _hold_to(self, limits: ContainerLimits, started: float) -> None:
-        """Its time, and then the engine's to end it."""
+        """Enforce the time limit, and after it the engine's grace period for the kill."""
         late = time.monotonic() - started - limits.timeout_s
         if late > 0:
             self._request_kill(ExitReason.TIMEOUT)
         if late > GRACE_S:
-            raise BackendUnavailable("Docker Engine does not end a container")
+            raise BackendUnavailable("Docker Engine did not kill a container in time")
 
 
 def shell_line(arguments: Sequence[str]) -> str:
-    """One line that a POSIX shell reads as a command of these arguments, line ends in them too."""
+    """Return one line that a POSIX shell parses into these arguments, including their newlines."""
     return " ".join(f"'{_quoted(argument)}'" for argument in arguments)
 
 

@@ -1,6 +1,6 @@
-"""The Docker Engine as this backend needs it; the one seam where the SDK's errors are translated.
+"""Client of the Docker Engine, or of Podman's compatible socket.
 
-Podman's compatible socket answers as well.
+This is the only place where the SDK's errors are translated.
 """
 
 import io
@@ -21,17 +21,17 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from ...exceptions import BackendUnavailable, InvalidOption
 
-TIMEOUT_S = 20  # of one answer
-WAIT_S = 1  # for the end of a container, before somebody looks whether it is time to kill it
+TIMEOUT_S = 20  # of one request
+WAIT_S = 1  # for the end of a container, between checks of its time limit
 CONNECT_S = 5
 REMOVALS, PAUSE_S = 3, 0.1
 MAX_TEXT_BYTES = 256 * 1024
 
 
 class EngineError(Exception):
-    """The engine answers, and says no; `reason` is its own text, not for users.
+    """The engine rejected a request. `reason` is its own text, not for users.
 
-    `asked_wrongly` when what it was asked for is the reason, and not a fault of its own.
+    `is_client_error` is set if the request was invalid, rather than the engine at fault.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -43,7 +43,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
-    """What an engine knows of an image that it has."""
+    """An engine's data on an image that it has."""
 
     id: str
     user: str
@@ -55,7 +55,7 @@ class Image:
 
 
 class Engine:
-    """One address of an engine. Many threads may ask at once, and after a fork anew."""
+    """An engine at one address. Safe to use from many threads, and after a fork."""
 
     def __init__(self, address: str) -> None:
         self.address, self.socket_path = _without_credentials(address)
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def local(self) -> bool:
-        """Is it on this host?"""
+        """Whether the engine is on this host."""
         return self.socket_path is not None
 
     def info(self) -> Mapping[str, Any]:
@@ -73,7 +73,7 @@ class Engine:
             return found
 
     def image(self, reference: str) -> Image | None:
-        """What the engine knows of an image that it has."""
+        """Return the engine's data on an image, or None if it lacks the image."""
         with self._session() as client:
             try:
                 found = client.inspect_image(reference)  # type: ignore[no-untyped-call]
@@ -91,9 +91,9 @@ class Engine:
             )
 
     def read_text(self, container: str, path: str) -> str:
-        """Return the start of a file of a container that has never run, as its image has it.
+        """Return the start of a file in a container that has never run, as its image has it.
 
-        Nothing where there is no such file, or it is a link.
+        Return an empty string if there is no such file or it is a link.
         """
         with self._session() as client:
             try:
@@ -116,11 +116,12 @@ class Engine:
 
     def import_image(self, layer: bytes, repository: str, tag: str) -> None:
         with self._session() as client:
-            said = client.import_image_from_data(layer)
-            client.tag(json.loads(said)["status"], repository, tag)  # Podman's import heeds no tag
+            response = client.import_image_from_data(layer)
+            # Tagged separately, because Podman's import ignores the tag.
+            client.tag(json.loads(response)["status"], repository, tag)
 
     def pull(self, repository: str, tag_or_digest: str) -> Iterator[Mapping[str, Any]]:
-        """Have the engine fetch an image; gives its progress, and raises `Refused` at its end."""
+        """Have the engine fetch an image; yield its progress. Raise `EngineError` on failure."""
         with self._session() as client:
             for event in client.pull(repository, tag=tag_or_digest, stream=True, decode=True):
                 if error := event.get("error"):
@@ -128,30 +129,33 @@ class Engine:
                 yield event
 
     def create(self, name: str, image: str, host: Mapping[str, Any], **config: Any) -> str:
-        """Make a container; gives its id."""
+        """Create a container and return its id."""
         with self._session() as client:
             limits = client.create_host_config(**host)
             made = client.create_container(image, name=name, host_config=limits, **config)
             return str(made["Id"])
 
     def attach(self, container: str) -> "Attachment":
-        """The three streams of a container, from its start on."""
+        """Attach to the three streams of a container, from its start on."""
         with self._session() as client:
-            wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            return Attachment(client.attach_socket(container, params=wanted))
+            params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            return Attachment(client.attach_socket(container, params=params))
 
     def start(self, container: str) -> None:
         with self._session() as client:
             client.start(container)
 
     def wait(self, container: str) -> int | None:
-        """Wait a little for its end: its exit code, for a signal 128 and its number."""
+        """Wait up to `WAIT_S` for its end and return its exit code, or None if it still runs.
+
+        For a signal the code is 128 plus the signal's number.
+        """
         with self._session() as client:
             try:
                 ended = client.wait(container, timeout=WAIT_S)
             except requests.ReadTimeout:
                 return None
-            except requests.ConnectionError as error:  # how it names a timeout of the body
+            except requests.ConnectionError as error:  # also raised for a timeout of the body
                 if "Read timed out" in str(error):
                     return None
                 raise
@@ -160,12 +164,12 @@ class Engine:
             return int(ended["StatusCode"])
 
     def ran_out_of_memory(self, container: str) -> bool:
-        """Was it the kernel that killed it?"""
+        """Return whether the kernel killed it for lack of memory."""
         with self._session() as client:
             return bool(client.inspect_container(container)["State"].get("OOMKilled"))
 
     def kill(self, container: str) -> None:
-        """End it, if it has not ended."""
+        """Kill it, unless it has ended."""
         with self._session() as client, suppress(NotFound):
             try:
                 client.kill(container)
@@ -174,21 +178,21 @@ class Engine:
                     raise
 
     def remove(self, container: str) -> None:
-        """It is gone after this, running or not, with its anonymous volumes."""
+        """Remove it, running or not, with its anonymous volumes."""
         with self._session() as client, suppress(NotFound):
             for again in reversed(range(REMOVALS)):
                 try:
                     client.remove_container(container, force=True, v=True)
                     break
                 except APIError as error:
-                    if error.status_code == 409:  # somebody else is removing it
+                    if error.status_code == 409:  # its removal is already in progress
                         break
                     if not again:
                         raise
-                time.sleep(PAUSE_S)  # Podman stumbles over one that ends at the same moment
+                time.sleep(PAUSE_S)  # Podman fails if the container is just ending
 
     def containers(self, label: str) -> list[Mapping[str, Any]]:
-        """All that bear the label, running or not."""
+        """Return all containers with the label, running or not."""
         with self._session() as client:
             found: list[Mapping[str, Any]] = client.containers(all=True, filters={"label": label})
             return found
@@ -200,7 +204,7 @@ class Engine:
 
     @contextmanager
     def _session(self) -> Iterator[docker.APIClient]:
-        """A client, and its errors as `Refused` or `BackendUnavailable`."""
+        """Yield a client; raise its errors as `EngineError` or `BackendUnavailable`."""
         try:
             self._check_reachable()
             yield self._client()
@@ -210,13 +214,13 @@ class Engine:
         except FileNotFoundError as error:
             raise EngineMissing(f"no Docker Engine at {self.address}") from error
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"what answers at {self.address} is no Docker Engine"
+            reason = f"the service at {self.address} is not a Docker Engine"
             raise BackendUnavailable(reason) from error
         except (DockerException, requests.RequestException, OSError) as error:
             raise BackendUnavailable(f"Docker Engine does not answer at {self.address}") from error
 
     def _check_reachable(self) -> None:
-        """The SDK leaks a socket when nobody listens, and hides which of the errors it was."""
+        """Connect once first: the SDK leaks a socket if nothing listens, and hides the error."""
         if self.socket_path is None:
             return
         with socket.socket(socket.AF_UNIX) as attempt:
@@ -234,34 +238,34 @@ class Engine:
         return client
 
 
-# How engines name processors, and how images do.
+# Names of processors: by engines, and by images.
 PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 def platform_of(info: Mapping[str, Any]) -> str:
-    """Return the platform of an engine that gave this `info`, as images name theirs."""
+    """Return the platform of the engine with this `info`, in the notation of images."""
     machine = str(info.get("Architecture", ""))
     return f"linux/{PROCESSORS.get(machine, machine)}"
 
 
 def is_podman(info: Mapping[str, Any]) -> bool:
-    """Is it Podman that gave this `info`? It has a builder of its own, and says which."""
+    """Return whether this `info` is Podman's, which names its own builder."""
     return "BuildahVersion" in info
 
 
 class EngineMissing(BackendUnavailable):
-    """There is not even a socket."""
+    """There is no socket of an engine."""
 
 
 class Attachment:
-    """stdin, stdout and stderr of a container over one connection, without blocking.
+    """Non-blocking stdin, stdout and stderr of a container over one connection.
 
-    What comes has a header for each piece: one byte for the stream, three of nothing, four for its
+    Each piece of output has a header: one byte for the stream, three zero bytes, four bytes for the
     length (https://docs.docker.com/reference/api/engine/, "Attach to a container").
     """
 
     def __init__(self, attached: Any) -> None:
-        self._attached = attached  # keeps the answer alive, and the connection with it
+        self._attached = attached  # keeps the response and its connection alive
         self._socket: socket.socket = getattr(attached, "_sock", attached)
         self._socket.setblocking(False)
         self._header = b""
@@ -271,12 +275,12 @@ class Attachment:
         return self._socket.fileno()
 
     def write(self, data: memoryview) -> int:
-        """How much of it went."""
+        """Return how many bytes were sent."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # it has ended, or its engine: what comes to be read says which
+        except OSError:  # the container or the engine has ended; reading shows which
             return len(data)
 
     def close_stdin(self) -> None:
@@ -284,7 +288,7 @@ class Attachment:
             self._socket.shutdown(socket.SHUT_WR)
 
     def read(self, deliver: Callable[[int, bytes], None]) -> bool:
-        """Deliver what is there, by the number of its stream; False at the end."""
+        """Deliver available data with its stream's number; return False at the end."""
         try:
             data = self._socket.recv(65536)
         except BlockingIOError:
@@ -300,10 +304,10 @@ class Attachment:
                     break
                 self._stream, self._left = self._header[0], int.from_bytes(self._header[4:], "big")
                 self._header = b""
-            mine, data = data[: self._left], data[self._left :]
-            self._left -= len(mine)
-            if mine:
-                deliver(self._stream, mine)
+            piece, data = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            if piece:
+                deliver(self._stream, piece)
         return not ended
 
     def close(self) -> None:
@@ -315,14 +319,14 @@ class Attachment:
 
 
 def _without_credentials(engine: str) -> tuple[str, str | None]:
-    """The address as it may be shown, and the path of its socket; no error shows more of it."""
+    """Return the address without credentials, and the path of its socket; errors show no more."""
     try:
         url = urlsplit(engine)
     except ValueError:
-        raise InvalidOption("engine", "…", "is no address") from None
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        raise InvalidOption("engine", "…", "must be an address") from None
+    address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
     if url.scheme not in ("unix", "tcp"):
-        raise InvalidOption("engine", shown, "must begin with unix:// or tcp://")
+        raise InvalidOption("engine", address, "must begin with unix:// or tcp://")
     if url.scheme == "unix" and not url.path:
-        raise InvalidOption("engine", shown, "must name a socket")
-    return shown, url.path if url.scheme == "unix" else None
+        raise InvalidOption("engine", address, "must name a socket")
+    return address, url.path if url.scheme == "unix" else None

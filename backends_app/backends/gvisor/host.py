@@ -1,4 +1,4 @@
-"""What the gVisor backend needs on a Debian host: packages, an entry, and an engine that has it."""
+"""Setup steps of the gVisor backend on Debian: packages, a runtime entry, a running engine."""
 
 import json
 import os
@@ -25,7 +25,7 @@ START_S = 60.0
 
 
 def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> Sequence[Step]:
-    """In this order; for the engine of this host, wherever it is said to answer."""
+    """Return the steps in order, for the engine of this host, whatever its address."""
     return (
         packages(*PACKAGES),
         Step(
@@ -35,8 +35,8 @@ def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> 
             apply=lambda: _configure(configuration, runtime),
         ),
         Step(
-            what=f"an engine at {engine.address} that knows it",
-            action="start the engine, or have it read its configuration again",
+            what=f"an engine at {engine.address} that has it",
+            action="start the engine, or have it reload its configuration",
             is_done=lambda: _has_runtime(engine, runtime),
             apply=lambda: _start(engine, runtime),
         ),
@@ -44,13 +44,13 @@ def steps(engine: Engine, runtime: str, configuration: Path = CONFIGURATION) -> 
 
 
 def merge_runtime(configuration: str, runtime: str) -> str | None:
-    """The engine's configuration with the runtime in it; None when it names one already."""
+    """Return the engine's configuration with the runtime added; None if it has one by that name."""
     try:
         found: Any = json.loads(configuration or "{}")
     except ValueError as error:
-        raise SetupError(f"the engine's configuration is no JSON: {error}") from error
+        raise SetupError(f"the engine's configuration is not valid JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("runtimes", {}), dict):
-        raise SetupError("the engine's configuration is no JSON object with an object of runtimes")
+        raise SetupError("the engine's configuration must be an object, and its runtimes too")
     runtimes = found.setdefault("runtimes", {})
     if runtime in runtimes:
         return None
@@ -68,7 +68,7 @@ def _configure(path: Path, runtime: str) -> None:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
             new.write(text)
         os.chmod(new.name, mode)
-        os.replace(new.name, path)  # whole or not at all
+        os.replace(new.name, path)  # atomically
     except OSError as error:
         raise SetupError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -101,15 +101,15 @@ def _start(engine: Engine, runtime: str) -> None:
     if not _is_running(engine):
         _start_engine()
     elif SYSTEMD.is_dir():
-        run_command(["systemctl", "reload", "docker"])  # what runs goes on
+        run_command(["systemctl", "reload", "docker"])  # containers keep running
     else:
         try:
             os.kill(int(PID_FILE.read_text()), signal.SIGHUP)
         except (OSError, ValueError) as error:
-            raise SetupError("the engine cannot be told: restart it yourself") from error
+            raise SetupError("the engine cannot be signalled: restart it by hand") from error
     _wait(
         lambda: _has_runtime(engine, runtime),
-        f"the engine does not come to know {runtime!r}; see its log",
+        f"the engine did not load the runtime {runtime!r}; see its log",
     )
 
 
@@ -119,7 +119,7 @@ def _start_engine() -> None:
         return
     try:
         run_command(["service", "docker", "start"])
-    except SetupError as error:  # as in most containers, where nothing starts services
+    except SetupError as error:  # as in most containers, which have no service manager
         try:
             with LOG.open("ab") as log:
                 subprocess.Popen(

@@ -1,4 +1,4 @@
-"""References to images: parsed and normalised as Docker does it, and checked against a list."""
+"""Parse and normalise image references as Docker does, and match them against an allow list."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from ...exceptions import InvalidRequest, short_repr
 MAX_CHARS = 255
 DEFAULT_REGISTRY, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"
 
-# The grammar of https://github.com/distribution/reference, in the parts that are named there.
+# The grammar of https://github.com/distribution/reference, with its names.
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -23,7 +23,7 @@ _PATTERN = re.compile(rf"(?P<domain>{_DOMAIN})/(?P<rest>[a-z0-9._/:@*A-Z-]+)")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image as Docker names it in full: `docker.io/library/busybox:latest`."""
+    """A full image reference in Docker's notation: `docker.io/library/busybox:latest`."""
 
     domain: str
     path: str
@@ -41,12 +41,12 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """The reference in full; `InvalidRequest` for what is none."""
+    """Return the full reference, or raise `InvalidRequest` if the text is not a reference."""
     found = _REFERENCE.fullmatch(text) if len(text) <= MAX_CHARS else None
     if found is None:
         raise InvalidRequest(
             "image",
-            f"{short_repr(text)} is no reference to an image, such as busybox:1.36 or "
+            f"{short_repr(text)} is not an image reference, such as busybox:1.36 or "
             "registry.example.org/team/tool@sha256:….",
         )
     domain, path, tag, digest = found.group("domain", "path", "tag", "digest")
@@ -55,7 +55,7 @@ def parse(text: str) -> Reference:
         if not re.fullmatch(_PATH, path):
             raise InvalidRequest(
                 "image",
-                f"{short_repr(text)} has a name that is not in lower case or no name at all.",
+                f"{short_repr(text)} has no name, or a name that is not in lower case.",
             )
     if domain in (None, "index.docker.io"):
         domain = DEFAULT_REGISTRY
@@ -63,20 +63,20 @@ def parse(text: str) -> Reference:
         path = f"{DEFAULT_FOLDER}/{path}"
     reference = Reference(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
     if len(reference.repository) > MAX_CHARS:
-        raise InvalidRequest("image", f"Its name in full is longer than {MAX_CHARS} characters.")
+        raise InvalidRequest("image", f"Its full name is longer than {MAX_CHARS} characters.")
     return reference
 
 
 def pattern_error(pattern: object) -> str | None:
-    """What is wrong with an entry of the allow list; the registry is always named in full."""
+    """Return what is wrong with an entry of the allow list, which must name its registry."""
     found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
     if found is None or not _is_host(found["domain"]):
-        return "must be a registry, / and a path, in which * stands for anything"
+        return "must be a registry, / and a path, in which * matches anything"
     return None
 
 
 def is_allowed(reference: Reference, patterns: Iterable[str]) -> bool:
-    """Does a pattern name it? With or without its tag and digest."""
+    """Return whether a pattern matches the reference, with or without its tag and digest."""
     names = {str(reference), reference.repository}
     if reference.tag:
         names.add(f"{reference.repository}:{reference.tag}")
@@ -88,5 +88,5 @@ def is_allowed(reference: Reference, patterns: Iterable[str]) -> bool:
 
 
 def _is_host(domain: str) -> bool:
-    """Docker's rule for what stands before the first slash."""
+    """Return whether the part before the first slash is a host, by Docker's rule."""
     return "." in domain or ":" in domain or domain == "localhost"

@@ -1,7 +1,7 @@
-"""Whose a container is, and until when: what its labels say, and whether they may be believed.
+"""Container labels that record owner and deadline, with a signature.
 
-A label can come from anywhere, also from an image. So ours bear a seal over the container's name,
-which no image chooses, made with the project's SECRET_KEY.
+Labels can also come from an image. So ours carry a signature, made with the project's SECRET_KEY,
+over the container's name, which no image chooses.
 """
 
 import os
@@ -19,25 +19,25 @@ SALT = "backends_app.gvisor.container"
 
 @dataclass(frozen=True, slots=True)
 class ContainerLabels:
-    """What the labels of a container of ours say."""
+    """Verified labels of a container that this project created."""
 
     owner: str
-    deadline: int  # seconds since 1970: nobody needs the container after that
+    deadline: int  # seconds since 1970, after which the container is not needed
 
     def is_orphaned(self) -> bool:
-        """Is nobody left who will remove it?"""
+        """Return whether no process is left that will remove it."""
         return self.deadline < time.time() or _is_dead(self.owner)
 
 
 def labels(name: str, lifetime_s: float) -> dict[str, str]:
-    """The labels of a container `name` of this process that is needed for `lives_s`."""
+    """Return the labels of this process's container `name` that is needed for `lifetime_s`."""
     owner, deadline = this_process(), str(int(time.time() + lifetime_s) + 1)
     seal = signing.Signer(salt=SALT).signature(_seal_text(name, owner, deadline))
     return {OWNER: owner, DEADLINE: deadline, SEAL: seal}
 
 
 def verify_labels(name: str, found: Mapping[str, str]) -> ContainerLabels | None:
-    """What the labels say, when the seal is ours; else None: it is somebody else's container."""
+    """Return the labels if their signature is valid, else None: the container is not ours."""
     owner, deadline = found.get(OWNER, ""), found.get(DEADLINE, "")
     try:
         signing.Signer(salt=SALT).unsign(
@@ -49,7 +49,7 @@ def verify_labels(name: str, found: Mapping[str, str]) -> ContainerLabels | None
 
 
 def this_process() -> str:
-    """A name for the process that no other has had since the machine was started."""
+    """Return a name for this process that is unique since the host was booted."""
     return f"{_scope()}.{os.getpid()}.{_start_time('self')}"
 
 
@@ -58,19 +58,19 @@ def _seal_text(name: str, owner: str, deadline: str) -> str:
 
 
 def _is_dead(owner: str) -> bool:
-    """Only a process that would be seen from here can be missing."""
+    """Return whether the owner has ended; False for one that is not visible from here."""
     scope, pid, started = owner.rsplit(".", 2)
     return scope == _scope() and _start_time(pid) != started
 
 
 def _scope() -> str:
-    """Where process ids mean the same: this boot of this machine, this namespace of processes."""
+    """Return the scope of process ids: this boot of this host and this PID namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _start_time(pid: str) -> str:
-    """When the process was started, in ticks since boot; empty when there is none."""
+    """Return a process's start time in ticks since boot; empty if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,7 +1,7 @@
-"""Sandboxes that are prepared before anybody asks: each waits in a shell, and serves once.
+"""Warm pool of sandboxes: each waits in a shell and serves one workload.
 
-What waits is the image's own `/bin/sh`, behind the same limits as what comes after it. It reads one
-line, the command, which takes its place; the rest of its stdin is the workload's.
+The image's own `/bin/sh` waits in it, under the same limits as the workload. It reads one line, the
+command, which replaces it; the rest of its stdin is the workload's.
 """
 
 import logging
@@ -28,20 +28,20 @@ MAX_PLANS = 8
 
 
 def waiting_plan(plan: Plan) -> Plan:
-    """The plan of a sandbox that is told its command later."""
+    """Return the plan of a sandbox that receives its command later."""
     return replace(plan, entrypoint=(SHELL,), command=("-c", WAIT_FOR_COMMAND))
 
 
 class Pool:
-    """Keeps containers of the plans that were asked for last; threads fill it, one for each plan.
+    """Warm containers of the most recently requested plans, filled by one thread for each plan.
 
-    Made before any fork: it starts with nothing, and a child begins anew.
+    Created empty before any fork; a forked child starts with an empty pool.
     """
 
     def __init__(
         self, start: Callable[[Plan, float], Container], remove: Callable[[Container], None]
     ) -> None:
-        """`start` makes a container of a plan that lives so many seconds; `remove` never raises."""
+        """`start` takes a plan and a lifetime in seconds; `remove` must not raise."""
         self._start = start
         self._remove = remove
         self._lock = threading.Lock()
@@ -52,14 +52,14 @@ class Pool:
         _pools.add(self)
 
     def acquire(self, plan: Plan, size: int, needed_s: float) -> Container | None:
-        """A spare that has `needed_s` to live, if there is one; others are made after it."""
+        """Return a warm container with `needed_s` left to live, or None; refill in a thread."""
         found = None
         dropped: list[Container] = []
         with self._lock:
             if self._closed:
                 return None
             warm = self._warm.setdefault(plan, deque())
-            self._warm[plan] = self._warm.pop(plan)  # the last one was asked for last
+            self._warm[plan] = self._warm.pop(plan)  # ordered by the last request
             while warm and found is None:
                 container = warm.popleft()
                 young = time.monotonic() - container.created_at + needed_s < LIFETIME_S
@@ -84,7 +84,7 @@ class Pool:
         return found
 
     def container_ids(self) -> set[str]:
-        """The ids of the containers that wait here."""
+        """Return the ids of the warm containers."""
         with self._lock:
             return {container.id for warm in self._warm.values() for container in warm}
 
@@ -94,7 +94,7 @@ class Pool:
             warm = [container for warm in self._warm.values() for container in warm]
             self._warm.clear()
             filling = list(self._filling.values())
-        for thread in filling:  # what they have just made is not in the list yet
+        for thread in filling:  # they may be adding one that is not in the list yet
             thread.join(LONGEST_START_S)
         for container in warm:
             self._remove(container)
@@ -109,10 +109,10 @@ class Pool:
                 container = self._start(plan, LIFETIME_S)
                 with self._lock:
                     warm = self._warm.get(plan)
-                    kept = not self._closed and warm is not None
-                    if warm is not None and kept:
+                    is_needed = not self._closed and warm is not None
+                    if warm is not None and is_needed:
                         warm.append(container)
-                if not kept:
+                if not is_needed:
                     self._remove(container)
         except (BackendUnavailable, EngineError) as error:
             logger.warning("no sandbox could be prepared: %s", error)
@@ -123,7 +123,7 @@ class Pool:
                 self._filling.pop(plan, None)
 
     def reset_after_fork(self) -> None:
-        """In a child: what waits is the parent's, and so are the threads that fill."""
+        """Empty the pool in a forked child; containers and threads belong to the parent."""
         warm = [container for warm in self._warm.values() for container in warm]
         self._lock = threading.Lock()
         self._warm, self._filling, self._failed = {}, {}, {}

@@ -1,4 +1,4 @@
-"""The proof that an engine's runtime is gVisor: a program has asked the kernel in a container."""
+"""Verify that an engine's runtime is gVisor, by a program that queries the container's kernel."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -17,10 +17,10 @@ OUTPUT_BYTES = 8192
 
 
 class RuntimeVerifier:
-    """Holds for as long as the engine and its runtime stay what they are.
+    """Verifies the runtime again whenever the engine or its runtime has changed.
 
-    `plan` is what the program's container is made of, but for the image. `start` makes a container
-    of a plan that lives so many seconds, and `remove` ends it; neither leaves one behind.
+    `plan` is the plan of the program's container, except for the image. `start` takes a plan and a
+    lifetime in seconds, `remove` ends a container; neither leaves one behind.
     """
 
     def __init__(
@@ -37,71 +37,68 @@ class RuntimeVerifier:
         self._verified_identity: tuple[object, ...] | None = None
 
     def require_verified(self) -> Mapping[str, Any]:
-        """Nothing is run on an engine or a runtime that is not the one that was proven.
-
-        Gives the engine's `info`.
-        """
+        """Raise unless the engine and the runtime are verified, and return the engine's `info`."""
         engine = self._engine.info()
-        if missing := self.problem(engine):
-            raise BackendUnavailable(missing)
+        if problem := self.problem(engine):
+            raise BackendUnavailable(problem)
         if self._identity(engine) != self._verified_identity:
             self.verify(engine)
         return engine
 
     def problem(self, engine: Mapping[str, Any]) -> str | None:
-        """Why the engine, as its `info` says, cannot run anything with our runtime."""
+        """Return why an engine with this `info` cannot use our runtime, or None if it can."""
         name = self._plan.runtime
         if name not in (engine.get("Runtimes") or {}):
             return (
-                f"Docker Engine has no runtime {short_repr(name)}; apt-get install runsc and name"
-                " it in the engine's configuration, or: manage.py setup_backend gvisor"
+                f"Docker Engine has no runtime {short_repr(name)}; apt-get install runsc and add"
+                " it to the engine's configuration, or run: manage.py setup_backend gvisor"
             )
         if is_podman(engine) and engine.get("DefaultRuntime") != name:
             return (
                 f"Podman would run everything with {short_repr(engine.get('DefaultRuntime'))},"
-                f" whatever it is asked for; start its service with --runtime {name}"
+                f" whatever a request names; start its service with --runtime {name}"
             )
         return None
 
     def verify(self, engine: Mapping[str, Any]) -> None:
-        """Run the smoke program, and raise unless gVisor's kernel answers it."""
+        """Run the smoke program, and raise unless its kernel is gVisor's."""
         self._verified_identity = None
         runtime = short_repr(self._plan.runtime)
         plan = replace(self._plan, image=self._image(engine))
-        said = Capture(OUTPUT_BYTES)
+        stdout = Capture(OUTPUT_BYTES)
         try:
             container = self._start(plan, TIMEOUT_S)
         except EngineError as error:
             raise BackendUnavailable(
-                f"Docker Engine does not start a container with runtime {runtime}"
+                f"Docker Engine could not start a container with runtime {runtime}"
             ) from error
         try:
             limits = ContainerLimits(timeout_s=TIMEOUT_S, output_bytes=OUTPUT_BYTES)
-            exit = container.run(b"", said, Capture(OUTPUT_BYTES), limits)
+            exit = container.run(b"", stdout, Capture(OUTPUT_BYTES), limits)
         finally:
             self._remove(container)
         if exit.kill_reason is not None:
             raise BackendUnavailable(f"the smoke program ended with {exit.kill_reason}")
-        if smoke.SAID_BY_GVISOR not in said.text():
+        if smoke.GVISOR_LOG_MARKER not in stdout.text():
             raise BackendUnavailable(
-                f"what runs as runtime {runtime} is not gVisor: its kernel does not say so"
+                f"the runtime {runtime} is not gVisor: its kernel log does not begin like gVisor's"
             )
         self._verified_identity = self._identity(engine)
 
     def _image(self, engine: Mapping[str, Any]) -> str:
-        """The id of the smoke program's image, which the engine is given where it lacks it."""
+        """Return the id of the smoke program's image, importing it if the engine lacks it."""
         machine = str(engine.get("Architecture", platform.machine()))
         if machine not in smoke.MACHINES:
-            raise BackendUnavailable(f"there is no smoke program for {short_repr(machine)}")
+            raise BackendUnavailable(f"no smoke program exists for {short_repr(machine)}")
         name = f"{smoke.REPOSITORY}:{smoke.TAG}"
         if self._engine.image(name) is None:
             self._engine.import_image(smoke.layer(), smoke.REPOSITORY, smoke.TAG)
         if image := self._engine.image(name):
             return image.id
-        raise BackendUnavailable("Docker Engine has lost an image that it was just given")
+        raise BackendUnavailable("Docker Engine lost an image that was just imported")
 
     def _identity(self, engine: Mapping[str, Any]) -> tuple[object, ...]:
-        """What a proof holds for. Podman answers with another ID each time it is asked."""
+        """Return what a verification holds for; without Podman's ID, which is never the same."""
         return (
             None if is_podman(engine) else engine.get("ID"),
             engine.get("ServerVersion"),

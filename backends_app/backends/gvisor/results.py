@@ -1,17 +1,23 @@
-"""How the end of a container becomes the result of a workload."""
+"""Convert the end of a container into the result of a workload."""
 
 import re
 import signal
 
 from ...confinement.streams import Capture
-from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from ...workloads import (
+    ExitReason,
+    WorkloadResult,
+    WorkloadSpec,
+    describe_exit,
+    output_from_stdout,
+)
 from .. import heap
 from ..last_words import error_line
 from .configuration import RuntimeImage
 from .container import ContainerExit
 
 MAX_SIGNAL = 64
-# How the engine's init says that it could not execute the command.
+# The message of the engine's init when it cannot execute the command.
 NOT_EXECUTED = re.compile(r"\[FATAL tini \(\d+\)\] (exec .{0,200} failed: [^\n]{0,200})", re.DOTALL)
 
 
@@ -22,7 +28,7 @@ def result_of(
     workload: WorkloadSpec,
     runtime_image: RuntimeImage | None,
 ) -> WorkloadResult:
-    """`mapped` is what has run the workload's code; an image speaks for itself."""
+    """Return the result. `runtime_image` ran the workload's code; None for an image workload."""
     reason, code, name = ExitReason.EXITED, exit.code, None
     if exit.kill_reason is not None:
         reason = exit.kill_reason
@@ -39,9 +45,13 @@ def result_of(
         number = code - 128
         known = number in {one.value for one in signal.Signals}
         name = signal.Signals(number).name if known else f"SIG{number}"
-    printed = stdout.text()
+    stdout_text = stdout.text()
     done = reason is ExitReason.EXITED and code == 0
-    error = _why(reason, name, workload)
+    error = (
+        f"ended by {name}"
+        if reason is ExitReason.SIGNAL
+        else describe_exit(reason, workload.resources)
+    )
     if reason is ExitReason.EXITED and code in (126, 127):
         error = _not_executed(stderr)
     if reason is ExitReason.EXITED and code != 0 and runtime_image is not None:
@@ -50,8 +60,8 @@ def result_of(
         exit_reason=reason,
         exit_code=code if name is None else None,
         signal=name,
-        output=output_from_stdout(printed, truncated=stdout.truncated) if done else None,
-        stdout=printed,
+        output=output_from_stdout(stdout_text, truncated=stdout.truncated) if done else None,
+        stdout=stdout_text,
         stderr=stderr.text(),
         stdout_truncated=stdout.truncated,
         stderr_truncated=stderr.truncated,
@@ -67,15 +77,3 @@ def result_of(
 def _not_executed(stderr: Capture) -> str:
     found = NOT_EXECUTED.match(stderr.text())
     return found[1] if found else ""
-
-
-def _why(reason: ExitReason, signal_name: str | None, workload: WorkloadSpec) -> str:
-    resources = workload.resources
-    return {
-        ExitReason.SIGNAL: f"ended by {signal_name}",
-        ExitReason.TIMEOUT: f"it took longer than {resources.timeout_s:g} s",
-        ExitReason.MEMORY_LIMIT: f"it needed more than {resources.mem_mb} MB",
-        ExitReason.PROCESS_LIMIT: "it started more processes or threads than it may have",
-        ExitReason.OUTPUT_LIMIT: "it printed too much",
-        ExitReason.KILLED: "killed",
-    }.get(reason, "")

@@ -1,7 +1,7 @@
-"""The smallest image there is: one program that lets the guest's kernel say who it is.
+"""A minimal image with one program that identifies the guest's kernel.
 
-It prints what syslog(2) has. gVisor's kernel log begins with its name; any other kernel refuses it
-to a process without CAP_SYSLOG, as every workload is.
+It prints the output of syslog(2). gVisor's kernel log begins with its name; any other kernel denies
+the call to a process without CAP_SYSLOG, which no workload has.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import io
 import struct
 import tarfile
 
-SAID_BY_GVISOR = "Starting gVisor..."
+GVISOR_LOG_MARKER = "Starting gVisor..."
 BASE = 0x400000
 MACHINES = {"x86_64": 62, "amd64": 62}
 
@@ -35,7 +35,7 @@ _CODE = bytes.fromhex(
 
 
 def program() -> bytes:
-    """An ELF file with one segment that holds the code, see elf(5)."""
+    """Return an ELF file with one segment that holds the code, see elf(5)."""
     headers = 64 + 56
     size = headers + len(_CODE)
     identification = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
@@ -47,7 +47,7 @@ def program() -> bytes:
 
 
 def layer() -> bytes:
-    """The image's file system as a tar; equal bytes each time."""
+    """Return the image's file system as a tar, with the same bytes each time."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for folder in ("tmp",):  # where the writable space of a workload is mounted

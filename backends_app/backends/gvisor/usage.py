@@ -1,6 +1,6 @@
-"""What a container has used, as the kernel counts it for the container's control group.
+"""Read a container's resource usage from its control group.
 
-The engine's own figures come once in a second at best, which most workloads do not last.
+The engine's own figures come once a second at best, and most workloads are shorter.
 """
 
 import os
@@ -15,8 +15,8 @@ CGROUP_PATHS = (  # by who drives them: the engine, systemd for it, systemd for 
     "machine.slice/libpod-{}.scope",
     "libpod_parent/libpod-{}",
 )
-# For each figure where it may stand, best first: the controller of version 1, or "" for version 2,
-# which has one place for all; the file; the word before the number, where there is one.
+# Sources of each figure, best first: the controller of version 1, or "" for version 2, which has
+# one hierarchy; the file; the key before the number, if there is one.
 CPU_NS = ("cpuacct", "cpuacct.usage", "")
 CPU_US = ("", "cpu.stat", "usage_usec")
 MEMORY = (
@@ -31,10 +31,10 @@ MAX_BYTES = 4096
 
 @dataclass(slots=True)
 class Usage:
-    """Figures of the sandbox, gVisor's kernel included; None where they are not to be had.
+    """Figures of the sandbox, gVisor's kernel included; None if not available.
 
-    `refused` counts the processes and threads that the kernel did not let it have, `starved` those
-    that it ended because there was no memory.
+    `pids_denied` counts the processes and threads that the kernel denied, `oom_kills` those that it
+    killed for lack of memory.
     """
 
     cpu_time_ms: int | None = None
@@ -44,9 +44,9 @@ class Usage:
 
 
 class Meter:
-    """Reads the control groups of a container that was started, until they are gone.
+    """Reads the control groups of a started container until they are gone.
 
-    For an engine of another host, or control groups that are hidden, it reads nothing.
+    It reads nothing for an engine on another host, or if the control groups are hidden.
     """
 
     def __init__(self, container: str) -> None:
@@ -71,7 +71,7 @@ class Meter:
 
 
 class _Figure:
-    """One number of a container, at the first of its `sources` that is there."""
+    """One number of a container, from the first of its `sources` that exists."""
 
     def __init__(self, places: Sequence[str], *sources: tuple[str, str, str]) -> None:
         self._path: str | None = None
@@ -87,7 +87,7 @@ class _Figure:
         if self._path is None:
             return None
         try:
-            # Fifty times a second for each workload: without the layers of `open`.
+            # Without the layers of `open`, as this runs fifty times a second for each workload.
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 text = os.read(file, MAX_BYTES)

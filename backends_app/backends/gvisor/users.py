@@ -1,4 +1,4 @@
-"""Who a program in a container is: what the image says, by its own files, and never root."""
+"""Resolve the user of a program in a container from its image's files; never root."""
 
 import re
 from collections.abc import Callable
@@ -9,9 +9,9 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 
 def resolve_user(configured: str, read: Callable[[str], str]) -> str:
-    """Return the numbers of the user and the group of an image's `USER`.
+    """Return the numeric user and group of an image's `USER`; nobody's if unknown or root.
 
-    `read` gives the text of a file of the image, or nothing. What is unknown or root is nobody.
+    `read` returns the text of a file of the image, empty if there is no such file.
     """
     user, _, group = configured.partition(":")
     if _is_id(user) and _is_id(group):
@@ -31,7 +31,7 @@ def resolve_user(configured: str, read: Callable[[str], str]) -> str:
 
 
 def _line(text: str, wanted: str, fields: int) -> list[str] | None:
-    """The first line of passwd(5) or group(5) for a name, or for a number."""
+    """Return the fields of the first line of passwd(5) or group(5) for a name or a number."""
     column = 2 if _is_number(wanted) else 0
     for line in text.splitlines():
         found = line.split(":")
@@ -49,5 +49,5 @@ def _is_number(text: str) -> bool:
 
 
 def _is_id(text: str) -> bool:
-    """Is it a number of a user or group that engines take, and not root's?"""
+    """Return whether it is a user or group id that engines accept, other than root's."""
     return re.fullmatch(r"[0-9]{1,10}", text) is not None and 0 < int(text) < 2**31

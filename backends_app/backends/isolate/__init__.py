@@ -1,4 +1,4 @@
-"""V8 isolates: one Deno process for each workload, without any permission."""
+"""V8 isolates: one Deno process per workload, without any permission."""
 
 from .backend import IsolateBackend
 

@@ -1,7 +1,7 @@
 """The isolate backend: JavaScript, TypeScript and WebAssembly, a fresh Deno for each workload.
 
-A process of Deno has started, and waits, before the workload comes that it is for; it runs that
-one, behind the walls of `confinement`, and ends.
+A Deno process starts inside the sandbox layers of `confinement` before its workload arrives, runs
+that one workload and exits.
 """
 
 import functools
@@ -29,7 +29,14 @@ from ...confinement.client import (
 from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidRequest
 from ...strict_json import JSON
-from ...workloads import WASM, ExitReason, WorkloadResult, WorkloadSpec, output_from_stdout
+from ...workloads import (
+    WASM,
+    ExitReason,
+    WorkloadResult,
+    WorkloadSpec,
+    describe_exit,
+    output_from_stdout,
+)
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
 from ..walls import describe_layers
@@ -37,45 +44,47 @@ from .frame import FRAME_OVERHEAD, MAX_ERROR_CHARS, FramedStdout, max_frame_byte
 
 INSTALL = "install it with: pip install deno"
 HARNESSES = {"node": ("head.js", "container.js", "module.js"), WASM: ("head.js", "wasi.js")}
-"""What runs a workload of each runtime inside Deno."""
+"""JavaScript files that together run a workload of each runtime inside Deno."""
 SMOKE = """export default (x: { a: number; b: number }) => (
   { sum: x.a + x.b, deno: Deno.version.deno, v8: Deno.version.v8 });"""
 MB = 1024 * 1024
-MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many frames is ended
-MAX_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno has some for each processor of its own
+MAX_OUTPUT_FACTOR = 16  # in frames: a program that prints more is killed
+MAX_THREADS = 64 + 2 * (os.cpu_count() or 1)  # Deno starts some for each processor
 MAX_WORKERS = 8
 WORKER_MB = 600  # V8 reserves 512 MB of addresses for the code of each isolate, as data
 ENVIRONMENT = {
     "DENO_DIR": "/dev/null/deno",  # no cache, no localStorage, no file at all can be made there
-    "DENO_EMIT_CACHE_MODE": "disable",  # or it tries to for 150 ms
+    "DENO_EMIT_CACHE_MODE": "disable",  # otherwise it tries to create one for 150 ms
     "NO_COLOR": "1",
 }
-BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # what Deno calls the module in its own messages
-HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # and what calls it
+BLOB = re.compile(r"blob:null/[0-9a-f-]{36}")  # the module's name in Deno's own messages
+HARNESS = re.compile(r"data:text/javascript;base64,[A-Za-z0-9+/=.]{100,}")  # its caller's name
 ADVICE = re.compile(r'(Requires \w+ access(?: to "[^"\n]*")?), run again with the --[a-z-]+ flag')
-STDOUT_CLOSED = "the program closed its stdout, so its result could not be handed over"
+STDOUT_CLOSED = "the program closed its stdout, so its result was lost"
 NAME = "workload.ts"
-MODULE_NAME = "workload.wasm"  # as its first argument, which a shell makes of the file's name
-MAX_PARTIAL_LINE_BYTES = 64 * 1024  # of a line that does not end; more than the harness's name has
-STACK_OVERFLOW = "fatal runtime error: stack overflow"  # as Rust says it, and ends the process
-TOO_DEEP = "Deno's stack overflowed, as it does when it reads source that is nested too deeply"
-ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # how V8 ends when its heap is full
+MODULE_NAME = "workload.wasm"  # the first argument, which a shell takes from the file's name
+MAX_PARTIAL_LINE_BYTES = 64 * 1024  # longer than the harness's name
+STACK_OVERFLOW = "fatal runtime error: stack overflow"  # Rust's message before it aborts
+TOO_DEEP = "Deno's stack overflowed, probably because the source is nested too deeply"
+ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # signals that V8 ends with on a full heap
 
 
 class IsolateBackend(Backend):
-    """Runs `node` and `wasm` workloads in Deno.
+    """Backend that runs `node` and `wasm` workloads in Deno.
 
-    The code of a `node` workload is an ES module or CommonJS. It is JavaScript where it can be read
-    as that, and TypeScript otherwise.
+    The code of a `node` workload is an ES module or CommonJS: JavaScript if it parses as that,
+    otherwise TypeScript.
 
-    The code of a `wasm` workload is a WASI command module (preview 1) in base64. Its `command` are
-    the module's arguments.
+    The code of a `wasm` workload is a WASI command module (preview 1) in base64. Its `command`
+    holds the module's arguments.
 
-    OPTIONS: `deno`, the program (default: the one of the `deno` package); `max_concurrency`, how
-    many workloads may run at once (default: 4); `pool_size`, how many processes of Deno wait for
-    the next workloads, in each process of the server that has run one (default: 2); and
-    `require_walls`, whether a wall that this host lacks makes the backend unavailable instead of a
-    warning (default: False).
+    OPTIONS:
+
+    - `deno`: the program (default: the one of the `deno` package)
+    - `max_concurrency`: workloads that may run at once (default: 4)
+    - `pool_size`: warm Deno processes in each server process that has run a workload (default: 2)
+    - `require_walls`: make the backend unavailable, instead of warning, when this host lacks a
+      sandbox layer (default: False)
     """
 
     def __init__(
@@ -108,7 +117,7 @@ class IsolateBackend(Backend):
         except BackendUnavailable as missing:
             return Health.undetected(missing.reason)
         try:
-            walls = self._describe_layers()
+            layers = self._describe_layers()
             result = self.execute(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason)
@@ -120,17 +129,17 @@ class IsolateBackend(Backend):
                         "deno_version": deno_version,
                         "v8_version": v8_version,
                         "isolation": "V8 isolate in a process of its own, Deno without permissions",
-                        **{f"wall_{wall}": by for wall, by in walls.items()},
+                        **{f"wall_{layer}": basis for layer, basis in layers.items()},
                     },
                 )
         return Health.unhealthy(
-            f"the smoke workload ended with {result.exit_reason} instead of its sum"
+            f"the smoke test returned an unexpected result (exit reason: {result.exit_reason})"
         )
 
     def validate(self, workload: WorkloadSpec) -> None:
         if workload.command and workload.runtime != WASM:
             raise InvalidRequest(
-                "command", "A module is called, not run by a command: leave it out."
+                "command", "Not supported for JavaScript modules, which are called. Leave it out."
             )
         workload.argv()
         _code(workload)
@@ -142,11 +151,11 @@ class IsolateBackend(Backend):
         assert workload.runtime is not None
         marker = secrets.token_hex(16)
         code, stdin = _code(workload), workload.input_json()
-        given = _arguments(workload) if workload.runtime == WASM else stdin
+        arguments = _arguments(workload) if workload.runtime == WASM else stdin
         cap = workload.output_bytes
         stdout = FramedStdout(marker.encode(), cap, workload.output_callback("stdout"))
-        complaints = _StderrForwarder(marker.encode(), workload.output_callback("stderr"))
-        stderr = Capture(cap, complaints.write)
+        forwarder = _StderrForwarder(marker.encode(), workload.output_callback("stderr"))
+        stderr = Capture(cap, forwarder.write)
         resources = workload.resources
         limits = ProcessLimits(
             timeout_s=resources.timeout_s,
@@ -154,7 +163,7 @@ class IsolateBackend(Backend):
             threads=MAX_THREADS,
             output_bytes=MAX_OUTPUT_FACTOR * max_frame_bytes(cap),
         )
-        head = f"{marker}{len(code):08x}{len(given):08x}".encode()
+        head = f"{marker}{len(code):08x}{len(arguments):08x}".encode()
         try:
             if self._require_full_sandbox:
                 self._describe_layers()
@@ -162,8 +171,8 @@ class IsolateBackend(Backend):
             process = self._launcher().process(command, limits, self._pool_size)
             self._running[workload.id] = process
             try:
-                exit = process.run(head + code + given + stdin, stdout, stderr)
-                complaints.close()
+                exit = process.run(head + code + arguments + stdin, stdout, stderr)
+                forwarder.close()
             finally:
                 del self._running[workload.id]
         except LaunchError as error:
@@ -190,39 +199,40 @@ class IsolateBackend(Backend):
     def check(self) -> Sequence[CheckMessage]:
         try:
             _, missing = self._launcher().layers
-        except (BackendUnavailable, LaunchError):  # what its probe says, and better
+        except (BackendUnavailable, LaunchError):  # the probe reports it in more detail
             return ()
         return [
             Warning(
-                f"Isolates run without the wall {wall!r}: {reason}.",
-                hint="docs/security.md says what each wall is for. With the option"
-                " 'require_walls' the backend is unavailable instead.",
+                f"Isolates run without the sandbox layer {layer!r}: {reason}.",
+                hint="docs/security.md describes each layer. With the option 'require_walls' the"
+                " backend is unavailable instead.",
                 id="backends_app.isolate.W001",
             )
-            for wall, reason in missing.items()
+            for layer, reason in missing.items()
         ]
 
     def _launcher(self) -> Launcher:
-        """Nothing is started by this, only by what it is asked for. Without a lock, which a fork
-        could leave locked for ever.
+        """Return the launcher, without starting its process.
+
+        Uses no lock, because a fork could leave it locked for ever.
         """
         if found := self._launchers.get("deno"):
             return found
         launcher = self._launchers.setdefault("deno", Launcher(self._find_deno(), name="deno"))
-        if self._closed:  # perhaps while this was made
+        if self._closed:  # perhaps by another thread in the meantime
             launcher.close()
         return launcher
 
     def _describe_layers(self) -> Mapping[str, str]:
-        """What stands around each process, or why nothing may run."""
+        """Return the sandbox layers of each process, or raise if nothing may run."""
         return describe_layers(self._launcher(), what="Deno", required=self._require_full_sandbox)
 
     def _find_deno(self) -> str:
-        """The path of Deno, or `BackendUnavailable` that says how to get it."""
+        """Return the path of Deno, or raise `BackendUnavailable` with how to install it."""
         if self._deno is not None:
             if found := shutil.which(self._deno):
                 return found
-            raise BackendUnavailable(f"the configured Deno is no program; {INSTALL}")
+            raise BackendUnavailable(f"the configured Deno is not a program; {INSTALL}")
         try:
             return os.fsdecode(deno.find_deno_bin())
         except FileNotFoundError:
@@ -230,10 +240,10 @@ class IsolateBackend(Backend):
 
 
 class _StderrForwarder:
-    """Hands stderr on as it comes, line by line, as a person is to see it."""
+    """Forward stderr line by line while the program runs, cleaned up for people."""
 
     def __init__(self, marker: bytes, on_output: Callable[[bytes], None] | None) -> None:
-        self._marker = marker  # the harness's, no line of the program
+        self._marker = marker  # written by the harness, not by the program
         self._on_output = on_output
         self._partial_line = b""
 
@@ -247,13 +257,13 @@ class _StderrForwarder:
             self._on_output(_clean_stderr((lines + end).decode(errors="replace")).encode())
 
     def close(self) -> None:
-        begun = self._partial_line.removesuffix(self._marker)
-        if self._on_output is not None and begun:
-            self._on_output(_clean_stderr(begun.decode(errors="replace")).encode())
+        rest = self._partial_line.removesuffix(self._marker)
+        if self._on_output is not None and rest:
+            self._on_output(_clean_stderr(rest.decode(errors="replace")).encode())
 
 
 def _clean_stderr(stderr: str) -> str:
-    """Name the program and what calls it, and leave out advice that nobody can take."""
+    """Replace the internal names of program and harness, and drop advice about Deno's flags."""
     return ADVICE.sub(r"\1", BLOB.sub(NAME, HARNESS.sub("the harness", stderr)))
 
 
@@ -280,7 +290,7 @@ def _command(runtime: str, mem_mb: int) -> Command:
 
 
 def _code(workload: WorkloadSpec) -> bytes:
-    """Return the source as the harness takes it: text, or the bytes of a WebAssembly module."""
+    """Return the source for the harness: text, or the bytes of a WebAssembly module."""
     if workload.runtime != WASM:
         return workload.code_utf8()
     module = workload.wasm_module()
@@ -290,13 +300,15 @@ def _code(workload: WorkloadSpec) -> bytes:
 
 
 def _arguments(workload: WorkloadSpec) -> bytes:
-    """Return the arguments of a WASI command as JSON, with the program's name before them."""
+    """Return the arguments of a WASI command as JSON, preceded by the program's name."""
     return json.dumps([MODULE_NAME, *workload.argv()]).encode()
 
 
 def _harness(runtime: str, mem_mb: int) -> str:
-    """Return a data: URL: a module that was loaded by one, and what that one imports, may read no
-    local file, not even by `import`.
+    """Return the harness as a data: URL.
+
+    A module loaded from one, and everything it imports, can read no local file, not even by
+    `import`.
     """
     here = Path(__file__).parent
     parts = [(here / name).read_bytes() for name in HARNESSES[runtime]]
@@ -307,35 +319,36 @@ def _harness(runtime: str, mem_mb: int) -> str:
 def _result(
     exit: Exit, stdout: FramedStdout, stderr: Capture, marker: str, workload: WorkloadSpec
 ) -> WorkloadResult:
-    """What the host saw decides; what the program handed over counts only where it ended well."""
+    """Return the result. The host's findings decide; the frame counts only after a clean exit."""
     stdout.close()
-    printed = stdout.capture.text()
-    complaints = stderr.text()
-    lost = complaints.endswith(marker)
-    complaints = _clean_stderr(complaints.removesuffix(marker))
+    stdout_text = stdout.capture.text()
+    stderr_text = stderr.text()
+    is_lost = stderr_text.endswith(marker)
+    stderr_text = _clean_stderr(stderr_text.removesuffix(marker))
     reason, output, error = ExitReason.EXITED, None, ""
     if exit.kill_reason is not None:
-        reason, error = exit.kill_reason, _why(exit.kill_reason, workload)
+        reason = exit.kill_reason
+        error = describe_exit(reason, workload.resources)
     elif exit.signal is not None:
-        reason, error = _describe_signal(exit, complaints, workload)
+        reason, error = _describe_signal(exit, stderr_text, workload)
     elif note := _note(stdout):
-        output = output_from_stdout(printed, truncated=stdout.capture.truncated)
-        error = note if exit.exit_code == 0 else _deno_error(complaints)
+        output = output_from_stdout(stdout_text, truncated=stdout.capture.truncated)
+        error = note if exit.exit_code == 0 else _deno_error(stderr_text)
     elif stdout.has_frame:
         reason, output, error = _parse_frame(stdout, workload)
         if error and exit.exit_code == 0 and reason is ExitReason.EXITED:
-            reason = ExitReason.INVALID_OUTPUT  # an error that wants to pass for a success
+            reason = ExitReason.INVALID_OUTPUT  # a forged frame: an error with exit code 0
     elif exit.exit_code != 0:
-        error = STDOUT_CLOSED if lost else _deno_error(complaints)
+        error = STDOUT_CLOSED if is_lost else _deno_error(stderr_text)
     else:
-        output = output_from_stdout(printed, truncated=stdout.capture.truncated)
+        output = output_from_stdout(stdout_text, truncated=stdout.capture.truncated)
     return WorkloadResult(
         exit_reason=reason,
         exit_code=exit.exit_code,
         signal=exit.signal,
         output=output if exit.exit_code == 0 else None,
-        stdout=printed,
-        stderr=complaints,
+        stdout=stdout_text,
+        stderr=stderr_text,
         stdout_truncated=stdout.capture.truncated,
         stderr_truncated=stderr.truncated,
         stdout_encoding=stdout.capture.encoding,
@@ -348,7 +361,7 @@ def _result(
 
 
 def _note(stdout: FramedStdout) -> str:
-    """Return what the harness says beside an output that was printed, if anything."""
+    """Return the harness's note about a program that only printed; empty if there is none."""
     try:
         frame = strict_json.loads(stdout.frame or b"")
     except strict_json.InvalidJSON:
@@ -360,14 +373,14 @@ def _note(stdout: FramedStdout) -> str:
 
 
 def _parse_frame(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReason, JSON, str]:
-    """Reason, output and error as the frame has them; user code may have written it."""
+    """Return reason, output and error from the frame, which user code may have written."""
     too_large = f"the output is larger than {workload.output_bytes:,} bytes"
     if stdout.frame_too_large:
         return ExitReason.OUTPUT_LIMIT, None, too_large
     try:
         frame = strict_json.loads(stdout.frame or b"")
     except strict_json.InvalidJSON as refused:
-        return ExitReason.INVALID_OUTPUT, None, f"the output is no JSON: {refused}"
+        return ExitReason.INVALID_OUTPUT, None, f"the output is not valid JSON: {refused}"
     match frame:
         case {"output": _} if len(stdout.frame or b"") > workload.output_bytes + FRAME_OVERHEAD:
             return ExitReason.OUTPUT_LIMIT, None, too_large
@@ -377,36 +390,25 @@ def _parse_frame(stdout: FramedStdout, workload: WorkloadSpec) -> tuple[ExitReas
             return ExitReason.EXITED, None, error
         case {"invalid": str(error)}:
             return ExitReason.INVALID_OUTPUT, None, error
-    return ExitReason.INVALID_OUTPUT, None, "the output is no JSON"
+    return ExitReason.INVALID_OUTPUT, None, "the output is not valid JSON"
 
 
 def _describe_signal(exit: Exit, stderr: str, workload: WorkloadSpec) -> tuple[ExitReason, str]:
-    """Why a signal ended it that the host did not send."""
+    """Return reason and error for a signal that the host did not send."""
     mem_mb = workload.resources.mem_mb
-    full = exit.memory_bytes >= mem_mb * MB * 0.9
-    crowded = exit.data_bytes + WORKER_MB * MB > exit.max_data_bytes
-    if exit.signal in ABORTS and (full or crowded):
-        error = f"V8 gave up: {mem_mb} MB and {MAX_WORKERS} workers are what there is room for"
+    heap_full = exit.memory_bytes >= mem_mb * MB * 0.9
+    addresses_full = exit.data_bytes + WORKER_MB * MB > exit.max_data_bytes
+    if exit.signal in ABORTS and (heap_full or addresses_full):
+        error = f"V8 ran out of memory; there is room for {mem_mb} MB and {MAX_WORKERS} workers"
         return ExitReason.MEMORY_LIMIT, error
     if exit.signal == "SIGABRT" and STACK_OVERFLOW in stderr:
-        return ExitReason.SIGNAL, f"{TOO_DEEP}, and was ended by {exit.signal}"
+        return ExitReason.SIGNAL, f"{TOO_DEEP}; ended by {exit.signal}"
     return ExitReason.SIGNAL, f"ended by {exit.signal}"
 
 
 def _deno_error(stderr: str) -> str:
-    """What Deno itself says on a program's end that no handler of ours was told of."""
+    """Return Deno's own error for an exit that bypassed the harness; empty if there is none."""
     if "Deno has panicked" in stderr:
         return "Deno itself failed: it panicked"
     found = re.search(r"^error: (.+)$", stderr, re.MULTILINE)
     return found.group(1)[:MAX_ERROR_CHARS] if found else ""
-
-
-def _why(reason: ExitReason, workload: WorkloadSpec) -> str:
-    """The bound that the host enforced, for people."""
-    return {
-        ExitReason.TIMEOUT: f"ended after its time limit of {workload.resources.timeout_s:g} s",
-        ExitReason.MEMORY_LIMIT: f"ended for using more than {workload.resources.mem_mb} MB",
-        ExitReason.OUTPUT_LIMIT: "ended for printing without end",
-        ExitReason.PROCESS_LIMIT: f"ended for having more than {MAX_THREADS} threads",
-        ExitReason.KILLED: "ended because somebody asked for it",
-    }[reason]

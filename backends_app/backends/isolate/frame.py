@@ -1,4 +1,4 @@
-"""Tells the harness's last word on stdout from what the program printed before and after it."""
+"""Separate the harness's result frame on stdout from what the program prints around it."""
 
 import re
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from ...confinement.streams import Capture
 LENGTH_DIGITS = 8
 LENGTH = re.compile(rb"[0-9a-f]{8}")
 FRAME_OVERHEAD = 64  # the key and the braces around an output
-MAX_ERROR_CHARS = 4000  # as many as `head.js` takes; JSON may need six bytes for each
+MAX_ERROR_CHARS = 4000  # the limit of `head.js`; JSON may need six bytes for each
 
 
 def max_frame_bytes(limit: int) -> int:
-    """A frame with an output of `limit` bytes, or with the words of an error."""
+    """Return the size of the largest frame: an output of `limit` bytes, or an error's text."""
     return max(limit, 6 * MAX_ERROR_CHARS) + FRAME_OVERHEAD
 
 
 class FramedStdout:
-    """A sink: everything is the program's stdout but the frame, as `head.js` describes it.
+    """Sink that takes the frame described in `head.js` out of the program's stdout.
 
-    The marker is fresh for each workload and random, so nothing that a program prints is taken for
-    it by accident. Both parts are bounded by `limit`.
+    The marker is random and new for each workload, so no output of a program matches it by
+    accident. `limit` bounds the frame and the captured stdout in bytes.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class FramedStdout:
 
     @property
     def has_frame(self) -> bool:
-        """Has the marker been seen?"""
+        """Return whether the marker has been read."""
         return self._frame is not None
 
     @property
     def frame(self) -> bytes | None:
-        """The document, when all of it is there."""
+        """Return the JSON document once it is complete, else None."""
         return bytes(self._frame or b"") if self._missing == 0 else None
 
     def write(self, data: bytes) -> None:
@@ -71,18 +71,18 @@ class FramedStdout:
         self.capture.write(data[len(mine) :])
 
     def close(self) -> None:
-        """The stream has ended: what was held back was no marker."""
+        """End the stream: bytes held back as a possible marker were ordinary output."""
         if self._frame is None:
             self.capture.write(self._pending)
         self._pending = b""
 
 
 def _overlap(data: bytes, marker: bytes) -> int:
-    """How many bytes at the end of `data` may be the beginning of the marker."""
+    """Return how many bytes at the end of `data` may be the beginning of the marker."""
     longest = min(len(data), len(marker) - 1)
     return next((n for n in range(longest, 0, -1) if data.endswith(marker[:n])), 0)
 
 
 def _length(digits: bytes) -> int:
-    """Anything but digits was written by user code that found out the marker."""
+    """Return the frame's length; 0 for non-digits, from user code that found the marker."""
     return int(digits, 16) if LENGTH.fullmatch(digits) else 0

@@ -1,4 +1,4 @@
-"""What the host and the agent in the machine say to each other; `guest/agent.py` says how."""
+"""The host's side of the protocol with the agent in the machine; see `guest/agent.py`."""
 
 import json
 import secrets
@@ -12,19 +12,19 @@ from ...confinement.streams import Sink
 
 SEED_BYTES = 64
 HEAD = struct.Struct(">cI")
-# How long a program may be compiled, and how long the harness of its runtime may take to start.
+# Limits on compiling a program and on starting the harness of its runtime, in seconds.
 COMPILE_S, START_S = 120.0, 60.0
-MAX_FRAME_BYTES = 64 * 1024  # as the agent reads
+MAX_FRAME_BYTES = 64 * 1024  # the agent's read size
 MAX_REPORT_BYTES = 4096
 MAX_SIGNAL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Tell the agent what to run. `source` goes to `file`, or is an archive where that is None.
+    """A program for the agent. `source` is written to `file`, or is an archive if that is None.
 
-    `compile` is run before it, where it is not empty. A program that `marks` writes a byte to
-    descriptor 3 when its harness is about to load it.
+    `compile`, if not empty, is run before it. With `signals_start`, its harness writes a byte to
+    descriptor 3 just before it loads the program.
     """
 
     source: bytes
@@ -36,18 +36,18 @@ class Program:
 
     @property
     def prepares(self) -> bool:
-        """Tell whether the agent says when its time begins."""
+        """Return whether the agent reports when the program's time begins."""
         return self.prepare_s > 0
 
     @property
     def prepare_s(self) -> float:
-        """Return how long that may take."""
+        """Return how long the preparation may take, in seconds; 0 if there is none."""
         return COMPILE_S if self.compile else START_S if self.signals_start else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuestLimits:
-    """What the program may use of the machine."""
+    """Limits on a program inside the machine."""
 
     cpus: float
     memory_bytes: int
@@ -57,24 +57,24 @@ class GuestLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitReport:
-    """How the program ended, as the machine's kernel saw it: `code` is minus a signal's number.
+    """The end of a program as the guest's kernel saw it.
 
-    `starved` says that something was ended for want of memory, `denied` that memory was asked for
-    and not given, `refused` that a process or thread was not made, `full` that no room was left for
-    files.
+    `code` is the exit code, or minus the number of a signal. `oom_killed`: the kernel killed a
+    process for lack of memory. `memory_denied`: it denied an allocation. `pids_denied`: it denied
+    a process or thread. `disk_full`: no room was left for files.
     """
 
     code: int
     cpu_us: int
     memory_bytes: int
-    starved: bool
-    denied: bool
-    refused: bool
-    full: bool
+    oom_killed: bool
+    memory_denied: bool
+    pids_denied: bool
+    disk_full: bool
 
 
 def request(program: Program, guest_limits: GuestLimits, given: bytes) -> bytes:
-    """As the agent takes it, with the time, and with entropy and an id that are this machine's."""
+    """Return the request in the agent's format, with the time and new entropy and machine id."""
     head = {
         "now_ns": time.time_ns(),
         "seed": secrets.token_hex(SEED_BYTES),
@@ -97,12 +97,12 @@ def request(program: Program, guest_limits: GuestLimits, given: bytes) -> bytes:
 
 @dataclass
 class AgentProtocol:
-    """A sink: takes the agent's frames apart. `on_account` is called when the last one is there,
-    `on_begun` when the program has been prepared and its time begins.
+    """Sink that parses the agent's frames.
 
-    Nothing after that is read. What no agent says makes it `broken`, which is as final: then there
-    is no account. A workload cannot open the port; if it has broken its machine, it can say here
-    how it ended, and no more than that.
+    Calls `on_start` once the program is prepared and its time begins, and `on_exit` after the last
+    frame; nothing after that is read. Data that no agent sends sets `broken`, which is as final:
+    `report` stays None. A workload cannot open the port; if it has taken over its guest's kernel,
+    it can forge its own report here, and nothing else.
     """
 
     streams: Mapping[bytes, Sink]
@@ -141,7 +141,7 @@ class AgentProtocol:
 
 
 def _parse_report(body: bytes) -> ExitReport | None:
-    """None for what no agent says."""
+    """Return the report, or None for data that no agent sends."""
     try:
         found: Any = json.loads(body) if len(body) <= MAX_REPORT_BYTES else None
     except (ValueError, RecursionError):
@@ -151,18 +151,18 @@ def _parse_report(body: bytes) -> ExitReport | None:
             "code": int(code),
             "cpu_us": int(cpu_us),
             "memory_bytes": int(memory_bytes),
-            "starved": bool(starved),
-            "denied": bool(denied),
-            "refused": bool(refused),
-            "full": bool(full),
+            "starved": bool(oom_killed),
+            "denied": bool(memory_denied),
+            "refused": bool(pids_denied),
+            "full": bool(disk_full),
         } if -MAX_SIGNAL <= code <= 255 and 0 <= cpu_us < 2**53 and 0 <= memory_bytes < 2**53:
             return ExitReport(
                 code=int(code),
                 cpu_us=int(cpu_us),
                 memory_bytes=int(memory_bytes),
-                starved=starved,
-                denied=denied,
-                refused=refused,
-                full=full,
+                oom_killed=oom_killed,
+                memory_denied=memory_denied,
+                pids_denied=pids_denied,
+                disk_full=disk_full,
             )
     return None

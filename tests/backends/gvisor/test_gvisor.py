@@ -259,7 +259,7 @@ def test_an_image_of_another_processor_is_refused_before_it_runs(
     client = engine.client()
     list(client.load_image(of_another_processor("other:1")))
     client.close()
-    with pytest.raises(InvalidRequest, match=r"is for linux/arm64, and this server runs linux/amd"):
+    with pytest.raises(InvalidRequest, match=r"is for linux/arm64, but this server runs linux/amd"):
         backend.execute(WorkloadSpec(runtime="oci", image="other:1"))
 
 
@@ -333,7 +333,7 @@ def test_folders_that_an_image_wants_to_be_writable_are_bounded(engine: TestEngi
 def test_what_one_request_asks_wrongly_costs_the_others_nothing(run, backend: GVisorBackend):
     assert run("nproc", cpus=1000).exit_code == 0
     # Docker 20.10 takes no registry by its IPv6 address; 26 takes it, and has no such image.
-    with pytest.raises(InvalidRequest, match=r"no name that this engine takes|is not on this host"):
+    with pytest.raises(InvalidRequest, match=r"does not accept the name|is not on this host"):
         run("true", image="[::1]:5000/x")
     # Docker makes no container of less than 6 MB; the image is as good as before.
     assert run("true", mem_mb=1).error == "the image cannot be started, or has no command"

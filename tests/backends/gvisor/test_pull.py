@@ -134,7 +134,7 @@ def run_honest(backend: GVisorBackend) -> bool:
 def test_only_what_is_on_the_list_runs_even_when_it_is_here(engine: TestEngine, make):
     engine.image("private:1")
     backend = make(allow=[LOCAL])
-    with pytest.raises(InvalidRequest, match="not among those allowed"):
+    with pytest.raises(InvalidRequest, match="not among the allowed images"):
         run(backend, "private:1")
 
 

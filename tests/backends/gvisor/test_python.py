@@ -128,5 +128,5 @@ def test_one_large_allocation_is_the_limit_of_memory(run):
     result = run("bytearray(1500 * 1000 * 1000)", mem_mb=256)
     assert (result.exit_reason, result.error) == (
         ExitReason.MEMORY_LIMIT,
-        "it needed more than 256 MB",
+        "exceeded the memory limit of 256 MB",
     )

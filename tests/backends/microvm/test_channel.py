@@ -135,7 +135,7 @@ def test_what_no_agent_says_ends_it(said: bytes):
     assert (heard.port.broken, heard.ends) == (True, 1)
     result = heard.result()
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
-    assert "not what its agent says" in result.error
+    assert "data that its agent never sends" in result.error
 
 
 def test_any_bytes_give_a_result_and_keep_little():
@@ -206,12 +206,12 @@ def test_a_program_that_was_not_compiled_has_not_run():
 def test_a_bound_of_the_compiler_is_not_the_programs():
     heard = Heard(compiles=True)
     heard.port.write(report(code=1, starved=True))
-    assert heard.result().error == "the compiler met a bound of its machine: memory_limit"
+    assert heard.result().error == "the compiler exceeded a limit of its machine: memory_limit"
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"compiles": True}, "120 s to compile"), ({"returns": True}, "60 s to start")],
+    [({"compiles": True}, "compiler took longer than 120 s"), ({"returns": True}, "60 s to start")],
 )
 def test_what_is_not_prepared_in_time_says_so(given, said):
     heard = Heard(**given)
@@ -223,8 +223,8 @@ def test_what_is_not_prepared_in_time_says_so(given, said):
 @pytest.mark.parametrize(
     ("exit", "reason", "said"),
     [
-        ({"kill_reason": ExitReason.TIMEOUT}, ExitReason.TIMEOUT, "it took longer than 10 s"),
-        ({"kill_reason": ExitReason.KILLED}, ExitReason.KILLED, "killed"),
+        ({"kill_reason": ExitReason.TIMEOUT}, ExitReason.TIMEOUT, "timed out after 10 s"),
+        ({"kill_reason": ExitReason.KILLED}, ExitReason.KILLED, "killed on request"),
         ({}, ExitReason.BACKEND_ERROR, "ended by SIGKILL"),
         ({"exit_code": 0, "signal": None}, ExitReason.BACKEND_ERROR, "the machine stopped"),
     ],

@@ -60,7 +60,7 @@ def test_a_shell_reads_the_input_as_a_line(run):
 def test_out_of_memory_is_the_limit_of_memory(run, runtime, code):
     result = run(code, runtime=runtime, timeout_s=120)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
-    assert result.error == "it needed more than 256 MB"
+    assert result.error == "exceeded the memory limit of 256 MB"
 
 
 def test_the_heap_of_node_is_as_large_as_the_memory_allows(run):

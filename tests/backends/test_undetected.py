@@ -88,7 +88,7 @@ def test_no_qemu_is_undetected_and_says_what_to_install(tmp_path: Path):
         (
             "echo 'QEMU emulator version 7.2.1'; echo 'microvm  microvm (i386)'",
             "unhealthy",
-            "images are missing: there are none; build them with: manage.py setup_backend microvm",
+            "images are missing: none exist; build them with: manage.py setup_backend microvm",
         ),
         ("echo 'QEMU emulator version 7.2.1'; echo 'pc'", "undetected", "no machine"),
     ],

@@ -1,4 +1,4 @@
-"""MicroVMs: a machine of its own for each workload, by QEMU."""
+"""MicroVMs: one QEMU machine per workload."""
 
 from .backend import MicroVMBackend
 

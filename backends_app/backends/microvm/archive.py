@@ -1,7 +1,7 @@
-"""Judges an archive before a machine sees it: a tar.gz of files, folders and links, within bounds.
+"""Inspect an archive before a machine gets it: a tar.gz of files, folders and links, within limits.
 
-Nothing is written anywhere, and no more is unpacked than the bounds allow: the first entry that
-breaks a rule ends the reading.
+Nothing is written, and no more is unpacked than the limits allow: reading stops at the first entry
+that breaks a rule.
 """
 
 import gzip
@@ -20,42 +20,44 @@ FIELD = "code_archive"
 MAX_ENTRIES = 5000
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_PATH_BYTES, MAX_NAME_BYTES, MAX_DEPTH = 512, 255, 32
-# With a header and its extensions for each entry, and what fills up blocks.
+# Includes a header and its extensions for each entry, and the padding of blocks.
 MAX_STREAM_BYTES = MAX_UNPACKED_BYTES + MAX_ENTRIES * 4096
 TOO_LARGE = f"Unpacks to more than {MAX_UNPACKED_BYTES:,} bytes."
 MAX_MANIFEST_BYTES = 256 * 1024
 SET_ID = 0o6000
-APPLE_DOUBLE = b"\0\5\x16\7"  # how a file begins that holds what macOS keeps beside another
+APPLE_DOUBLE = b"\0\5\x16\7"  # magic number of macOS's files of resources and attributes
 
 
 @dataclass
 class Archive:
-    """What was found: the paths of its files, and the contents of the one that was asked for."""
+    """An inspected archive: the paths of its files, and the parsed manifest."""
 
     files: set[str] = field(default_factory=set)
     manifest: Any = None
 
     def entry(self, entries: Sequence[str]) -> str:
-        """The file to run: the manifest's `main`, or the first of `entries` that is there.
+        """Return the file to run: the manifest's `main`, or the first of `entries` that exists.
 
-        As Node.js does, `main` may leave out `.js`, or be the folder of an `index.js`.
+        As in Node.js, `main` may omit `.js`, or be the folder of an `index.js`.
         """
         main = self.manifest.get("main") if isinstance(self.manifest, dict) else None
-        wanted = []
+        candidates = []
         if isinstance(main, str):
             path = main.removeprefix("./").rstrip("/")
-            wanted = [path, f"{path}.js", f"{path}/index.js"]
-        for name in (*wanted, *entries):
+            candidates = [path, f"{path}.js", f"{path}/index.js"]
+        for name in (*candidates, *entries):
             if name in self.files:
                 return name
         expected = " or ".join(entries)
-        if wanted:
+        if candidates:
             raise InvalidRequest(FIELD, f"Its main, {short_repr(main)}, is not among its files.")
-        raise InvalidRequest(FIELD, f"Has no {expected} at its top; add it, or give a command.")
+        raise InvalidRequest(
+            FIELD, f"Has no {expected} at the top level. Add it, or set a command."
+        )
 
 
 class _BoundedReader:
-    """What is unpacked, as far as the bounds go."""
+    """Reader of the unpacked stream that raises when it exceeds the limit."""
 
     def __init__(self, packed: bytes) -> None:
         self._unpacked = gzip.GzipFile(fileobj=io.BytesIO(packed))
@@ -70,9 +72,9 @@ class _BoundedReader:
 
 
 def inspect_archive(packed: bytes, manifest: str | None = None) -> Archive:
-    """Read all of it; raises `InvalidRequest` for what breaks a rule.
+    """Read the whole archive; raise `InvalidRequest` for anything that breaks a rule.
 
-    `manifest` is the file whose content is wanted, as JSON.
+    `manifest` is the path of the file whose content is returned, parsed as JSON.
     """
     found = Archive()
     paths: dict[str, str] = {}  # paths as a careless file system would compare them, and their kind
@@ -98,11 +100,11 @@ def inspect_archive(packed: bytes, manifest: str | None = None) -> Archive:
             if path == manifest and entry.size <= MAX_MANIFEST_BYTES:
                 found.manifest = _json(read(entry.size))
     except tar.InvalidTar as error:
-        raise InvalidRequest(FIELD, f"Is no tar.gz that is taken: it {error}.") from error
+        raise InvalidRequest(FIELD, f"Invalid tar.gz: {error}.") from error
     except (EOFError, OSError, zlib.error) as error:
-        raise InvalidRequest(FIELD, "Is no complete gzip.") from error
+        raise InvalidRequest(FIELD, "Truncated or corrupt gzip data.") from error
     if not found.files:
-        raise InvalidRequest(FIELD, "Has no file in it.")
+        raise InvalidRequest(FIELD, "Contains no file.")
     return found
 
 
@@ -111,8 +113,8 @@ def _check_entry(entry: tar.Entry) -> None:
     if not (entry.is_folder or entry.is_file or entry.is_link):
         raise InvalidRequest(
             FIELD,
-            f"{name} is neither a file nor a folder, nor a symbolic link: hard links and devices"
-            " are not taken.",
+            f"{name} is not a file, a folder or a symbolic link. Hard links and devices are not"
+            " supported.",
         )
     if entry.mode & SET_ID:
         raise InvalidRequest(FIELD, f"{name} is setuid or setgid.")
@@ -121,14 +123,14 @@ def _check_entry(entry: tar.Entry) -> None:
 
 
 def _is_apple_double(path: str, read: Callable[[int], bytes]) -> bool:
-    """Tell whether a file is what the tar of macOS puts beside another; it is not unpacked."""
+    """Return whether a file is one that macOS's tar adds beside another; it is not unpacked."""
     return path.rpartition("/")[2].startswith("._") and read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
 
 
 def _check_link(path: str, target: str) -> None:
-    """Refuse a link that leads out of the archive, or could by way of another one.
+    """Raise `InvalidRequest` for a link that leads out of the archive, or could through another.
 
-    What goes up does that first, from a folder that is none of the archive's links.
+    `..` is allowed only at the beginning of a target: the folder of a link is never itself a link.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
@@ -142,23 +144,23 @@ def _check_link(path: str, target: str) -> None:
 
 
 def _check_path(name: str) -> str:
-    """The name as a path below the folder that it is unpacked to, or `InvalidRequest`."""
+    """Return the name as a path below the target folder, or raise `InvalidRequest`."""
     length = len(name.encode())
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts:
         raise InvalidRequest(FIELD, f"The path {short_repr(name)} leads out of the archive.")
     if any(ord(character) < 32 or character in "\\\x7f" for character in name):
         raise InvalidRequest(
-            FIELD, f"The path {short_repr(name)} has characters that no path needs."
+            FIELD, f"The path {short_repr(name)} contains a control character or a backslash."
         )
-    long = any(len(part.encode()) > MAX_NAME_BYTES for part in parts)
-    if long or length > MAX_PATH_BYTES or len(parts) > MAX_DEPTH:
+    is_long = any(len(part.encode()) > MAX_NAME_BYTES for part in parts)
+    if is_long or length > MAX_PATH_BYTES or len(parts) > MAX_DEPTH:
         raise InvalidRequest(FIELD, f"The path {short_repr(name)} is too long.")
     return "/".join(parts)
 
 
 def _add_path(paths: dict[str, str], path: str, folder: bool) -> None:
-    """No two entries may be one, nor one lie below a file, in any file system's eyes."""
+    """Raise `InvalidRequest` if two entries collide, or one is below a file, on any file system."""
     parts = unicodedata.normalize("NFKC", path).casefold().split("/") if path else []
     for depth in range(1, len(parts)):
         _add_key(paths, "/".join(parts[:depth]), path, folder=True)
@@ -171,7 +173,7 @@ def _add_path(paths: dict[str, str], path: str, folder: bool) -> None:
 def _add_key(paths: dict[str, str], key: str, path: str, *, folder: bool) -> None:
     before = paths.get(key)
     if before is not None and not (folder and before == "folder"):
-        raise InvalidRequest(FIELD, f"The path {short_repr(path)} is there more than once.")
+        raise InvalidRequest(FIELD, f"The path {short_repr(path)} occurs more than once.")
     paths[key] = "folder" if folder else "file"
 
 

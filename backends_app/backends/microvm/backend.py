@@ -1,7 +1,7 @@
-"""The microVM backend: a machine of its own for each workload, by QEMU, which is then thrown away.
+"""The microVM backend: a new QEMU machine for each workload, discarded after it.
 
-A machine goes on from a snapshot in which its runtime has run before, or boots where there is no
-snapshot that fits. QEMU itself runs behind the walls of `confinement`.
+A machine resumes from a snapshot in which its runtime has already run, or boots if no snapshot
+fits. QEMU itself runs inside the sandbox layers of `confinement`.
 """
 
 import math
@@ -34,9 +34,9 @@ from .runtimes import RUNTIMES
 
 SETUP = "manage.py setup_backend microvm"
 ACCELERATORS = ("kvm", "tcg", "any")
-MAX_OUTPUT_FACTOR = 16  # a program that prints more than this many caps is ended
-MAX_THREADS = 100  # of QEMU: one for each processor, and some that read the disk
-HEADROOM_MB = 1024  # what QEMU may map beyond what it has mapped when the machine is ready
+MAX_OUTPUT_FACTOR = 16  # in units of the output cap: a program that prints more is killed
+MAX_THREADS = 100  # of QEMU: one for each processor, and some for the disk
+HEADROOM_MB = 1024  # how much QEMU may map beyond what it has mapped when the machine is ready
 BOOT_S = {"kvm": 20.0, "tcg": 90.0}
 RESTORE_S = 15.0
 LATE_CPU_S = 5.0
@@ -44,15 +44,17 @@ PROCESSES = 256
 UPSTREAM = re.compile(r"(?:\d+:)?(\d[\d.]*)")
 STATE = 3  # the descriptor of the first file of a command
 PORT = "stdio,id=agent,signal=off"
-NO_BOUNDARY = "no security boundary by itself: QEMU promises one with KVM only"
+NO_BOUNDARY = "not a security boundary by itself: QEMU guarantees one only with KVM"
 
 
-_verified_identities: set[tuple[object, ...]] = set()  # what has run a program in this process
+_verified_identities: set[tuple[object, ...]] = (
+    set()
+)  # of starts that have run a program in this process
 
 
 @dataclass(frozen=True)
 class StartPlan:
-    """How machines of one runtime and size are started; `why_cold` says why from no snapshot."""
+    """How machines of one runtime and size start; `boot_reason` is why they use no snapshot."""
 
     launcher: Launcher
     command: Command
@@ -61,15 +63,19 @@ class StartPlan:
 
 
 class MicroVMBackend(Backend):
-    """Runs code and archives in Python, Node.js and Go.
+    """Backend that runs code and archives in Python, Node.js and Go.
 
-    OPTIONS: `folder`, where the images lie (default: `vulcan/microvm` in the user's data folder);
-    `accelerator`, `kvm` (default), `tcg`, or `any` for TCG where KVM does not work; `qemu`, the
-    program (default: `qemu-system-x86_64` on the path); `snapshot_mem_mb`, the most memory that a
-    workload started from a snapshot may ask for (default: 512); `disk_mb`, the room for files
-    (default: 128); `pool_size`, how many machines wait for the next workload of the runtime that
-    was asked for last (default: 0); `max_concurrency` (default: 2); `require_walls`, as for
-    isolates; and `sources`, a file of apt's sources to build the images from.
+    OPTIONS:
+
+    - `folder`: the folder of the images (default: `vulcan/microvm` in the user's data folder)
+    - `accelerator`: `kvm` (default), `tcg`, or `any` for TCG if KVM does not work
+    - `qemu`: the program (default: `qemu-system-x86_64` on the path)
+    - `snapshot_mem_mb`: maximum memory of a workload started from a snapshot (default: 512)
+    - `disk_mb`: space for files (default: 128)
+    - `pool_size`: warm machines of the most recently requested runtime (default: 0)
+    - `max_concurrency`: workloads that may run at once (default: 2)
+    - `require_walls`: as for isolates
+    - `sources`: a file of apt's sources to build the images from
     """
 
     def __init__(
@@ -174,17 +180,17 @@ class MicroVMBackend(Backend):
         return [
             checks.Warning(
                 f"MicroVMs may run under TCG, QEMU's emulator: {NO_BOUNDARY}.",
-                hint="Set the option 'accelerator' to 'kvm' where strangers may post workloads.",
+                hint="Set the option 'accelerator' to 'kvm' if untrusted users post workloads.",
                 id="backends_app.microvm.W001",
             )
         ]
 
-    # Whether it works
+    # Probing
 
     def _probe_images(self, found: Qemu, attributes: dict[str, str]) -> Health:
         """Verify every image, and run a program in one: the first that has run none, or the first.
 
-        One for each probe: under TCG, to compile Go alone takes longer than a probe should.
+        Only one per probe, because under TCG compiling Go alone takes longer than a probe should.
         """
         images = self._kernel()
         accelerator = self._accelerators.choose(found, images.files["proof"])
@@ -194,14 +200,14 @@ class MicroVMBackend(Backend):
         attributes["kernel_version"] = images.versions.get("linux", "unknown")
         starts: dict[str, StartPlan] = {}
         missing: list[str] = []
-        walls: Mapping[str, str] = {}
+        layers: Mapping[str, str] = {}
         for runtime in RUNTIMES:
             try:
                 start = self._start(runtime, Resources(mem_mb=self._size.mem_mb))
             except ArtifactMissing:
                 missing.append(runtime)
                 continue
-            walls = self._describe_layers(start.launcher)
+            layers = self._describe_layers(start.launcher)
             starts[runtime] = start
             attributes[f"{runtime}_version"] = self._version(runtime)
             attributes[f"start_{runtime}"] = (
@@ -215,15 +221,15 @@ class MicroVMBackend(Backend):
         runtime = next(unproven, next(iter(starts)))
         self._smoke(runtime, starts[runtime])
         _verified_identities.add(starts[runtime].identity)
-        attributes["confinement"] = "QEMU behind walls, with its own sandbox"
-        attributes.update({f"wall_{wall}": by for wall, by in walls.items()})
+        attributes["confinement"] = "QEMU in sandbox layers, with its own sandbox"
+        attributes.update({f"wall_{layer}": basis for layer, basis in layers.items()})
         description = f"{comma_join([*starts])} run in machines of their own"
         if missing:
             description += f"; no image of {comma_join(missing)}, build it with: {SETUP}"
         return Health.ok(description, attributes)
 
     def _version(self, runtime: str) -> str:
-        """Return the version of what runs programs, without what Debian adds to it."""
+        """Return the version of the runtime, without Debian's additions."""
         versions = self._images.verify(parts.root(runtime)).versions
         found = UPSTREAM.match(versions.get(RUNTIMES[runtime].versioned, ""))
         return found[1] if found else "unknown"
@@ -236,55 +242,55 @@ class MicroVMBackend(Backend):
         result = self._run(spec, _program(spec), start)
         if result.output != number:
             raise BackendUnavailable(
-                f"the smoke workload of {runtime} ended with {result.exit_reason}"
-                f"{': ' if result.error else ''}{result.error}"
+                f"the smoke test of {runtime} returned an unexpected result"
+                f" (exit reason: {result.exit_reason}){': ' if result.error else ''}{result.error}"
             )
 
     def _describe_layers(self, launcher: Launcher) -> Mapping[str, str]:
-        """What stands around QEMU, or why nothing may run."""
+        """Return the sandbox layers around QEMU, or raise if nothing may run."""
         return describe_layers(launcher, what="QEMU", required=self._require_full_sandbox)
 
-    # What a machine is started from
+    # Starting machines
 
     def _kernel(self) -> VerifiedArtifact:
         try:
             return self._images.verify(parts.kernel())
         except ArtifactMissing as missing:
-            why = "there are none" if not self._images.outdated(parts.kernel()) else "they are old"
+            why = "none exist" if not self._images.outdated(parts.kernel()) else "they are outdated"
             raise BackendUnavailable(
                 f"images are missing: {why}; build them with: {SETUP}"
             ) from missing
 
     def _start(self, runtime: str, resources: Resources) -> StartPlan:
-        """From the snapshot where the workload fits into it, or else by booting."""
+        """Return how to start: from the snapshot if the workload fits into it, else by booting."""
         if self._closed:
             raise BackendUnavailable("it has been closed")
         found = qemu.find(self._qemu)
         kernel, root = self._kernel(), self._images.verify(parts.root(runtime))
         accelerator = self._accelerators.choose(found, kernel.files["proof"])
         files = {**kernel.files, **root.files}
-        made = (found, accelerator, runtime, kernel.identity, root.identity)
+        base_identity = (found, accelerator, runtime, kernel.identity, root.identity)
         size = MachineSize(mem_mb=resources.mem_mb, cpus=math.ceil(resources.cpus))
         if size.mem_mb > self._size.mem_mb or size.cpus > self._size.cpus:
             boot_reason = f"boots: more than {self._size.mem_mb} MB or {self._size.cpus} processor"
         else:
-            size, boot_reason = (
-                self._size,
-                "boots: there is no snapshot for this QEMU and processor",
-            )
+            size = self._size
+            boot_reason = "boots: there is no snapshot for this QEMU and processor"
             artifact = parts.snapshot(runtime, found.version, accelerator, size)
             try:
                 snapshot = self._images.verify(artifact)
             except ArtifactMissing:
                 pass
             else:
-                then = snapshot.versions.get("counter_khz", "")
+                recorded_khz = snapshot.versions.get("counter_khz", "")
                 if not os.access(snapshot.files["ram"], os.R_OK | os.W_OK):
                     boot_reason = "boots: this user may not open the memory of the snapshot"
-                elif not clock.matches(then, accelerator):
-                    boot_reason = "boots: the snapshot is of a processor that counts otherwise"
+                elif not clock.matches(recorded_khz, accelerator):
+                    boot_reason = "boots: the snapshot is from a processor with another clock rate"
                 else:
-                    return self._restore(runtime, found, accelerator, files, made, snapshot)
+                    return self._restore(
+                        runtime, found, accelerator, files, base_identity, snapshot
+                    )
         readable_files = [files[name] for name in ("kernel", "initramfs", "root")]
         command = Command(
             arguments=machine.boot_args(
@@ -295,9 +301,9 @@ class MicroVMBackend(Backend):
             start_s=BOOT_S[accelerator],
         )
         launcher = self._launcher(
-            f"{runtime} booted", made, lambda: found.launcher(accelerator, readable_files)
+            f"{runtime} booted", base_identity, lambda: found.launcher(accelerator, readable_files)
         )
-        return StartPlan(launcher, command, made, boot_reason)
+        return StartPlan(launcher, command, base_identity, boot_reason)
 
     def _restore(
         self,
@@ -305,7 +311,7 @@ class MicroVMBackend(Backend):
         found: Qemu,
         accelerator: str,
         files: Mapping[str, Path],
-        made: tuple[object, ...],
+        base_identity: tuple[object, ...],
         snapshot: VerifiedArtifact,
     ) -> StartPlan:
         files = {**files, **snapshot.files}
@@ -317,9 +323,9 @@ class MicroVMBackend(Backend):
             start_s=RESTORE_S,
         )
         readable_files = [files[name] for name in ("root", "state")]
-        identity = (*made, snapshot.identity)
+        identity = (*base_identity, snapshot.identity)
         launcher = self._launcher(
-            f"{runtime} cloned",
+            f"{runtime} restored",
             identity,
             lambda: found.launcher(accelerator, readable_files, [files["ram"]]),
         )
@@ -328,19 +334,21 @@ class MicroVMBackend(Backend):
     def _launcher(
         self, kind: str, identity: tuple[object, ...], make: Callable[[], Launcher]
     ) -> Launcher:
-        """One for everything that its root shows; the one before ends with its last machine, when
-        nothing refers to it. Without a lock, which a fork could leave locked for ever.
+        """Return the launcher for a kind of start, a new one if the files in its root have changed.
+
+        The replaced one ends with its last machine, when nothing refers to it. Uses no lock,
+        because a fork could leave it locked for ever.
         """
-        kept = self._launchers.get(kind)
-        if kept is not None and kept[0] != identity:
+        cached = self._launchers.get(kind)
+        if cached is not None and cached[0] != identity:
             self._launchers.pop(kind, None)
-            kept = None
-        _, launcher = kept or self._launchers.setdefault(kind, (identity, make()))
-        if self._closed:  # perhaps while this was made
+            cached = None
+        _, launcher = cached or self._launchers.setdefault(kind, (identity, make()))
+        if self._closed:  # perhaps by another thread in the meantime
             launcher.close()
         return launcher
 
-    # Running it
+    # Execution
 
     def _run(self, workload: WorkloadSpec, program: Program, start: StartPlan) -> WorkloadResult:
         resources, cap = workload.resources, workload.output_bytes
@@ -356,22 +364,26 @@ class MicroVMBackend(Backend):
             prepare_s=prepare_s,
             cpu_s=(prepare_s + resources.timeout_s) * processors + LATE_CPU_S,
         )
-        said = Streams(
+        captures = Streams(
             stdout=Capture(cap, workload.output_callback("stdout")),
             stderr=Capture(cap, workload.output_callback("stderr")),
             returned=Capture(cap) if RUNTIMES[workload.runtime or ""].returns else None,
         )
-        streams = {b"o": said.stdout, b"e": said.stderr, b"r": said.returned or Capture(1)}
-        complaints = Capture(2000)
+        streams = {
+            b"o": captures.stdout,
+            b"e": captures.stderr,
+            b"r": captures.returned or Capture(1),
+        }
+        qemu_stderr = Capture(2000)
         try:
             process = start.launcher.process(start.command, limits, self._pool_size)
-            port = AgentProtocol(
+            protocol = AgentProtocol(
                 streams, process.stop, process.start_timer if program.prepares else None
             )
             self._running[workload.id] = process
             try:
                 request = channel.request(program, guest_limits, workload.input_json())
-                exit = process.run(request, port, complaints, hold_stdin=True)
+                exit = process.run(request, protocol, qemu_stderr, hold_stdin=True)
             finally:
                 del self._running[workload.id]
         except LaunchError as error:
@@ -379,7 +391,7 @@ class MicroVMBackend(Backend):
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise BackendUnavailable(f"QEMU could not be run: {reason}") from error
-        return result_of(exit, port, said, workload, program)
+        return result_of(exit, protocol, captures, workload, program)
 
     def _guest_limits(self, resources: Resources) -> GuestLimits:
         return GuestLimits(
@@ -390,29 +402,29 @@ class MicroVMBackend(Backend):
         )
 
     def _hide_paths(self, error: LaunchError) -> str:
-        """QEMU names files in what it says, and where they lie is nobody's business."""
+        """Return the error without the path of the images, which QEMU's messages contain."""
         return str(error).replace(str(self._images.folder), "images")
 
 
 def _data_folder() -> Path:
-    """By the XDG base directories; nothing is made by this."""
+    """Return the default image folder by the XDG base directories, without creating it."""
     data = os.environ.get("XDG_DATA_HOME", "")
     base = Path(data) if os.path.isabs(data) else Path("~/.local/share").expanduser()
     return base / "vulcan" / "microvm"
 
 
 def _program(workload: WorkloadSpec) -> Program:
-    """What the agent is to run; raises `InvalidRequest` for what it could not."""
+    """Return the program for the agent; raise `InvalidRequest` if it could not be run."""
     row = RUNTIMES.get(workload.runtime or "")
     if row is None or workload.image is not None:
         raise InvalidRequest(
-            "runtime", f"Machines take code and archives of {comma_join(RUNTIMES)}."
+            "runtime", f"microVMs run code and archives of {comma_join(RUNTIMES)}."
         )
     environment = row.environment_for(workload.resources.mem_mb)
     if workload.archive is None:
         if workload.command:
             raise InvalidRequest(
-                "command", "Code is run by its runtime: leave it out, or send an archive."
+                "command", "Code is run by its runtime. Leave it out, or send an archive."
             )
         source, file, entry = workload.code_utf8(), row.file, row.file
     else:

@@ -1,4 +1,4 @@
-"""Makes the parts: from packages the kernel and the roots, from those the snapshots."""
+"""Build the artifacts: kernel and roots from packages, and snapshots from those."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ from .qemu import Accelerators, Qemu
 from .runtimes import RUNTIMES, Wheel
 
 PACKAGES = ("qemu-system-x86", "mmdebstrap", "squashfs-tools", "debian-archive-keyring")
-# What mmdebstrap says when it goes on, by the words that each of its lines begins with.
+# Progress messages of mmdebstrap, by the beginning of the line.
 STAGES = (
     "running apt-get update",
     "downloading packages",
@@ -38,13 +38,15 @@ STAGES = (
 )
 MAX_OUTDATED = 2
 MAKING, OLD, LOCK = ".making-", ".old-", ".lock"
-KERNEL_VERSION_AT = 0x20E  # Documentation/x86/boot.rst of the kernel: where it says its version
+KERNEL_VERSION_AT = 0x20E  # offset of the version, see the kernel's Documentation/x86/boot.rst
 
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """`share` is what most workloads will ask for; `sources` is a file of apt's sources, for hosts
-    that take Debian from elsewhere.
+    """Builder of artifacts in the image folder.
+
+    `guest_limits` are those of most workloads. `sources` is a file of apt's sources, for hosts that
+    use another Debian mirror.
     """
 
     images: Images
@@ -55,7 +57,7 @@ class Builder:
     sources: str | None
 
     def steps(self, runtimes: Sequence[str]) -> Sequence[Step]:
-        """In this order; each looks first whether there is something to do."""
+        """Return the steps in order; each first checks whether there is anything to do."""
         made = [self._step(parts.kernel(), "kernel and initramfs", self._kernel)]
         for runtime in runtimes:
             artifact = parts.root(runtime)
@@ -71,9 +73,9 @@ class Builder:
     ) -> Step:
         return Step(
             what=f"{what} ({artifact.folder})",
-            action=f"make it from packages of Debian and PyPI, in {self.images.folder}",
+            action=f"build it from packages of Debian and PyPI, in {self.images.folder}",
             is_done=lambda: self._is_current(artifact),
-            apply=lambda: self._make(artifact, f"Making {what}", make),
+            apply=lambda: self._make(artifact, f"Building {what}", make),
         )
 
     def _snapshot_step(self, runtime: str) -> Step:
@@ -108,13 +110,13 @@ class Builder:
 
         return Step(
             what=f"snapshot of {runtime}, {self.size.mem_mb} MB",
-            action="boot it once, let it run a program, and keep its memory",
+            action="boot it once, run a program in it, and save its memory",
             is_done=is_done,
             apply=apply,
         )
 
     def _is_current(self, artifact: Artifact) -> bool:
-        """Nothing is made again that is what it was made as."""
+        """Return whether the artifact exists and matches its manifest."""
         try:
             self.images.verify(artifact)
         except BackendUnavailable:
@@ -126,15 +128,15 @@ class Builder:
     ) -> None:
         try:
             with _locked_folder(self.images.folder), progress.task(title) as advance:
-                if self._is_current(artifact):  # another has made it while this one waited
+                if self._is_current(artifact):  # built by another process while this one waited
                     return
                 new = self.images.folder / f"{MAKING}{artifact.folder}"
                 new.mkdir(mode=0o755)
                 versions = make(new, advance)
                 for file in artifact.files:
-                    # A machine may run as a user of its own; the folder keeps everybody else away.
-                    # What is mapped privately has to be opened for writing, and the walls keep a
-                    # machine from doing that.
+                    # A machine may run as a separate user; the folder keeps all others away. A
+                    # privately mapped file has to be opened for writing; the sandbox keeps a
+                    # machine from writing to it.
                     own = os.geteuid() == 0 and file in parts.MAPPED
                     (new / file).chmod(0o666 if own else 0o644)
                 new.chmod(0o755)
@@ -146,8 +148,10 @@ class Builder:
             ) from error
 
     def _install(self, new: Path, artifact: Artifact) -> None:
-        """Whole, or not at all. Of what was made from something else the last ones are kept:
-        another server may have options of its own, or not have been started anew yet.
+        """Move a new artifact into place atomically, and remove old outdated ones.
+
+        The newest outdated ones are kept: another server may have other options, or may not have
+        been restarted yet.
         """
         final = self.images.folder / artifact.folder
         if final.exists():
@@ -196,9 +200,9 @@ class Builder:
 
         def on_line(line: str) -> None:
             nonlocal stage
-            words = line.removeprefix("I: ")
-            for number, stands in enumerate(STAGES, 1):
-                if words.startswith(stands) and number > stage:
+            message = line.removeprefix("I: ")
+            for number, prefix in enumerate(STAGES, 1):
+                if message.startswith(prefix) and number > stage:
                     stage = number
                     advance(stage, len(STAGES))
                     break
@@ -242,7 +246,7 @@ class Builder:
 
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """The folder, this user's alone, with nobody else at work in it, and no rests of who was."""
+    """Lock the image folder (mode 0700) and remove leftovers of interrupted builds."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -259,13 +263,13 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     for prefix in (MAKING, OLD):
-        for rest in folder.glob(f"{prefix}*"):
-            shutil.rmtree(rest)
+        for leftover in folder.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
 
 
 @contextmanager
 def _scratch(new: Path) -> Iterator[Path]:
-    """A folder for what is needed only while the part is made, on the same disk."""
+    """Yield a temporary folder on the same disk, for the time of the build."""
     scratch = new / ".scratch"
     scratch.mkdir()
     try:
@@ -275,14 +279,14 @@ def _scratch(new: Path) -> Iterator[Path]:
 
 
 def _download_wheel(wheel: Wheel, scratch: Path) -> Path:
-    """Download a wheel from the index that pip uses, and return the part of it that is needed."""
-    wanted = scratch / "requirement"
-    wanted.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    """Download a wheel from pip's index, and return the path of the extracted member."""
+    requirement = scratch / "requirement"
+    requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
     run_command(
         (
             *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
             *("--require-hashes", "--only-binary", ":all:", "--no-deps", "--dest", str(scratch)),
-            *("--requirement", str(wanted)),
+            *("--requirement", str(requirement)),
         )
     )
     (file,) = scratch.glob("*.whl")
@@ -297,7 +301,7 @@ def _download_wheel(wheel: Wheel, scratch: Path) -> Path:
 
 
 def _extract(tar: Path, target: Path) -> None:
-    """Files alone: devices and links of a kernel's packages are not needed."""
+    """Extract regular files only; devices and links of a kernel's packages are not needed."""
     with tarfile.open(tar) as archive:
         for member in archive:
             data = archive.extractfile(member) if member.isreg() else None

@@ -73,7 +73,7 @@ class ExitReport:
     disk_full: bool
 
 
-def request(program: Program, guest_limits: GuestLimits, given: bytes) -> bytes:
+def request(program: Program, guest_limits: GuestLimits, program_input: bytes) -> bytes:
     """Return the request in the agent's format, with the time and new entropy and machine id."""
     head = {
         "now_ns": time.time_ns(),
@@ -89,10 +89,10 @@ def request(program: Program, guest_limits: GuestLimits, given: bytes) -> bytes:
         "marks": program.signals_start,
         "environment": dict(program.environment),
         "source_bytes": len(program.source),
-        "input_bytes": len(given),
+        "input_bytes": len(program_input),
     }
     text = json.dumps(head).encode()
-    return struct.pack(">I", len(text)) + text + program.source + given
+    return struct.pack(">I", len(text)) + text + program.source + program_input
 
 
 @dataclass
@@ -129,8 +129,8 @@ class AgentProtocol:
         if kind in self.streams:
             self.streams[kind].write(body)
         elif kind == b"b" and not body and self.on_start is not None:
-            begun, self.on_start = self.on_start, None
-            begun()
+            on_start, self.on_start = self.on_start, None
+            on_start()
         else:
             self._finish(_parse_report(body) if kind == b"x" else None)
 

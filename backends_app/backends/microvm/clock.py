@@ -1,7 +1,7 @@
-"""How fast the processor's time stamp counter runs, which a guest of an emulator has to be told.
+"""Measure the frequency of the processor's time stamp counter, which TCG guests need to be given.
 
 The counter of a machine under TCG is the host's. Its kernel would measure it against an emulated
-timer, which fails on a host that is busy, and then it waits for ever.
+timer, which fails on a busy host, and then the guest hangs.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ MAX_DIFFERENCE = 0.01
 
 @functools.cache
 def tsc_khz() -> int | None:
-    """By the host's clock, within a thousandth; None where this cannot be found out."""
+    """Return the frequency in kHz, accurate to 0.1 %, or None if it cannot be measured."""
     if platform.machine() != "x86_64":
         return None
     try:
@@ -31,26 +31,26 @@ def tsc_khz() -> int | None:
     except OSError:  # a host that forbids such pages
         return None
     page.write(READ_COUNTER)
-    place = ctypes.c_char.from_buffer(page)
-    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(place))
+    start = ctypes.c_char.from_buffer(page)
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(start))
     try:
         return sorted(_measure(read) for _ in range(TRIES))[TRIES // 2]
     finally:
-        del place, read
+        del start, read
         page.close()
 
 
 def guest_tsc_khz(accelerator: str) -> int | None:
-    """What a guest has to be told; KVM tells it by itself."""
+    """Return the frequency to pass to a guest, or None: KVM provides it by itself."""
     return tsc_khz() if accelerator == "tcg" else None
 
 
-def matches(then: str, accelerator: str) -> bool:
-    """Is the counter as fast as it was `then`, as the manifest of a snapshot says?"""
+def matches(recorded_khz: str, accelerator: str) -> bool:
+    """Return whether the frequency is the one that the manifest of a snapshot recorded."""
     now = guest_tsc_khz(accelerator)
-    if now is None or not then.isdecimal():
-        return then == str(now)
-    return abs(int(then) - now) <= now * MAX_DIFFERENCE
+    if now is None or not recorded_khz.isdecimal():
+        return recorded_khz == str(now)
+    return abs(int(recorded_khz) - now) <= now * MAX_DIFFERENCE
 
 
 def _measure(read: "ctypes._FuncPointer") -> int:

@@ -1,8 +1,8 @@
-"""The folder of images: which parts there are, under which key, and whether they are what was made.
+"""The folder of images: locate artifacts by their key and verify their files.
 
-A part is a folder with some files and a manifest. Its name ends with a key, which is a digest of
-everything that the part was made from: so what is there by its name is current, nothing is ever
-changed in place, and servers that share a folder do not see each other's work before it is done.
+An artifact is a folder with some files and a manifest. Its name ends with a key, a digest of
+everything that it was made from. So an artifact found by its name is current, nothing is ever
+changed in place, and servers that share a folder do not see each other's unfinished work.
 """
 
 import errno
@@ -21,15 +21,15 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024
 KEY_CHARS = 16
 BLOCK_BYTES = 64 * 1024
-_NOTHING = bytes(BLOCK_BYTES)
+_ZEROS = bytes(BLOCK_BYTES)
 
 
 class ArtifactMissing(BackendUnavailable):
-    """A part has never been made from what it would be made from now."""
+    """No artifact exists for the current sources."""
 
 
 class ArtifactCorrupt(BackendUnavailable):
-    """A part is there, and not what was made."""
+    """An artifact exists, but differs from its manifest."""
 
 
 _verified: dict[Path, tuple[object, ...]] = {}
@@ -37,7 +37,7 @@ _read_lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    """The thread that held the lock, if any, was not copied."""
+    """Replace the lock in a forked child; a thread that held it was not copied."""
     global _read_lock
     _read_lock = threading.Lock()
 
@@ -47,7 +47,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """`made_from` is anything that JSON can hold; `files` are the names of what there has to be."""
+    """An artifact's name, the names of its files, and its sources, as anything that is JSON."""
 
     name: str
     files: Sequence[str]
@@ -65,9 +65,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class VerifiedArtifact:
-    """A part that is what was made: its files by name, and the versions of what is inside.
+    """An artifact that matches its manifest: its files by name, and the versions inside.
 
-    `identity` differs once it is made anew.
+    `identity` changes when the artifact is made again.
     """
 
     files: Mapping[str, Path]
@@ -76,21 +76,21 @@ class VerifiedArtifact:
 
 
 class Images:
-    """All parts of a folder, each looked at again whenever its files have changed."""
+    """The artifacts of a folder, each verified again whenever its files have changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def verify(self, artifact: Artifact) -> VerifiedArtifact:
-        """Raises `Missing` or `Corrupt`.
+        """Return the verified artifact, or raise `ArtifactMissing` or `ArtifactCorrupt`.
 
-        The first look reads every byte, the next ones only whether anything was touched.
+        The first call reads every byte; later ones only check whether a file was touched.
         """
         folder = self.folder / artifact.folder
         manifest = self._manifest(folder, artifact)
         paths = {name: folder / name for name in artifact.files}
         signatures = tuple(_signature(path) for path in (folder / MANIFEST, *paths.values()))
-        with _read_lock:  # one reads, all others wait: not each reads
+        with _read_lock:  # one thread reads while the others wait for its result
             if _verified.get(folder) != signatures:
                 for name, path in paths.items():
                     expected = manifest["files"].get(name, {})
@@ -107,7 +107,7 @@ class Images:
         return VerifiedArtifact(paths, versions, signatures)
 
     def outdated(self, artifact: Artifact) -> Sequence[Path]:
-        """Where parts of this name lie that were made from something else, the last one first."""
+        """Return artifacts of this name that were made from other sources, newest first."""
         found = self.folder.glob(f"{artifact.name}-{'[0-9a-f]' * KEY_CHARS}")
         outdated = [path for path in found if path.name != artifact.folder]
         return sorted(outdated, key=lambda path: path.stat().st_mtime, reverse=True)
@@ -133,7 +133,7 @@ class Images:
 
 
 def write_manifest(folder: Path, artifact: Artifact, versions: Mapping[str, str]) -> None:
-    """Write the manifest of a part whose files lie in `folder`."""
+    """Write the manifest of an artifact whose files are in `folder`."""
     files = {
         name: {"bytes": size(folder / name), "sha256": digest(folder / name)}
         for name in artifact.files
@@ -143,17 +143,17 @@ def write_manifest(folder: Path, artifact: Artifact, versions: Mapping[str, str]
 
 
 def digest(path: Path) -> str:
-    """SHA-256 over each block that is not all zeros, with its place before it.
+    """Return the SHA-256 of each block that is not all zeros, prefixed with its offset.
 
-    Most of a machine's memory is zeros, which take no room in the file, and no time here.
+    Most of a machine's memory is zeros, which take no space in the file and no time here.
     """
     found = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
-            for place in _data(file.fileno()):
-                block = os.pread(file.fileno(), BLOCK_BYTES, place)
-                if block and block != _NOTHING[: len(block)]:
-                    found.update(place.to_bytes(8, "big") + block)
+            for offset in _data(file.fileno()):
+                block = os.pread(file.fileno(), BLOCK_BYTES, offset)
+                if block and block != _ZEROS[: len(block)]:
+                    found.update(offset.to_bytes(8, "big") + block)
     except OSError as error:
         raise ArtifactCorrupt(f"{path.name} cannot be read: {error.strerror}") from error
     return found.hexdigest()
@@ -167,17 +167,17 @@ def size(path: Path) -> int:
 
 
 def _data(file: int) -> Iterator[int]:
-    """Where blocks begin that are no hole."""
-    place = 0
+    """Yield the offsets of blocks that are not holes."""
+    offset = 0
     while True:
         try:
-            place = os.lseek(file, place, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
+            offset = os.lseek(file, offset, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing more up to the end
+            if error.errno == errno.ENXIO:  # no more data before the end
                 return
             raise
-        yield place
-        place += BLOCK_BYTES
+        yield offset
+        offset += BLOCK_BYTES
 
 
 def _signature(path: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What the kernel starts with, in an archive of cpio(5): busybox, some modules, the agent."""
+"""Build the initramfs, a cpio(5) archive with busybox, some kernel modules and the agent."""
 
 import gzip
 import lzma
@@ -14,7 +14,7 @@ DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 def build(system: Path, modules: Iterable[str], guest: Mapping[str, bytes]) -> bytes:
-    """`system` is where the packages of kernel and busybox have been extracted to."""
+    """Return the archive. `system` holds the extracted packages of kernel and busybox."""
     found = _Modules(system)
     order: list[str] = []
     for name in modules:
@@ -35,7 +35,7 @@ def build(system: Path, modules: Iterable[str], guest: Mapping[str, bytes]) -> b
 
 
 class _Modules:
-    """The kernel's modules by name; few of the hundreds are ever read."""
+    """The kernel's modules by name, read on demand."""
 
     def __init__(self, system: Path) -> None:
         self._paths = {
@@ -51,7 +51,7 @@ class _Modules:
 
 
 def _append_with_dependencies(name: str, modules: _Modules, order: list[str]) -> None:
-    """Append the module behind those that it depends on."""
+    """Append the module after those that it depends on."""
     depends = DEPENDS.search(modules.read(name))
     for other in (depends[1].decode() if depends else "").split(","):
         if other:
@@ -61,7 +61,7 @@ def _append_with_dependencies(name: str, modules: _Modules, order: list[str]) ->
 
 
 def _entry(number: int, name: str, mode: int, data: bytes) -> bytes:
-    """The `newc` form: a header of hexadecimal numbers, the name and the data, on fours."""
+    """Return an entry in `newc` format: hexadecimal header, name and data, padded to 4 bytes."""
     numbers = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08x" % value for value in numbers) + name.encode() + b"\0"
     return _pad(head) + _pad(data)

@@ -1,6 +1,6 @@
-"""The machine: what QEMU is told to make, and nothing that it was not told.
+"""QEMU's arguments for a machine, without any default device.
 
-One processor or more, memory, a read-only disk, and one port to the agent: no network device, no
+One or more processors, memory, a read-only disk, and one port to the agent: no network device, no
 file system of the host, no display, no monitor.
 """
 
@@ -9,31 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MB = 1024 * 1024
-# For the kernel, the agent and what they keep, beside what a workload may use; with too little the
-# machine is busy looking for memory long before the workload meets its bound.
+# Memory for the kernel, the agent and their data, in addition to the workload's. With too little,
+# the machine is busy reclaiming memory long before the workload reaches its limit.
 OVERHEAD_MB, OVERHEAD_PART = 128, 8
-TCG_BUFFER_MB = 128  # of TCG: what it has made of the guest's code
-QEMU_MB = 256  # of QEMU itself, and to spare
+TCG_BUFFER_MB = 128  # for TCG's translation of the guest's code
+QEMU_MB = 256  # for QEMU itself, with a margin
 CPU = {"kvm": "host", "tcg": "max"}
 KERNEL = (
     "quiet",
-    "panic=-1",  # at once, and QEMU ends with it
+    "panic=-1",  # reboot at once, which ends QEMU
     "oops=panic",
     "random.trust_cpu=on",
-    "tsc=reliable",  # there is nothing to compare it with
+    "tsc=reliable",  # there is no other clock to compare it with
 )
 BOARD = (
     "isa-serial=off,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off"  # the kernel waits for a clock
 )
 SANDBOX_OPTIONS = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 FIRMWARE = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
-# Does without the beginning of the stream, which names capabilities that take a monitor to set.
+# Omits the start of the stream, which names capabilities that only a monitor can set.
 NO_CONFIGURATION = ("-global", "migration.send-configuration=off")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSize:
-    """What the machine has: more memory than a workload may use."""
+    """The size of a machine by its workload's limits; `ram_mb` includes the overhead."""
 
     mem_mb: int
     cpus: int
@@ -49,7 +49,7 @@ def accelerator_args(accelerator: str) -> Sequence[str]:
 
 
 def base_args(board: str = "") -> Sequence[str]:
-    """The board without anything on it that was not asked for."""
+    """Return the arguments for a board without default devices."""
     machine = f"microvm,acpi=on,{BOARD}{board}"
     return ("-M", machine, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
 
@@ -57,9 +57,10 @@ def base_args(board: str = "") -> Sequence[str]:
 def boot_args(
     accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, tsc_khz: int | None
 ) -> Sequence[str]:
-    """A machine that boots; `port` is the chardev of the agent's port, with the id `agent`.
+    """Return the arguments for a machine that boots.
 
-    `counter_khz` is for a kernel that cannot find out by itself how fast its processor counts.
+    `port` is the chardev of the agent's port, with the id `agent`. `tsc_khz` is set for a kernel
+    that cannot measure the frequency of its time stamp counter.
     """
     boot = _kernel_args(accelerator, files, tsc_khz)
     return (*base_args(), *_device_args(accelerator, size, files, port), *boot)
@@ -68,7 +69,7 @@ def boot_args(
 def snapshot_args(
     accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, tsc_khz: int | None
 ) -> Sequence[str]:
-    """One that boots with its memory in the file `ram`, so that a snapshot of it can be taken."""
+    """Return the arguments to boot with memory in the file `ram`, to take a snapshot of it."""
     boot = _kernel_args(accelerator, files, tsc_khz)
     parts = _device_args(accelerator, size, files, port)
     return (*_memory_args(size, files, "share=on"), *parts, *boot)
@@ -77,9 +78,9 @@ def snapshot_args(
 def restore_args(
     accelerator: str, size: MachineSize, files: Mapping[str, Path], port: str, state: int
 ) -> Sequence[str]:
-    """One that goes on where the snapshot was taken; what it changes of `ram` is its own.
+    """Return the arguments for a machine that resumes a snapshot, with a private copy of `ram`.
 
-    `state` is the descriptor to read the state of its devices from. The kernel is in the memory.
+    `state` is the descriptor of the saved device state. The kernel is part of the memory.
     """
     parts = _device_args(accelerator, size, files, port)
     incoming = (*NO_CONFIGURATION, "-incoming", f"fd:{state}")
@@ -94,7 +95,7 @@ def _memory_args(size: MachineSize, files: Mapping[str, Path], share: str) -> Se
 
 def _kernel_args(accelerator: str, files: Mapping[str, Path], tsc_khz: int | None) -> Sequence[str]:
     line = [*KERNEL]
-    if accelerator == "tcg":  # an emulator runs nothing ahead of time, so there is nothing to mend
+    if accelerator == "tcg":  # an emulator does not execute speculatively
         line.append("mitigations=off")
     if tsc_khz is not None:
         line.append(f"tsc_early_khz={tsc_khz}")
@@ -117,5 +118,5 @@ def _device_args(
 
 
 def _escape(path: Path) -> str:
-    """A comma ends a value."""
+    """Return the path with commas doubled, because a comma ends a value."""
     return str(path).replace(",", ",,")

@@ -1,4 +1,4 @@
-"""What the parts of a machine are made from: kernel, root of each runtime, snapshot of each."""
+"""Define the artifacts of machines: the kernel, and the root and the snapshot of each runtime."""
 
 import hashlib
 import re
@@ -11,17 +11,17 @@ from .images import Artifact
 from .machine import MachineSize
 from .runtimes import ENVIRONMENT, RUNTIMES
 
-FORMAT = 1  # of the parts; counted up when the code that makes them changes in what it makes
+FORMAT = 1  # of the artifacts; incremented when the code that builds them changes its output
 SUITE = "bookworm"
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "squashfs", "overlay")
-# Read once: a server goes on with what it was started with, while its files are replaced.
+# Read once, so that a server is not affected when its files are replaced.
 _GUEST = Path(__file__).parent / "guest"
 GUEST = {name: (_GUEST / name).read_bytes() for name in ("init", "agent.py")}
 WARM_RUNS = 2
-MAPPED = ("ram",)  # files of a snapshot that its clones map
+MAPPED = ("ram",)  # files of a snapshot that restored machines map
 
-# Run in every root, with the root as `$1`.
+# Commands run in every root, with the root as `$1`.
 CUSTOMIZE: Sequence[str] = (
     'chroot "$1" useradd --uid 1000 --home-dir /work --no-create-home --shell /bin/sh workload',
     'rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/lib/apt/lists',
@@ -32,7 +32,7 @@ CUSTOMIZE: Sequence[str] = (
 
 
 def kernel() -> Artifact:
-    """The kernel, and what it starts with; `proof` is a firmware that says a byte."""
+    """Return the kernel and its initramfs; `proof` is a firmware that writes one byte."""
     return Artifact(
         name="kernel",
         files=("kernel", "initramfs", "proof"),
@@ -47,7 +47,7 @@ def kernel() -> Artifact:
 
 
 def root(runtime: str) -> Artifact:
-    """The root file system, with the packages and the user of workloads."""
+    """Return the root file system, with the packages and the user of workloads."""
     row = RUNTIMES[runtime]
     return Artifact(
         name=runtime,
@@ -63,7 +63,10 @@ def root(runtime: str) -> Artifact:
 
 
 def snapshot(runtime: str, qemu_version: str, accelerator: str, size: MachineSize) -> Artifact:
-    """A machine that has run a program; fits this QEMU, accelerator, processor and size alone."""
+    """Return the snapshot of a machine that has run a program.
+
+    It is valid only for this QEMU, accelerator, processor and size.
+    """
     row = RUNTIMES[runtime]
     nowhere = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram")}
     return Artifact(
@@ -83,7 +86,7 @@ def snapshot(runtime: str, qemu_version: str, accelerator: str, size: MachineSiz
 
 
 def _processor() -> Mapping[str, str]:
-    """What `-cpu host` would show to a guest."""
+    """Return what `-cpu host` would expose to a guest."""
     with open("/proc/cpuinfo") as file:
         text = file.read()
     found = {}

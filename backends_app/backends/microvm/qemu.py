@@ -1,4 +1,4 @@
-"""The program QEMU: where it is, which version, what it needs behind the walls, and KVM's proof."""
+"""Locate QEMU, query its version and files, and verify that KVM works."""
 
 import functools
 import glob
@@ -21,12 +21,12 @@ from . import machine
 INSTALL = "install it with: manage.py setup_backend microvm"
 KVM = "/dev/kvm"
 ANSWER_S = 5.0
-PROOF_S = 3.0  # a processor that runs gets there in a few hundredths of it
-FAILURE_VALID_S = 600.0  # how long a host without KVM is not asked again
+PROOF_S = 3.0  # a working processor needs a few hundredths of it
+FAILURE_VALID_S = 600.0  # how long a failure of KVM is cached
 MB = 1024 * 1024
 
-# The firmware that proves an accelerator: 64 kB that end where a processor begins, with a program
-# that says a byte to the port of isa-debugcon and halts.
+# The firmware that tests an accelerator: 64 kB that end at the reset vector, with a program that
+# writes one byte to the port of isa-debugcon and halts.
 FIRMWARE_BYTES, RESET_AT = 64 * 1024, 64 * 1024 - 16
 PROOF_PROGRAM = bytes.fromhex(
     "b021"  # mov al, '!'
@@ -41,34 +41,34 @@ def firmware() -> bytes:
 
 
 class NotInstalled(BackendUnavailable):
-    """There is no QEMU, or one without the machine that is needed."""
+    """QEMU is missing, or lacks the required machine type."""
 
 
 @dataclass(frozen=True)
 class Qemu:
-    """A program of this host, by its real path."""
+    """A QEMU program of this host, by its real path."""
 
     path: str
     version: str
-    data_folders: tuple[str, ...]  # where it looks for its firmware, in this order
+    data_folders: tuple[str, ...]  # search path of its firmware
 
     @property
     def readable_files(self) -> Sequence[str]:
-        """Its firmware, and the accelerator that some builds load when they start."""
+        """Its firmware files, and the accelerator module that some builds load at start."""
         files = []
         for name in machine.FIRMWARE:
-            places = (f"{folder}/{name}" for folder in self.data_folders)
-            files += list(filter(os.path.exists, places))[:1]
+            paths = (f"{folder}/{name}" for folder in self.data_folders)
+            files += list(filter(os.path.exists, paths))[:1]
         prefix = glob.escape(str(Path(self.path).parent.parent))
         return [*files, *glob.glob(f"{prefix}/lib/*/qemu/accel-tcg-x86_64.so")]
 
     def launcher(
         self, accelerator: str, readable_files: Sequence[Path], mapped_files: Sequence[Path] = ()
     ) -> Launcher:
-        """Nothing is started by this, only by what it is asked for."""
+        """Return a launcher of this program, without starting anything."""
         return Launcher(
             self.path,
-            name=self.path.lstrip("/"),  # where it looks for the rest from
+            name=self.path.lstrip("/"),  # it locates its other files relative to its path
             readable_files=[*self.readable_files, *map(str, readable_files)],
             mapped_files=[str(path) for path in mapped_files],
             devices=[KVM] if accelerator == "kvm" else [],
@@ -76,21 +76,21 @@ class Qemu:
 
 
 def find(program: str) -> Qemu:
-    """The QEMU of this host; raises `NotInstalled`, or `BackendUnavailable` when it is broken."""
+    """Return this host's QEMU; raise `NotInstalled`, or `BackendUnavailable` if it is broken."""
     found = shutil.which(program)
     if found is None:
         raise NotInstalled(f"QEMU is not installed; {INSTALL}")
     path = os.path.realpath(found)
-    touched = os.stat(path)
-    return _query(path, touched.st_mtime_ns, touched.st_size)
+    status = os.stat(path)
+    return _query(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=8)
 def _query(path: str, mtime_ns: int, size: int) -> Qemu:
-    """What the program says of itself, for as long as the file stays as it is."""
+    """Return the program's own data; cached until its file changes."""
     version, machines = _run_query(path, "--version"), _run_query(path, "-machine", "help")
     if not re.search(r"^microvm\b", machines, re.MULTILINE):
-        raise NotInstalled(f"this QEMU has no machine `microvm`; {INSTALL}")
+        raise NotInstalled(f"this QEMU has no machine type `microvm`; {INSTALL}")
     found = re.search(r"version (\S+)(?: \((\S+)\))?", version)
     folders = tuple(map(os.path.normpath, _run_query(path, "-L", "help").splitlines()))
     return Qemu(path, (found[2] or found[1]) if found else "unknown", folders)
@@ -98,7 +98,7 @@ def _query(path: str, mtime_ns: int, size: int) -> Qemu:
 
 def _run_query(path: str, *arguments: str) -> str:
     try:
-        answer = subprocess.run(  # noqa: S603 - the operator named the program
+        completed = subprocess.run(  # noqa: S603 - the operator named the program
             [path, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -109,16 +109,16 @@ def _run_query(path: str, *arguments: str) -> str:
             env={},
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise BackendUnavailable("QEMU is installed and does not start") from error
-    return answer.stdout
+        raise BackendUnavailable("QEMU is installed but does not start") from error
+    return completed.stdout
 
 
-_proofs: dict[tuple[object, ...], tuple[float, str]] = {}  # until when, and the fault, if any
+_proofs: dict[tuple[object, ...], tuple[float, str]] = {}  # expiry, and the fault, if any
 _proving = threading.Lock()
 
 
 def _after_fork() -> None:
-    """The thread that held the lock, if any, was not copied."""
+    """Replace the lock in a forked child; a thread that held it was not copied."""
     global _proving
     _proving = threading.Lock()
 
@@ -128,15 +128,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @dataclass(frozen=True)
 class Accelerators:
-    """Which accelerator to use: KVM where it has run something here; TCG where that may be.
+    """Choice of the accelerator: KVM if it runs code on this host, TCG only if that is allowed.
 
-    `wanted` is `kvm`, `tcg`, or `any`: KVM if it works, and TCG if not.
+    `setting` is `kvm`, `tcg`, or `any`: KVM if it works, otherwise TCG.
     """
 
     setting: str
 
     def choose(self, qemu: Qemu, proof: Path) -> str:
-        """`kvm` or `tcg`; `BackendUnavailable` where KVM is wanted and does not run anything."""
+        """Return `kvm` or `tcg`; raise `BackendUnavailable` if KVM is required and fails."""
         if self.setting == "tcg":
             return "tcg"
         fault = self._fault(qemu, proof)
@@ -149,15 +149,18 @@ class Accelerators:
         )
 
     def _fault(self, qemu: Qemu, proof: Path) -> str:
-        """Why KVM does not work, or nothing. It has to run a program: to be there is no proof."""
+        """Return why KVM does not work, or nothing.
+
+        It has to run a program, because an existing device proves nothing.
+        """
         try:
             device = os.stat(KVM)
         except OSError:
             return f"there is no {KVM}"
         if not stat.S_ISCHR(device.st_mode):
-            return f"{KVM} is no device"
+            return f"{KVM} is not a device"
         identity = (qemu, device.st_rdev, device.st_mode, device.st_uid, device.st_gid)
-        with _proving:  # once, not once for each thread
+        with _proving:  # one thread tests while the others wait for its result
             until, fault = _proofs.get(identity, (0.0, ""))
             if time.monotonic() >= until:
                 fault = _run_proof(qemu, proof)
@@ -167,7 +170,7 @@ class Accelerators:
 
 
 def _run_proof(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
-    """Start a processor whose first instruction says a byte; why it did not, or nothing."""
+    """Start a processor whose first instruction writes a byte; return why it failed, or nothing."""
     command = Command(
         arguments=[
             *machine.base_args(),
@@ -185,8 +188,8 @@ def _run_proof(qemu: Qemu, proof: Path, accelerator: str = "kvm") -> str:
     try:
         launcher.process(command, limits).run(b"", Capture(1), Capture(1), hold_stdin=True)
     except LaunchError as error:
-        said = str(error).replace(str(proof), proof.name)[:200]
-        return f"KVM does not run anything here: {said}"
+        reason = str(error).replace(str(proof), proof.name)[:200]
+        return f"KVM does not run anything here: {reason}"
     finally:
         launcher.close()
     return ""

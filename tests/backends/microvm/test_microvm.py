@@ -153,7 +153,7 @@ def test_one_probe_after_the_other_runs_a_program_in_each_image(backend, monkeyp
     fails = replace(RUNTIMES["node"], warm="throw new Error('boom')")
     monkeypatch.setitem(RUNTIMES, "node", fails)
     assert "unhealthy" in [backend.probe().state for _ in RUNTIMES]
-    assert backend.probe().description.startswith("the smoke workload of node ended with exited")
+    assert backend.probe().description.startswith("the smoke test of node returned an unexpected")
 
 
 def test_it_is_a_machine_with_a_kernel_of_its_own(backend, run):
@@ -402,7 +402,7 @@ def test_tcg_is_warned_of_and_never_the_default():
     for accelerator in ("any", "tcg"):
         [warning] = MicroVMBackend(accelerator=accelerator).check()
         assert warning.id == "backends_app.microvm.W001"
-        assert "no security boundary" in warning.msg
+        assert "not a security boundary" in warning.msg
 
 
 def test_a_closed_backend_is_unavailable(make):

@@ -68,12 +68,12 @@ class BackendContract:
         assert can.supported_isolations
         assert {*can.supported_source_formats} <= {"code", "archive", "image"}
 
-    def test_the_probe_proves_that_it_works(self, backend: Backend):
+    def test_probe_is_healthy(self, backend: Backend):
         found = backend.probe()
         assert isinstance(found, Health)
         assert found.state == "healthy", found.description
 
-    def test_the_probe_says_the_same_while_nothing_changes(self, backend: Backend):
+    def test_probe_is_stable_while_nothing_changes(self, backend: Backend):
         assert backend.probe() == backend.probe()
 
     def test_checks_are_django_system_checks(self, backend: Backend):
@@ -84,23 +84,23 @@ class BackendContract:
         [None, 0, "", [True, -1.5, "grüße 😀 \u2028", [], {"a": [1, {"b": None}]}, "x" * 100_000]],
         ids=["null", "0", "empty", "nested"],
     )
-    def test_input_comes_back_as_output(self, run, programs: Programs, value):
+    def test_input_is_returned_as_output(self, run, programs: Programs, value):
         result = run(programs.echo, input=value)
         assert (result.status, result.exit_reason) == (Status.COMPLETED, ExitReason.EXITED)
         assert (result.exit_code, result.signal, result.error) == (0, None, "")
         assert result.output == value
 
-    def test_a_program_without_output_has_none(self, run, programs: Programs):
+    def test_program_without_output_returns_none(self, run, programs: Programs):
         result = run(programs.nothing)
         assert (result.status, result.output) == (Status.COMPLETED, None)
 
-    def test_a_program_that_fails_is_a_result(self, run, programs: Programs):
+    def test_failing_program_is_a_result(self, run, programs: Programs):
         result = run(programs.fails)
         assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
         assert result.exit_code not in (0, None)
         assert "boom" in result.stderr
 
-    def test_a_result_can_be_rendered_as_json(self, run, programs: Programs):
+    def test_result_can_be_rendered_as_json(self, run, programs: Programs):
         for source in (programs.echo, programs.fails):
             result = run(source, input={"a": [1]})
             shown = {key: getattr(result, key) for key in WorkloadResult.__dataclass_fields__}
@@ -112,7 +112,7 @@ class BackendContract:
         assert result.cpu_time_ms is None or result.cpu_time_ms >= 0
         assert result.memory_bytes is None or result.memory_bytes > 0
 
-    def test_workloads_at_the_same_time_do_not_mix(self, backend: Backend, run, programs: Programs):
+    def test_concurrent_workloads_do_not_mix(self, backend: Backend, run, programs: Programs):
         count = min(4, backend.capabilities.max_concurrency)
         results: dict[int, WorkloadResult] = {}
         threads = [
@@ -129,7 +129,7 @@ class BackendContract:
             number: number for number in range(count)
         }
 
-    def test_what_is_heard_is_what_it_printed(self, run, programs: Programs):
+    def test_delivered_output_matches_the_result(self, run, programs: Programs):
         """All of it, from a backend that can say it before the end."""
         heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
@@ -141,17 +141,17 @@ class BackendContract:
             assert heard["stderr"].decode(errors="replace") == result.stderr
             assert heard["stdout"].decode(errors="replace") == result.stdout
 
-    def test_spares_can_be_counted_or_there_are_none(self, backend: Backend, run, programs):
+    def test_warm_count_is_a_number_or_none(self, backend: Backend, run, programs):
         for _ in range(2):
             ready = backend.warm_count()
             assert ready is None or ready >= 0
             run(programs.echo)
 
-    def test_cleanup_of_what_is_not_there_is_no_error(self, backend: Backend):
+    def test_kill_of_an_unknown_workload_is_ignored(self, backend: Backend):
         backend.kill("0" * 32)
         backend.kill("no id at all")
 
-    def test_after_close_it_is_unavailable(self, backend: Backend, run, programs: Programs):
+    def test_closed_backend_is_unavailable(self, backend: Backend, run, programs: Programs):
         backend.close()
         backend.close()
         with pytest.raises(BackendUnavailable):

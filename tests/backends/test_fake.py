@@ -32,18 +32,18 @@ class TestFakeBackend(BackendContract):
         )
 
 
-def test_without_a_program_it_echoes():
+def test_default_program_echoes():
     assert FakeBackend().execute(WorkloadSpec(code="", input=7)).output == 7
 
 
-def test_a_program_may_give_the_whole_result():
+def test_program_may_return_a_whole_result():
     timeout = WorkloadResult(exit_reason=ExitReason.TIMEOUT)
     result = FakeBackend(program=lambda workload: timeout).execute(WorkloadSpec(code=""))
     assert result is timeout
     assert result.status is Status.FAILED
 
 
-def test_a_program_may_play_broken_infrastructure():
+def test_program_may_simulate_broken_infrastructure():
     def program(workload: WorkloadSpec) -> None:
         raise BackendUnavailable("no power")
 
@@ -51,13 +51,13 @@ def test_a_program_may_play_broken_infrastructure():
         FakeBackend(program=program).execute(WorkloadSpec(code=""))
 
 
-def test_the_next_probe_reports_the_health_that_was_set():
+def test_next_probe_reports_the_health_that_was_set():
     fake = FakeBackend()
     fake.health = Health.undetected("not installed")
     assert fake.probe().state == "undetected"
 
 
-def test_it_remembers_a_bounded_number_of_workloads():
+def test_number_of_recorded_workloads_is_bounded():
     fake = FakeBackend()
     for number in range(1100):
         fake.execute(WorkloadSpec(code="", input=number))

@@ -14,7 +14,7 @@ from backends_app.backends.isolate.frame import FramedStdout
     st.binary(max_size=40),
     st.lists(st.integers(0, 150)),
 )
-def test_the_frame_is_found_however_the_stream_is_cut(before, frame, after, cuts):
+def test_frame_is_found_in_any_pieces(before, frame, after, cuts):
     marker = b"<marker>"
     before = before.replace(b"<", b"")
     stream = before + marker + f"{len(frame):08x}".encode() + frame + after
@@ -28,7 +28,7 @@ def test_the_frame_is_found_however_the_stream_is_cut(before, frame, after, cuts
 
 
 @given(st.binary(max_size=100), st.integers(1, 20))
-def test_without_a_marker_everything_was_printed(stream, size):
+def test_stream_without_a_marker_is_all_output(stream, size):
     sink = FramedStdout(b"never in there", 1000)
     for start in range(0, len(stream), size):
         sink.write(stream[start : start + size])
@@ -38,7 +38,7 @@ def test_without_a_marker_everything_was_printed(stream, size):
 
 
 @given(st.binary(max_size=60))
-def test_whatever_follows_the_marker_the_frame_is_bounded(garbage):
+def test_frame_is_bounded_whatever_follows_the_marker(garbage):
     sink = FramedStdout(b"<marker>", 10)
     sink.write(b"<marker>" + garbage)
     sink.close()
@@ -46,14 +46,14 @@ def test_whatever_follows_the_marker_the_frame_is_bounded(garbage):
     assert sink.frame is None or len(sink.frame) <= len(garbage)
 
 
-def test_a_frame_that_is_too_large_is_counted_and_not_kept():
+def test_oversized_frame_is_counted_but_not_stored():
     sink = FramedStdout(b"<marker>", 10)
     sink.write(b"<marker>000f4240" + b"x" * 1_000_000 + b"after")
     assert sink.frame_too_large
     assert sink.capture.text() == "after"
 
 
-def test_a_frame_that_is_cut_short_is_none():
+def test_truncated_frame_is_ignored():
     sink = FramedStdout(b"<marker>", 1000)
     sink.write(b"<marker>00000010{")
     sink.close()

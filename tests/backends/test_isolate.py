@@ -48,7 +48,7 @@ class TestWasmOnTheIsolateBackend(BackendContract):
         )
 
 
-def test_its_spares_are_counted(backend: IsolateBackend, run):
+def test_warm_instances_are_counted(backend: IsolateBackend, run):
     assert backend.warm_count() == 0
     run("1")
     deadline = time.monotonic() + PATIENCE_S
@@ -62,7 +62,7 @@ def test_its_spares_are_counted(backend: IsolateBackend, run):
 # What a program gets and gives
 
 
-def test_typescript_runs_and_its_return_value_is_the_output(run):
+def test_typescript_runs_and_returns_output(run):
     result = run(
         "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})", {"a": 1, "b": 2}
     )
@@ -71,7 +71,7 @@ def test_typescript_runs_and_its_return_value_is_the_output(run):
     assert result.cpu_time_ms > 0
 
 
-def test_a_promise_is_awaited(run):
+def test_returned_promise_is_awaited(run):
     code = """export default async (ms: number) => {
         await new Promise((done) => setTimeout(done, ms));
         return "later";
@@ -79,7 +79,7 @@ def test_a_promise_is_awaited(run):
     assert run(code, 20).output == "later"
 
 
-def test_a_module_without_default_export_is_run_for_its_stdout(run):
+def test_module_without_default_export_is_run_for_its_stdout(run):
     result = run(
         "console.log('hello'); console.error('oops'); setTimeout(() => console.log('end'))"
     )
@@ -88,27 +88,27 @@ def test_a_module_without_default_export_is_run_for_its_stdout(run):
     assert run("console.log(JSON.stringify({a: 1}))").output == {"a": 1}
 
 
-def test_a_module_may_read_its_input_from_stdin(run):
+def test_module_may_read_its_input_from_stdin(run):
     code = "console.log(await new Response(Deno.stdin.readable).text())"
     assert run(code, {"a": "ü"}).output == {"a": "ü"}
 
 
-def test_what_is_printed_and_what_is_returned_are_kept_apart(run):
+def test_printed_and_returned_values_are_separate(run):
     result = run("export default () => { console.log('{\"output\": 1}'); return 2 }")
     assert (result.stdout, result.output) == ('{"output": 1}\n', 2)
 
 
-def test_undefined_is_null(run):
+def test_undefined_is_returned_as_null(run):
     assert run("export default () => {}").output is None
 
 
-def test_a_command_is_refused_rather_than_ignored(backend: IsolateBackend):
+def test_command_for_a_module_is_rejected(backend: IsolateBackend):
     with pytest.raises(InvalidRequest) as raised:
         backend.execute(WorkloadSpec(runtime="node", code="1", command=("node", "x.js")))
     assert raised.value.field == "command"
 
 
-def test_the_exit_code_is_the_programs(run):
+def test_exit_code_is_the_programs(run):
     result = run("console.log('so far'); Deno.exit(7)")
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert (result.exit_code, result.stdout) == (7, "so far\n")
@@ -117,7 +117,7 @@ def test_the_exit_code_is_the_programs(run):
 # How a program fails
 
 
-def test_an_uncaught_error_comes_with_its_stack_in_the_users_own_lines(run):
+def test_uncaught_error_shows_a_stack_with_the_users_lines(run):
     code = "function f() { throw new TypeError('bad') }\nexport default () => {\n  f() }"
     result = run(code)
     assert (result.status, result.exit_code) == (Status.FAILED, 1)
@@ -130,7 +130,7 @@ def test_an_uncaught_error_comes_with_its_stack_in_the_users_own_lines(run):
     assert result.error.startswith("TypeError: bad")
 
 
-def test_a_stack_has_the_users_file_name_wherever_it_is_shown(run):
+def test_stack_always_shows_the_users_file_name(run):
     code = """const shown: string[] = [];
     function f(): Error { return new Error('bad') }
     console.error(f());
@@ -166,7 +166,7 @@ def test_stacks_have_no_frame_of_the_harness(run, code):
     assert "data:" not in shown
 
 
-def test_nothing_of_the_harness_or_the_host_is_to_be_seen(run):
+def test_harness_and_host_are_not_visible(run):
     code = """import process from 'node:process';
     export default () => [Deno.mainModule, Deno.execPath(), Deno.cwd(), Deno.args,
       process.argv, process.execPath, process.cwd(), new Error().stack];"""
@@ -195,7 +195,7 @@ def test_nothing_of_the_harness_or_the_host_is_to_be_seen(run):
         ("import './other.ts'", "a workload is one module"),
     ],
 )
-def test_how_a_program_fails_is_shown(run, code, shown):
+def test_failure_of_a_program_is_described(run, code, shown):
     result = run(code)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert result.exit_code == 1
@@ -220,7 +220,7 @@ def test_how_a_program_fails_is_shown(run, code, shown):
         "'\\ud800'",
     ],
 )
-def test_output_that_is_no_json_is_invalid(run, value):
+def test_output_that_is_not_json_is_invalid(run, value):
     result = run(f"export default () => ({value})")
     assert result.status is Status.FAILED
     assert result.output is None
@@ -231,7 +231,7 @@ def test_output_that_is_no_json_is_invalid(run, value):
 
 
 @pytest.mark.parametrize("nested", ["[]", "()"])
-def test_source_that_is_nested_too_deeply_is_the_callers_failure(run, nested):
+def test_source_that_is_nested_too_deeply_is_a_failure(run, nested):
     """Deno reads TypeScript on the stack of a thread, and is ended when that is full."""
     opening, closing = nested
     result = run(f"const x: any = {opening * 100_000}1{closing * 100_000}; export default () => x")
@@ -239,12 +239,12 @@ def test_source_that_is_nested_too_deeply_is_the_callers_failure(run, nested):
     assert "nested too deeply" in result.error
 
 
-def test_a_command_modules_exit_code_and_words_are_its_own(run_wasm):
+def test_command_modules_exit_code_and_output_are_reported(run_wasm):
     result = run_wasm(wasm.FAILS)
     assert (result.exit_code, result.stderr, result.error) == (3, "boom\n", "")
 
 
-def test_nothing_in_a_module_catches_its_exit(run_wasm):
+def test_exit_cannot_be_caught_by_a_module(run_wasm):
     result = run_wasm(wasm.EXITS_IN_TRY)
     assert (result.status, result.exit_code) == (Status.FAILED, 3)
 
@@ -262,7 +262,7 @@ def test_nothing_in_a_module_catches_its_exit(run_wasm):
         (wasm.ECHO[:200], "CompileError"),
     ],
 )
-def test_a_module_that_is_broken_is_the_callers_failure(run_wasm, code, shown):
+def test_broken_module_is_a_failed_workload(run_wasm, code, shown):
     result = run_wasm(code)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert result.exit_code == 1
@@ -270,19 +270,19 @@ def test_a_module_that_is_broken_is_the_callers_failure(run_wasm, code, shown):
     assert shown in result.stderr
 
 
-def test_a_module_may_be_wrapped_as_base64_tools_wrap_it(run_wasm):
+def test_base64_may_contain_line_breaks(run_wasm):
     wrapped = "\n".join(wasm.FAILS[start : start + 76] for start in range(0, 300, 76))
     assert run_wasm(wrapped).exit_code == 3
 
 
 @pytest.mark.parametrize("code", ["no base64!", "AAA", "ä"])
-def test_what_is_no_base64_is_an_invalid_request(run_wasm, code):
+def test_invalid_base64_is_an_invalid_request(run_wasm, code):
     with pytest.raises(InvalidRequest) as raised:
         run_wasm(code)
     assert raised.value.field == "code"
 
 
-def test_a_module_is_bounded_in_time_and_memory(run_wasm):
+def test_module_is_limited_in_time_and_memory(run_wasm):
     assert run_wasm(wasm.SPIN, timeout_s=0.5).exit_reason is ExitReason.TIMEOUT
     assert run_wasm(wasm.GROW, mem_mb=128).exit_reason is ExitReason.MEMORY_LIMIT
 
@@ -290,7 +290,7 @@ def test_a_module_is_bounded_in_time_and_memory(run_wasm):
 # What the host does
 
 
-def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: IsolateBackend):
+def test_running_workload_is_observed_and_killed(backend: IsolateBackend):
     code = "console.log('begun'); for (;;);"
     spec = WorkloadSpec(runtime="node", code=code, resources=Resources(timeout_s=60))
     result = heard_and_ended(backend, spec)
@@ -298,7 +298,7 @@ def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: IsolateBackend):
     assert result.stdout == "begun\n"
 
 
-def test_what_is_heard_shows_no_more_than_the_result(backend: IsolateBackend):
+def test_delivered_stderr_is_cleaned_like_the_result(backend: IsolateBackend):
     """Names of modules come in parts, and are shown as a person is to see them."""
     heard = b""
 
@@ -313,7 +313,7 @@ def test_what_is_heard_shows_no_more_than_the_result(backend: IsolateBackend):
     assert b"blob:" not in heard
 
 
-def test_a_missing_deno_is_undetected_and_says_what_to_install():
+def test_missing_deno_is_undetected_with_instructions():
     backend = IsolateBackend(deno="/nowhere/deno")
     found = backend.probe()
     assert found.state == "undetected"
@@ -323,14 +323,14 @@ def test_a_missing_deno_is_undetected_and_says_what_to_install():
         backend.execute(WorkloadSpec(runtime="node", code=""))
 
 
-def test_a_broken_deno_is_unhealthy():
+def test_broken_deno_is_unhealthy():
     backend = IsolateBackend(deno="/bin/false")
     found = backend.probe()
     backend.close()
     assert (found.state, found.detected) == ("unhealthy", True)
 
 
-def test_what_deno_is_and_how_it_is_confined_is_said(backend: IsolateBackend):
+def test_probe_reports_deno_and_its_sandbox(backend: IsolateBackend):
     attributes = backend.probe().attributes
     assert {key for key in attributes if key.startswith("wall_")} == {
         "wall_files",
@@ -371,7 +371,7 @@ print(json.dumps(told))
 """
 
 
-def test_a_host_without_walls_is_warned_of_or_refused():
+def test_host_without_sandbox_layers_is_warned_about_or_unavailable():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_WALLS], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -397,7 +397,7 @@ def test_a_host_without_walls_is_warned_of_or_refused():
     assert "required sandbox layers are missing: files: " in description
 
 
-def test_a_backend_that_was_closed_starts_nothing():
+def test_closed_backend_starts_nothing():
     closed = IsolateBackend()
     closed.close()
     assert closed.probe().state == "unhealthy"
@@ -405,7 +405,7 @@ def test_a_backend_that_was_closed_starts_nothing():
     assert children(os.getpid()) == set()
 
 
-def test_the_words_of_an_error_fit_beside_a_small_cap(backend: IsolateBackend):
+def test_error_text_fits_a_small_output_cap(backend: IsolateBackend):
     code = "export default () => { throw new Error('é\\u0001'.repeat(3000)) }"
     result = backend.execute(WorkloadSpec(runtime="node", code=code, output_bytes=1000))
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 1)
@@ -420,7 +420,7 @@ def test_the_words_of_an_error_fit_beside_a_small_cap(backend: IsolateBackend):
     ("option", "value"),
     [("pool_size", -1), ("pool_size", True), ("require_walls", "yes"), ("max_concurrency", 0)],
 )
-def test_options_that_make_no_sense_are_named(option, value):
+def test_invalid_options_are_rejected(option, value):
     with pytest.raises(InvalidOption) as raised:
         IsolateBackend(**{option: value})
     assert raised.value.option == option

@@ -27,7 +27,7 @@ from tests.backends.conftest import OUTPUT_BYTES, workers
         "for (;;) try { throw 1 } catch {}",
     ],
 )
-def test_time_is_bounded(run, code):
+def test_time_is_limited(run, code):
     result = run(f"console.log('so far');\n{code}", timeout_s=0.5)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
     assert result.exit_code is None
@@ -51,12 +51,12 @@ def test_time_is_bounded(run, code):
         }""",
     ],
 )
-def test_memory_is_bounded(run, code):
+def test_memory_is_limited(run, code):
     result = run(code, mem_mb=128)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
 
 
-def test_memory_that_is_asked_for_at_once_is_refused_by_the_kernel(run):
+def test_single_large_allocation_is_denied_by_the_kernel(run):
     """Before anybody could look at it: the program gets an error, as it would without memory."""
     for code in (
         "new Uint8Array(2 ** 33)",
@@ -68,7 +68,7 @@ def test_memory_that_is_asked_for_at_once_is_refused_by_the_kernel(run):
         assert "RangeError" in result.stderr
 
 
-def test_workers_are_bounded_and_some_may_be_had(run):
+def test_workers_are_available_and_limited(run):
     worker = "new Worker('data:text/javascript,for(;;);', { type: 'module' })"
     result = run(f"for (;;) {worker}", mem_mb=512)
     assert result.exit_reason in (ExitReason.MEMORY_LIMIT, ExitReason.PROCESS_LIMIT)
@@ -84,7 +84,7 @@ def test_workers_are_bounded_and_some_may_be_had(run):
 
 
 @pytest.mark.parametrize("stream", ["log", "error"])
-def test_endless_output_is_ended_and_its_head_and_tail_kept(run, stream):
+def test_endless_output_is_killed_and_its_head_and_tail_kept(run, stream):
     result = run(f"console.{stream}('head'); for (;;) console.{stream}('x'.repeat(1e4))")
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
     text = result.stdout if stream == "log" else result.stderr
@@ -103,7 +103,7 @@ def test_long_output_is_cut_in_the_middle_and_the_program_goes_on(run):
     assert "bytes cut" in result.stdout
 
 
-def test_output_over_its_cap_is_refused(run):
+def test_output_over_its_cap_is_rejected(run):
     result = run(f"export default () => 'x'.repeat({OUTPUT_BYTES + 100})")
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.OUTPUT_LIMIT)
     assert run(f"export default () => 'x'.repeat({OUTPUT_BYTES - 100})").status is Status.COMPLETED
@@ -131,13 +131,13 @@ def test_output_over_its_cap_is_refused(run):
         "await import('jsr:@std/path')",
     ],
 )
-def test_nothing_outside_is_reached(run, code):
+def test_outside_resources_are_unreachable(run, code):
     result = run(f"export default async () => {{ {code} }}")
     assert (result.status, result.exit_code) == (Status.FAILED, 1)
     assert "root:" not in result.stderr
 
 
-def test_nothing_is_told_of_the_hosts_environment_name_or_users(run):
+def test_host_environment_name_and_users_are_hidden(run):
     code = """import os from 'os';
     export default () => ({
       environment: [Deno.env.toObject(), Deno.env.has("DENO_DIR"), {...process.env}],
@@ -154,12 +154,12 @@ def test_nothing_is_told_of_the_hosts_environment_name_or_users(run):
     assert told["network"] == [{}, []]
 
 
-def test_static_imports_reach_nothing_either(run):
+def test_static_imports_reach_nothing(run):
     for source in ("file:///etc/hostname", "https://example.org/x.js", "npm:left-pad"):
         assert run(f"import x from '{source}'; export default () => 1").status is Status.FAILED
 
 
-def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBackend):
+def test_process_gets_none_of_the_servers_environment(backend: IsolateBackend):
     spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
     thread = threading.Thread(target=backend.execute, args=[spec])
     thread.start()
@@ -188,12 +188,12 @@ def test_the_process_gets_nothing_of_the_servers_environment(backend: IsolateBac
         'console.log(\'{"output": "FORGED"}\')',
     ],
 )
-def test_patching_the_realm_forges_nothing(run, code):
+def test_patched_realm_cannot_forge_a_result(run, code):
     result = run(f"{code};\nexport default () => 'true'")
     assert (result.status, result.output) == (Status.COMPLETED, "true")
 
 
-def test_no_patched_function_ever_sees_the_marker(run):
+def test_patched_functions_never_see_the_marker(run):
     """Whoever knew it could write a frame: everything that can be patched looks for it."""
     code = """const seen: string[] = [];
     const { Uint8Array: Bytes, ArrayBuffer: Buffer, TextDecoder: Decoder } = globalThis;
@@ -266,7 +266,7 @@ def test_no_patched_function_ever_sees_the_marker(run):
 @pytest.mark.parametrize(
     "shown", ['console.log(\'{"output": "FORGED"}\')', "THROW", "Deno.exit(0)"]
 )
-def test_who_listens_for_the_end_speaks_only_for_himself(run, listener, shown):
+def test_exit_listener_cannot_change_the_result(run, listener, shown):
     """Whatever it does there: one frame at the most, and nothing of it on stdout."""
     shown = shown.replace("THROW", "(() => { throw new Error('at the end') })()")
     result = run(f"{listener.replace('SHOW', shown)};\nexport default () => 'true'")
@@ -277,7 +277,7 @@ def test_who_listens_for_the_end_speaks_only_for_himself(run, listener, shown):
         assert (result.status, result.output) == (Status.COMPLETED, "true")
 
 
-def test_a_heap_snapshot_does_not_show_the_marker(run):
+def test_heap_snapshot_does_not_contain_the_marker(run):
     code = """import v8 from "node:v8";
     const mine = ["0123456789abcdef", "0123456789abcdee"].join("");
     export default async () => {
@@ -289,18 +289,18 @@ def test_a_heap_snapshot_does_not_show_the_marker(run):
     assert result.output == [32, ['"0123456789abcdef0123456789abcdee"']]
 
 
-def test_the_programs_exit_code_counts_beside_its_output(run):
+def test_programs_exit_code_is_reported_with_its_output(run):
     result = run("Deno.exitCode = 4; export default () => 1")
     assert (result.status, result.exit_code, result.output) == (Status.FAILED, 4, None)
 
 
-def test_leaving_before_the_result_is_a_plain_exit(run):
+def test_exit_before_the_result_is_a_plain_exit(run):
     result = run("Deno.exit(0); export default () => 1")
     assert (result.status, result.exit_code, result.output) == (Status.COMPLETED, 0, None)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_closed_stream_is_the_programs_own_loss(run, stream):
+def test_output_to_a_closed_stream_is_lost(run, stream):
     result = run(f"Deno.{stream}.close(); export default () => {{ throw new Error('unheard') }}")
     assert (result.status, result.exit_code, result.output) == (Status.FAILED, 1, None)
     assert "data:" not in result.stderr
@@ -308,13 +308,13 @@ def test_a_closed_stream_is_the_programs_own_loss(run, stream):
     assert (result.status, result.output, result.stderr) == (Status.FAILED, None, "")
 
 
-def test_a_crash_is_a_signal(run):
+def test_crash_is_reported_as_a_signal(run):
     result = run("process.abort()")
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.SIGNAL)
     assert (result.exit_code, result.signal) == (None, "SIGABRT")
 
 
-def test_the_next_workload_sees_nothing_of_this_one(run):
+def test_next_workload_sees_nothing_of_this_one(run):
     code = "export default (x) => { const old = globalThis.seen; globalThis.seen = x; return old }"
     assert run(code, "first").output is None
     assert run(code, "second").output is None
@@ -323,11 +323,11 @@ def test_the_next_workload_sees_nothing_of_this_one(run):
 @pytest.mark.parametrize(
     "code", ["localStorage.setItem('a', 'b')", "await (await caches.open('a')).keys()"]
 )
-def test_there_is_no_place_to_keep_anything(run, code):
+def test_nothing_can_be_stored(run, code):
     assert run(f"export default async () => {{ {code} }}").status is Status.FAILED
 
 
-def test_a_database_that_spills_to_the_disk_is_ended(run):
+def test_database_that_spills_to_disk_is_killed(run):
     code = """import { DatabaseSync } from "node:sqlite";
     const d = new DatabaseSync(":memory:");
     d.exec("PRAGMA temp_store=1; PRAGMA cache_size=10; CREATE TEMP TABLE t(a)");
@@ -335,7 +335,7 @@ def test_a_database_that_spills_to_the_disk_is_ended(run):
     assert run(code).status is Status.FAILED
 
 
-def test_an_error_cannot_pass_for_a_success(run):
+def test_error_cannot_be_reported_as_success(run):
     code = "addEventListener('unload', () => { Deno.exitCode = 0 });"
     result = run(f"{code} export default () => {{ throw new Error('x') }}")
     assert result.status is Status.FAILED

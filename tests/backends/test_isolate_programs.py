@@ -28,12 +28,12 @@ from tests.programs import ROOT
         })""",
     ],
 )
-def test_denos_parser_finds_the_bounds_of_its_stack(run, code):
+def test_deno_parser_finds_its_stack_bounds(run, code):
     result = run(code)
     assert (result.status, result.output) == (Status.COMPLETED, 1)
 
 
-def test_a_line_of_the_prepared_maps_holds_the_end_of_any_stack():
+def test_prepared_maps_have_a_line_for_the_end_of_any_stack():
     end = 0x7FFC_1234_5000
     text = root.stack_maps(end)
     spans = [[int(part, 16) for part in line.split()[0].split("-")] for line in text.splitlines()]
@@ -60,7 +60,7 @@ print(json.dumps([result.output, result.error]))
 """
 
 
-def test_so_it_does_where_no_root_of_its_own_can_be_had():
+def test_parser_finds_its_stack_bounds_without_a_private_root():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_NAMESPACES],
         cwd=ROOT,
@@ -72,7 +72,7 @@ def test_so_it_does_where_no_root_of_its_own_can_be_had():
     assert json.loads(done.stdout) == [1, ""]
 
 
-def test_time_zones_and_languages_are_there(run):
+def test_time_zones_and_locales_exist(run):
     code = """export default () => [
         new Intl.DateTimeFormat("de", { timeZone: "Asia/Tokyo", dateStyle: "full" }).format(0),
         (1234.5).toLocaleString("de-CH"), Intl.DateTimeFormat().resolvedOptions().timeZone,
@@ -83,7 +83,7 @@ def test_time_zones_and_languages_are_there(run):
 # Modules
 
 
-def test_built_in_modules_have_both_of_their_names(run):
+def test_built_in_modules_are_importable_by_both_names(run):
     code = """import fs, { readFileSync } from "fs";
     import * as path from "node:path";
     import { EventEmitter } from "events";
@@ -97,7 +97,7 @@ def test_built_in_modules_have_both_of_their_names(run):
     assert run(code).output == [True, "/", "/", 0, 2, "\n", "function"]
 
 
-def test_a_bundle_knows_its_file_and_makes_its_own_require(run):
+def test_bundle_finds_its_file_and_creates_require(run):
     code = """import { createRequire as made } from "module"; const require = made(import.meta.url);
     import { fileURLToPath, pathToFileURL } from "url";
     const file = fileURLToPath(import.meta.url);
@@ -139,7 +139,7 @@ def test_commonjs_runs(run, code, output):
     assert (result.status, result.output) == (Status.COMPLETED, output)
 
 
-def test_what_only_a_module_may_say_makes_it_one(run):
+def test_module_syntax_selects_a_module(run):
     """As Node decides it: a text with `require` is CommonJS unless it could not be."""
     for code in (
         "export default () => { const module = 1, exports = 2; return module + exports }",
@@ -156,7 +156,7 @@ def test_what_only_a_module_may_say_makes_it_one(run):
     "code",
     ["import x from 'MISSING'", "await import('MISSING')", "module.exports = require('MISSING')"],
 )
-def test_a_module_that_is_not_there_is_named(run, specifier, code):
+def test_missing_module_is_named_in_the_error(run, specifier, code):
     result = run(code.replace("MISSING", specifier))
     assert (result.status, result.exit_code) == (Status.FAILED, 1)
     assert f"Cannot find module '{specifier}': a workload is one module" in result.error
@@ -165,7 +165,7 @@ def test_a_module_that_is_not_there_is_named(run, specifier, code):
 # JavaScript is JavaScript
 
 
-def test_valid_javascript_is_not_taken_for_typescript(run):
+def test_valid_javascript_is_not_treated_as_typescript(run):
     code = """const count = (...given) => given.length;
     const [a, b, c, d] = [1, 2, 3, 4];
     function  shown( x ){ /* kept */ return x }
@@ -182,11 +182,11 @@ def test_valid_javascript_is_not_taken_for_typescript(run):
         "'use strict';\n// a comment\nmodule.exports = (x: number) => { null.y }",
     ],
 )
-def test_lines_stay_where_they_are(run, code):
+def test_line_numbers_are_unchanged(run, code):
     assert "(workload.ts:3:" in run(code).error
 
 
-def test_all_of_typescript_runs(run):
+def test_full_typescript_runs(run):
     code = """import { Stats } from "node:fs"; // a type
     namespace Numbers { export const one = 1 }
     abstract class Base { constructor(protected readonly x: number) {} abstract get(): number }
@@ -204,7 +204,7 @@ def test_all_of_typescript_runs(run):
 # The container around it
 
 
-def test_variables_are_none_and_the_programs_own(run):
+def test_environment_holds_only_the_programs_variables(run):
     code = """const before = [process.env.HOME, "PATH" in process.env, Deno.env.get("PATH")];
     process.env.A = 1;
     Deno.env.set("B", "2");
@@ -219,7 +219,7 @@ def test_variables_are_none_and_the_programs_own(run):
     ]
 
 
-def test_the_machine_is_a_small_one(run):
+def test_machine_has_few_devices(run):
     code = """import os from "os";
     export default () => [
       [os.cpus().length, os.availableParallelism(), navigator.hardwareConcurrency],
@@ -235,7 +235,7 @@ def test_the_machine_is_a_small_one(run):
     ]
 
 
-def test_files_are_missing_and_no_message_advises_a_flag(run):
+def test_denied_file_access_advises_no_flag(run):
     code = """import fs from "fs";
     const came = [];
     for (const attempt of [
@@ -255,7 +255,7 @@ def test_files_are_missing_and_no_message_advises_a_flag(run):
     assert "--allow" not in result.output["told"] + result.stderr
 
 
-def test_stdin_is_a_file_too(run):
+def test_stdin_can_be_opened_as_a_file(run):
     for read in (
         "require('fs').readFileSync('/dev/stdin', 'utf8')",
         "String(require('fs').readFileSync(0))",
@@ -267,7 +267,7 @@ def test_stdin_is_a_file_too(run):
         ]
 
 
-def test_what_is_printed_looks_as_node_prints_it(run):
+def test_console_output_matches_node(run):
     code = """console.log({ a: "x" }, "s", new Map([["k", [1]]]));
     console.group("g"); console.info("a\\nb"); console.groupEnd();
     console.table([{ a: "x" }]); console.dir({ a: { b: { c: 1 } } }, { depth: 0 });
@@ -303,7 +303,7 @@ def test_what_is_printed_looks_as_node_prints_it(run):
         ("(await import('vm')).runInNewContext('new RangeError(\"far\")')", "RangeError: far"),
     ],
 )
-def test_what_was_thrown_is_shown(run, thrown, shown):
+def test_thrown_value_is_shown(run, thrown, shown):
     for code in (f"throw {thrown}", f"export default async () => {{ throw {thrown} }}"):
         result = run(code)
         assert (result.status, result.exit_code) == (Status.FAILED, 1)
@@ -353,7 +353,7 @@ def test_what_was_thrown_is_shown(run, thrown, shown):
         ),
     ],
 )
-def test_what_a_program_takes_care_of_is_no_failure(run, listen, fails, heard):
+def test_handled_errors_are_not_failures(run, listen, fails, heard):
     code = f"""const say = (...given) => console.log(JSON.stringify(given));
     {listen};
     {fails}"""
@@ -364,7 +364,7 @@ def test_what_a_program_takes_care_of_is_no_failure(run, listen, fails, heard):
     assert careless.error
 
 
-def test_listeners_hear_of_the_end_with_its_code(run):
+def test_exit_listeners_receive_the_exit_code(run):
     listen = "process.on('exit', (code) => console.log('exit', code));"
     assert run(f"{listen} export default () => 5").stdout == "exit 0\n"
     assert run(f"{listen} process.exitCode = 3").stdout == "exit 3\n"
@@ -374,7 +374,7 @@ def test_listeners_hear_of_the_end_with_its_code(run):
     assert (result.exit_code, result.output) == (9, None)
 
 
-def test_timers_without_a_reference_hold_nothing_up(run):
+def test_unreferenced_timers_do_not_delay_the_exit(run):
     code = """setTimeout(() => console.log("never"), 60_000).unref();
     setInterval(() => {}, 1000).unref(); console.log("2")"""
     assert (run(code).output, run(code).status) == (2, Status.COMPLETED)
@@ -390,12 +390,12 @@ def test_timers_without_a_reference_hold_nothing_up(run):
         "process.reallyExit(1024)",
     ],
 )
-def test_a_failure_becomes_no_success_by_eight_bits(run, ends):
+def test_failing_exit_code_never_wraps_to_success(run, ends):
     assert run(ends).exit_code == 1
     assert run(f"export default () => {{ {ends} }}").exit_code == 1
 
 
-def test_an_input_that_nobody_took_is_said(run):
+def test_unread_input_is_reported(run):
     result = run("export const handler = (x) => x; export const b = 1", {"a": 1})
     assert (result.status, result.output) == (Status.COMPLETED, None)
     assert "no default export" in result.error
@@ -408,7 +408,7 @@ def test_an_input_that_nobody_took_is_said(run):
     assert run("process.exit(3)", {"a": 1}).error == ""
 
 
-def test_a_pipe_into_stdout_leaves_it_open(run):
+def test_pipe_into_stdout_leaves_it_open(run):
     for pipe in (
         "await new Response('a').body.pipeTo(Deno.stdout.writable)",
         "await (await import('stream/promises')).pipeline(['a'], process.stdout)",
@@ -417,7 +417,7 @@ def test_a_pipe_into_stdout_leaves_it_open(run):
         assert (result.stdout, result.output) == ("a", "kept")
 
 
-def test_a_result_that_finds_stdout_closed_is_said(backend: IsolateBackend, run):
+def test_result_lost_to_a_closed_stdout_is_reported(backend: IsolateBackend, run):
     for close in ("Deno.stdout.close()", "(await import('fs')).closeSync(1)"):
         result = run(f"{close}; export default () => 'lost'")
         assert (result.status, result.exit_code, result.output) == (Status.FAILED, 1, None)
@@ -447,7 +447,7 @@ def test_a_result_that_finds_stdout_closed_is_said(backend: IsolateBackend, run)
         "delete globalThis[name]",
     ],
 )
-def test_a_program_that_patched_its_realm_ends_as_it_would_alone(run, patch):
+def test_program_that_patched_its_realm_ends_normally(run, patch):
     result = run(f"{patch}; export default (x) => x.a", {"a": [1]})
     assert (result.status, result.output, result.stderr) == (Status.COMPLETED, [1], "")
     result = run(
@@ -457,7 +457,7 @@ def test_a_program_that_patched_its_realm_ends_as_it_would_alone(run, patch):
     assert result.error.startswith("TypeError: mine")
 
 
-def test_a_large_bundle_runs(run):
+def test_large_bundle_runs(run):
     """As esbuild writes them: a banner, helpers, many wrapped modules, one export at the end."""
     wrapped = "\n".join(
         f"var require_m{at} = __commonJS({{ 'm{at}.js'(exports, module) {{ module.exports = "
@@ -478,11 +478,11 @@ function run(at) {{ return [require_m4999().at, require_m7().os] }}
     assert run(code).output == [4999, "\n"]
 
 
-def test_a_program_gets_no_message_of_the_hosts(run):
+def test_program_receives_no_host_message(run):
     assert os.uname().nodename not in json.dumps(run("export default () => Deno.hostname()").output)
 
 
-def test_bytes_that_are_no_text_are_said(run):
+def test_bytes_that_are_not_utf8_set_the_encoding(run):
     code = "Deno.stdout.writeSync(new Uint8Array([65, 255, 10])); console.error('text')"
     result = run(code)
     assert (result.stdout_encoding, result.stderr_encoding) == ("utf-8-lossy", "utf-8")

@@ -81,12 +81,12 @@ GO_BUILD = "# workload\n./main.go:2:15: undefined: x\n"
         ("\n \n", ""),
     ],
 )
-def test_the_line_that_says_what_went_wrong(stderr: str, line: str):
+def test_error_line_is_found(stderr: str, line: str):
     assert error_line(stderr) == line
 
 
 @given(st.text(alphabet="aT \n:\tnode", max_size=300))
-def test_any_text_gives_one_short_line(stderr: str):
+def test_arbitrary_text_gives_one_short_line(stderr: str):
     line = error_line(stderr * 20)
     assert "\n" not in line
     assert len(line) <= MAX_CHARS

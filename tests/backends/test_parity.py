@@ -63,7 +63,7 @@ def offers() -> Iterator[dict[str, Backend]]:
         for name in PROGRAMS[runtime]
     ],
 )
-def test_a_program_does_the_same_everywhere(offers, backend: str, runtime: str, name: str):
+def test_program_behaves_the_same_on_all_backends(offers, backend: str, runtime: str, name: str):
     program: Program = PROGRAMS[runtime][name]
     endless = program.exit_reason is ExitReason.TIMEOUT
     result = offers(backend).execute(

@@ -16,13 +16,13 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import WorkloadSpec
 
 
-def test_no_engine_is_undetected_and_says_what_to_install(tmp_path: Path):
+def test_missing_engine_is_undetected_with_instructions(tmp_path: Path):
     found = GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").probe()
     assert found.state == "undetected"
     assert "manage.py setup_backend gvisor" in found.description
 
 
-def test_an_engine_that_does_not_answer_is_unhealthy(tmp_path: Path):
+def test_engine_that_does_not_answer_is_unhealthy(tmp_path: Path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(f"{tmp_path}/docker.sock")
         found = GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").probe()
@@ -30,7 +30,7 @@ def test_an_engine_that_does_not_answer_is_unhealthy(tmp_path: Path):
     assert "does not answer" in found.description
 
 
-def test_what_the_probe_shows_of_the_engine_holds_no_secret():
+def test_probe_shows_no_credentials_of_the_engine():
     found = GVisorBackend(engine="tcp://someone:secret@127.0.0.1:9").probe()
     assert found.state == "unhealthy"
     assert "127.0.0.1:9" in found.description
@@ -61,7 +61,7 @@ def engine(info: str) -> Iterator[str]:
             thread.join()
 
 
-def test_an_engine_without_runsc_is_undetected():
+def test_engine_without_runsc_is_undetected():
     with engine('{"ServerVersion": "28", "Runtimes": {"runc": {}}}') as address:
         found = GVisorBackend(engine=address).probe()
     assert found.state == "undetected"
@@ -69,13 +69,13 @@ def test_an_engine_without_runsc_is_undetected():
     assert found.attributes["engine_version"] == "28"
 
 
-def test_an_engine_that_only_says_that_it_has_runsc_is_not_healthy():
+def test_engine_that_only_claims_runsc_is_unhealthy():
     with engine('{"ServerVersion": "28", "Runtimes": {"runsc": {}}}') as address:
         found = GVisorBackend(engine=address).probe()
     assert (found.detected, found.healthy) == (True, False)
 
 
-def test_no_qemu_is_undetected_and_says_what_to_install(tmp_path: Path):
+def test_missing_qemu_is_undetected_with_instructions(tmp_path: Path):
     found = MicroVMBackend(qemu=str(tmp_path / "qemu")).probe()
     assert found.state == "undetected"
     assert "manage.py setup_backend microvm" in found.description
@@ -93,7 +93,7 @@ def test_no_qemu_is_undetected_and_says_what_to_install(tmp_path: Path):
         ("echo 'QEMU emulator version 7.2.1'; echo 'pc'", "undetected", "no machine"),
     ],
 )
-def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, said: str):
+def test_qemu_version_and_files_are_detected(tmp_path: Path, script: str, state: str, said: str):
     qemu = tmp_path / "qemu"
     qemu.write_text(f"#!/bin/sh\n{script}\n")
     qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
@@ -103,7 +103,7 @@ def test_a_qemu_is_asked_what_it_is(tmp_path: Path, script: str, state: str, sai
     assert str(tmp_path) not in found.description
 
 
-def test_nothing_is_run_where_nothing_is(tmp_path: Path):
+def test_undetected_backends_run_nothing(tmp_path: Path):
     with pytest.raises(BackendUnavailable, match="no Docker Engine"):
         GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").execute(WorkloadSpec(image="x"))
     with pytest.raises(BackendUnavailable, match="QEMU is not installed"):

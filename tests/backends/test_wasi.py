@@ -93,7 +93,7 @@ def without_descriptors() -> list[str]:
 
 
 @pytest.mark.parametrize("fd", DESCRIPTORS)
-def test_each_function_of_descriptors_answers_alike(answers, fd):
+def test_descriptor_functions_match_wasmtime(answers, fd):
     """Three streams are open, and no file, folder or socket can be opened."""
     calls = []
     for name, signature in SIGNATURES.items():
@@ -114,7 +114,7 @@ def test_each_function_of_descriptors_answers_alike(answers, fd):
         assert set(answered.values()) == {BADF}
 
 
-def test_streams_are_closed_and_renumbered_alike(answers):
+def test_streams_are_closed_and_renumbered_as_by_wasmtime(answers):
     hello = [(512, vectors((600, 6))), (600, b"hello\n")]
     write = [("fd_write", fd, 512, 1, 520) for fd in (0, 1, 2, 3)]
     tell = [("fd_fdstat_get", fd, 32 * fd) for fd in (0, 1, 2, 3)]
@@ -132,7 +132,7 @@ def test_streams_are_closed_and_renumbered_alike(answers):
 
 
 @pytest.mark.parametrize("command", [(), ARGUMENTS, ("x" * 4096,)])
-def test_its_arguments_are_the_command_behind_its_name(both, command):
+def test_arguments_are_the_name_and_the_command(both, command):
     calls = [("args_sizes_get", 0, 4), ("args_get", 16, 256)]
     ran = both(program(calls, shown=8192), command=command)
     count, size = struct.unpack_from("<II", ran.stdout, 8)
@@ -141,25 +141,25 @@ def test_its_arguments_are_the_command_behind_its_name(both, command):
     assert text.decode().split("\0") == [NAME, *command, ""]
 
 
-def test_a_command_has_the_bounds_of_a_command(execute):
+def test_command_size_is_limited(execute):
     for command in (("a\0b",), ("\ud800",), ("x" * 128 * 1024,)):
         with pytest.raises(InvalidRequest) as raised:
             execute(program([]), command=command)
         assert raised.value.field == "command"
 
 
-def test_its_environment_is_empty(answers):
+def test_environment_is_empty(answers):
     calls = [("environ_sizes_get", 0, 4), ("environ_get", 16, 128)]
     assert set(answers(calls, data=[(0, b"\xff" * 8)], shown=256).values()) == {0}
 
 
-def test_clocks_are_two(answers):
+def test_realtime_and_monotonic_clocks_exist(answers):
     calls = [("clock_res_get", clock, 8 * clock) for clock in range(4)]
     calls += [("clock_time_get", clock, 0, 512 + 8 * clock) for clock in range(4)]
     assert list(answers(calls, shown=512).values()) == [0, 0, BADF, BADF] * 2
 
 
-def test_the_time_is_the_hosts_and_goes_on(execute):
+def test_clock_is_the_hosts_and_runs(execute):
     calls = [("clock_time_get", clock, 0, 8 * at) for at, clock in enumerate((0, 1, 1, 1))]
     before = time.time()
     _, ran = execute(program(calls, shown=32))
@@ -168,7 +168,7 @@ def test_the_time_is_the_hosts_and_goes_on(execute):
     assert monotonic == sorted(monotonic)
 
 
-def test_as_much_is_random_as_was_asked_for(execute):
+def test_random_get_fills_the_requested_bytes(execute):
     """One call of the platform gives 64 KiB at the most."""
     size = 200_000
     body = f"""(drop (call $random_get (i32.const 16) (i32.const {size})))
@@ -181,16 +181,16 @@ def test_as_much_is_random_as_was_asked_for(execute):
     assert rest == bytes(16)
 
 
-def test_reading_takes_what_is_there_and_then_nothing(answers):
+def test_read_returns_available_data_and_then_nothing(answers):
     calls = [("fd_read", 0, 512, 1, at) for at in (0, 4, 8, 12)]
     answers(calls, data=[(512, vectors((600, 3)))], shown=1024)
 
 
-def test_what_goes_in_and_out_may_be_large(both):
+def test_input_and_output_may_be_large(both):
     assert len(both(b64decode(wasm.ECHO), input="ü" * 200_000).stdout) == 400_003
 
 
-def test_a_call_takes_and_gives_as_much_as_it_is_asked_for(both):
+def test_call_transfers_the_requested_amount(both):
     calls = [("fd_read", 0, 512, 1, 0), ("fd_write", 2, 520, 1, 4)]
     data = [(512, vectors((1024, 30_000), (1024, 20_000)))]
     ran = both(program(calls, data=data, shown=20_000), input="z" * 25_000)
@@ -198,7 +198,7 @@ def test_a_call_takes_and_gives_as_much_as_it_is_asked_for(both):
     assert len(ran.stderr) == 20_000
 
 
-def test_everything_that_is_to_be_written_is_written_at_once(execute):
+def test_fd_write_writes_all_parts(execute):
     """wasmtime writes the first part and says so; who does not look would lose the others."""
     data = [(512, vectors((600, 3), (0, 0), (603, 4))), (600, b"onetwo\n")]
     _, ran = execute(program([("fd_write", 2, 512, 3, 0)], data=data, shown=4))
@@ -230,7 +230,7 @@ def test_everything_that_is_to_be_written_is_written_at_once(execute):
         [],
     ],
 )
-def test_what_it_waits_for_comes_alike(answers, asked):
+def test_poll_matches_wasmtime(answers, asked):
     answers(
         [("poll_oneoff", AT, EVENTS, len(asked), COUNT)],
         data=[(AT, b"".join(asked))],
@@ -238,7 +238,7 @@ def test_what_it_waits_for_comes_alike(answers, asked):
     )
 
 
-def test_who_sleeps_is_ended_in_time(execute):
+def test_sleeping_module_is_killed_at_its_time_limit(execute):
     code = program([("poll_oneoff", AT, EVENTS, 1, COUNT)], data=[(AT, to_clock(7, 1, 2**64 - 1))])
     result, ran = execute(code, timeout_s=0.5)
     assert (result.exit_reason, ran.stdout) == (ExitReason.TIMEOUT, b"")
@@ -266,7 +266,7 @@ def test_who_sleeps_is_ended_in_time(execute):
         ("random_get", 0, -1),
     ],
 )
-def test_what_is_not_in_its_memory_ends_it(execute, call):
+def test_pointer_outside_memory_ends_the_program(execute, call):
     data = [(512, vectors((OUTSIDE, 100))), (520, to_clock(1, 1, 0))]
     code = program([call], data=data)
     assert on_wasmtime(code, b"null\n", ()) == Ran(None, b"", b"")
@@ -275,7 +275,7 @@ def test_what_is_not_in_its_memory_ends_it(execute, call):
     assert result.error.startswith(f"RangeError: {call[0]}: ")
 
 
-def test_no_module_catches_that_end(execute):
+def test_invalid_pointer_cannot_be_caught_by_a_module(execute):
     """The program ends at once, because a module can catch an exception that the host throws."""
     write = "(drop (call $fd_write (i32.const {}) (i32.const {}) (i32.const 1) (i32.const 8)))"
     body = f"""(block $caught (try_table (catch_all $caught) {write.format(1, OUTSIDE)}))
@@ -285,7 +285,7 @@ def test_no_module_catches_that_end(execute):
     assert "fd_write" in result.error
 
 
-def test_a_list_of_events_is_bounded_by_its_memory(execute):
+def test_event_list_is_limited_by_its_memory(execute):
     body = """(drop (call $poll_oneoff
       (i32.const 0) (i32.const 0) (i32.const 4000000) (i32.const 8)))"""
     code = module(body, {"poll_oneoff"}, memory='(memory (export "memory") 3000)')
@@ -297,24 +297,24 @@ def test_a_list_of_events_is_bounded_by_its_memory(execute):
     ("memory", "shown"),
     [("(memory 1)", "exports no memory"), ('(func (export "memory"))', "exports no memory")],
 )
-def test_a_module_without_memory_can_call_little(execute, memory, shown):
+def test_module_without_memory_is_limited_in_its_calls(execute, memory, shown):
     call = "(drop (call $clock_res_get (i32.const 0) (i32.const 0)))"
     result, _ = execute(module(call, {"clock_res_get"}, memory=memory))
     assert (result.exit_code, shown in result.error) == (1, True)
 
 
-def test_a_module_without_memory_may_exit(execute):
+def test_module_without_memory_may_exit(execute):
     _, ran = execute(module("(call $proc_exit (i32.const 7))", {"proc_exit"}, memory=""))
     assert ran.exit_code == 7
 
 
-def test_an_exception_that_it_does_not_catch_is_its_failure(execute):
+def test_uncaught_exception_is_a_failure(execute):
     result, _ = execute(compiled('(module (tag $x) (func (export "_start") (throw $x)))'))
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 1)
     assert "exception" in result.error
 
 
-def test_signals_there_are_none(answers):
+def test_signals_are_unsupported(answers):
     answers([("proc_raise", 6), ("proc_raise", 15), ("sched_yield",)])
 
 
@@ -322,13 +322,13 @@ def test_signals_there_are_none(answers):
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 125])
-def test_its_exit_code_is_its_own(both, code):
+def test_exit_code_is_reported(both, code):
     assert both(program([("proc_exit", code)])).exit_code == code
 
 
 @pytest.mark.parametrize(
     ("code", "kept"), [(126, 126), (255, 255), (256, 1), (1000, 232), (-1, 255)]
 )
-def test_an_exit_code_keeps_eight_bits_and_stays_a_failure(execute, code, kept):
+def test_large_exit_code_is_truncated_and_stays_a_failure(execute, code, kept):
     """Each program is treated so; wasmtime refuses such codes."""
     assert execute(program([("proc_exit", code)]))[1].exit_code == kept

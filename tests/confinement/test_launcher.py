@@ -38,14 +38,14 @@ def launched(parent: int | None = None) -> set[int]:
 # What comes of a process
 
 
-def test_what_went_in_and_out(launcher):
+def test_input_and_streams_are_transferred(launcher):
     code = "print(len(sys.stdin.read())); print('err', file=sys.stderr); sys.exit(3)"
     exit, stdout, stderr = run(launcher, code, stdin=b"x" * 300_000)
     assert (exit.exit_code, exit.signal, exit.kill_reason) == (3, None, None)
     assert (stdout, stderr) == ("300000\n", "err\n")
 
 
-def test_a_process_has_its_three_streams_and_nothing_of_the_launchers(launcher):
+def test_process_inherits_only_its_three_streams(launcher):
     """Least of all a line, on which it could say how another process has ended."""
     code = """
 found = []
@@ -60,12 +60,12 @@ print(found)"""
         assert run(launcher, code, warm=2)[1] == "[0, 1, 2]\n"
 
 
-def test_stdin_that_nobody_reads_is_no_error(launcher):
+def test_unread_stdin_is_ignored(launcher):
     exit, _, _ = run(launcher, "os.close(0); print(1)", stdin=b"x" * 10_000_000)
     assert exit.exit_code == 0
 
 
-def test_time_is_bounded_from_when_it_is_ready(launcher):
+def test_time_limit_counts_from_ready(launcher):
     slow = command("import time; time.sleep(1000)", before="import time; time.sleep(0.3)")
     exit = process(launcher, slow, timeout_s=0.1).run(b"", Capture(9), Capture(9))
     assert (exit.kill_reason, exit.signal) == (ExitReason.TIMEOUT, "SIGKILL")
@@ -89,7 +89,7 @@ class Preparing:
         ("time.sleep(1000)", ExitReason.TIMEOUT, False),
     ],
 )
-def test_what_is_prepared_has_its_own_time(launcher, code, kill_reason, prepares):
+def test_preparation_has_its_own_time_limit(launcher, code, kill_reason, prepares):
     stdout = Preparing()
     limits = {"prepare_s": 60 if prepares else 0.3, "timeout_s": 0.5 if kill_reason else 60}
     stdout.process = process(launcher, command(f"import time\n{code}"), **limits)
@@ -100,7 +100,7 @@ def test_what_is_prepared_has_its_own_time(launcher, code, kill_reason, prepares
         assert exit.prepare_ms >= 600
 
 
-def test_its_time_begins_once(launcher):
+def test_time_limit_begins_once(launcher):
     """However often it says so."""
     stdout = Preparing()
     often = command("import time\nwhile True: print('prepared', flush=True); time.sleep(0.05)")
@@ -108,14 +108,14 @@ def test_its_time_begins_once(launcher):
     assert stdout.process.run(b"", stdout, Capture(9)).kill_reason is ExitReason.TIMEOUT
 
 
-def test_memory_is_bounded(launcher):
+def test_memory_is_limited(launcher):
     code = "a = []\nwhile True: a.append(b'x' * 1_000_000)"
     exit, _, _ = run(launcher, code, memory_bytes=100_000_000)
     assert exit.kill_reason is ExitReason.MEMORY_LIMIT
     assert exit.memory_bytes > 100_000_000
 
 
-def test_threads_are_bounded(launcher):
+def test_threads_are_limited(launcher):
     code = """
 import threading, time
 for _ in range(100): threading.Thread(target=time.sleep, args=[1000], daemon=True).start()
@@ -123,18 +123,18 @@ time.sleep(1000)"""
     assert run(launcher, code, threads=50)[0].kill_reason is ExitReason.PROCESS_LIMIT
 
 
-def test_output_is_bounded(launcher):
+def test_output_is_limited(launcher):
     exit, stdout, _ = run(launcher, "while True: print('x' * 1000)", output_bytes=100_000)
     assert exit.kill_reason is ExitReason.OUTPUT_LIMIT
     assert len(stdout) < 20_000
 
 
-def test_a_signal_is_named(launcher):
+def test_signal_is_named(launcher):
     exit, _, _ = run(launcher, "os.kill(os.getpid(), 11)")
     assert (exit.exit_code, exit.signal) == (None, "SIGSEGV")
 
 
-def test_figures_are_its_own_not_the_servers_and_without_its_start(launcher):
+def test_figures_exclude_the_server_and_the_start(launcher):
     ballast = bytearray(300 * 1024 * 1024)
     ballast[::4096] = b"x" * len(ballast[::4096])
     busy = command("pass", before="import time\nwhile time.process_time() < 0.5: pass")
@@ -147,7 +147,7 @@ def test_figures_are_its_own_not_the_servers_and_without_its_start(launcher):
 
 
 @pytest.mark.parametrize("before", ["", "import time; time.sleep(0.2)"])
-def test_a_kill_before_it_runs_counts(launcher, before):
+def test_kill_before_run_takes_effect(launcher, before):
     waiting = process(launcher, command("import time; time.sleep(1000)", before=before))
     if before:
         threading.Timer(0.1, waiting.kill).start()
@@ -157,7 +157,7 @@ def test_a_kill_before_it_runs_counts(launcher, before):
     waiting.kill()  # and after its end it harms nobody
 
 
-def test_threads_may_run_processes_at_the_same_time(launcher):
+def test_threads_may_run_processes_concurrently(launcher):
     outputs: list[str] = []
     threads = [
         threading.Thread(target=lambda n=n: outputs.append(run(launcher, f"print({n})")[1]))
@@ -181,7 +181,7 @@ def test_threads_may_run_processes_at_the_same_time(launcher):
         ("/proc/self/exe/x", "Not a directory"),
     ],
 )
-def test_a_program_that_cannot_be_run_is_said_and_leaves_nothing(program, reason):
+def test_unusable_program_is_reported_and_leaves_nothing(program, reason):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(LaunchError, match=reason) as raised:
         run(Launcher(program, name="x"), "")
@@ -190,7 +190,7 @@ def test_a_program_that_cannot_be_run_is_said_and_leaves_nothing(program, reason
     assert launched() == set()
 
 
-def test_a_process_that_ends_before_it_is_ready_says_why(launcher):
+def test_process_that_ends_before_it_is_ready_reports_why(launcher):
     broken = command("", before="import sys; sys.exit('no harness')")
     with pytest.raises(LaunchError, match=r"it ended at once, with exit code 1: no harness"):
         process(launcher, broken, warm=3).run(b"", Capture(9), Capture(9))
@@ -219,7 +219,7 @@ def is_ready(pid: int) -> bool:
 PID = "sys.stdin.read(); print(os.getpid())"
 
 
-def test_a_spare_is_used_once_and_replaced(launcher):
+def test_warm_process_is_used_once_and_replaced(launcher):
     used: set[int] = set()
     for _ in range(4):
         ready = idle(launcher, PID, 2)
@@ -229,7 +229,7 @@ def test_a_spare_is_used_once_and_replaced(launcher):
         used.add(int(stdout))
 
 
-def test_spares_are_counted_without_starting_anything(launcher):
+def test_warm_count_starts_nothing(launcher):
     started = children(os.getpid())
     assert launcher.warm_count() == 0
     assert children(os.getpid()) == started
@@ -240,7 +240,7 @@ def test_spares_are_counted_without_starting_anything(launcher):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
+def test_broken_warm_processes_affect_no_workload(launcher, number):
     for pid in idle(launcher, PID, 2):
         os.kill(pid, number)
     time.sleep(0.05)
@@ -250,7 +250,7 @@ def test_spares_that_go_bad_are_nobodys_loss(launcher, number):
     wait_until(lambda: len(launched()) == 2)
 
 
-def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
+def test_warm_process_that_dies_at_its_start_delays_no_request(launcher):
     slow = command(PID, before="import time; time.sleep(0.4)")
     outputs = Capture(1000)
     waiting = process(launcher, slow, warm=3)
@@ -263,7 +263,7 @@ def test_a_spare_that_dies_at_its_start_costs_nobody_his_place(launcher):
     assert int(outputs.text())
 
 
-def test_spares_follow_what_is_asked_for(launcher):
+def test_warm_processes_follow_recent_commands(launcher):
     first = idle(launcher, PID, 2)
     other = f"{PID}; print('other')"
     run(launcher, other, warm=2)
@@ -273,7 +273,7 @@ def test_spares_follow_what_is_asked_for(launcher):
     assert int(run(launcher, other, warm=2)[1].split()[0]) in ready
 
 
-def test_without_spares_nothing_waits(launcher):
+def test_zero_warm_processes_keeps_none(launcher):
     idle(launcher, PID, 2)
     run(launcher, PID, warm=0)
     wait_until(lambda: not launched())
@@ -282,11 +282,11 @@ def test_without_spares_nothing_waits(launcher):
 # Whose it is
 
 
-def test_nothing_is_started_before_it_is_needed(launcher):
+def test_launcher_starts_nothing_before_first_use(launcher):
     assert children(os.getpid()) == set()
 
 
-def test_after_close_there_is_nothing_and_will_be_nothing(launcher):
+def test_closed_launcher_has_and_starts_no_process(launcher):
     idle(launcher, PID, 1)
     launcher.close()
     launcher.close()
@@ -295,7 +295,7 @@ def test_after_close_there_is_nothing_and_will_be_nothing(launcher):
         run(launcher, PID)
 
 
-def test_closing_ends_what_runs(launcher):
+def test_close_kills_running_processes(launcher):
     raised: list[Exception] = []
 
     def wait() -> None:
@@ -313,7 +313,7 @@ def test_closing_ends_what_runs(launcher):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_launcher_that_does_not_work_is_replaced_and_takes_its_processes_along(launcher, number):
+def test_broken_launcher_is_replaced_and_its_processes_are_killed(launcher, number):
     ready = idle(launcher, PID, 1)
     (own,) = children(os.getpid())
     stuck = process(launcher, command("import time; time.sleep(1000)"), timeout_s=0.5)
@@ -325,7 +325,7 @@ def test_a_launcher_that_does_not_work_is_replaced_and_takes_its_processes_along
     wait_until(lambda: all(gone(pid) for pid in {own, *ready}))
 
 
-def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
+def test_stopped_launcher_is_replaced(launcher):
     idle(launcher, PID, 1)
     (own,) = children(os.getpid())
     os.kill(own, signal.SIGSTOP)
@@ -336,7 +336,7 @@ def test_a_launcher_that_was_stopped_before_is_replaced_too(launcher):
     assert sum(type(thing) is LauncherProcess for thing in gc.get_objects()) == 1
 
 
-def test_a_slow_start_is_nobody_elses_fault(launcher):
+def test_slow_start_affects_only_its_own_request(launcher):
     idle(launcher, PID, 1)
     (own,) = children(os.getpid())
     slow = command("", before="import time; time.sleep(1000)")
@@ -346,7 +346,7 @@ def test_a_slow_start_is_nobody_elses_fault(launcher):
     assert children(os.getpid()) == {own}
 
 
-def test_a_launcher_without_descriptors_refuses_and_goes_on(launcher):
+def test_launcher_without_descriptors_rejects_and_goes_on(launcher):
     idle(launcher, PID, 1)
     (own,) = children(os.getpid())
     held = max(map(int, os.listdir(f"/proc/{own}/fd")))
@@ -376,7 +376,7 @@ def test_a_launcher_without_descriptors_refuses_and_goes_on(launcher):
     assert int(run(launcher, PID)[1])
 
 
-def test_a_line_that_finds_no_room_in_the_launcher_is_refused_and_nobody_else(launcher):
+def test_channel_over_the_descriptor_limit_is_rejected_alone(launcher):
     stuck = process(launcher, command("print(sys.stdin.read())"))
     stdout = Capture(100)
     thread = threading.Thread(target=stuck.run, args=[b"x", stdout, Capture(9)])
@@ -393,7 +393,7 @@ def test_a_line_that_finds_no_room_in_the_launcher_is_refused_and_nobody_else(la
     assert children(os.getpid()) == {own}
 
 
-def test_a_fork_keeps_no_stream_of_what_runs(launcher):
+def test_forked_child_keeps_no_stream_of_running_processes(launcher):
     """Or a program that reads to the end of its input would wait for the end of the child."""
     code = "import time; time.sleep(0.3); print(len(sys.stdin.read()))"
     stdout = Capture(100)
@@ -414,7 +414,7 @@ def test_a_fork_keeps_no_stream_of_what_runs(launcher):
         os.waitpid(child, 0)
 
 
-def test_a_fork_makes_a_launcher_of_its_own(launcher):
+def test_forked_child_starts_its_own_launcher(launcher):
     ready = idle(launcher, PID, 1)
     child = os.fork()
     if child == 0:
@@ -448,7 +448,7 @@ END
 
 
 @pytest.mark.parametrize("configured", [True, False])
-def test_a_server_that_goes_without_listening_is_no_error(launcher, configured: bool):
+def test_server_that_closes_without_reading_causes_no_error(launcher, configured: bool):
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", PROGRAM, str(SOURCES)],
@@ -467,7 +467,7 @@ def test_a_server_that_goes_without_listening_is_no_error(launcher, configured: 
 @pytest.mark.parametrize(
     "end", ["time.sleep(1000)", "os._exit(0)", "sys.exit(0)", "raise RuntimeError"]
 )
-def test_nothing_outlives_its_server(end: str):
+def test_processes_are_killed_with_their_server(end: str):
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER.replace("END", end)],
         cwd=ROOT,

@@ -89,7 +89,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("landlocks", [True, False])
-def test_it_can_be_mapped_and_not_be_changed(file: Path, landlocks: bool, monkeypatch):
+def test_mapped_file_cannot_be_changed(file: Path, landlocks: bool, monkeypatch):
     """Also on a host without Landlock, which is asked by the launcher: a program of its own."""
     if not landlocks:
         monkeypatch.setattr(client, "PROGRAM", WITHOUT_LANDLOCK + client.PROGRAM)
@@ -141,7 +141,7 @@ def test_files_are_open_for_reading_from_descriptor_3(file: Path):
     assert stdout.text() == f"{whole[:4]} {whole[4:8]}\nBad file descriptor\n"
 
 
-def test_a_file_that_is_not_there_is_a_reason(tmp_path: Path):
+def test_missing_file_is_reported(tmp_path: Path):
     launcher = Launcher(
         sys.executable, name="python", readable_files=[sysconfig.get_path("stdlib")]
     )

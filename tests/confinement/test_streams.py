@@ -60,7 +60,7 @@ def test_characters_are_never_split(text, limit, piece):
         (("€" * 90).encode(), UTF8),
     ],
 )
-def test_bytes_that_are_no_utf8_are_told_of(data, encoding):
+def test_bytes_that_are_not_utf8_set_the_encoding(data, encoding):
     capture = Capture(100)
     capture.write(data)
     assert capture.encoding == encoding

@@ -84,7 +84,7 @@ hosts = pytest.mark.parametrize("lacks", HOSTS, ids=" ".join)
 
 
 @hosts
-def test_the_rest_stands_where_one_wall_is_missing(attempts, lacks):
+def test_missing_layer_leaves_the_others_effective(attempts, lacks):
     """Files and network have two walls each; one of them is enough."""
     came = attempts(*lacks)["came"]
     reached = {name for name, (outcome, _) in came.items() if outcome == "done"}
@@ -100,7 +100,7 @@ def test_the_rest_stands_where_one_wall_is_missing(attempts, lacks):
 
 
 @hosts
-def test_what_is_missing_is_said(attempts, lacks):
+def test_missing_layers_are_reported(attempts, lacks):
     found = attempts(*lacks)
     assert set(found["missing"]) == ({"syscalls"} if "no-seccomp" in lacks else set())
     walls = json.dumps(found["active"])
@@ -111,7 +111,7 @@ def test_what_is_missing_is_said(attempts, lacks):
     assert ("an unprivileged user" in walls) == ("not-root" not in lacks)
 
 
-def test_without_any_wall_all_of_them_are_missing(attempts):
+def test_all_layers_are_reported_missing_without_any(attempts):
     found = attempts("no-namespaces", "no-landlock", "no-seccomp", "not-root")
     assert set(found["missing"]) == {"files", "network", "processes", "syscalls"}
     assert found["came"]["read a secret of the server"][0] == "done"  # so the attempts are real
@@ -119,28 +119,28 @@ def test_without_any_wall_all_of_them_are_missing(attempts):
     assert found["came"]["signal the launcher"][0] == "done"
 
 
-def test_the_kernel_refuses_the_calls_that_no_workload_needs(attempts):
+def test_calls_that_no_workload_needs_are_denied(attempts):
     came = attempts()["came"]
     assert {name: came[f"call {name}"] for name in CALLS} == {
         key: ["refused", str(errno.EPERM)] for key in CALLS
     }
 
 
-def test_a_process_makes_no_other(attempts):
+def test_process_cannot_create_another(attempts):
     came = attempts()["came"]
     assert came["call fork"] == came["become a program"] == ["refused", str(errno.EPERM)]
     assert came["become a program by execveat"][0] == "refused"
     assert came["signal everybody"] == ["refused", str(errno.EPERM)]
 
 
-def test_the_root_holds_the_program_and_its_libraries(attempts):
+def test_root_holds_only_the_program_and_its_libraries(attempts):
     came = attempts("no-landlock")["came"]  # which would hide even that
     assert came["list /proc"] == ["done", "self"]
     assert came["list the root"][0] == "done"
     assert {*came["list the root"][1].split(",")} <= {"deno", "lib", "lib64", "proc", "usr"}
 
 
-def test_calls_by_other_numbers_are_refused_too(attempts):
+def test_calls_by_other_numbers_are_denied(attempts):
     """clone3 hides its flags from filters, and x86_64 answers to a second set of numbers."""
     came = attempts()["came"]
     assert came["call clone3"] == ["refused", str(errno.ENOSYS)]
@@ -148,7 +148,7 @@ def test_calls_by_other_numbers_are_refused_too(attempts):
         assert came["call getpid of x32"] == ["refused", str(errno.EPERM)]
 
 
-def test_how_the_kernel_sees_it(launcher: Launcher):
+def test_process_has_no_privileges_and_hard_limits(launcher: Launcher):
     pids = sorted(idle(launcher, "sys.stdin.read()", 2))
     (own,) = children(os.getpid())
     for pid in pids:
@@ -171,7 +171,7 @@ def test_how_the_kernel_sees_it(launcher: Launcher):
             assert namespace == os.readlink(f"/proc/{own}/ns/{kind}")
 
 
-def test_the_launcher_holds_nothing_of_the_server(launcher: Launcher):
+def test_launcher_inherits_nothing_from_the_server(launcher: Launcher):
     idle(launcher, "sys.stdin.read()", 1)
     (own,) = children(os.getpid())
     assert Path(f"/proc/{own}/environ").read_bytes() == b""

@@ -292,7 +292,7 @@ NAMES = {"flat": "{}", "deep": "a/" * 30 + "{}", "long": "x" * 300, "marks": "\u
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_an_archive_takes_linear_time(name: str):
     def subject(content: int, links: bool) -> Subject:
-        return lambda size: partial(judge, packed_files(size, name, content, links))
+        return lambda size: partial(inspect, packed_files(size, name, content, links))
 
     check({case: subject(*case) for case in product((0, 2000), (True, False))}, PRINTED)
 

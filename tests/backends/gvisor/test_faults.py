@@ -34,7 +34,7 @@ def own(own_engine: TestEngine) -> Iterator[GVisorBackend]:
     backend.close()
 
 
-def test_a_runtime_that_was_taken_away_is_missed_at_once_and_never_replaced(
+def test_removed_runtime_is_noticed_at_once_and_never_replaced(
     own: GVisorBackend, own_engine: TestEngine, registry: Registry
 ):
     registry.register("gvisor", own)
@@ -51,9 +51,7 @@ def test_a_runtime_that_was_taken_away_is_missed_at_once_and_never_replaced(
     assert own.probe().state == "healthy"
 
 
-def test_a_runtime_that_only_bears_the_name_is_found_out(
-    own: GVisorBackend, own_engine: TestEngine
-):
+def test_fake_runtime_by_the_same_name_is_detected(own: GVisorBackend, own_engine: TestEngine):
     assert own.execute(ECHO).output == 1
     own_engine.runtimes = {"runsc": {"path": "/usr/sbin/runc"}}
     own_engine.reload()
@@ -65,7 +63,7 @@ def test_a_runtime_that_only_bears_the_name_is_found_out(
     assert own_engine.containers() == []
 
 
-def test_an_engine_that_was_stopped_and_comes_back(own: GVisorBackend, own_engine: TestEngine):
+def test_restarted_engine_is_used_again(own: GVisorBackend, own_engine: TestEngine):
     assert own.probe() == own.probe()
     own_engine.stop()
     with pytest.raises(BackendUnavailable):
@@ -76,7 +74,7 @@ def test_an_engine_that_was_stopped_and_comes_back(own: GVisorBackend, own_engin
     assert own.probe().healthy
 
 
-def test_an_engine_that_is_killed_under_a_workload(own: GVisorBackend, own_engine: TestEngine):
+def test_killed_engine_is_a_fault_not_a_result(own: GVisorBackend, own_engine: TestEngine):
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -119,7 +117,7 @@ backend.execute(spec)
 """
 
 
-def test_what_a_killed_server_left_is_removed_by_the_next(engine: TestEngine, make, settings):
+def test_containers_of_a_killed_server_are_removed_by_the_next(engine: TestEngine, make, settings):
     settings.SECRET_KEY = "one-for-both"
     backend = make()
     assert backend.probe().healthy
@@ -139,7 +137,7 @@ def test_what_a_killed_server_left_is_removed_by_the_next(engine: TestEngine, ma
     assert engine.containers() == []
 
 
-def test_what_is_not_ours_is_never_touched(engine: TestEngine, make, monkeypatch):
+def test_foreign_containers_are_never_touched(engine: TestEngine, make, monkeypatch):
     backend = make()
     past = {**ownership.labels("vulcan-mine", 0), ownership.DEADLINE: "1"}
     sealed = ownership.labels("vulcan-sealed-for-another", -1000)
@@ -162,7 +160,7 @@ def test_what_is_not_ours_is_never_touched(engine: TestEngine, make, monkeypatch
             client.remove_container(one["Id"])
 
 
-def test_a_forged_label_of_an_image_does_not_spoil_its_workload(engine: TestEngine, make):
+def test_forged_image_label_does_not_affect_its_workload(engine: TestEngine, make):
     sealed = ownership.labels("vulcan-x", -1000)
     engine.image("forged:2", [f"LABEL {key}={value}" for key, value in sealed.items()])
     backend = make()
@@ -176,14 +174,16 @@ def test_a_forged_label_of_an_image_does_not_spoil_its_workload(engine: TestEngi
     assert results[0].output == 1
 
 
-def test_an_engine_that_is_no_engine(make):
+def test_other_service_instead_of_an_engine_is_unhealthy(make):
     found = GVisorBackend(engine="tcp://127.0.0.1:9")
     assert isinstance(found.probe(), Health)
     with pytest.raises(BackendUnavailable):
         found.execute(ECHO)
 
 
-def test_a_fork_neither_uses_nor_removes_the_spares_of_its_parent(engine: TestEngine, make):
+def test_forked_child_neither_uses_nor_removes_its_parents_warm_containers(
+    engine: TestEngine, make
+):
     backend = make(pool={IMAGE: 1})
     assert backend.execute(ECHO).output == 1
     deadline = time.monotonic() + 30

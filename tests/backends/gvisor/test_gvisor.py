@@ -53,13 +53,13 @@ class TestContractOfThePool(TestContractOfMappedRuntimes):
         return make(runtimes=SHELL_AS_PYTHON, pool={IMAGE: 2})
 
 
-def test_the_kernel_that_answers_is_gvisors(run):
+def test_kernel_is_gvisors(run):
     result = run("uname -r; dmesg | head -1")
     assert result.stdout.startswith("4.4.0\n")
     assert "Starting gVisor..." in result.stdout
 
 
-def test_the_probe_says_what_it_found(backend: GVisorBackend):
+def test_probe_reports_versions_and_options(backend: GVisorBackend):
     found = backend.probe()
     assert found.state == "healthy"
     assert re.match(r"\d+\.\d+", found.attributes["engine_version"])
@@ -68,7 +68,7 @@ def test_the_probe_says_what_it_found(backend: GVisorBackend):
     assert found.attributes["network"] == "none"
 
 
-def test_the_images_own_command_runs_when_none_is_given(engine: TestEngine, backend):
+def test_images_own_command_is_the_default(engine: TestEngine, backend):
     engine.image("own:1", ['CMD ["echo", "own"]'])
     engine.image("entry:1", ['ENTRYPOINT ["echo", "entry"]', 'CMD ["own"]'])
     for image, command, printed in (
@@ -81,7 +81,7 @@ def test_the_images_own_command_runs_when_none_is_given(engine: TestEngine, back
         assert backend.execute(spec).stdout == printed
 
 
-def test_a_spare_takes_any_command(engine: TestEngine, make):
+def test_warm_container_takes_any_command(engine: TestEngine, make):
     engine.image("entry:1", ['ENTRYPOINT ["echo", "entry"]', 'CMD ["own"]'])
     backend = make(pool={"entry:1": 1, IMAGE: 1})
     odd = ("echo", "a'b", 'c"d', "e\nf", "$g `h` \\i", "", "*", "-n", "ü")
@@ -100,7 +100,7 @@ def wait_for_spares(backend: GVisorBackend, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_spare_is_used_once(make):
+def test_warm_container_is_used_once(make):
     backend = make(pool={IMAGE: 1})
     write = WorkloadSpec(
         runtime="oci", image=IMAGE, command=("sh", "-c", "cat /tmp/*; echo mine >/tmp/x")
@@ -110,7 +110,7 @@ def test_a_spare_is_used_once(make):
         wait_for_spares(backend, 1)
 
 
-def test_spares_that_were_removed_or_killed_cost_nobody_anything(engine: TestEngine, make):
+def test_removed_or_killed_warm_containers_affect_no_workload(engine: TestEngine, make):
     backend = make(pool={IMAGE: 2})
     spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=1)
     assert backend.execute(spec).output == 1
@@ -125,7 +125,7 @@ def test_spares_that_were_removed_or_killed_cost_nobody_anything(engine: TestEng
     assert backend.execute(spec).output == 1
 
 
-def test_an_image_without_a_shell_is_served_without_spares(engine: TestEngine, make):
+def test_image_without_a_shell_is_served_without_the_pool(engine: TestEngine, make):
     engine.image("bare:1", shell=False)
     backend = make(pool={"bare:1": 1})
     spec = WorkloadSpec(runtime="oci", image="bare:1", command=("cat",), input=[1])
@@ -133,7 +133,7 @@ def test_an_image_without_a_shell_is_served_without_spares(engine: TestEngine, m
         assert backend.execute(spec).output == [1]
 
 
-def test_streams_are_kept_apart_and_bounded(run):
+def test_streams_are_separate_and_bounded(run):
     result = run("echo out; echo err >&2; yes | head -c 60000; yes | head -c 60000 >&2; exit 4")
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 4)
     assert result.stdout.startswith("out\ny\n")
@@ -149,7 +149,7 @@ def test_partial_output_survives_a_timeout(run):
     assert result.status is Status.FAILED
 
 
-def test_a_signal_is_named(run):
+def test_signal_is_named(run):
     result = run("kill -SEGV $$")
     assert (result.exit_reason, result.signal) == (ExitReason.SIGNAL, "SIGSEGV")
     assert result.exit_code is None
@@ -160,7 +160,7 @@ def test_closed_streams_are_not_the_end(run):
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 4)
 
 
-def test_what_cannot_be_started_is_the_programs_failure(engine: TestEngine, run):
+def test_unstartable_image_is_a_failed_workload(engine: TestEngine, run):
     engine.image("bare:1", shell=False)
     result = run(("nope",))
     assert (result.status, result.exit_reason, result.exit_code) == (
@@ -175,7 +175,7 @@ def test_what_cannot_be_started_is_the_programs_failure(engine: TestEngine, run)
     assert (own.exit_code, own.error) == (126, "the image cannot be started, or has no command")
 
 
-def test_figures_are_the_kernels(run):
+def test_figures_come_from_the_kernel(run):
     idle, busy = run("true"), run("x=0; while [ $x -lt 200000 ]; do x=$((x+1)); done")
     assert idle.cpu_time_ms is not None
     assert busy.cpu_time_ms > idle.cpu_time_ms + 100
@@ -184,7 +184,7 @@ def test_figures_are_the_kernels(run):
     assert large.memory_bytes > idle.memory_bytes + 40 * 2**20
 
 
-def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: GVisorBackend):
+def test_running_workload_is_observed_and_killed(backend: GVisorBackend):
     spec = WorkloadSpec(
         runtime="oci",
         image=IMAGE,
@@ -196,7 +196,7 @@ def test_what_runs_is_heard_of_and_ended_by_cleanup(backend: GVisorBackend):
     assert result.stdout == "begun\n"
 
 
-def test_a_user_that_is_not_root(engine: TestEngine, make):
+def test_user_is_never_root_unless_allowed(engine: TestEngine, make):
     users = {"none": "", "root": "USER root", "zero": "USER 0:0", "named": "USER toor"}
     users |= {"own": "USER 1234:77", "group": "USER 1234:0", "alone": "USER 1234"}
     users |= {"large": "USER 4294967296", "huge": f"USER {'9' * 5000}", "sign": "USER +0"}
@@ -219,7 +219,7 @@ def test_a_user_that_is_not_root(engine: TestEngine, make):
     }
 
 
-def test_a_user_by_name_is_the_images_own(engine: TestEngine, make):
+def test_user_name_is_resolved_by_the_image(engine: TestEngine, make):
     files = {
         "etc/passwd": "root:x:0:0::/:\nadmin:x:0:5::/:\napp:x:1001:1002::/:\nlow:x:1003:0::/:\n"
         "bad\nwide:x:99999999999:7::/:\napp:x:1:1::/:\n",
@@ -253,7 +253,7 @@ def test_a_user_by_name_is_the_images_own(engine: TestEngine, make):
     client.close()
 
 
-def test_an_image_of_another_processor_is_refused_before_it_runs(
+def test_image_for_another_processor_is_rejected_before_it_runs(
     engine: TestEngine, backend: GVisorBackend
 ):
     client = engine.client()
@@ -263,22 +263,22 @@ def test_an_image_of_another_processor_is_refused_before_it_runs(
         backend.execute(WorkloadSpec(runtime="oci", image="other:1"))
 
 
-def test_shared_memory_serves(run):
+def test_shared_memory_works(run):
     result = run("dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null; wc -c </dev/shm/x")
     assert result.stdout == f"{48 * 2**20}\n"
 
 
-def test_a_shell_reads_the_input_as_a_line(run):
+def test_shell_reads_the_input_as_a_line(run):
     assert run("while read line; do echo got $line; done", input=[1]).stdout == "got [1]\n"
 
 
-def test_bytes_that_are_no_text_are_told_of(run):
+def test_bytes_that_are_not_utf8_set_the_encoding(run):
     result = run("printf 'a\\377'; echo ä >&2")
     assert (result.stdout, result.stdout_encoding) == ("a\ufffd", "utf-8-lossy")
     assert (result.stderr, result.stderr_encoding) == ("ä\n", "utf-8")
 
 
-def test_the_error_of_code_is_its_own_word_and_an_image_speaks_for_itself(make):
+def test_error_is_set_for_code_but_not_for_images(make):
     backend = make(runtimes=SHELL_AS_PYTHON)
     fails = "echo first >&2; echo 'ValueError: boom' >&2; exit 3"
     assert backend.execute(WorkloadSpec(runtime="python", code=fails)).error == "ValueError: boom"
@@ -294,7 +294,9 @@ def test_the_error_of_code_is_its_own_word_and_an_image_speaks_for_itself(make):
         ("node", ("ENV NODE_OPTIONS=--title=x",), "NODE_OPTIONS=--title=x"),
     ],
 )
-def test_a_runtime_is_told_what_it_has(engine: TestEngine, make, runtime, own, expected):
+def test_runtime_gets_its_limits_by_its_environment(
+    engine: TestEngine, make, runtime, own, expected
+):
     engine.image("told:1", own)
     backend = make(runtimes={runtime: {"image": "told:1", "command": ["sh", "{file}"]}})
     result = backend.execute(WorkloadSpec(runtime=runtime, code="env"))
@@ -305,7 +307,7 @@ def test_a_runtime_is_told_what_it_has(engine: TestEngine, make, runtime, own, e
     ("runtime", "reason"),
     [("node", ExitReason.MEMORY_LIMIT), ("python", ExitReason.SIGNAL)],
 )
-def test_an_abort_with_a_full_heap_is_the_limit_of_memory(make, runtime, reason):
+def test_abort_on_a_full_heap_is_a_memory_limit(make, runtime, reason):
     backend = make(runtimes={runtime: {"image": IMAGE, "command": ["sh", "{file}"]}}, disk_mb=220)
     fill = "dd if=/dev/zero of=/tmp/x bs=1M count=190 2>/dev/null; "
     assert (
@@ -316,7 +318,7 @@ def test_an_abort_with_a_full_heap_is_the_limit_of_memory(make, runtime, reason)
     assert (result.exit_reason, result.signal) == (ExitReason.SIGNAL, "SIGABRT")
 
 
-def test_folders_that_an_image_wants_to_be_writable_are_bounded(engine: TestEngine, make):
+def test_writable_folders_of_an_image_are_limited(engine: TestEngine, make):
     engine.image("volume:1", ['VOLUME ["/data/", "/data", "/a/../b//c", "/./d"]'])
     backend = make(disk_mb=2)
     folders = "/data /b/c /d /tmp"
@@ -330,7 +332,7 @@ def test_folders_that_an_image_wants_to_be_writable_are_bounded(engine: TestEngi
     client.close()
 
 
-def test_what_one_request_asks_wrongly_costs_the_others_nothing(run, backend: GVisorBackend):
+def test_invalid_request_does_not_affect_others(run, backend: GVisorBackend):
     assert run("nproc", cpus=1000).exit_code == 0
     # Docker 20.10 takes no registry by its IPv6 address; 26 takes it, and has no such image.
     with pytest.raises(InvalidRequest, match=r"does not accept the name|is not on this host"):
@@ -340,7 +342,7 @@ def test_what_one_request_asks_wrongly_costs_the_others_nothing(run, backend: GV
     assert run("true").exit_code == 0
 
 
-def test_code_goes_with_an_image_of_its_runtime_only(make):
+def test_code_requires_an_image_for_its_runtime(make):
     backend = make(runtimes=SHELL_AS_PYTHON)
     for given, field in (
         ({"runtime": "oci", "code": "cat"}, "image"),
@@ -356,7 +358,7 @@ def test_code_goes_with_an_image_of_its_runtime_only(make):
     assert "pull: never" in raised.value.reason
 
 
-def test_code_of_any_bytes_arrives(make):
+def test_code_with_any_bytes_is_delivered(make):
     backend = make(runtimes={"python": {"image": IMAGE, "command": ["wc", "-c", "{file}"]}})
     for code in ("", "x", "ü\n'$(id)'\n" * 1000, "y" * 1_000_000):
         result = backend.execute(WorkloadSpec(runtime="python", code=code, input=1))
@@ -422,13 +424,13 @@ def test_resources_are_limits_of_the_engine(engine: TestEngine, backend: GVisorB
         ("max_concurrency", 0),
     ],
 )
-def test_options_are_checked(option: str, value):
+def test_invalid_options_are_rejected(option: str, value):
     with pytest.raises(InvalidOption) as raised:
         GVisorBackend(**{option: value})
     assert raised.value.option == option
 
 
-def test_a_network_is_warned_of():
+def test_network_option_gives_a_warning():
     assert [one.id for one in GVisorBackend(network="bridge").check()] == [
         "backends_app.gvisor.W002"
     ]

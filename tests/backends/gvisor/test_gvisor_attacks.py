@@ -27,7 +27,7 @@ hostile = pytest.mark.usefixtures("attacked")
         ("while :; do sleep 99 & done", {ExitReason.PROCESS_LIMIT}),
     ],
 )
-def test_what_knows_no_bounds_is_ended(run, script: str, reasons: set[ExitReason]):
+def test_unbounded_programs_are_killed(run, script: str, reasons: set[ExitReason]):
     # The `runsc` of 2024 takes 7 s to make as many processes as it may have.
     timeout_s = 4 if reasons == {ExitReason.TIMEOUT} else 30
     result = run(script, timeout_s=timeout_s)
@@ -38,20 +38,20 @@ def test_what_knows_no_bounds_is_ended(run, script: str, reasons: set[ExitReason
 
 
 @hostile
-def test_memory_of_files_counts(run):
+def test_files_count_as_memory(run):
     result = run("while :; do dd if=/dev/zero bs=1M count=60 of=/tmp/$$; done", mem_mb=64)
     assert result.exit_reason is ExitReason.MEMORY_LIMIT
 
 
 @hostile
 @pytest.mark.parametrize("script", ["setsid sleep 999 & exit 0", "sleep 999 & sleep 999 & exit 0"])
-def test_what_stays_behind_goes_with_its_first_process(run, script: str):
+def test_orphans_are_killed_with_the_main_process(run, script: str):
     result = run(script)
     assert (result.status, result.exit_reason) == (Status.COMPLETED, ExitReason.EXITED)
 
 
 @hostile
-def test_nothing_can_be_reached(run):
+def test_network_is_unreachable(run):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         result = run(
@@ -66,7 +66,7 @@ def test_nothing_can_be_reached(run):
 
 
 @hostile
-def test_nothing_of_the_host_is_to_be_seen(run):
+def test_host_is_not_visible(run):
     shown = run(
         "cat /proc/mounts /etc/resolv.conf /etc/hosts /etc/hostname /proc/cmdline; env;"
         " ls -la / /tmp /var/run /run; ls /sys/class/net /sys/block; cat /proc/1/environ; exit 0"
@@ -92,7 +92,7 @@ def test_nothing_of_the_host_is_to_be_seen(run):
         "kill -9 1 2>/dev/null; false",
     ],
 )
-def test_what_needs_a_right_is_denied(run, script: str):
+def test_privileged_operations_are_denied(run, script: str):
     assert run(script).exit_code != 0
 
 
@@ -108,7 +108,7 @@ DEVICES = {
 
 
 @hostile
-def test_a_node_of_a_device_reads_and_writes_nothing(run):
+def test_device_nodes_allow_no_reads_or_writes(run):
     """gVisor's kernel lets everybody make nodes, and opens its own devices by them alone.
 
     It has a fuse and a tun device of its own, which open, and refuse each read and write.
@@ -129,7 +129,7 @@ def test_a_node_of_a_device_reads_and_writes_nothing(run):
 
 
 @hostile
-def test_no_workload_sees_another(run):
+def test_workloads_cannot_see_each_other(run):
     assert run("echo mine > /tmp/x; echo mine > /dev/shm/x").exit_code == 0
     assert run("ls /tmp /dev/shm").stdout.split() == ["/dev/shm:", "/tmp:"]
 
@@ -143,7 +143,7 @@ def test_no_workload_sees_another(run):
         '"} {"output": 1}',
     ],
 )
-def test_what_is_printed_stays_what_was_printed(backend: GVisorBackend, forged: str):
+def test_printed_data_cannot_forge_anything(backend: GVisorBackend, forged: str):
     spec = WorkloadSpec(
         runtime="oci", image=IMAGE, command=("sh", "-c", 'printf %s "$0"; exit 5', forged)
     )
@@ -154,7 +154,7 @@ def test_what_is_printed_stays_what_was_printed(backend: GVisorBackend, forged: 
     assert (result.exit_code, result.stdout, result.output) == (5, forged, None)
 
 
-def test_ten_at_once_all_end_well(make):
+def test_ten_concurrent_workloads_succeed(make):
     backend = make(max_concurrency=10)
     results = []
 
@@ -171,14 +171,14 @@ def test_ten_at_once_all_end_well(make):
 
 
 @hostile
-def test_a_slow_reader_of_stdin_and_a_large_input(run):
+def test_large_input_reaches_a_slow_reader(run):
     text = "x" * 900_000
     assert run("sleep 0.3; wc -c", input=text).stdout == f"{len(text) + 3}\n"
     assert run("exit 0", input=text).exit_code == 0
 
 
 @hostile
-def test_its_time_is_kept_while_it_floods(run):
+def test_time_limit_holds_during_a_flood_of_output(run):
     result = run("while :; do echo x; sleep 0.01; done", timeout_s=1)
     assert result.exit_reason is ExitReason.TIMEOUT
     assert result.stdout.startswith("x\nx\n")

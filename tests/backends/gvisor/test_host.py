@@ -25,7 +25,7 @@ def configuring(path: Path) -> Step:
     return next(step for step in steps if str(path) in step.what)
 
 
-def test_an_existing_configuration_keeps_all_it_has(tmp_path: Path):
+def test_existing_configuration_is_preserved(tmp_path: Path):
     path = tmp_path / "daemon.json"
     path.write_text(json.dumps(EXISTING))
     path.chmod(0o640)
@@ -40,7 +40,7 @@ def test_an_existing_configuration_keeps_all_it_has(tmp_path: Path):
     assert os.listdir(tmp_path) == ["daemon.json"]
 
 
-def test_a_runtime_that_is_there_is_left_as_it_is(tmp_path: Path):
+def test_existing_runtime_entry_is_unchanged(tmp_path: Path):
     path = tmp_path / "daemon.json"
     path.write_text('{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}')
     step = configuring(path)
@@ -49,14 +49,14 @@ def test_a_runtime_that_is_there_is_left_as_it_is(tmp_path: Path):
     assert path.read_text() == '{"runtimes":  {"runsc": {"path": "/opt/runsc"}}}'
 
 
-def test_no_configuration_becomes_one(tmp_path: Path):
+def test_missing_configuration_is_created(tmp_path: Path):
     path = tmp_path / "etc" / "daemon.json"
     configuring(path).apply()
     assert [*json.loads(path.read_text())] == ["runtimes"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"runtimes": []}'])
-def test_a_configuration_that_cannot_be_read_is_not_replaced(tmp_path: Path, text: str):
+def test_unreadable_configuration_is_not_replaced(tmp_path: Path, text: str):
     path = tmp_path / "daemon.json"
     path.write_text(text)
     with pytest.raises(SetupError, match="configuration"):
@@ -84,13 +84,13 @@ def prepared(monkeypatch, registry, tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def test_a_dry_run_changes_nothing(prepared: Path, capsys):
+def test_dry_run_changes_nothing(prepared: Path, capsys):
     call_command("setup_backend", "prepared", "--dry-run")
     assert "would: touch" in capsys.readouterr().out
     assert not prepared.exists()
 
 
-def test_it_is_done_once_and_proven(prepared: Path, capsys):
+def test_setup_is_applied_once_and_verified(prepared: Path, capsys):
     call_command("setup_backend", "prepared")
     assert "now: touch" in capsys.readouterr().out
     assert prepared.exists()
@@ -101,6 +101,6 @@ def test_it_is_done_once_and_proven(prepared: Path, capsys):
     assert "healthy  prepared" in printed
 
 
-def test_a_name_that_is_not_registered_is_said(prepared: Path):
+def test_unregistered_name_is_reported(prepared: Path):
     with pytest.raises(CommandError, match="Registered: prepared"):
         call_command("setup_backend", "nobody")

@@ -24,7 +24,7 @@ DIGEST = "sha256:" + "0a" * 32
         (f"busybox:1@{DIGEST}", f"docker.io/library/busybox:1@{DIGEST}"),
     ],
 )
-def test_a_reference_in_full(given: str, full: str):
+def test_reference_is_completed(given: str, full: str):
     assert str(images.parse(given)) == full
     assert str(images.parse(full)) == full
 
@@ -38,7 +38,7 @@ NONE = [
 
 
 @pytest.mark.parametrize("given", NONE)
-def test_what_is_no_reference_is_refused(given: str):
+def test_invalid_reference_is_rejected(given: str):
     with pytest.raises(InvalidRequest) as raised:
         images.parse(given)
     assert raised.value.field == "image"
@@ -62,7 +62,7 @@ def test_what_is_no_reference_is_refused(given: str):
         ("localhost:5000/*", "localhost:50001/x", False),
     ],
 )
-def test_what_a_list_allows(pattern: str, given: str, allowed: bool):
+def test_patterns_match_images(pattern: str, given: str, allowed: bool):
     assert images.pattern_error(pattern) is None
     assert images.is_allowed(images.parse(given), [pattern]) is allowed
 
@@ -70,5 +70,5 @@ def test_what_a_list_allows(pattern: str, given: str, allowed: bool):
 @pytest.mark.parametrize(
     "pattern", ["*", "*/x", "*.example.org/x", "busybox", "library/busybox", 1]
 )
-def test_a_pattern_names_its_registry(pattern):
+def test_pattern_without_a_registry_is_rejected(pattern):
     assert images.pattern_error(pattern)

@@ -12,23 +12,23 @@ from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import TestEngine, TestPodman, require, started
 from tests.backends.gvisor.test_faults import (  # noqa: F401 - the same, on this engine
-    test_what_a_killed_server_left_is_removed_by_the_next,
+    test_containers_of_a_killed_server_are_removed_by_the_next,
 )
 from tests.backends.gvisor.test_gvisor import (  # noqa: F401
     TestContractOfMappedRuntimes,
-    test_a_signal_is_named,
-    test_a_spare_is_used_once,
-    test_figures_are_the_kernels,
-    test_streams_are_kept_apart_and_bounded,
-    test_the_kernel_that_answers_is_gvisors,
-    test_the_probe_says_what_it_found,
+    test_figures_come_from_the_kernel,
+    test_kernel_is_gvisors,
+    test_probe_reports_versions_and_options,
+    test_signal_is_named,
+    test_streams_are_separate_and_bounded,
+    test_warm_container_is_used_once,
 )
 from tests.backends.gvisor.test_gvisor_attacks import (  # noqa: F401
-    test_memory_of_files_counts,
-    test_nothing_can_be_reached,
-    test_nothing_of_the_host_is_to_be_seen,
-    test_what_knows_no_bounds_is_ended,
-    test_what_needs_a_right_is_denied,
+    test_files_count_as_memory,
+    test_host_is_not_visible,
+    test_network_is_unreachable,
+    test_privileged_operations_are_denied,
+    test_unbounded_programs_are_killed,
 )
 from tests.needs import need
 
@@ -56,7 +56,7 @@ def own_engine() -> Iterator[TestEngine]:
     yield from on(PodmanOfOthers)
 
 
-def test_a_service_that_would_run_it_with_another_runtime_is_refused(own_engine: TestEngine):
+def test_podman_with_another_default_runtime_is_rejected(own_engine: TestEngine):
     """Podman takes the name of a runtime, answers 201, and runs the container with its default."""
     backend = GVisorBackend(engine=own_engine.address)
     try:
@@ -70,5 +70,5 @@ def test_a_service_that_would_run_it_with_another_runtime_is_refused(own_engine:
         backend.close()
 
 
-def test_users_are_numbers_as_they_are_elsewhere(run):
+def test_numeric_users_are_accepted(run):
     assert re.match(r"uid=65534\S* gid=65534", run("id").stdout)

@@ -77,7 +77,7 @@ def run(backend: GVisorBackend, image: str) -> object:
     return backend.execute(WorkloadSpec(runtime="oci", image=image, input=[1])).output
 
 
-def test_what_is_allowed_and_missing_is_fetched_and_its_progress_shown(make, pushed: str):
+def test_missing_allowed_image_is_fetched_with_progress(make, pushed: str):
     name, _ = pushed.split()
     backend = make(pull="missing", allow=[f"{name.partition('/')[0]}/team/*", LOCAL])
     shown: list[str] = []
@@ -96,7 +96,7 @@ def test_what_is_allowed_and_missing_is_fetched_and_its_progress_shown(make, pus
 LOCAL = "docker.io/library/busybox:test"
 
 
-def test_a_digest_is_fetched_and_honoured(make, pushed: str):
+def test_digest_is_fetched_and_used(make, pushed: str):
     name, digest = pushed.split()
     backend = make(pull="missing", allow=[name, LOCAL])
     assert run(backend, f"{name}@{digest}") == [1]
@@ -112,7 +112,7 @@ def test_a_digest_is_fetched_and_honoured(make, pushed: str):
     ids=["never", "another", "list"],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}"])
-def test_no_packet_is_sent_for_what_is_not_allowed(make, options, host: str):
+def test_no_packet_is_sent_for_disallowed_images(make, options, host: str):
     backend = make(**options)
     assert run_honest(backend)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -131,14 +131,14 @@ def run_honest(backend: GVisorBackend) -> bool:
     return backend.execute(spec).output is True
 
 
-def test_only_what_is_on_the_list_runs_even_when_it_is_here(engine: TestEngine, make):
+def test_only_allowed_images_run_even_if_present(engine: TestEngine, make):
     engine.image("private:1")
     backend = make(allow=[LOCAL])
     with pytest.raises(InvalidRequest, match="not among the allowed images"):
         run(backend, "private:1")
 
 
-def test_many_may_ask_for_the_same_at_once(make, pushed: str):
+def test_concurrent_requests_for_one_image_succeed(make, pushed: str):
     name, _ = pushed.split()
     backend = make(pull="missing", allow=[f"{name}:v1", LOCAL], max_concurrency=4)
     results: list[object] = []

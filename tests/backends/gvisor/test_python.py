@@ -66,7 +66,7 @@ def run(backend: GVisorBackend):
     return run
 
 
-def test_a_program_has_its_input_its_modules_and_its_answer(run):
+def test_program_gets_its_input_and_modules_and_returns_output(run):
     code = """
 import json, sys, hashlib, platform, os
 given = json.load(sys.stdin)
@@ -80,7 +80,7 @@ print(json.dumps({"sum": sum(given), "hash": hashlib.sha256(b"x").hexdigest()[:8
         assert result.output == {"sum": 42, "hash": "2d711642", "kernel": "4.4.0", "user": 65534}
 
 
-def test_how_a_program_fails_is_shown(run):
+def test_failure_of_a_program_is_described(run):
     result = run("def f(x):\n    return 1 / x\n\nf(0)\n")
     assert (result.status, result.exit_reason, result.exit_code) == (
         Status.FAILED,
@@ -104,7 +104,7 @@ def test_how_a_program_fails_is_shown(run):
         ("import os; print('so far', end=''); os.abort()", ExitReason.SIGNAL),
     ],
 )
-def test_what_was_printed_is_not_lost(run, code: str, reason: ExitReason):
+def test_printed_output_is_not_lost(run, code: str, reason: ExitReason):
     for _ in range(2):  # cold, and from the pool
         result = run(code, timeout_s=5)
         assert (result.exit_reason, result.stdout) == (reason, "so far")
@@ -120,11 +120,11 @@ def test_what_was_printed_is_not_lost(run, code: str, reason: ExitReason):
     ],
     ids=["time", "memory", "output", "processes"],
 )
-def test_what_knows_no_bounds_is_ended(run, code: str, mem_mb: int, reason: ExitReason):
+def test_unbounded_programs_are_killed(run, code: str, mem_mb: int, reason: ExitReason):
     assert run(code, timeout_s=6, mem_mb=mem_mb).exit_reason is reason
 
 
-def test_one_large_allocation_is_the_limit_of_memory(run):
+def test_large_allocation_is_a_memory_limit(run):
     result = run("bytearray(1500 * 1000 * 1000)", mem_mb=256)
     assert (result.exit_reason, result.error) == (
         ExitReason.MEMORY_LIMIT,

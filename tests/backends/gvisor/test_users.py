@@ -33,19 +33,19 @@ FILES = {
         ("-10", NOBODY),
     ],
 )
-def test_a_user_is_who_the_image_says(configured: str, expected: str):
+def test_user_is_the_images(configured: str, expected: str):
     assert resolve_user(configured, lambda path: FILES[path]) == expected
     without = resolve_user(configured, lambda path: "")
     assert without.split(":")[0] in (configured.split(":")[0], "65534")
 
 
 @given(st.text(alphabet="root:x01\n²", max_size=40), st.text(alphabet="root:x01\n²-", max_size=9))
-def test_nobody_is_root_whatever_the_files_say(text: str, configured: str):
+def test_root_is_mapped_to_nobody_whatever_the_files_contain(text: str, configured: str):
     user = resolve_user(configured, lambda path: text)
     assert re.fullmatch(r"[1-9][0-9]{0,9}:[1-9][0-9]{0,9}", user)
 
 
-def test_no_file_is_read_that_is_not_needed():
+def test_only_needed_files_are_read():
     asked: list[str] = []
     resolve_user("5:6", asked.append)
     assert asked == []

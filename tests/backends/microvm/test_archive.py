@@ -42,7 +42,7 @@ def test_files_and_folders_are_found():
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_form_of_tar_is_read(form: int):
+def test_all_tar_formats_are_read(form: int):
     name = "a/" * 30 + "b" * 60
     assert inspect_archive(gzip.compress(tar(entry(name, "x"), form=form))).files == {name}
 
@@ -65,11 +65,11 @@ def test_every_form_of_tar_is_read(form: int):
         (".", "no name"),
     ],
 )
-def test_a_path_stays_inside(name: str, why: str):
+def test_path_out_of_the_archive_is_rejected(name: str, why: str):
     assert why in refused(tar_gz(entry(name, "x")))
 
 
-def test_a_path_that_is_no_utf8_is_refused():
+def test_path_that_is_not_utf8_is_rejected():
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as one:
         info, data = entry("ü.py", "x")
@@ -88,7 +88,7 @@ def test_a_path_that_is_no_utf8_is_refused():
         b"Z",
     ],
 )
-def test_only_files_and_folders_are_taken(kind: bytes):
+def test_only_files_folders_and_links_are_accepted(kind: bytes):
     assert "not a file, a folder or a symbolic link" in refused(
         tar_gz(entry("main.py", "x"), entry("link", kind=kind, linkname="/etc/passwd"))
     )
@@ -98,7 +98,7 @@ def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
     return entry(name, kind=tarfile.SYMTYPE, linkname=target)
 
 
-def test_writing_through_a_link_is_refused():
+def test_writing_through_a_link_is_rejected():
     for target in ("/tmp", "../tmp", "b"):
         for entries in (
             [link("a", target), entry("a/x", "x")],
@@ -120,7 +120,7 @@ def test_writing_through_a_link_is_refused():
     ],
 )
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_links_that_stay_inside_are_taken(name: str, target: str, form: int):
+def test_links_that_stay_inside_are_accepted(name: str, target: str, form: int):
     if form == tarfile.USTAR_FORMAT and len(target) > 100:
         return
     made = tar(entry("main.py", "x"), link(name, target), form=form)
@@ -142,17 +142,17 @@ def test_links_that_stay_inside_are_taken(name: str, target: str, form: int):
         ("a", ""),
     ],
 )
-def test_links_that_do_not_are_refused(name: str, target: str):
+def test_links_that_lead_outside_are_rejected(name: str, target: str):
     assert refused(tar_gz(entry("main.py", "x"), link(name, target)))
 
 
-def test_a_link_is_no_entry_point():
+def test_link_is_rejected_as_an_entry_point():
     found = inspect_archive(tar_gz(entry("x.py", "x"), link("main.py", "x.py")))
     with pytest.raises(InvalidRequest, match=r"Has no main\.py"):
         found.entry(("main.py",))
 
 
-def test_what_macos_keeps_beside_files_is_passed_over():
+def test_macos_resource_files_are_skipped():
     beside = b"\0\5\x16\7" + bytes(200)
     found = inspect_archive(
         tar_gz(
@@ -167,7 +167,7 @@ def test_what_macos_keeps_beside_files_is_passed_over():
 
 
 @pytest.mark.parametrize("size", [10_000, 1_000_000, 30_000_000])
-def test_resources_of_any_size_are_passed_over_and_not_held(size: int):
+def test_ignored_values_of_any_size_are_skipped_and_not_held(size: int):
     long = record("LIBARCHIVE.xattr.com.apple.ResourceFork", "A" * size)
     data = gzip.compress(header(b"x", record("path", "main.py") + long) + LAST, compresslevel=1)
     tracemalloc.start()
@@ -178,7 +178,7 @@ def test_resources_of_any_size_are_passed_over_and_not_held(size: int):
         tracemalloc.stop()
 
 
-def test_resources_count_as_what_is_unpacked():
+def test_ignored_values_count_as_unpacked_bytes():
     long = header(b"x", record("SCHILY.xattr.x", "A" * 40_000_000))
     entries = [tar(entry(f"{n}.py", "x"))[:1024] for n in range(3)]
     data = b"".join(long + one for one in entries) + bytes(1024)
@@ -186,7 +186,7 @@ def test_resources_count_as_what_is_unpacked():
 
 
 @pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6755])
-def test_setuid_is_refused(mode: int):
+def test_setuid_is_rejected(mode: int):
     assert "setuid" in refused(tar_gz(entry("x", "x", mode=mode)))
 
 
@@ -203,11 +203,11 @@ def test_setuid_is_refused(mode: int):
         ("é", "e\u0301"),
     ],
 )
-def test_no_two_entries_are_one(names: tuple[str, str]):
+def test_colliding_entries_are_rejected(names: tuple[str, str]):
     assert "more than once" in refused(tar_gz(*(entry(name, "x") for name in names)))
 
 
-def test_a_folder_may_be_named_again():
+def test_folder_may_be_listed_twice():
     folder = ("lib/", {"kind": tarfile.DIRTYPE})
     entries = [entry(folder[0], **folder[1]) for _ in range(2)]
     assert inspect_archive(tar_gz(*entries, entry("lib/x", "x"))).files == {"lib/x"}
@@ -225,7 +225,7 @@ def bomb(size: int) -> bytes:
     return made.getvalue()
 
 
-def test_what_unpacks_to_too_much_is_stopped_while_it_is_read():
+def test_oversized_archive_is_rejected_while_it_is_read():
     data = bomb(1024 * MB)
     tracemalloc.start()
     try:
@@ -235,7 +235,7 @@ def test_what_unpacks_to_too_much_is_stopped_while_it_is_read():
         tracemalloc.stop()
 
 
-def test_headers_of_any_size_are_no_way_around():
+def test_headers_of_any_size_are_bounded():
     """A long name, or a record of pax, is read whole by whoever wants to know it."""
     for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
         info = tarfile.TarInfo("long")
@@ -244,14 +244,14 @@ def test_headers_of_any_size_are_no_way_around():
         assert refused(data)
 
 
-def test_a_million_empty_entries_are_stopped():
+def test_excessive_number_of_entries_is_rejected():
     data = gzip.compress(
         b"".join(entry(f"f{number}")[0].tobuf() for number in range(20_000)), compresslevel=1
     )
     assert f"more than {archive.MAX_ENTRIES:,} entries" in refused(data)
 
 
-def test_what_says_that_it_is_large_and_is_not():
+def test_entry_shorter_than_its_size_is_rejected():
     info, _ = entry("main.py")
     info.size = 10 * MB
     assert "unexpected end of data" in refused(gzip.compress(info.tobuf() + b"x" * 512))
@@ -260,21 +260,21 @@ def test_what_says_that_it_is_large_and_is_not():
 @pytest.mark.parametrize(
     "data", [b"", b"junk", b"\x1f\x8b", gzip.compress(b"", mtime=0), bytes(1024)]
 )
-def test_what_is_no_archive(data: bytes):
+def test_data_that_is_not_an_archive_is_rejected(data: bytes):
     assert refused(data)
 
 
-def test_an_archive_without_files():
+def test_archive_without_files_is_rejected():
     assert "no file" in refused(tar_gz(entry("lib/", kind=tarfile.DIRTYPE)))
 
 
-def test_truncated_anywhere_is_refused():
+def test_truncated_archive_is_rejected():
     whole = packed({"main.py": os.urandom(3000), "b": os.urandom(2000)})
     for length in range(0, len(whole), 37):
         assert refused(whole[:length])
 
 
-def test_truncated_before_it_was_packed_is_refused():
+def test_truncated_tar_is_rejected():
     whole = tar(entry("main.py", b"x" * 2000), entry("b", b"y" * 2000))
     ends = len(whole.rstrip(b"\0"))
     for length in range(100, ends, 171):
@@ -282,7 +282,7 @@ def test_truncated_before_it_was_packed_is_refused():
             assert refused(gzip.compress(whole[:length])), length
 
 
-def test_what_is_not_understood_is_not_passed_over():
+def test_unknown_data_is_rejected():
     first = tar(entry("main.py", "x"))[:1024]
     assert "contains an invalid numeric field" in refused(gzip.compress(first + b"\xff" * 1024))
     behind = gzip.compress(first + bytes(1024) + b"second" + bytes(506))
@@ -343,11 +343,11 @@ LAST = tar(entry("main.py", "x"))
     ],
     ids=lambda before: f"{before[156:157].decode()}-{before[512:540]!r}",
 )
-def test_headers_that_are_no_use_are_refused_at_once(before: bytes):
+def test_unusable_headers_are_rejected_at_once(before: bytes):
     assert refused(gzip.compress(before + LAST))
 
 
-def test_headers_that_tar_and_git_write_are_read():
+def test_headers_written_by_tar_and_git_are_read():
     comment = header(b"g", record("comment", "0123456789abcdef"))
     times = header(b"x", record("mtime", "1.5") + record("SCHILY.xattr.user.a", "b"))
     named = header(b"x", record("path", "a/ü.py") + record("size", "3"))
@@ -359,7 +359,7 @@ def test_headers_that_tar_and_git_write_are_read():
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7"])
-def test_what_the_program_tar_packs_is_read(tmp_path, form: str):
+def test_archives_of_the_tar_program_are_read(tmp_path, form: str):
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "a.py").write_text("a" * 5000)
     (tmp_path / "main.py").write_text("m")
@@ -369,7 +369,7 @@ def test_what_the_program_tar_packs_is_read(tmp_path, form: str):
     assert inspect_archive(packed.stdout).files == {"main.py", "lib/a.py"}
 
 
-def test_a_changed_byte_is_noticed():
+def test_changed_byte_is_rejected():
     whole = bytearray(packed({"main.py": os.urandom(5000)}))
     for place in range(40, len(whole), 397):
         changed = whole.copy()
@@ -377,7 +377,7 @@ def test_a_changed_byte_is_noticed():
         assert refused(bytes(changed))
 
 
-def test_any_bytes_give_an_answer():
+def test_arbitrary_bytes_raise_no_other_error():
     """Nothing but the one error, whatever is done to an archive."""
     chance = random.Random(7)
     whole = bytearray(tar(entry("main.py", b"x" * 700), entry("a" * 150, "y"), entry("lib/b", "z")))
@@ -413,7 +413,7 @@ def test_any_bytes_give_an_answer():
         ),
     ],
 )
-def test_the_entry_point(files, entries, manifest, found):
+def test_entry_point_is_selected(files, entries, manifest, found):
     assert inspect_archive(packed(files), manifest).entry(entries) == found
 
 
@@ -424,6 +424,6 @@ def test_the_entry_point(files, entries, manifest, found):
         ({"x": "", "package.json": '{"main": "../../etc/passwd"}'}, "is not among its files"),
     ],
 )
-def test_an_archive_without_an_entry_point(files, said):
+def test_archive_without_an_entry_point_is_rejected(files, said):
     with pytest.raises(InvalidRequest, match=said):
         inspect_archive(packed(files), "package.json").entry(("main.py",))

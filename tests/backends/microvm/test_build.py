@@ -49,7 +49,7 @@ def listed(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name != build.LOCK)
 
 
-def test_what_is_current_is_left_alone(folder: Path, tmp_path: Path):
+def test_current_artifacts_are_not_rebuilt(folder: Path, tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     done = manage(
         *("setup_backend", "microvm"),
@@ -65,7 +65,7 @@ def test_what_is_current_is_left_alone(folder: Path, tmp_path: Path):
     assert after == before
 
 
-def test_a_dry_run_says_what_there_would_be_and_makes_nothing(tmp_path: Path):
+def test_dry_run_lists_the_steps_and_builds_nothing(tmp_path: Path):
     done = manage(
         *("setup_backend", "microvm", "--runtime", "python", "--dry-run"),
         folder=tmp_path,
@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_there_would_be_and_makes_nothing(tmp_path: Path):
     assert not (tmp_path / "images").exists()
 
 
-def test_a_runtime_that_there_is_none_of(tmp_path: Path):
+def test_unknown_runtime_is_rejected(tmp_path: Path):
     done = manage("setup_backend", "microvm", "--runtime", "cobol", folder=tmp_path)
     assert done.returncode == 1
     assert "does not run cobol. It runs: python, node, go" in done.stderr
@@ -99,7 +99,7 @@ def debian(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["kernel", "root of python"])
-def test_a_build_that_fails_says_why_and_leaves_nothing(tmp_path, debian, what):
+def test_failed_build_reports_why_and_leaves_nothing(tmp_path, debian, what):
     debian("echo 'I: downloading packages' >&2; echo 'E: no such host' >&2; exit 3")
     images = tmp_path / "images"
     with pytest.raises(SetupError, match="E: no such host"):
@@ -108,7 +108,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(tmp_path, debian, what):
     assert stat.S_IMODE(images.stat().st_mode) == 0o700
 
 
-def test_a_kernel_without_its_modules_is_none(tmp_path, debian):
+def test_kernel_without_its_modules_is_rejected(tmp_path, debian):
     debian(
         'for tar; do :; done; mkdir -p "$0.d/boot" && cd "$0.d" && touch boot/vmlinuz-1'
         ' && tar -cf "$tar" boot'
@@ -118,7 +118,7 @@ def test_a_kernel_without_its_modules_is_none(tmp_path, debian):
     assert listed(tmp_path / "images") == []
 
 
-def test_how_far_it_is_can_be_seen(tmp_path, debian):
+def test_build_reports_progress(tmp_path, debian):
     debian(
         "for stage in 'running apt-get update...' 'downloading packages with apt...'"
         " 'extracting archives...' 'installing remaining packages'; do"
@@ -148,7 +148,7 @@ def full_disk(tmp_path: Path, megabytes: int):
     return disk
 
 
-def test_a_disk_that_fills_up_while_a_root_is_made(tmp_path, debian):
+def test_full_disk_during_a_root_build_is_reported(tmp_path, debian):
     disk = full_disk(tmp_path, 2)
     try:
         debian('for tar; do :; done; head -c 9000000 /dev/zero > "$tar"')
@@ -159,7 +159,7 @@ def test_a_disk_that_fills_up_while_a_root_is_made(tmp_path, debian):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_fills_up_while_a_snapshot_is_taken(folder, tmp_path):
+def test_full_disk_during_a_snapshot_is_reported(folder, tmp_path):
     disk = full_disk(tmp_path, 40)
     try:
         for artifact in (parts.kernel(), parts.root("python")):
@@ -181,7 +181,7 @@ step(Path(sys.argv[1]), "root of python").take()
 """
 
 
-def test_what_a_killed_build_left_is_swept_by_the_next(tmp_path, debian):
+def test_leftovers_of_a_killed_build_are_removed_by_the_next(tmp_path, debian):
     images, pid = tmp_path / "images", tmp_path / "pid"
     debian(f'echo $$ > {pid}.new; mv {pid}.new {pid}; for tar; do :; done; touch "$tar"; sleep 99')
     with subprocess.Popen([sys.executable, "-c", KILLED, str(images)], cwd=ROOT) as killed:
@@ -212,7 +212,7 @@ snapshot.take(qemu, "tcg", Size(mem_mb=1, cpus=1), files, share, (), lambda *_: 
 """
 
 
-def test_a_machine_ends_with_the_set_up_that_was_killed(tmp_path):
+def test_machine_is_killed_with_its_setup(tmp_path):
     machine, pid = tmp_path / "qemu", tmp_path / "pid"
     machine.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 99\n")
     machine.chmod(0o700)
@@ -223,7 +223,7 @@ def test_a_machine_ends_with_the_set_up_that_was_killed(tmp_path):
     wait_until(lambda: gone(int(pid.read_text())))
 
 
-def test_of_two_at_once_one_builds_and_the_other_finds_it(tmp_path):
+def test_concurrent_builds_build_once(tmp_path):
     made: list[int] = []
 
     def make(new: Path, advance) -> dict[str, str]:
@@ -245,7 +245,7 @@ def test_of_two_at_once_one_builds_and_the_other_finds_it(tmp_path):
     Images(tmp_path).verify(PART)
 
 
-def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
+def test_corrupt_artifact_is_rebuilt_and_outdated_ones_are_bounded(tmp_path):
     def make(new: Path, advance) -> dict[str, str]:
         (new / "a").write_text("a")
         return {}
@@ -261,12 +261,12 @@ def test_what_is_corrupt_is_made_anew_and_older_ones_are_bounded(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"QEVM\0\0\0\3", b"QEVM\0\0\0\3\1" + bytes(40)])
-def test_a_state_in_a_form_that_is_not_known_is_refused(data: bytes):
+def test_state_in_an_unknown_format_is_rejected(data: bytes):
     with pytest.raises(SetupError, match="unknown format"):
         snapshot.strip_capabilities(data)
 
 
-def test_modules_come_behind_those_that_they_need(tmp_path):
+def test_modules_follow_their_dependencies(tmp_path):
     need("cpio")
     modules = tmp_path / "lib/modules/6/kernel"
     modules.mkdir(parents=True)

@@ -85,7 +85,7 @@ class Heard:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_frames_may_come_in_any_pieces(size: int):
+def test_frames_may_arrive_in_any_pieces(size: int):
     heard = Heard()
     data = frame(b"o", b"out") + frame(b"e", b"err") + frame(b"o", b"") + report()
     for at in range(0, len(data), size):
@@ -96,7 +96,7 @@ def test_frames_may_come_in_any_pieces(size: int):
     assert heard.ends == 1
 
 
-def test_nothing_is_heard_after_the_end():
+def test_data_after_the_report_is_ignored():
     heard = Heard()
     heard.port.write(report(code=3) + report(code=0) + frame(b"o", b"late"))
     heard.port.write(report(code=0))
@@ -129,7 +129,7 @@ def test_nothing_is_heard_after_the_end():
     ],
     ids=lambda said: said[:20],
 )
-def test_what_no_agent_says_ends_it(said: bytes):
+def test_invalid_frame_breaks_the_protocol(said: bytes):
     heard = Heard()
     heard.port.write(said)
     assert (heard.port.broken, heard.ends) == (True, 1)
@@ -138,7 +138,7 @@ def test_what_no_agent_says_ends_it(said: bytes):
     assert "data that its agent never sends" in result.error
 
 
-def test_any_bytes_give_a_result_and_keep_little():
+def test_arbitrary_bytes_give_a_result_in_bounded_memory():
     chance = random.Random(3)
     for _ in range(300):
         heard = Heard()
@@ -167,7 +167,7 @@ def test_any_bytes_give_a_result_and_keep_little():
         ),
     ],
 )
-def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal):
+def test_exit_reason_follows_from_the_report(ended, reason, code, signal):
     heard = Heard()
     heard.port.write(report(**ended))
     result = heard.result()
@@ -175,7 +175,7 @@ def test_the_reason_follows_from_what_the_kernel_saw(ended, reason, code, signal
     assert bool(result.error) == (reason is not ExitReason.EXITED)
 
 
-def test_the_time_of_a_program_begins_once():
+def test_start_frame_begins_the_programs_time():
     heard = Heard(compiles=True)
     heard.port.write(frame(b"e", b"compiling") + frame(b"b", b"") + frame(b"o", b"out"))
     assert heard.begins == 1
@@ -189,13 +189,13 @@ def test_the_time_of_a_program_begins_once():
     ("compiles", "said"),
     [(False, frame(b"b", b"")), (True, 2 * frame(b"b", b"")), (True, frame(b"b", b"x"))],
 )
-def test_a_beginning_that_no_agent_says_ends_it(compiles: bool, said: bytes):
+def test_invalid_start_frame_breaks_the_protocol(compiles: bool, said: bytes):
     heard = Heard(compiles=compiles)
     heard.port.write(said)
     assert heard.port.broken
 
 
-def test_a_program_that_was_not_compiled_has_not_run():
+def test_failed_compilation_is_not_a_run():
     heard = Heard(compiles=True)
     heard.port.write(frame(b"e", b"main.go:1: no") + report(code=1))
     result = heard.result()
@@ -203,7 +203,7 @@ def test_a_program_that_was_not_compiled_has_not_run():
     assert (result.exit_code, result.compile_ms, result.duration_ms) == (1, 7, 0)
 
 
-def test_a_bound_of_the_compiler_is_not_the_programs():
+def test_compiler_limit_is_not_reported_as_the_programs():
     heard = Heard(compiles=True)
     heard.port.write(report(code=1, starved=True))
     assert heard.result().error == "the compiler exceeded a limit of its machine: memory_limit"
@@ -213,7 +213,7 @@ def test_a_bound_of_the_compiler_is_not_the_programs():
     ("given", "said"),
     [({"compiles": True}, "compiler took longer than 120 s"), ({"returns": True}, "60 s to start")],
 )
-def test_what_is_not_prepared_in_time_says_so(given, said):
+def test_late_preparation_is_reported(given, said):
     heard = Heard(**given)
     result = heard.result(replace(EXIT, kill_reason=ExitReason.TIMEOUT))
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
@@ -229,7 +229,7 @@ def test_what_is_not_prepared_in_time_says_so(given, said):
         ({"exit_code": 0, "signal": None}, ExitReason.BACKEND_ERROR, "the machine stopped"),
     ],
 )
-def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
+def test_machine_without_a_report_has_failed(exit, reason, said):
     heard = Heard()
     heard.port.write(frame(b"o", b"so far"))
     result = heard.result(
@@ -254,7 +254,7 @@ def test_a_machine_that_never_says_how_it_ended(exit, reason, said):
         (b"\n!Error: caught at last", ExitReason.EXITED, None),
     ],
 )
-def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
+def test_return_value_is_json_or_none(returned, reason, output):
     heard = Heard(returns=True)
     heard.port.write(frame(b"r", returned) + report())
     result = heard.result()
@@ -273,7 +273,7 @@ def test_what_a_program_returns_is_json_or_nothing(returned, reason, output):
         (b"\n!" + b"x" * 9000, 1, None),
     ],
 )
-def test_what_was_thrown_is_the_error(returned, code, error):
+def test_thrown_value_is_the_error(returned, code, error):
     heard = Heard(returns=True)
     heard.port.write(frame(b"e", b"the last of stderr\n") + frame(b"r", returned))
     heard.port.write(report(code=code))
@@ -291,7 +291,7 @@ def test_what_was_thrown_is_the_error(returned, code, error):
         (1, 192, ExitReason.EXITED),
     ],
 )
-def test_an_abort_with_a_full_heap_is_the_limit_of_memory(code, memory_mb, reason):
+def test_abort_on_a_full_heap_is_a_memory_limit(code, memory_mb, reason):
     for returns in (True, False):  # only what has a heap of a given size
         heard = Heard(returns=returns)
         heard.port.write(report(code=code, memory_bytes=memory_mb * 1024 * 1024))
@@ -299,7 +299,7 @@ def test_an_abort_with_a_full_heap_is_the_limit_of_memory(code, memory_mb, reaso
         assert heard.result().exit_reason is (reason if returns else python)
 
 
-def test_bytes_that_are_no_text_are_told_of():
+def test_bytes_that_are_not_utf8_set_the_encoding():
     heard = Heard()
     heard.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + report())
     result = heard.result()
@@ -307,7 +307,7 @@ def test_bytes_that_are_no_text_are_told_of():
     assert (result.stderr, result.stderr_encoding) == ("ä", "utf-8")
 
 
-def test_no_two_requests_carry_the_same_entropy_or_id():
+def test_requests_carry_unique_entropy_and_ids():
     program = Program(source=b"x", file="main.py", argv=["x"], environment={})
     guest_limits = GuestLimits(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
     heads = []

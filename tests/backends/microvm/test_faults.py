@@ -47,7 +47,7 @@ def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> Work
 
 
 @pytest.mark.usefixtures("attacked")
-def test_a_qemu_that_is_killed_is_a_failure_of_that_workload_alone(backend):
+def test_killed_qemu_fails_only_its_workload(backend):
     result = run_and(backend, lambda pid: os.kill(pid, signal.SIGKILL))
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
     assert result.stdout == "begun\n"
@@ -55,14 +55,14 @@ def test_a_qemu_that_is_killed_is_a_failure_of_that_workload_alone(backend):
 
 
 @pytest.mark.usefixtures("attacked")
-def test_a_qemu_that_is_stopped_ends_at_its_time_limit(backend):
+def test_stopped_qemu_is_killed_at_its_time_limit(backend):
     result = run_and(backend, lambda pid: os.kill(pid, signal.SIGSTOP), timeout_s=10)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
     assert result.stdout == "begun\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_a_spare_that_goes_bad_costs_nobody_anything(make, number):
+def test_broken_warm_process_affects_no_workload(make, number):
     backend = make(pool_size=1)
     assert execute(backend, "print(1)").output == 1
     wait_until(lambda: len(machines()) == 1)
@@ -74,7 +74,7 @@ def test_a_spare_that_goes_bad_costs_nobody_anything(make, number):
     assert execute(backend, "print(2)").output == 2
 
 
-def test_a_launcher_that_is_killed_takes_its_machine_along(backend):
+def test_machine_is_killed_with_its_launcher(backend):
     def kill_the_launcher(pid: int) -> None:
         [launcher] = children(os.getpid())
         os.kill(launcher, signal.SIGKILL)
@@ -96,7 +96,7 @@ execute(backend, "while True: pass", timeout_s=120)
 """
 
 
-def test_a_server_that_is_killed_leaves_no_machine(folder, tmp_path):
+def test_killed_server_leaves_no_machine(folder, tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(folder)],
         cwd=ROOT,
@@ -153,7 +153,7 @@ def scribbled(path: Path) -> None:
         ("kernel", "initramfs", scribbled),
     ],
 )
-def test_images_that_are_damaged_are_refused_until_they_are_whole_again(
+def test_damaged_images_are_rejected_until_repaired(
     own_images: Path, make, name: str, file: str, damage
 ):
     backend = make(folder=str(own_images))
@@ -174,7 +174,7 @@ def test_images_that_are_damaged_are_refused_until_they_are_whole_again(
     assert execute(backend, "print(2)").output == 2
 
 
-def test_images_that_are_made_anew_do_not_leave_the_old_ones_machines(own_images: Path, make):
+def test_rebuilt_images_replace_warm_machines(own_images: Path, make):
     backend = make(folder=str(own_images), pool_size=1)
     for _ in range(3):
         assert execute(backend, "print(1)").output == 1
@@ -184,7 +184,7 @@ def test_images_that_are_made_anew_do_not_leave_the_old_ones_machines(own_images
     wait_until(lambda: len(machines()) == 1)
 
 
-def test_a_snapshot_that_qemu_does_not_take_is_a_fault_with_a_reason(own_images: Path, make):
+def test_snapshot_that_qemu_rejects_is_a_fault_with_a_reason(own_images: Path, make):
     """One that is what was made, as far as its manifest goes."""
     backend = make(folder=str(own_images))
     state = part_of(own_images, "python-snapshot", "state")
@@ -200,7 +200,7 @@ def test_a_snapshot_that_qemu_does_not_take_is_a_fault_with_a_reason(own_images:
     assert machines() == set()
 
 
-def test_missing_images_are_unhealthy_and_say_what_to_do(make, tmp_path):
+def test_missing_images_are_unhealthy_with_instructions(make, tmp_path):
     backend = make(folder=str(tmp_path / "nothing"))
     found = backend.probe()
     assert found.state == "unhealthy"
@@ -210,7 +210,7 @@ def test_missing_images_are_unhealthy_and_say_what_to_do(make, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_two_servers_share_one_folder_and_change_nothing_in_it(folder, tmp_path):
+def test_servers_share_a_folder_and_change_nothing_in_it(folder, tmp_path):
     last = "print(execute(backend, 'x = bytearray(10 ** 8)').status, flush=True)\nbackend.close()"
     code = "\n".join([*SERVER.splitlines()[:-1], last])
     ram = part_of(folder, "python-snapshot", "ram")

@@ -34,18 +34,18 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_was_made_is_found(made: Path):
+def test_artifact_is_found(made: Path):
     found = Images(made.parent).verify(PART)
     assert found.files == {"a": made / "a", "b": made / "b"}
     assert found.versions == {"what": "1.0"}
 
 
-def test_what_was_not_made_is_missing(tmp_path: Path):
+def test_unbuilt_artifact_is_missing(tmp_path: Path):
     with pytest.raises(ArtifactMissing, match="there is no image 'thing'"):
         Images(tmp_path).verify(PART)
 
 
-def test_what_is_made_from_something_else_is_something_else(made: Path):
+def test_different_sources_give_a_different_artifact(made: Path):
     other = Artifact(name="thing", files=("a", "b"), made_from={"of": "something"})
     with pytest.raises(ArtifactMissing):
         Images(made.parent).verify(other)
@@ -69,7 +69,7 @@ def stretch(path: Path) -> None:
 
 @pytest.mark.parametrize("name", PART.files)
 @pytest.mark.parametrize("change", [truncate, overwrite, stretch, os.unlink])
-def test_what_was_changed_is_refused_also_after_it_was_good(made: Path, name: str, change):
+def test_changed_artifact_is_rejected_after_it_was_verified(made: Path, name: str, change):
     known = Images(made.parent)
     known.verify(PART)
     change(made / name)
@@ -80,7 +80,7 @@ def test_what_was_changed_is_refused_also_after_it_was_good(made: Path, name: st
             assert str(made) not in str(caught.value)
 
 
-def test_a_byte_whose_time_was_put_back_is_noticed(made: Path):
+def test_changed_byte_with_restored_mtime_is_detected(made: Path):
     known = Images(made.parent)
     known.verify(PART)
     before = (made / "a").stat()
@@ -91,7 +91,7 @@ def test_a_byte_whose_time_was_put_back_is_noticed(made: Path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 1}', '{"files": {}}', "\0" * 99])
-def test_a_manifest_that_is_none(made: Path, text: str):
+def test_invalid_manifest_is_corrupt(made: Path, text: str):
     (made / images.MANIFEST).write_text(text)
     with pytest.raises(ArtifactCorrupt):
         Images(made.parent).verify(PART)
@@ -109,7 +109,7 @@ def test_every_byte_is_read_once(made: Path, monkeypatch):
     assert sorted(reads) == [made / "a", made / "b"]
 
 
-def test_holes_and_zeros_are_the_same(tmp_path: Path):
+def test_digest_treats_holes_as_zeros(tmp_path: Path):
     """A copy of a file may have other holes, and is the same file."""
     with (tmp_path / "holes").open("wb") as file:
         file.seek(1_000_000)
@@ -119,14 +119,14 @@ def test_holes_and_zeros_are_the_same(tmp_path: Path):
     assert digest(tmp_path / "holes") == digest(tmp_path / "zeros")
 
 
-def test_a_block_has_its_place(tmp_path: Path):
+def test_digest_depends_on_block_offsets(tmp_path: Path):
     block = images.BLOCK_BYTES
     (tmp_path / "one").write_bytes(bytes(block) + b"x" * block)
     (tmp_path / "two").write_bytes(b"x" * block + bytes(block))
     assert digest(tmp_path / "one") != digest(tmp_path / "two")
 
 
-def test_a_snapshot_fits_what_it_was_taken_with_and_nothing_else():
+def test_snapshot_is_valid_only_for_what_it_was_taken_with():
     size = MachineSize(mem_mb=512, cpus=1)
     taken = parts.snapshot("python", "7.2.22", "tcg", size)
     assert parts.snapshot("python", "7.2.22", "tcg", size).key == taken.key

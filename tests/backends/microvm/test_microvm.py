@@ -69,7 +69,7 @@ def test_go_is_compiled_and_run(run):
     assert (failed.status, failed.exit_code, failed.stderr) == (Status.FAILED, 3, "boom\n")
 
 
-def test_an_error_of_the_compiler_is_the_programs_own(run):
+def test_compiler_error_is_a_failed_workload(run):
     result = run("package main\nfunc main() { x }", runtime="go")
     assert (result.status, result.exit_reason, result.exit_code) == ("failed", "exited", 1)
     assert "./main.go:2:15: undefined: x" in result.stderr
@@ -110,12 +110,12 @@ def test_an_error_of_the_compiler_is_the_programs_own(run):
         ),
     ],
 )
-def test_an_archive_runs_its_entry_point(run, runtime, files, output):
+def test_archive_runs_its_entry_point(run, runtime, files, output):
     result = run(runtime=runtime, archive=packed({"data.json": '{"x": 41}', **files}), input=1)
     assert result.output == output, result.stderr
 
 
-def test_an_archive_runs_a_command(run):
+def test_archive_runs_a_command(run):
     archive = packed({"tool.sh": '#!/bin/sh\necho "$# $2"; cat; exit 4\n', "a/b": "x"})
     result = run(archive=archive, command=("./tool.sh", "a", "b 'c' $d"), input=[1])
     assert (result.exit_code, result.stdout) == (4, "2 b 'c' $d\n[1]\n")
@@ -123,7 +123,7 @@ def test_an_archive_runs_a_command(run):
     assert result.stdout == "['b']\n"
 
 
-def test_a_command_that_is_not_there(run):
+def test_missing_command_is_reported(run):
     result = run(archive=packed({"x": ""}), command=("./nothing",))
     assert (result.status, result.exit_code) == (Status.FAILED, 126)
     assert "not started: there is no './nothing'" in result.stderr
@@ -142,21 +142,21 @@ def test_a_command_that_is_not_there(run):
         ({"code": "", "runtime": "cobol"}, "runtime"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_started(backend, given, field):
+def test_invalid_workloads_are_rejected_before_anything_starts(backend, given, field):
     with pytest.raises(InvalidRequest) as caught:
         execute(backend, **given)
     assert caught.value.field == field
     assert machines() == set()
 
 
-def test_one_probe_after_the_other_runs_a_program_in_each_image(backend, monkeypatch):
+def test_successive_probes_run_a_program_in_each_image(backend, monkeypatch):
     fails = replace(RUNTIMES["node"], warm="throw new Error('boom')")
     monkeypatch.setitem(RUNTIMES, "node", fails)
     assert "unhealthy" in [backend.probe().state for _ in RUNTIMES]
     assert backend.probe().description.startswith("the smoke test of node returned an unexpected")
 
 
-def test_it_is_a_machine_with_a_kernel_of_its_own(backend, run):
+def test_workload_runs_on_the_guests_kernel(backend, run):
     release, user = run(
         "import json, os; print(json.dumps([os.uname().release, os.getuid()]))"
     ).output
@@ -185,7 +185,7 @@ print(json.dumps({
 """
 
 
-def test_two_clones_share_no_random_number_no_id_and_have_the_time(run):
+def test_restored_machines_share_no_random_number_or_id_and_have_the_time(run):
     before = time.time()
     one, two = run(OWN).output, run(OWN).output
     after = time.time()
@@ -194,20 +194,20 @@ def test_two_clones_share_no_random_number_no_id_and_have_the_time(run):
     assert re.fullmatch("[0-9a-f]{32}\n", one["machine"])
 
 
-def test_two_clones_of_node_share_no_random_number(run):
+def test_restored_node_machines_share_no_random_number(run):
     code = "import c from 'crypto'; export default () => [Math.random(), c.randomUUID()]"
     one, two = run(code, runtime="node").output, run(code, runtime="node").output
     assert not {*one} & {*two}
 
 
-def test_nothing_of_a_program_is_there_for_the_next(run):
+def test_program_leaves_nothing_for_the_next(run):
     leave = "open('/tmp/x', 'w').write('x'); open('/work/y', 'w').write('y')"
     look = "import os; print([*os.listdir('/tmp'), *os.listdir('/work'), *os.listdir('/dev/shm')])"
     assert run(leave).status is Status.COMPLETED
     assert run(look).stdout == "['main.py']\n"
 
 
-def test_streams_are_kept_apart_and_bounded(run):
+def test_streams_are_separate_and_bounded(run):
     code = """
 import sys
 sys.stdout.write("o" * 50_000 + "END")
@@ -222,7 +222,7 @@ sys.stderr.write("e" * 50_000 + "END")
         assert len(text) < 20_100
 
 
-def test_input_of_any_size_arrives(run):
+def test_input_of_any_size_is_delivered(run):
     assert run("import sys; print(len(sys.stdin.read()))", input="x" * 900_000).output == 900_003
     assert run("print(1)", input="x" * 900_000).output == 1  # who does not read it
 
@@ -247,49 +247,49 @@ def test_input_of_any_size_arrives(run):
         ("import os\nwhile True: os.write(1, bytes(60_000))", ExitReason.OUTPUT_LIMIT, None),
     ],
 )
-def test_why_it_ended(run, code, reason, signal):
+def test_exit_reason_is_reported(run, code, reason, signal):
     result = run(code, timeout_s=2 if reason is ExitReason.TIMEOUT else 60)
     assert (result.status, result.exit_reason, result.signal) == (Status.FAILED, reason, signal)
     assert result.error
 
 
-def test_what_was_printed_survives_a_timeout(run):
+def test_output_survives_a_timeout(run):
     result = run("print('so far', flush=True)\nwhile True: pass", timeout_s=10)
     assert (result.exit_reason, result.stdout) == (ExitReason.TIMEOUT, "so far\n")
 
 
-def test_figures_are_the_machines_own(run):
+def test_figures_come_from_the_machine(run):
     result = run("import time\nx = bytearray(90_000_000)\nwhile time.process_time() < 1: pass")
     assert result.memory_bytes > 90_000_000
     assert result.cpu_time_ms >= 900
     assert result.duration_ms >= result.cpu_time_ms * 0.9
 
 
-def test_it_ends_with_its_program_not_with_what_that_leaves(run):
+def test_workload_ends_with_its_program_not_with_its_children(run):
     code = "import subprocess; subprocess.Popen(['sleep', '999'], start_new_session=True); print(1)"
     assert run(code).output == 1
 
 
-def test_memory_is_what_was_asked_for(run):
+def test_machine_has_the_requested_memory(run):
     fill = "x = bytearray({} * 1000 * 1000); print(len(x))"
     assert run(fill.format(80), mem_mb=64).exit_reason is ExitReason.MEMORY_LIMIT
     assert run(fill.format(400), mem_mb=512).status is Status.COMPLETED
 
 
-def test_a_large_machine_meets_its_bound_too(run):
+def test_large_machine_is_limited_too(run):
     """With too little beside it, it would look for memory until its time is over."""
     hog = "a = []\nwhile True: a.append(bytearray(b'x' * 10**7))"
     assert run(hog, mem_mb=1024, timeout_s=120).exit_reason is ExitReason.MEMORY_LIMIT
 
 
-def test_streams_can_be_opened_by_their_names(run):
+def test_streams_can_be_opened_by_name(run):
     script = "cat </dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr; ls /dev/fd >&2"
     result = run(archive=packed({"x": script}), command=("sh", "x"), input=1)
     assert (result.exit_code, result.stdout) == (0, "1\nout\n")
     assert result.stderr.startswith("err\n0\n1\n2\n")
 
 
-def test_a_default_export_that_never_returns_is_no_success(run):
+def test_default_export_that_never_settles_is_a_failure(run):
     result = run("export default () => new Promise(() => {})", runtime="node")
     assert (result.status, result.exit_code) == (Status.FAILED, 13)
     assert "never returned" in result.stderr
@@ -297,20 +297,20 @@ def test_a_default_export_that_never_returns_is_no_success(run):
     assert result.exit_reason is ExitReason.INVALID_OUTPUT
 
 
-def test_what_the_snapshot_has_no_room_for_boots(run):
+def test_workload_larger_than_the_snapshot_boots(run):
     result = run(
         "import os; x = bytearray(700_000_000); print(os.cpu_count())", mem_mb=1024, cpus=1.5
     )
     assert result.output == 2
 
 
-def test_a_part_of_a_processor_is_a_part_of_its_time(run):
+def test_fraction_of_a_processor_is_a_fraction_of_its_time(run):
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
     result = run(code, cpus=0.25)
     assert result.cpu_time_ms < 0.4 * result.duration_ms
 
 
-def test_machines_at_the_same_time_are_bounded_by_nothing_but_slots(backend):
+def test_concurrent_machines_are_limited_only_by_slots(backend):
     results: dict[int, object] = {}
 
     def one(number: int) -> None:
@@ -324,7 +324,7 @@ def test_machines_at_the_same_time_are_bounded_by_nothing_but_slots(backend):
     assert results == {number: number for number in range(6)}
 
 
-def test_a_spare_is_used_once_and_is_a_machine_of_its_own(make):
+def test_warm_machine_is_used_once(make):
     backend = make(pool_size=1)
     seen = set()
     for _ in range(3):
@@ -336,7 +336,7 @@ def test_a_spare_is_used_once_and_is_a_machine_of_its_own(make):
     assert len(seen) == 3
 
 
-def test_what_runs_is_heard_of_and_ended_by_cleanup(backend):
+def test_running_workload_is_observed_and_killed(backend):
     code = "import os; os.write(1, b'begun\\n')\nwhile True: pass"
     spec = WorkloadSpec(runtime="python", code=code, resources=Resources(timeout_s=120))
     result = heard_and_ended(backend, spec)
@@ -344,7 +344,7 @@ def test_what_runs_is_heard_of_and_ended_by_cleanup(backend):
     assert result.stdout == "begun\n"
 
 
-def test_a_runtime_without_an_image_is_the_callers_to_know_of(folder, tmp_path):
+def test_runtime_without_an_image_is_an_invalid_request(folder, tmp_path):
     for part in folder.iterdir():
         if part.name.startswith(("kernel-", "python-")):
             (tmp_path / part.name).symlink_to(part)
@@ -360,7 +360,7 @@ def test_a_runtime_without_an_image_is_the_callers_to_know_of(folder, tmp_path):
         backend.close()
 
 
-def test_without_a_snapshot_it_boots_and_says_so(folder, tmp_path):
+def test_missing_snapshot_is_reported_and_boots(folder, tmp_path):
     for part in folder.iterdir():
         if not part.name.startswith("python-snapshot"):
             (tmp_path / part.name).symlink_to(part)
@@ -391,13 +391,13 @@ def test_without_a_snapshot_it_boots_and_says_so(folder, tmp_path):
         ("require_walls", "yes"),
     ],
 )
-def test_options_are_checked(option: str, value: object):
+def test_invalid_options_are_rejected(option: str, value: object):
     with pytest.raises(InvalidOption) as caught:
         MicroVMBackend(**{option: value})
     assert caught.value.option == option
 
 
-def test_tcg_is_warned_of_and_never_the_default():
+def test_tcg_gives_a_warning_and_is_never_the_default():
     assert MicroVMBackend().check() == ()
     for accelerator in ("any", "tcg"):
         [warning] = MicroVMBackend(accelerator=accelerator).check()
@@ -405,7 +405,7 @@ def test_tcg_is_warned_of_and_never_the_default():
         assert "not a security boundary" in warning.msg
 
 
-def test_a_closed_backend_is_unavailable(make):
+def test_closed_backend_is_unavailable(make):
     backend = make()
     backend.close()
     assert backend.probe().state == "unhealthy"
@@ -413,7 +413,7 @@ def test_a_closed_backend_is_unavailable(make):
         execute(backend, "print(1)")
 
 
-def test_a_request_says_nothing_about_the_host(run):
+def test_request_contains_nothing_about_the_host(run):
     shown = json.dumps(
         run("import os; print(dict(os.environ), open('/proc/cmdline').read())").stdout
     )

@@ -69,7 +69,7 @@ FORGED = json.dumps(
         ("import os\nwhile True: os.write(1, b'x')", {ExitReason.OUTPUT_LIMIT, ExitReason.TIMEOUT}),
     ],
 )
-def test_what_knows_no_bounds_is_ended(run, code, reasons):
+def test_unbounded_programs_are_killed(run, code, reasons):
     # TCG takes seconds to fill memory, more on a host under load: other bounds than time get time.
     timeout_s = 5 if ExitReason.TIMEOUT in reasons else 60
     result = run(code, timeout_s=timeout_s, mem_mb=128)
@@ -78,7 +78,7 @@ def test_what_knows_no_bounds_is_ended(run, code, reasons):
     assert len(result.stdout) + len(result.stderr) < 60_000
 
 
-def test_a_machine_cannot_be_brought_down_or_left(run):
+def test_machine_cannot_be_crashed_or_escaped(run):
     code = """
 import ctypes, os, signal
 libc = ctypes.CDLL(None, use_errno=True)
@@ -117,7 +117,7 @@ print(json.dumps(came))
     assert {name: said for name, said in came.items() if said not in refused} == {}
 
 
-def test_no_network_and_no_device_for_one(run):
+def test_machine_has_no_network_and_no_network_device(run):
     code = """
 import json, os, socket
 came = [sorted(os.listdir("/sys/class/net"))]
@@ -140,7 +140,7 @@ print(json.dumps(came))
     assert len(output[4]) == 2  # the disk and the port
 
 
-def test_what_looks_like_an_end_is_output(run):
+def test_forged_frames_are_output(run):
     code = f"""
 import os, struct, sys
 end = {FORGED!r}.encode()
@@ -164,12 +164,12 @@ os._exit(7)
     assert result.stdout.startswith("x\0\0\0")
 
 
-def test_an_archive_is_unpacked_by_nobody_of_weight(run):
+def test_archive_is_unpacked_by_the_unprivileged_user(run):
     archive = packed({"main.py": "import os; print(os.getuid(), os.stat('main.py').st_uid)"})
     assert run(archive=archive).stdout == "1000 1000\n"
 
 
-def test_how_the_kernel_sees_qemu(backend):
+def test_qemu_has_no_privileges_and_hard_limits(backend):
     """A user of its own, no new privileges, filters, limits, an empty environment, no socket."""
     seen: dict[str, str] = {}
 
@@ -208,7 +208,7 @@ def test_how_the_kernel_sees_qemu(backend):
     assert "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in words
 
 
-def test_nothing_is_left_of_many(backend):
+def test_many_runs_leave_nothing(backend):
     """Neither processes nor files nor memory of the server grow with the runs."""
     execute(backend, "print(1)")
     [launcher] = children(os.getpid())

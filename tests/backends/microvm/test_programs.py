@@ -24,12 +24,12 @@ HOG = "const all = []; for (;;) all.push(new Array(1000).fill(Math.random()));"
         ),
     ],
 )
-def test_what_was_printed_is_not_lost(run, code, reason):
+def test_printed_output_is_not_lost(run, code, reason):
     result = run(code, timeout_s=4 if reason is ExitReason.TIMEOUT else 60)
     assert (result.exit_reason, result.stdout.strip()) == (reason, "so far")
 
 
-def test_prints_are_heard_of_while_it_runs(backend, run):
+def test_output_is_delivered_while_it_runs(backend, run):
     heard: list[bytes] = []
     code = "import sys, time\nfor n in range(3): print(n, end=' '); time.sleep(0.5)\nprint(end='.')"
     result = run(code, on_output=lambda stream, data: heard.append(data))
@@ -39,7 +39,7 @@ def test_prints_are_heard_of_while_it_runs(backend, run):
     assert b"".join(heard) == b"0 1 2 ."
 
 
-def test_a_shell_reads_the_input_as_a_line(run):
+def test_shell_reads_the_input_as_a_line(run):
     script = "while read line; do echo got $line; done"
     result = run(archive=packed({"x": script}), command=("sh", "x"), input={"a": [1]})
     assert result.stdout == 'got {"a":[1]}\n'
@@ -57,13 +57,13 @@ def test_a_shell_reads_the_input_as_a_line(run):
         ("go", "package main\nfunc main() { x := make([]byte, 1500 << 20); x[0] = 1 }"),
     ],
 )
-def test_out_of_memory_is_the_limit_of_memory(run, runtime, code):
+def test_out_of_memory_is_a_memory_limit(run, runtime, code):
     result = run(code, runtime=runtime, timeout_s=120)
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.MEMORY_LIMIT)
     assert result.error == "exceeded the memory limit of 256 MB"
 
 
-def test_the_heap_of_node_is_as_large_as_the_memory_allows(run):
+def test_node_heap_matches_the_memory_limit(run):
     result = run(HOG, runtime="node", mem_mb=512, timeout_s=200)
     assert result.exit_reason is ExitReason.MEMORY_LIMIT
     assert result.memory_bytes > 400 * 1024 * 1024
@@ -86,7 +86,7 @@ def test_the_heap_of_node_is_as_large_as_the_memory_allows(run):
         ("python", "try: bytearray(10**10)\nexcept MemoryError: pass", ExitReason.EXITED),
     ],
 )
-def test_memory_is_not_out_because_a_program_says_so(run, runtime, code, reason):
+def test_claimed_memory_error_is_not_a_memory_limit(run, runtime, code, reason):
     assert run(code, runtime=runtime).exit_reason is reason
 
 
@@ -102,7 +102,7 @@ def test_memory_is_not_out_because_a_program_says_so(run, runtime, code, reason)
         ("export default () => new Promise(() => {})", 13, None),
     ],
 )
-def test_how_node_exits(run, code, exit_code, output):
+def test_node_exit_codes_are_reported(run, code, exit_code, output):
     result = run(code, runtime="node")
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, exit_code)
     assert result.output == output
@@ -117,7 +117,7 @@ def test_how_node_exits(run, code, exit_code, output):
         ("export default () => 1", ""),
     ],
 )
-def test_a_handler_of_node_gets_what_nobody_caught(run, code, printed):
+def test_node_handler_receives_uncaught_errors(run, code, printed):
     handled = "process.on('uncaughtException', (error) => console.log('caught', error.message));"
     result = run(handled + code, runtime="node")
     assert (result.exit_code, result.stdout, result.error) == (0, printed, "")
@@ -131,7 +131,7 @@ def test_a_handler_of_node_gets_what_nobody_caught(run, code, printed):
         ("console.log(1)", "no default export, and has not read its input"),
     ],
 )
-def test_a_module_that_nobody_could_call_says_so(run, code, error):
+def test_module_without_an_entry_point_is_reported(run, code, error):
     result = run(code, runtime="node", input={"a": 1})
     assert result.status is Status.COMPLETED
     assert error in result.error
@@ -146,13 +146,13 @@ def test_a_module_that_nobody_could_call_says_so(run, code, error):
         ("go", "package other\nfunc main() {}", "no program: its package is not main"),
     ],
 )
-def test_the_error_is_the_programs_own_word(run, runtime, code, error):
+def test_error_is_the_programs_message(run, runtime, code, error):
     result = run(code, runtime=runtime)
     assert (result.exit_reason, result.status) == (ExitReason.EXITED, Status.FAILED)
     assert result.error.partition("\n")[0] == error
 
 
-def test_what_node_threw_is_shown_with_its_cause_and_without_what_called_it(run):
+def test_node_error_shows_its_cause_but_no_harness(run):
     code = "export default () => { throw new Error('a', { cause: new Error('b') }) }"
     error = run(code, runtime="node").error
     assert error.startswith("Error: a\n    at default (file:///work/main.js:1:")
@@ -170,7 +170,7 @@ NODE_BUSY = "const end = Date.now() + 1000; while (Date.now() < end); console.lo
 
 
 @pytest.mark.parametrize(("runtime", "code"), [("go", GO_BUSY), ("node", NODE_BUSY)])
-def test_a_start_takes_nothing_of_what_a_program_may_use(run, runtime, code):
+def test_start_does_not_count_against_a_programs_limits(run, runtime, code):
     """To compile it, or to start Node.js, takes more than so much time with so few processors."""
     result = run(code, runtime=runtime, cpus=0.1, timeout_s=20)
     assert (result.exit_reason, result.output) == (ExitReason.EXITED, 1)
@@ -180,13 +180,13 @@ def test_a_start_takes_nothing_of_what_a_program_may_use(run, runtime, code):
         assert result.cpu_time_ms < result.duration_ms
 
 
-def test_the_memory_of_a_compiler_is_not_the_programs(run):
+def test_compiler_memory_is_not_counted(run):
     result = run('package main\nfunc main() { println("ok") }', runtime="go", mem_mb=32)
     assert (result.exit_reason, result.stderr) == (ExitReason.EXITED, "ok\n")
     assert result.memory_bytes < 32 * 1024 * 1024
 
 
-def test_go_tests_itself_by_a_command(run):
+def test_go_test_runs_as_a_command(run):
     archive = packed(
         {
             "go.mod": "module example.org/sum\n\ngo 1.27\n",
@@ -200,7 +200,7 @@ def test_go_tests_itself_by_a_command(run):
     assert result.stdout.startswith("ok  \texample.org/sum")
 
 
-def test_node_takes_the_types_of_a_file_in_an_archive(run):
+def test_node_strips_types_in_an_archive(run):
     archive = packed(
         {
             "index.ts": "import { Kind } from './kind.ts'\n"
@@ -211,20 +211,20 @@ def test_node_takes_the_types_of_a_file_in_an_archive(run):
     assert run(archive=archive, runtime="node", input=1).output == 1
 
 
-def test_bytes_that_are_no_text_are_told_of(run):
+def test_bytes_that_are_not_utf8_set_the_encoding(run):
     result = run("import sys; sys.stdout.buffer.write(b'a\\xff'); print('ä', file=sys.stderr)")
     assert (result.stdout, result.stdout_encoding) == ("a\ufffd", "utf-8-lossy")
     assert (result.stderr, result.stderr_encoding) == ("ä\n", "utf-8")
 
 
-def test_there_is_a_terminal(run):
+def test_pseudoterminals_work(run):
     code = "import os, pty\nmaster, slave = os.openpty()\npty.spawn(['sh', '-c', 'tty; stty size'])"
     result = run(code)
     assert (result.status, result.stderr) == (Status.COMPLETED, "")
     assert result.stdout.endswith("/dev/pts/1\r\n0 0\r\n")
 
 
-def test_the_standard_library_is_whole(run):
+def test_standard_library_is_complete(run):
     code = """
 import importlib, sys
 sys.stderr = open("/dev/null", "w")
@@ -244,7 +244,7 @@ def links(*given: tuple[str, str]) -> list[tuple[tarfile.TarInfo, bytes]]:
     return [entry(name, kind=tarfile.SYMTYPE, linkname=target) for name, target in given]
 
 
-def test_links_that_stay_inside_are_kept(run):
+def test_links_that_stay_inside_are_unpacked(run):
     archive = tar_gz(
         *links(("node_modules/.bin/say", "../say/cli.sh"), ("current", "node_modules/say")),
         entry("node_modules/say/cli.sh", "#!/bin/sh\necho said $(cat)\n", mode=0o755),
@@ -260,7 +260,7 @@ def test_links_that_stay_inside_are_kept(run):
     ]
 
 
-def test_a_script_that_has_no_interpreter_names_it(run):
+def test_missing_interpreter_is_named_in_the_error(run):
     archive = packed({"a.sh": "#!/bin/sh\r\necho 1\r\n", "b.sh": "#!/opt/sh -x\n"})
     for script, error in (
         ("./a.sh", "'./a.sh' ends with CR LF: there is no '/bin/sh\\r'"),

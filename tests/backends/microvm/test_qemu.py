@@ -26,18 +26,18 @@ def proof(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_proof_is_a_processor_that_runs(found, proof: Path):
+def test_proof_runs_on_a_working_processor(found, proof: Path):
     """TCG runs anywhere, so here it stands for an accelerator that works."""
     assert qemu._run_proof(found, proof, "tcg") == ""
 
 
-def test_a_processor_that_says_nothing_is_none(found, proof: Path, monkeypatch):
+def test_silent_processor_is_rejected(found, proof: Path, monkeypatch):
     monkeypatch.setattr(qemu, "PROOF_S", 0.5)
     proof.write_bytes(qemu.firmware().replace(b"\xe6\xe9", b"\x90\x90"))  # the same, mute
     assert "KVM does not run anything here" in qemu._run_proof(found, proof, "tcg")
 
 
-def test_kvm_is_used_where_it_runs_something_and_nowhere_else(found, proof: Path):
+def test_kvm_is_used_only_where_it_runs_code(found, proof: Path):
     works = qemu._run_proof(found, proof, "kvm") == "" if os.path.exists(qemu.KVM) else False
     assert Accelerators("tcg").choose(found, proof) == "tcg"
     assert Accelerators("any").choose(found, proof) == ("kvm" if works else "tcg")
@@ -48,7 +48,7 @@ def test_kvm_is_used_where_it_runs_something_and_nowhere_else(found, proof: Path
             Accelerators("kvm").choose(found, proof)
 
 
-def test_what_was_proven_is_believed_for_a_while(found, proof: Path, monkeypatch):
+def test_kvm_result_is_cached_for_a_while(found, proof: Path, monkeypatch):
     asked: list[str] = []
 
     def mute(*given) -> str:
@@ -68,13 +68,13 @@ def test_what_was_proven_is_believed_for_a_while(found, proof: Path, monkeypatch
 
 
 @pytest.mark.parametrize("device", ["/no/kvm", "/etc/passwd"])
-def test_a_host_without_kvm(found, proof: Path, monkeypatch, device: str):
+def test_host_without_kvm_reports_why(found, proof: Path, monkeypatch, device: str):
     monkeypatch.setattr(qemu, "KVM", device)
     with pytest.raises(BackendUnavailable, match=r"there is no|is no device"):
         Accelerators("kvm").choose(found, proof)
 
 
-def test_a_device_of_kvm_that_is_none_is_not_believed(found, proof: Path, monkeypatch):
+def test_fake_kvm_device_is_rejected(found, proof: Path, monkeypatch):
     """It is there, it can be opened: and it runs nothing."""
     monkeypatch.setattr(qemu, "KVM", "/dev/null")
     monkeypatch.setattr(qemu, "_proofs", {})
@@ -82,7 +82,7 @@ def test_a_device_of_kvm_that_is_none_is_not_believed(found, proof: Path, monkey
         Accelerators("kvm").choose(found, proof)
 
 
-def test_the_counter_is_measured():
+def test_tsc_frequency_is_measured():
     khz = clock.tsc_khz()
     assert 100_000 < khz < 10_000_000
     clock.tsc_khz.cache_clear()
@@ -94,6 +94,6 @@ def test_the_counter_is_measured():
     assert not clock.matches(str(khz), "kvm")
 
 
-def test_a_command_of_a_launcher_that_cannot_run_says_why(found, tmp_path: Path):
+def test_command_that_cannot_run_reports_why(found, tmp_path: Path):
     with pytest.raises(LaunchError):
         _ = found.launcher("tcg", [tmp_path / "nothing"]).layers

@@ -56,7 +56,7 @@ def test_each_runtime_shows_the_guests_kernel(folder: Path, migrated: Path, runt
     assert "completed on microvm" in done.stderr
 
 
-def test_an_archive_from_a_file(folder: Path, migrated: Path):
+def test_archive_can_be_read_from_a_file(folder: Path, migrated: Path):
     file = migrated / "program.tar.gz"
     file.write_bytes(packed({"main.py": "print(input())", "other.sh": "echo $1; exit 3"}))
     done = run_workload(migrated, folder, str(file), "--runtime", "python", "--input", "[1]")
@@ -87,7 +87,7 @@ def served(serve, signed_in, backend):
     connection.close()
 
 
-def test_an_archive_over_http(served):
+def test_archive_can_be_posted(served):
     archive = b64encode(packed({"main.py": "import x; print(x.y + 1)", "x.py": "y = 41"})).decode()
     body = {"runtime": "python", "code_archive": archive, "resources": {"timeout_s": 60}}
     answer = served.post("/v1/workloads", body, format="json")
@@ -102,7 +102,7 @@ def test_an_archive_over_http(served):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/cron.d/x"])
-def test_a_hostile_archive_over_http_is_a_400_that_names_the_field(served, name: str):
+def test_hostile_archive_over_http_is_a_400_that_names_the_field(served, name: str):
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz") as archive:
         archive.addfile(tarfile.TarInfo(name))
@@ -113,14 +113,14 @@ def test_a_hostile_archive_over_http_is_a_400_that_names_the_field(served, name:
     assert (error["attr"], "leads out" in error["detail"]) == ("code_archive", True)
 
 
-def test_the_list_shows_what_is_in_force(served):
+def test_list_shows_the_active_layers(served):
     [info] = served.get("/v1/backends").json()
     assert info["healthy"] is True
     assert info["attributes"]["accelerator"] in ("kvm", "tcg")
     assert "/root" not in json.dumps(info)
 
 
-def test_auto_leads_all_five_runtimes_to_three_healthy_backends(backend):
+def test_auto_routes_five_runtimes_to_three_healthy_backends(backend):
     require()
     with ExitStack() as stack:
         engine = started(stack, "busybox:test")

@@ -122,7 +122,7 @@ class Site:
         gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
         options = [f"--bind=127.0.0.1:{self.port}", f"--workers={workers}", f"--threads={threads}"]
         program = self.program([*gunicorn, *options, "vulcan_site.wsgi"], machine, **env)
-        wait_until(self._answers, "the server does not answer")
+        wait_until(self._answers, "the server does not respond")
         return program
 
     def work(self, machine: str, inside: Sequence[str] = (), **env: str) -> Program:
@@ -180,7 +180,9 @@ class Site:
             workload = self.workload(workload_id)
             return workload if workload["status"] in statuses else None
 
-        return wait_until(found, f"{workload_id} is never {statuses}: {self.workload(workload_id)}")
+        return wait_until(
+            found, f"{workload_id} never became {statuses}: {self.workload(workload_id)}"
+        )
 
     def wait_until_ended(self, workload_id: str) -> dict[str, Any]:
         return self.wait_for_status(workload_id, "completed", "failed", "killed")

@@ -75,7 +75,7 @@ def test_a_worker_serves_waiting_and_polling_clients(site: Site):
     [node] = site.ask("GET", "nodes")[1]
     assert [(one["name"], one["healthy"]) for one in node["backends"]] == [("isolate", True)]
     assert machine.terminate() == 0
-    assert wait_until(lambda: site.ask("GET", "nodes")[1] == [], "it took no leave")
+    assert wait_until(lambda: site.ask("GET", "nodes")[1] == [], "the node is still listed")
     assert site.ask("POST", "workloads", body)[0] == 503
 
 
@@ -85,7 +85,7 @@ def test_workloads_of_a_killed_worker_process_are_recovered(site: Site):
     lost, again = site.submit(SLEEPS, 60), site.submit(PRINTS, 3, rerun_if_lost=True)
     for one in (lost, again):
         site.wait_for_status(one, "running")
-    wait_until(lambda: times_run(site, again), "it prints nothing")
+    wait_until(lambda: times_run(site, again), "nothing was printed")
     os.kill(worker_of(machine), signal.SIGKILL)
     workload = site.wait_until_ended(lost)
     assert (workload["status"], workload["exit_reason"]) == ("failed", "worker_lost")
@@ -103,14 +103,14 @@ def test_a_killed_machine_is_forgotten_and_another_takes_over(site: Site):
     machine.kill()
     assert site.wait_until_ended(lost)["exit_reason"] == "worker_lost"
     assert site.wait_until_ended(site.submit(RETURNS, 1))["output"] == 1
-    wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
+    wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead node is still listed")
 
 
 def test_workers_exit_with_the_command_that_started_them(site: Site):
     machine = site.work("one")
     worker = worker_of(machine)
     machine.kill_alone()
-    wait_until(lambda: gone(worker), "the worker outlives its parent")
+    wait_until(lambda: gone(worker), "the worker outlived its parent")
 
 
 def test_workloads_survive_a_kill_of_the_server(celery: Site):
@@ -186,7 +186,7 @@ def test_a_poison_workload_ends_without_affecting_others(site: Site):
             assert status in (202, 503)
             return workload["id"] if status == 202 else None
 
-        return wait_until(accepted, "no worker comes back")
+        return wait_until(accepted, "no worker returned")
 
     poison = [submitted(POISON), submitted(POISON, rerun_if_lost=True)]
     assert [site.wait_until_ended(one)["exit_reason"] for one in poison] == ["worker_lost"] * 2
@@ -259,9 +259,12 @@ def test_a_pickle_message_is_not_loaded(site: Site, broker: Redis, outside, tmp_
                     declare=[app.amqp.queues[queue("isolate")]],
                 )
     for garbage in ("no JSON", "{}", "7"):  # it ends a worker, which is started again
-        broker.say("LPUSH", queue("isolate"), garbage)
-        wait_until(lambda: broker.say("LLEN", queue("isolate")) == b":0\r\n", "it is not taken")
-        status, workload = wait_until(run_or_wait, "nobody works")
+        broker.command("LPUSH", queue("isolate"), garbage)
+        wait_until(
+            lambda: broker.command("LLEN", queue("isolate")) == b":0\r\n",
+            "the message was not consumed",
+        )
+        status, workload = wait_until(run_or_wait, "no worker runs workloads")
         assert (status, workload["output"]) == (201, 1)
     assert not bait.exists()
 
@@ -277,7 +280,10 @@ def test_a_machine_with_a_broken_backend_receives_no_workloads(site: Site, tmp_p
     failed = site.wait_until_ended(site.submit(RETURNS, 1))
     assert (failed["status"], failed["exit_reason"]) == ("failed", "backend_error")
     machine.wait_for_output("Canceling queue")
-    wait_until(lambda: site.ask("GET", "backends")[1][0]["healthy"] is False, "it seems well")
+    wait_until(
+        lambda: site.ask("GET", "backends")[1][0]["healthy"] is False,
+        "the backend is still healthy",
+    )
     assert site.ask("POST", "workloads", {"runtime": "node", "code": RETURNS})[0] == 503
     (tmp_path / "away").rename(program)
     site.wait_until_healthy()
@@ -316,7 +322,7 @@ def test_workloads_run_once_over_two_machines(
                 for one in ("pending", "running")
             )
         ),
-        "they have not ended",
+        "not all workloads have ended",
     )
     nodes = set()
     with ThreadPoolExecutor(8) as threads:

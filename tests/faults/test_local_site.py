@@ -30,7 +30,7 @@ def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(loca
     children = server.children()
     server.kill()
     for child in children:
-        wait_until(lambda child=child: gone(child), "something outlives its server")
+        wait_until(lambda child=child: gone(child), "a process outlived its server")
     local.serve()
     for one in running:
         lost = local.wait_until_ended(one)
@@ -85,7 +85,7 @@ def test_a_kill_ends_the_process(local: Site):
     def log() -> list:
         return local.ask("GET", f"workloads/{endless}/logs/history")[1]["lines"]
 
-    assert wait_until(log, "it prints nothing")[0]["line"] == "begun"
+    assert wait_until(log, "nothing was printed")[0]["line"] == "begun"
     status, workload = local.ask("DELETE", f"workloads/{endless}")
     assert (status, workload["status"], workload["stdout"]) == (200, "killed", "begun\n")
     assert workload["exit_reason"] == "killed"

@@ -71,7 +71,7 @@ def test_two_machines_serve_one_api(
         one = site.work("one", first, **seen_from(1))
         two = site.work("two", second, **seen_from(2))
         site.wait_until_healthy()
-        wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 2, "there are not two")
+        wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 2, "not all nodes are listed")
         names = [node["name"] for node in site.ask("GET", "nodes")[1]]
         assert names == ["machine-1", "machine-2"]
         workloads = [site.submit(SLEEPS, 1) for _ in range(8)]  # as many as both have slots
@@ -83,7 +83,7 @@ def test_two_machines_serve_one_api(
         assert site.wait_until_ended(running)["exit_reason"] == "worker_lost"
         workload = site.wait_until_ended(site.submit(RETURNS, 1))
         assert (workload["output"], workload["node"]) == (1, ({*names} - {where}).pop())
-        wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead is not forgotten")
+        wait_until(lambda: len(site.ask("GET", "nodes")[1]) == 1, "the dead node is still listed")
         left.terminate()
         server.terminate()
         site.close()

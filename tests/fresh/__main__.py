@@ -62,10 +62,10 @@ def main() -> None:
 
 @contextmanager
 def step(release: str, what: str) -> Iterator[None]:
-    began = time.monotonic()
+    started = time.monotonic()
     print(f"--- {release}: {what}", flush=True)
     yield
-    print(f"--- {release}: done in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"--- {release}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def start(root: Root) -> None:
@@ -78,8 +78,8 @@ def start(root: Root) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     ) as server:
-        too_late = threading.Timer(START_S, server.kill)
-        too_late.start()
+        timer = threading.Timer(START_S, server.kill)
+        timer.start()
         try:
             printed = ""
             for line in server.stdout:
@@ -88,21 +88,21 @@ def start(root: Root) -> None:
                 if re.search(r"-d '\{.*\}'$", line):
                     break
             else:
-                sys.exit("make run ended before it had shown a command")
+                sys.exit("make run ended before it printed a command")
             command = printed[printed.index("curl ") :]
             answer = subprocess.run(
                 ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
             )
             if json.loads(answer.stdout)["output"] != {"sum": 3}:
-                sys.exit(f"the pasted command answered {answer.stdout}")
+                sys.exit(f"the pasted command returned {answer.stdout}")
         finally:
-            too_late.cancel()
+            timer.cancel()
             server.kill()  # and, by --kill-child, all that it started
 
 
 def on_own_kernel(root: Root) -> None:
     """Run the tests of kernel features in a machine with the kernel of the release."""
-    with step(root.release, "the tests of the kernel's features, on its own kernel"):
+    with step(root.release, "tests of kernel features, on the own kernel"):
         install(root, "linux-image-cloud-amd64", "iproute2", "gcc", "libc6-dev", "zstd")
         root.run("make", ".venv/.installed", timeout_s=START_S)
         kernel.run_tests(root, KERNEL_S)

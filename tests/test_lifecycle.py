@@ -267,7 +267,7 @@ def test_the_end_of_an_earlier_attempt_is_ignored():
 
 def test_the_end_is_recorded_after_the_database_recovers(monkeypatch):
     workload, tried = recorded(Status.RUNNING), []
-    real = lifecycle._end
+    real = lifecycle._finish_once
 
     def locked(*given):
         tried.append(given)

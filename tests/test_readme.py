@@ -10,7 +10,7 @@ from django.test import override_settings
 
 from backends_app import conf, services
 from backends_app.backends.base import Health
-from backends_app.health import probed
+from backends_app.health import run_probe
 from backends_app.registry import registry
 from backends_app.routing import RouteTable
 from backends_app.workloads import Limits, WorkloadSpec
@@ -30,7 +30,7 @@ def test_the_readmes_backend_example_runs_unchanged(tmp_path, monkeypatch):
     configured = {"shouting": {"BACKEND": "shouting.ShoutingBackend"}}
     with override_settings(ISOLATION_BACKENDS=configured):
         backend = registry.get("shouting").backend
-        registry.set_health("shouting", backend, probed(backend))
+        registry.set_health("shouting", backend, run_probe(backend))
         assert registry.list()[0].healthy
         spec = WorkloadSpec(runtime="shout", code="hello", isolation="shouting")
         assert services.run(spec).result.output == "HELLO"

@@ -314,7 +314,7 @@ def test_maintenance_waits_for_a_database_that_is_down_at_start(filled: Registry
     from backends_app import nodes
 
     away = [OperationalError("no connection")] * 2
-    look = nodes.FailureDetector.tick
+    look = nodes.FailureDetector.refresh
 
     def broken(self) -> None:
         if away:

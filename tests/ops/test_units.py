@@ -142,12 +142,12 @@ def test_no_unit_runs_as_root_or_can_become_root(unit: Path):
 def test_the_stop_timeout_exceeds_the_grace_periods():
     """It covers the executor's grace period, the kills after it, and gunicorn's own timeout."""
     from backends_app.executors import get_executor
-    from backends_app.executors.base import ENDING_S
+    from backends_app.executors.base import KILL_TIMEOUT_S
 
     file = ROOT / "gunicorn.conf.py"
     config = {"__file__": str(file)}
     exec(file.read_text(), config)
     for name in RUN_WORKLOADS:
         [stop] = values(UNITS / f"{name}.service", "TimeoutStopSec")
-        assert int(stop) > get_executor()._grace_s + 2 * ENDING_S
+        assert int(stop) > get_executor()._grace_s + 2 * KILL_TIMEOUT_S
         assert int(stop) > config["graceful_timeout"]

@@ -80,7 +80,7 @@ def plain_paths(known: dict[str, str]) -> Iterator[str]:
     }
     yield from sorted(path for path in paths if path.removesuffix("/") not in paths - {path})
     yield from BESIDE
-    yield from ProbeMiddleware(lambda request: None)._answers
+    yield from ProbeMiddleware(lambda request: None)._handlers
 
 
 def hostile_paths(known: dict[str, str]) -> Iterator[str]:

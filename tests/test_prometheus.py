@@ -18,7 +18,7 @@ from tests.needs import need
 from tests.programs import PATIENCE_S, ROOT, manage, wait_until
 from tests.scrapes import Scrape
 from tests.servers import free_port
-from tests.test_metrics_processes import READS, SUM, Server, _post, serving
+from tests.test_metrics_processes import READS, SUM, Server, _post, running_server
 from tests.test_server import TOKEN
 
 OPS = ROOT / "ops"
@@ -188,7 +188,7 @@ class Prometheus:
 
 @pytest.fixture
 def site(migrated: Path) -> Iterator[Server]:
-    with serving(migrated, METRICS_ACCESS="token", METRICS_TOKEN="hush") as server:
+    with running_server(migrated, METRICS_ACCESS="token", METRICS_TOKEN="hush") as server:
         yield server
 
 

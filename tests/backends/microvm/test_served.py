@@ -13,7 +13,7 @@ from django.db import connection
 from backends_app import services
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.backends.isolate import IsolateBackend
-from backends_app.health import probed
+from backends_app.health import run_probe
 from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends import wasm
@@ -80,7 +80,7 @@ def signed_in(token: str) -> str:
 def served(serve, signed_in, backend):
     registry = Registry()
     registry.register("microvm", backend)
-    registry.set_health("microvm", backend, probed(backend))
+    registry.set_health("microvm", backend, run_probe(backend))
     client = serve(registry)
     client.credentials(HTTP_AUTHORIZATION=f"Token {signed_in}")
     yield client
@@ -132,7 +132,7 @@ def test_auto_routes_five_runtimes_to_three_healthy_backends(backend):
         ):
             stack.callback(one.close)
             registry.register(name, one)
-            registry.set_health(name, one, probed(one))
+            registry.set_health(name, one, run_probe(one))
         assert [info.healthy for info in registry.list()] == [True, True, True]
         cat = {"image": "busybox:test", "command": ("cat",)}
         go = 'package main\nimport ("io"; "os")\nfunc main() { io.Copy(os.Stdout, os.Stdin) }'

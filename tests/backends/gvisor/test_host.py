@@ -97,7 +97,7 @@ def test_setup_is_applied_once_and_verified(prepared: Path, capsys):
     call_command("setup_backend", "prepared")
     printed = capsys.readouterr().out
     assert "now:" not in printed
-    assert "there" in printed
+    assert "present" in printed
     assert "healthy  prepared" in printed
 
 

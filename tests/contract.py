@@ -1,7 +1,7 @@
-"""What every backend owes, whatever it is made of.
+"""The contract that every backend has to fulfil.
 
-A test module of a backend derives a class from `BackendContract` and gives two fixtures: `backend`,
-a fresh instance that works on this host, and `programs`, what to run on it.
+A test module of a backend derives a class from `BackendContract` and provides two fixtures:
+`backend`, a new instance that works on this host, and `programs`, the programs to run on it.
 """
 
 import json
@@ -25,23 +25,23 @@ class Programs:
 
     runtime: str
     echo: Mapping[str, str]
-    """Its output is its input."""
+    """Returns its input as its output."""
     fails: Mapping[str, str]
-    """Ends with an exit code other than 0, and the word `boom` on stderr."""
+    """Exits with a code other than 0, and prints `boom` on stderr."""
     nothing: Mapping[str, str]
-    """Ends well without an output."""
+    """Exits with 0 and returns no output."""
 
 
-def heard_and_ended(backend: Backend, spec: WorkloadSpec) -> WorkloadResult:
-    """What became of a workload that prints `begun` and goes on: heard of, and only then ended."""
+def kill_after_output(backend: Backend, spec: WorkloadSpec) -> WorkloadResult:
+    """Return the result of a workload that prints `begun` and is killed only after that."""
     begun, results = threading.Event(), []
 
-    def hear(stream: str, data: bytes) -> None:
+    def on_output(stream: str, data: bytes) -> None:
         if b"begun" in data:
             begun.set()
 
     thread = threading.Thread(
-        target=lambda: results.append(backend.execute(replace(spec, on_output=hear)))
+        target=lambda: results.append(backend.execute(replace(spec, on_output=on_output)))
     )
     thread.start()
     assert begun.wait(PATIENCE_S)
@@ -130,16 +130,16 @@ class BackendContract:
         }
 
     def test_delivered_output_matches_the_result(self, run, programs: Programs):
-        """All of it, from a backend that can say it before the end."""
-        heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        """All of it, from a backend that delivers output before the end."""
+        delivered: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
-        def hear(stream: str, data: bytes) -> None:
-            heard[stream] += data
+        def on_output(stream: str, data: bytes) -> None:
+            delivered[stream] += data
 
-        result = run(programs.fails, on_output=hear)
-        if any(heard.values()):
-            assert heard["stderr"].decode(errors="replace") == result.stderr
-            assert heard["stdout"].decode(errors="replace") == result.stdout
+        result = run(programs.fails, on_output=on_output)
+        if any(delivered.values()):
+            assert delivered["stderr"].decode(errors="replace") == result.stderr
+            assert delivered["stdout"].decode(errors="replace") == result.stdout
 
     def test_warm_count_is_a_number_or_none(self, backend: Backend, run, programs):
         for _ in range(2):

@@ -14,7 +14,7 @@ from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRe
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends import wasm
 from tests.confinement.programs import children
-from tests.contract import BackendContract, Programs, heard_and_ended
+from tests.contract import BackendContract, Programs, kill_after_output
 from tests.programs import PATIENCE_S, ROOT
 
 
@@ -293,7 +293,7 @@ def test_module_is_limited_in_time_and_memory(run_wasm):
 def test_running_workload_is_observed_and_killed(backend: IsolateBackend):
     code = "console.log('begun'); for (;;);"
     spec = WorkloadSpec(runtime="node", code=code, resources=Resources(timeout_s=60))
-    result = heard_and_ended(backend, spec)
+    result = kill_after_output(backend, spec)
     assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
     assert result.stdout == "begun\n"
 
@@ -353,7 +353,7 @@ from backends_app.backends.isolate import IsolateBackend
 from backends_app.workloads import WorkloadSpec
 be_somebody_else()
 without(
-    {seccomp.REFUSED["unshare"][COLUMN]: errno.EPERM, CREATE_RULESET: errno.ENOSYS},
+    {seccomp.DENIED_SYSCALLS["unshare"][COLUMN]: errno.EPERM, CREATE_RULESET: errno.ENOSYS},
     prctl_seccomp=True,
 )
 told = {}

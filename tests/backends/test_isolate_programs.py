@@ -51,7 +51,7 @@ from backends_app.confinement import seccomp
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.workloads import WorkloadSpec
 be_somebody_else()
-without({seccomp.REFUSED["unshare"][COLUMN]: errno.EPERM}, prctl_seccomp=False)
+without({seccomp.DENIED_SYSCALLS["unshare"][COLUMN]: errno.EPERM}, prctl_seccomp=False)
 backend = IsolateBackend()
 code = "enum A { B = 1 }; export default () => { if (A.B) return A.B }"
 result = backend.execute(WorkloadSpec(runtime="node", code=code))

@@ -1,4 +1,4 @@
-"""A launcher of Python, and a look for what it left."""
+"""A launcher of Python, with a check that it leaves nothing."""
 
 import os
 from collections.abc import Iterator

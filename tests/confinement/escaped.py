@@ -1,9 +1,9 @@
-"""What a program can do that has got out of V8, on hosts that lack one wall or another.
+"""Attempts of a program that has broken out of V8, on hosts that lack some sandbox layers.
 
     python -m tests.confinement.escaped GIVEN [no-namespaces] [no-landlock] [no-seccomp] [not-root]
 
-runs Deno behind the walls with all of its own permissions, foreign functions among them, and prints
-one JSON document: the walls in force, those that are missing, and what came of each attempt.
+runs sandboxed Deno with all of its own permissions, including foreign functions, and prints one JSON
+document: the active layers, the missing ones, and the outcome of each attempt.
 """
 
 import ctypes
@@ -115,7 +115,7 @@ Deno.exit(0);
 
 
 def without(refusals: dict[int, int], *, prctl_seccomp: bool) -> None:
-    """Refuse system calls to this process from here on, as a host would that does not have them."""
+    """Deny system calls to this process from now on, like a host that lacks them."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     code = [struct.pack("=HBBI", 0x20, 0, 0, 0)]
     for number, error in refusals.items():
@@ -132,7 +132,7 @@ def without(refusals: dict[int, int], *, prctl_seccomp: bool) -> None:
 
 
 def be_somebody_else() -> None:
-    """User 1000 of a user namespace: not root, with as few capabilities."""
+    """Become user 1000 of a user namespace, without root and without capabilities."""
     user, group = os.geteuid(), os.getegid()
     assert libc.unshare(CLONE_NEWUSER) == 0
     for name, line in (

@@ -1,4 +1,4 @@
-"""Python as the program behind the walls, and what a test wants to know about processes."""
+"""Python as the sandboxed program, and helpers that inspect processes."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def launcher() -> Launcher:
 
 
 def command(code: str, *, memory_mb: int = 1000, before: str = "") -> Command:
-    """Runs `before`, says that it is ready, and then runs the code."""
+    """Return a command that runs `before`, reports that it is ready, and then runs the code."""
     return Command(
         arguments=["-I", "-S", "-c", f"{before}\n{READY}{code}"],
         environment={"PYTHONHOME": sys.base_prefix},
@@ -32,14 +32,14 @@ def process(launcher: Launcher, command: Command, warm: int = 0, **given) -> Con
 def run(
     launcher: Launcher, code: str, stdin: bytes = b"", warm: int = 0, **given
 ) -> tuple[Exit, str, str]:
-    """How it ended, and its two streams."""
+    """Run the code; return its exit and its two streams."""
     stdout, stderr = Capture(10_000), Capture(10_000)
     exit = process(launcher, command(code), warm, **given).run(stdin, stdout, stderr)
     return exit, stdout.text(), stderr.text()
 
 
 def children(parent: int) -> set[int]:
-    """The processes that one has started and not buried."""
+    """Return the children of a process that it has not reaped."""
     found: set[int] = set()
     try:
         tasks = os.listdir(f"/proc/{parent}/task")
@@ -55,7 +55,7 @@ def children(parent: int) -> set[int]:
 
 
 def gone(pid: int) -> bool:
-    """Is it no more, or nothing but a body that nobody has buried yet?"""
+    """Return whether the process has ended, reaped or not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(") ")[2][0] in "ZX"

@@ -1,4 +1,4 @@
-"""The launcher: what comes of a process, its warm, and that nothing outlives its server."""
+"""The launcher: results of processes, warm processes, and cleanup with the server."""
 
 import gc
 import json
@@ -31,11 +31,11 @@ from tests.programs import PATIENCE_S, ROOT, wait_until
 
 
 def launched(parent: int | None = None) -> set[int]:
-    """The processes that this process's launchers, or another's, have now."""
+    """Return the processes of this process's launchers, or of another process's."""
     return {pid for one in children(parent or os.getpid()) for pid in children(one)}
 
 
-# What comes of a process
+# Results of a process
 
 
 def test_input_and_streams_are_transferred(launcher):
@@ -46,7 +46,7 @@ def test_input_and_streams_are_transferred(launcher):
 
 
 def test_process_inherits_only_its_three_streams(launcher):
-    """Least of all a line, on which it could say how another process has ended."""
+    """In particular no channel, on which it could report how another process has ended."""
     code = """
 found = []
 for number in range(256):
@@ -73,7 +73,7 @@ def test_time_limit_counts_from_ready(launcher):
 
 
 class Preparing:
-    """A sink that says that the process is prepared as soon as it prints something."""
+    """Sink that starts the process's timer as soon as it prints something."""
 
     process: ConfinedProcess
 
@@ -101,7 +101,7 @@ def test_preparation_has_its_own_time_limit(launcher, code, kill_reason, prepare
 
 
 def test_time_limit_begins_once(launcher):
-    """However often it says so."""
+    """However often it is started."""
     stdout = Preparing()
     often = command("import time\nwhile True: print('prepared', flush=True); time.sleep(0.05)")
     stdout.process = process(launcher, often, prepare_s=60, timeout_s=1)
@@ -154,7 +154,7 @@ def test_kill_before_run_takes_effect(launcher, before):
     else:
         waiting.kill()
     assert waiting.run(b"", Capture(10), Capture(10)).kill_reason is ExitReason.KILLED
-    waiting.kill()  # and after its end it harms nobody
+    waiting.kill()  # has no effect after its end
 
 
 def test_threads_may_run_processes_concurrently(launcher):
@@ -170,7 +170,7 @@ def test_threads_may_run_processes_concurrently(launcher):
     assert sorted(outputs) == [f"{n}\n" for n in range(8)]
 
 
-# When there can be none
+# Processes that cannot be started
 
 
 @pytest.mark.parametrize(
@@ -194,22 +194,22 @@ def test_process_that_ends_before_it_is_ready_reports_why(launcher):
     broken = command("", before="import sys; sys.exit('no harness')")
     with pytest.raises(LaunchError, match=r"it ended at once, with exit code 1: no harness"):
         process(launcher, broken, warm=3).run(b"", Capture(9), Capture(9))
-    wait_until(lambda: not launched())  # nor are warm of it tried for ever
+    wait_until(lambda: not launched())  # nor are warm ones tried for ever
     assert run(launcher, "print(1)")[1] == "1\n"
 
 
-# Spares
+# Warm processes
 
 
 def idle(launcher: Launcher, code: str, warm: int) -> set[int]:
-    """Run it once, and wait until its warm are ready."""
+    """Run it once, and wait until its warm processes are ready."""
     run(launcher, code, warm=warm)
     wait_until(lambda: len(launched()) == warm and all(map(is_ready, launched())))
     return launched()
 
 
 def is_ready(pid: int) -> bool:
-    """The launcher bounds the memory of what is ready, and not before."""
+    """Return whether the launcher has limited its memory, which it does for ready processes."""
     try:
         return "Max data size             unlimited" not in Path(f"/proc/{pid}/limits").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -279,7 +279,7 @@ def test_zero_warm_processes_keeps_none(launcher):
     wait_until(lambda: not launched())
 
 
-# Whose it is
+# Lifetime of the launcher
 
 
 def test_launcher_starts_nothing_before_first_use(launcher):
@@ -394,7 +394,7 @@ def test_channel_over_the_descriptor_limit_is_rejected_alone(launcher):
 
 
 def test_forked_child_keeps_no_stream_of_running_processes(launcher):
-    """Or a program that reads to the end of its input would wait for the end of the child."""
+    """Otherwise a program that reads to the end of its input would wait for the child's end."""
     code = "import time; time.sleep(0.3); print(len(sys.stdin.read()))"
     stdout = Capture(100)
     slow = process(launcher, command(code), timeout_s=30)
@@ -458,7 +458,9 @@ def test_server_that_closes_without_reading_causes_no_error(launcher, configured
         theirs.close()
         if configured:
             control.send(json.dumps(launcher._configuration).encode())
-            select.select([control], [], [], PATIENCE_S)  # it has answered, and nobody reads that
+            select.select(
+                [control], [], [], PATIENCE_S
+            )  # it has answered, but the answer is not read
         control.close()
         assert process.wait(PATIENCE_S) == 0
         assert process.stderr.read() == b""
@@ -478,7 +480,7 @@ def test_processes_are_killed_with_their_server(end: str):
     pids = [int(pid) for pid in server.stdout.readline().split()]
     assert len(pids) >= 3
     if "sleep" in end:
-        assert not gone(pids[0])  # the launcher; a spare may have been taken for another by now
+        assert not gone(pids[0])  # the launcher; a warm process may have been replaced by now
         server.kill()
     server.wait()
     server.stdout.close()
@@ -498,7 +500,7 @@ def test_descriptors_and_memory_do_not_grow(launcher):
     for _ in range(10):
         run(launcher, PID, warm=1)
     wait_until(lambda: len(launched()) == 1)
-    time.sleep(0.1)  # what it has just handed in it has closed
+    time.sleep(0.1)  # until it has closed the last channel
     held, size = descriptors(), pages()
     for _ in range(30):
         run(launcher, PID, warm=1)

@@ -1,4 +1,4 @@
-"""A file that is opened for writing, to be mapped privately, and that nobody can write to."""
+"""Files that are opened for writing to be mapped privately, but cannot be changed."""
 
 import ast
 import os
@@ -90,7 +90,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("landlocks", [True, False])
 def test_mapped_file_cannot_be_changed(file: Path, landlocks: bool, monkeypatch):
-    """Also on a host without Landlock, which is asked by the launcher: a program of its own."""
+    """Also on a host without Landlock, simulated in the launcher, a separate program."""
     if not landlocks:
         monkeypatch.setattr(client, "PROGRAM", WITHOUT_LANDLOCK + client.PROGRAM)
     exposed = file.with_name("exposed")

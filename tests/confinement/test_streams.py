@@ -1,4 +1,4 @@
-"""What is kept of a stream that may be of any length."""
+"""Capture of streams of any length in bounded memory."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_capture_keeps_head_and_tail_in_bounded_space(chunks, limit):
 
 
 def kept_of(text: str, length: int) -> int:
-    """Return how many bytes were kept, by the line that stands for the rest."""
+    """Return how many bytes were kept, computed from the line that replaces the rest."""
     found = re.search(r"\n… ([\d,]+) bytes cut …\n", text)
     assert found
     return length - int(found[1].replace(",", ""))

@@ -1,4 +1,4 @@
-"""The walls hold without the help of any interpreter, and each one without its neighbours."""
+"""Sandbox layers are effective without an interpreter's help, and without each other."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ OTHERS = {"clone3": 435, "getpid of x32": 0x40000000 + 39}
 
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory) -> Iterator:
-    """What came of everything that an escaped program tries, on a host that lacks some walls."""
+    """Return the outcomes of an escaped program's attempts, on a host that lacks some layers."""
     secret = tmp_path_factory.mktemp("server") / "secret"
     secret.write_text("a secret")
     secret.chmod(0o644)
@@ -52,7 +52,7 @@ def attempts(tmp_path_factory) -> Iterator:
 
         def attempts(*lacks: str) -> dict:
             if lacks not in known:
-                # Without the filter some of them would be done, and what then?
+                # Without the filter some of them would succeed and break the test's host.
                 given["calls"] = {} if "no-seccomp" in lacks else CALLS | OTHERS
                 given["become"] = len(lacks) < 3
                 done = subprocess.run(
@@ -85,11 +85,11 @@ hosts = pytest.mark.parametrize("lacks", HOSTS, ids=" ".join)
 
 @hosts
 def test_missing_layer_leaves_the_others_effective(attempts, lacks):
-    """Files and network have two walls each; one of them is enough."""
+    """Files and network have two layers each; one of them is enough."""
     came = attempts(*lacks)["came"]
     reached = {name for name, (outcome, _) in came.items() if outcome == "done"}
     harmless = {"list the root", "list /proc", "open a socket", "signal everybody"}
-    if "no-seccomp" in lacks:  # then nothing but a user of its own keeps it from this
+    if "no-seccomp" in lacks:  # then only a separate user prevents this
         harmless |= {"limit the launcher", "limit the server"}
     assert reached - harmless == {
         "see the environment",
@@ -103,12 +103,12 @@ def test_missing_layer_leaves_the_others_effective(attempts, lacks):
 def test_missing_layers_are_reported(attempts, lacks):
     found = attempts(*lacks)
     assert set(found["missing"]) == ({"syscalls"} if "no-seccomp" in lacks else set())
-    walls = json.dumps(found["active"])
-    assert ("a root of its own" in walls) == ("no-namespaces" not in lacks)
-    assert ("network namespace" in walls) == ("no-namespaces" not in lacks)
-    assert ("Landlock" in walls) == ("no-landlock" not in lacks)
-    assert ("seccomp" in walls) == ("no-seccomp" not in lacks)
-    assert ("an unprivileged user" in walls) == ("not-root" not in lacks)
+    layers = json.dumps(found["active"])
+    assert ("a root of its own" in layers) == ("no-namespaces" not in lacks)
+    assert ("network namespace" in layers) == ("no-namespaces" not in lacks)
+    assert ("Landlock" in layers) == ("no-landlock" not in lacks)
+    assert ("seccomp" in layers) == ("no-seccomp" not in lacks)
+    assert ("an unprivileged user" in layers) == ("not-root" not in lacks)
 
 
 def test_all_layers_are_reported_missing_without_any(attempts):
@@ -134,14 +134,14 @@ def test_process_cannot_create_another(attempts):
 
 
 def test_root_holds_only_the_program_and_its_libraries(attempts):
-    came = attempts("no-landlock")["came"]  # which would hide even that
+    came = attempts("no-landlock")["came"]  # which would hide even this
     assert came["list /proc"] == ["done", "self"]
     assert came["list the root"][0] == "done"
     assert {*came["list the root"][1].split(",")} <= {"deno", "lib", "lib64", "proc", "usr"}
 
 
 def test_calls_by_other_numbers_are_denied(attempts):
-    """clone3 hides its flags from filters, and x86_64 answers to a second set of numbers."""
+    """clone3 hides its flags from filters, and x86_64 has a second set of numbers."""
     came = attempts()["came"]
     assert came["call clone3"] == ["refused", str(errno.ENOSYS)]
     if COLUMN == 0:
@@ -176,7 +176,7 @@ def test_launcher_inherits_nothing_from_the_server(launcher: Launcher):
     (own,) = children(os.getpid())
     assert Path(f"/proc/{own}/environ").read_bytes() == b""
     assert os.readlink(f"/proc/{own}/cwd") == "/"
-    descriptors = {*os.listdir(f"/proc/{own}/fd")} - {"2"}  # where the server complains, too
+    descriptors = {*os.listdir(f"/proc/{own}/fd")} - {"2"}  # the server's stderr
     open_files = {os.readlink(f"/proc/{own}/fd/{number}") for number in descriptors}
     kinds = ("socket:", "pipe:", "anon_inode:", "/dev/null", "/proc")
     others = {name for name in open_files if not name.startswith(kinds)}

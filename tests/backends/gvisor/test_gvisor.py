@@ -12,7 +12,7 @@ from backends_app.exceptions import InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
 from tests.backends.gvisor.engines import TestEngine, of_another_processor
-from tests.contract import BackendContract, Programs, heard_and_ended
+from tests.contract import BackendContract, Programs, kill_after_output
 
 SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
 
@@ -191,7 +191,7 @@ def test_running_workload_is_observed_and_killed(backend: GVisorBackend):
         command=("sh", "-c", "echo begun; sleep 999"),
         resources=Resources(timeout_s=60),
     )
-    result = heard_and_ended(backend, spec)
+    result = kill_after_output(backend, spec)
     assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
     assert result.stdout == "begun\n"
 

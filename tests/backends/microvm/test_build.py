@@ -177,7 +177,7 @@ import sys, django
 from pathlib import Path
 django.setup()
 from tests.backends.microvm.test_build import step
-step(Path(sys.argv[1]), "root of python").take()
+step(Path(sys.argv[1]), "root of python").apply()
 """
 
 
@@ -202,13 +202,13 @@ import sys, django
 from pathlib import Path
 django.setup()
 from backends_app.backends.microvm import snapshot
-from backends_app.backends.microvm.channel import Share
-from backends_app.backends.microvm.machine import Size
+from backends_app.backends.microvm.channel import GuestLimits
+from backends_app.backends.microvm.machine import MachineSize
 from backends_app.backends.microvm.qemu import Qemu
 qemu = Qemu(path=sys.argv[1], version="0", data_folders=())
 files = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram", "state")}
-share = Share(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
-snapshot.take(qemu, "tcg", Size(mem_mb=1, cpus=1), files, share, (), lambda *_: None)
+limits = GuestLimits(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
+snapshot.take_snapshot(qemu, "tcg", MachineSize(mem_mb=1, cpus=1), files, limits, (), lambda *_: None)
 """
 
 

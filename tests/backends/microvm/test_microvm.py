@@ -15,7 +15,7 @@ from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRe
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends.microvm.archives import packed
 from tests.backends.microvm.conftest import execute, machines
-from tests.contract import BackendContract, Programs, heard_and_ended
+from tests.contract import BackendContract, Programs, kill_after_output
 from tests.programs import PATIENCE_S
 
 GO_ECHO = """package main
@@ -339,7 +339,7 @@ def test_warm_machine_is_used_once(make):
 def test_running_workload_is_observed_and_killed(backend):
     code = "import os; os.write(1, b'begun\\n')\nwhile True: pass"
     spec = WorkloadSpec(runtime="python", code=code, resources=Resources(timeout_s=120))
-    result = heard_and_ended(backend, spec)
+    result = kill_after_output(backend, spec)
     assert (result.status, result.exit_reason) == (Status.KILLED, ExitReason.KILLED)
     assert result.stdout == "begun\n"
 

@@ -1,4 +1,4 @@
-"""An isolate backend with a real Deno, and what becomes of it."""
+"""An isolate backend with a real Deno, with checks that it leaves nothing."""
 
 import os
 import tempfile
@@ -17,8 +17,8 @@ OUTPUT_BYTES = 20_000
 
 @pytest.fixture
 def backend():
-    """An isolate backend. Whatever was done to it: the next workload is served, and then nothing
-    is left of it, no process, folder or descriptor.
+    """An isolate backend. After the test it has to serve another workload, and to leave nothing:
+    no process, folder or descriptor.
     """
     descriptors = len(os.listdir("/proc/self/fd"))
     backend = IsolateBackend()
@@ -33,7 +33,7 @@ def backend():
 
 
 def workers() -> set[int]:
-    """The processes of Deno that this process's launchers have started."""
+    """Return the Deno processes that this process's launchers have started."""
     return {pid for launcher in children(os.getpid()) for pid in children(launcher)}
 
 

@@ -1,4 +1,4 @@
-"""One table of programs, each with what it does wherever its runtime is offered."""
+"""A table of programs, each with its result on every backend that offers its runtime."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ EXITED, TIMEOUT, MEMORY = ExitReason.EXITED, ExitReason.TIMEOUT, ExitReason.MEMO
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program and its end. `error` is the first line of the result's; None is for any.
+    """A program and its result. `error` is the first line of the result's error; None means any.
 
-    `called` is a program of Node.js whose default export is to be called with the input, which an
-    image's own `node` does not do.
+    `called` marks a Node.js program whose default export is called with the input, which an image's
+    own `node` does not do.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""The one line that is shown of what a program said when it failed."""
+"""The one line that is shown of a failed program's stderr."""
 
 import pytest
 from hypothesis import given

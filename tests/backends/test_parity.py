@@ -1,6 +1,6 @@
-"""The same program, the same answer, on every backend that offers its runtime.
+"""The same program has the same result on every backend that offers its runtime.
 
-What differs on purpose is in docs/programs.md.
+Intended differences are listed in docs/programs.md.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ LANE: dict[str, tuple[pytest.MarkDecorator, ...]] = {
     "gvisor": (pytest.mark.engine,),
     "microvm": (pytest.mark.machine,),
 }
-LATE_S = {"isolate": 2, "gvisor": 4, "microvm": 8}  # what an endless program gets to print first
+LATE_S = {"isolate": 2, "gvisor": 4, "microvm": 8}  # time for an endless program to print first
 
 
 @pytest.fixture(scope="module")
 def offers() -> Iterator[dict[str, Backend]]:
-    """Give each backend once it is asked for."""
+    """Yield a function that creates each backend on first use."""
     with ExitStack() as stack:
 
         @cache
@@ -76,7 +76,7 @@ def test_program_behaves_the_same_on_all_backends(offers, backend: str, runtime:
     )
     found = (result.exit_reason, result.output, result.stdout)
     assert found == (program.exit_reason, program.output, program.stdout), result
-    if program.exit_reason is not ExitReason.MEMORY_LIMIT:  # the kernel refuses it, or kills
+    if program.exit_reason is not ExitReason.MEMORY_LIMIT:  # the kernel denies memory, or kills
         assert result.exit_code == program.exit_code
     if program.error is not None:
         assert result.error.partition("\n")[0] == program.error

@@ -1,4 +1,4 @@
-"""gVisor and microVM: their probes are true, and nothing runs where nothing can."""
+"""gVisor and microVM on hosts without them: probes are correct, and nothing runs."""
 
 import socket
 import stat
@@ -39,7 +39,7 @@ def test_probe_shows_no_credentials_of_the_engine():
 
 @contextmanager
 def engine(info: str) -> Iterator[str]:
-    """A server that answers like a Docker Engine; a real one comes with the backend's own tests."""
+    """A server that imitates a Docker Engine; the backend's own tests use a real one."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

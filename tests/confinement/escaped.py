@@ -2,8 +2,8 @@
 
     python -m tests.confinement.escaped GIVEN [no-namespaces] [no-landlock] [no-seccomp] [not-root]
 
-runs sandboxed Deno with all of its own permissions, including foreign functions, and prints one JSON
-document: the active layers, the missing ones, and the outcome of each attempt.
+runs sandboxed Deno with all of its own permissions, including foreign functions, and prints one
+JSON document: the active layers, the missing ones, and the outcome of each attempt.
 """
 
 import ctypes

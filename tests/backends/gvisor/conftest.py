@@ -1,4 +1,4 @@
-"""A gVisor backend on a real engine, and what becomes of it."""
+"""A gVisor backend on a real engine, with checks that it leaves nothing."""
 
 import os
 import threading
@@ -19,7 +19,7 @@ OUTPUT_BYTES = 20_000
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[TestEngine]:
-    """One for all tests of a process that leave it as it is."""
+    """An engine shared by all tests of a process that do not change it."""
     require()
     with ExitStack() as stack:
         yield started(stack, IMAGE)
@@ -27,7 +27,7 @@ def engine() -> Iterator[TestEngine]:
 
 @pytest.fixture
 def own_engine() -> Iterator[TestEngine]:
-    """One that a test may stop, kill and change."""
+    """An engine that a test may stop, kill and change."""
     require()
     with ExitStack() as stack:
         yield started(stack, IMAGE)
@@ -35,8 +35,8 @@ def own_engine() -> Iterator[TestEngine]:
 
 @pytest.fixture
 def make(engine: TestEngine) -> Iterator[Callable[..., GVisorBackend]]:
-    """Make backends on the engine. Whatever was done to them: the next workload is served, and then
-    nothing is left of them, no container, descriptor or thread.
+    """Create backends on the engine. After the test each has to serve another workload, and to
+    leave nothing: no container, descriptor or thread.
     """
     descriptors = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
@@ -103,7 +103,7 @@ def backend(shared) -> GVisorBackend:
 
 @pytest.fixture
 def run(backend: GVisorBackend):
-    """Run a command, or a script of the shell, in busybox."""
+    """Return a function that runs a command, or a shell script, in busybox."""
 
     def run(command: str | tuple[str, ...], input=None, image=IMAGE, **resources) -> WorkloadResult:
         if isinstance(command, str):

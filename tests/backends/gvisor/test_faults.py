@@ -1,4 +1,4 @@
-"""What becomes of workloads and containers when the engine, its runtime or a server breaks."""
+"""Workloads and containers when the engine, its runtime or a server fails."""
 
 import os
 import signal
@@ -91,12 +91,12 @@ def test_killed_engine_is_a_fault_not_a_result(own: GVisorBackend, own_engine: T
     thread.join(30)
     assert "does not answer" in str(raised[0])
     own_engine.start()
-    assert own.probe().healthy  # and has removed what was left
+    assert own.probe().healthy  # and has removed leftovers
     assert own_engine.containers() == []
 
 
 def running(engine: TestEngine) -> str:
-    """The id of a container of a workload, when one runs."""
+    """Return the id of a workload's container, once one runs."""
     with closing(engine.client()) as client:
         while True:
             for one in client.containers(filters={"label": ownership.SEAL}):
@@ -129,7 +129,7 @@ def test_containers_of_a_killed_server_are_removed_by_the_next(engine: TestEngin
     ) as server:
         running(engine)
         assert backend.probe().healthy
-        assert running(engine)  # its server lives
+        assert running(engine)  # its server is alive
         server.send_signal(signal.SIGKILL)
         server.wait()
     assert engine.containers()

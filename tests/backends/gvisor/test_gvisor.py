@@ -1,4 +1,4 @@
-"""The gvisor backend with a real engine and a real runsc: what programs get."""
+"""The gVisor backend with a real engine and a real runsc: the environment of programs."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_warm_container_takes_any_command(engine: TestEngine, make):
     engine.image("entry:1", ['ENTRYPOINT ["echo", "entry"]', 'CMD ["own"]'])
     backend = make(pool={"entry:1": 1, IMAGE: 1})
     odd = ("echo", "a'b", 'c"d', "e\nf", "$g `h` \\i", "", "*", "-n", "ü")
-    for _ in range(2):  # without and with a spare
+    for _ in range(2):  # without and with a warm container
         own = backend.execute(WorkloadSpec(runtime="oci", image="entry:1"))
         assert own.stdout == "entry own\n"
         result = backend.execute(WorkloadSpec(runtime="oci", image=IMAGE, command=odd))
@@ -247,7 +247,7 @@ def test_user_name_is_resolved_by_the_image(engine: TestEngine, make):
         spec = WorkloadSpec(runtime="oci", image=f"named:{number}", command=("id",))
         found = re.sub(r"\(.*?\)| groups=.*", "", backend.execute(spec).stdout.strip())
         assert found == expected, user
-    assert engine.containers() == []  # nor is one left that was only looked into
+    assert engine.containers() == []  # including those that were only read
     client = engine.client()
     assert not client.volumes()["Volumes"]
     client.close()
@@ -334,10 +334,10 @@ def test_writable_folders_of_an_image_are_limited(engine: TestEngine, make):
 
 def test_invalid_request_does_not_affect_others(run, backend: GVisorBackend):
     assert run("nproc", cpus=1000).exit_code == 0
-    # Docker 20.10 takes no registry by its IPv6 address; 26 takes it, and has no such image.
+    # Docker 20.10 rejects a registry's IPv6 address; 26 accepts it, but has no such image.
     with pytest.raises(InvalidRequest, match=r"does not accept the name|is not on this host"):
         run("true", image="[::1]:5000/x")
-    # Docker makes no container of less than 6 MB; the image is as good as before.
+    # Docker creates no container of less than 6 MB; the image stays usable.
     assert run("true", mem_mb=1).error == "the image cannot be started, or has no command"
     assert run("true").exit_code == 0
 
@@ -372,7 +372,7 @@ def test_resources_are_limits_of_the_engine(engine: TestEngine, backend: GVisorB
         command=("sleep", "999"),
         resources=Resources(cpus=0.5, mem_mb=100, timeout_s=60),
     )
-    assert backend.probe().healthy  # or its smoke container would be the first to be seen
+    assert backend.probe().healthy  # so that its smoke container is not the first one found
     thread = threading.Thread(target=backend.execute, args=[spec])
     thread.start()
     client = engine.client()

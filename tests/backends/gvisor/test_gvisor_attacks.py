@@ -1,4 +1,4 @@
-"""What a hostile program in a container tries. After each, an honest one is served (conftest)."""
+"""Attacks of hostile programs in containers, each followed by an honest program (conftest)."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ hostile = pytest.mark.usefixtures("attacked")
     ],
 )
 def test_unbounded_programs_are_killed(run, script: str, reasons: set[ExitReason]):
-    # The `runsc` of 2024 takes 7 s to make as many processes as it may have.
+    # The `runsc` of 2024 needs 7 s to reach its limit of processes.
     timeout_s = 4 if reasons == {ExitReason.TIMEOUT} else 30
     result = run(script, timeout_s=timeout_s)
     assert (result.status, result.exit_reason in reasons) == (Status.FAILED, True), result
@@ -124,7 +124,7 @@ def test_device_nodes_allow_no_reads_or_writes(run):
     """
     devices = [f"{name} {numbers}" for name, numbers in DEVICES.items()]
     result = run(("sh", "-c", script, "sh", *devices))
-    zeros = "3"  # so that a node that opens something would have been seen
+    zeros = "3"  # so that a node that can be opened is noticed
     assert result.stdout.splitlines() == [*(f"{name} made" for name in DEVICES), zeros]
 
 

@@ -1,4 +1,4 @@
-"""Setting the host up: what is merged, what is left alone, what is said."""
+"""Setup of the host: merged configuration, unchanged parts, and messages."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_unreadable_configuration_is_not_replaced(tmp_path: Path, text: str):
 
 
 class Prepared(FakeBackend):
-    """Needs one thing, which is a file."""
+    """Backend whose setup needs one file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

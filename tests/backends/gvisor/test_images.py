@@ -1,4 +1,4 @@
-"""References to images: what they mean in full, what is none, and what a list allows."""
+"""Image references: full form, invalid ones, and the allow list."""
 
 import pytest
 

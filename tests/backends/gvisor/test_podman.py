@@ -1,4 +1,4 @@
-"""The gvisor backend behind Podman's compatible socket: the same promises, and its own ways."""
+"""The gVisor backend on Podman's compatible socket: the same guarantees, and differences."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from tests.needs import need
 
 
 class PodmanOfOthers(TestPodman):
-    """As it comes: nobody told its service to run everything with runsc."""
+    """With Podman's default configuration, in which runsc is not the default runtime."""
 
     default = "crun"
 
@@ -57,7 +57,7 @@ def own_engine() -> Iterator[TestEngine]:
 
 
 def test_podman_with_another_default_runtime_is_rejected(own_engine: TestEngine):
-    """Podman takes the name of a runtime, answers 201, and runs the container with its default."""
+    """Podman accepts a runtime's name, returns 201, and runs the container with its default."""
     backend = GVisorBackend(engine=own_engine.address)
     try:
         found = backend.probe()

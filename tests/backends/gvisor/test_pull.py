@@ -1,4 +1,4 @@
-"""Images from a registry: what is fetched, what is not, and who is told how far it is."""
+"""Images from a registry: fetched ones, rejected ones, and progress reports."""
 
 import socket
 import subprocess
@@ -61,7 +61,7 @@ def wait_for(port: int, log: Path) -> None:
 
 @pytest.fixture
 def pushed(engine: TestEngine, registry_address: str) -> Iterator[str]:
-    """An image that the registry has and the engine has not; gives name and digest."""
+    """Push an image that the engine lacks; return name and digest."""
     name = f"{registry_address}/team/tool"
     engine.image(f"{name}:v1", ['CMD ["cat"]'])
     with closing(engine.client()) as client:

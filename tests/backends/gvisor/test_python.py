@@ -25,7 +25,7 @@ LEFT_OUT = re.compile(
 
 
 def python_layer() -> bytes:
-    """Busybox's, with the interpreter where it is here, its libraries and its modules."""
+    """Return busybox's layer with the interpreter at its path here, its libraries and modules."""
     program = Path(sys.executable).resolve()
     standard = Path(sysconfig.get_paths()["stdlib"])
     modules = (standard / "lib-dynload").glob("_sqlite3*.so")
@@ -74,7 +74,7 @@ print("working", file=sys.stderr)
 print(json.dumps({"sum": sum(given), "hash": hashlib.sha256(b"x").hexdigest()[:8],
                   "kernel": platform.release(), "user": os.getuid()}))
 """
-    for _ in range(2):  # cold, and from the pool
+    for _ in range(2):  # without and with the pool
         result = run(code, input=[1, 2, 39])
         assert (result.status, result.stderr) == (Status.COMPLETED, "working\n"), result
         assert result.output == {"sum": 42, "hash": "2d711642", "kernel": "4.4.0", "user": 65534}
@@ -105,7 +105,7 @@ def test_failure_of_a_program_is_described(run):
     ],
 )
 def test_printed_output_is_not_lost(run, code: str, reason: ExitReason):
-    for _ in range(2):  # cold, and from the pool
+    for _ in range(2):  # without and with the pool
         result = run(code, timeout_s=5)
         assert (result.exit_reason, result.stdout) == (reason, "so far")
 

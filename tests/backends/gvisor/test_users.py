@@ -1,4 +1,4 @@
-"""Who a program is by its image's own files, which are hostile, too."""
+"""The user of a program, resolved by its image's own files, including hostile ones."""
 
 import re
 

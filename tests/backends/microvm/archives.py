@@ -1,4 +1,4 @@
-"""Archives, honest and hostile."""
+"""Valid and hostile archives."""
 
 import gzip
 import io
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 
 def packed(files: Mapping[str, bytes | str], mode: int = 0o755) -> bytes:
-    """A tar.gz of these files."""
+    """Return a tar.gz of these files."""
     return tar_gz(*(entry(name, content, mode=mode) for name, content in files.items()))
 
 
 def entry(
     name: str, content: bytes | str = b"", *, kind: bytes = tarfile.REGTYPE, **given
 ) -> tuple[tarfile.TarInfo, bytes]:
-    """`given` are attributes of a TarInfo."""
+    """Return an entry; `given` are attributes of its TarInfo."""
     data = content.encode() if isinstance(content, str) else content
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(data)

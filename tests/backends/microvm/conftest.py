@@ -1,4 +1,4 @@
-"""A microVM backend on real images, and what becomes of it."""
+"""A microVM backend on real images, with checks that it leaves nothing."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ OUTPUT_BYTES = 20_000
 
 
 def images() -> Path:
-    """Where the images of this host lie; without them the test is skipped, or fails under CI."""
+    """Return this host's image folder; without images skip the test, or fail under CI."""
     need("qemu-system-x86_64")
     folder = Path(os.environ.get("MICROVM_FOLDER") or _data_folder())
     there = Images(folder)
@@ -39,8 +39,8 @@ def folder() -> Path:
 
 @pytest.fixture
 def make(folder: Path) -> Iterator[Callable[..., MicroVMBackend]]:
-    """Backends on the images. In the end nothing is left of them, no process or descriptor, and no
-    file more in their folder.
+    """Create backends on the images. After the test they have to leave nothing: no process, no
+    descriptor, and no new file in their folder.
     """
     descriptors = len(os.listdir("/proc/self/fd"))
     files = sorted(folder.rglob("*"))
@@ -76,7 +76,7 @@ def execute(backend: MicroVMBackend, code: str | None = None, **given) -> Worklo
 
 @pytest.fixture
 def attacked(backend: MicroVMBackend) -> Iterator[MicroVMBackend]:
-    """Whatever was done to it: the next workload is served."""
+    """A backend that has to serve another workload after the test."""
     yield backend
     with suppress(BackendUnavailable):  # the test has closed it
         assert execute(backend, "print(input())", input="honest").output == "honest"
@@ -84,10 +84,10 @@ def attacked(backend: MicroVMBackend) -> Iterator[MicroVMBackend]:
 
 @pytest.fixture
 def run(backend: MicroVMBackend):
-    """Run a program; what is no field of a workload is one of its resources."""
+    """Return a function that runs a program; other arguments are resources."""
     return lambda code=None, **given: execute(backend, code, **given)
 
 
 def machines() -> set[int]:
-    """The processes of QEMU that this process's launchers have started."""
+    """Return the QEMU processes that this process's launchers have started."""
     return {pid for launcher in children(os.getpid()) for pid in children(launcher)}

@@ -1,4 +1,4 @@
-"""What of an archive reaches a machine: plain files and folders, within bounds."""
+"""Inspection of archives: only files, folders and links within limits are accepted."""
 
 import gzip
 import io
@@ -135,7 +135,7 @@ def test_links_that_stay_inside_are_accepted(name: str, target: str, form: int):
         ("a", "../x"),
         ("a/b", "../../x"),
         ("a/b", "c/../../../x"),
-        ("a/b/c", "d/../x"),  # where d is a link itself, this is elsewhere
+        ("a/b/c", "d/../x"),  # if d is a link, this leads elsewhere
         ("a", "b\nc"),
         ("a", "b\\c"),
         ("a", "x/" * 400),
@@ -214,7 +214,7 @@ def test_folder_may_be_listed_twice():
 
 
 def bomb(size: int) -> bytes:
-    """A file of zeros, which packs to a thousandth."""
+    """Return a file of zeros, compressed to a thousandth."""
     made = io.BytesIO()
     with gzip.GzipFile(fileobj=made, mode="wb", compresslevel=1) as out:
         info, _ = entry("main.py")
@@ -236,7 +236,7 @@ def test_oversized_archive_is_rejected_while_it_is_read():
 
 
 def test_headers_of_any_size_are_bounded():
-    """A long name, or a record of pax, is read whole by whoever wants to know it."""
+    """A long name or a pax record must not be read into memory as a whole."""
     for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
         info = tarfile.TarInfo("long")
         info.type, info.size = kind, 900 * MB
@@ -278,7 +278,7 @@ def test_truncated_tar_is_rejected():
     whole = tar(entry("main.py", b"x" * 2000), entry("b", b"y" * 2000))
     ends = len(whole.rstrip(b"\0"))
     for length in range(100, ends, 171):
-        if length != 512 * 5:  # where an archive of the first file alone would end
+        if length != 512 * 5:  # the end of an archive of the first file alone
             assert refused(gzip.compress(whole[:length])), length
 
 
@@ -290,7 +290,7 @@ def test_unknown_data_is_rejected():
 
 
 def header(kind: bytes, body: bytes, size: int | None = None) -> bytes:
-    """A header that says something about the next one."""
+    """Return a header that describes the next one."""
     info = tarfile.TarInfo("header")
     info.type, info.size = kind, len(body) if size is None else size
     return info.tobuf() + body + bytes(-len(body) % 512)
@@ -378,7 +378,7 @@ def test_changed_byte_is_rejected():
 
 
 def test_arbitrary_bytes_raise_no_other_error():
-    """Nothing but the one error, whatever is done to an archive."""
+    """Any change of an archive raises only `InvalidRequest`."""
     chance = random.Random(7)
     whole = bytearray(tar(entry("main.py", b"x" * 700), entry("a" * 150, "y"), entry("lib/b", "z")))
     for _ in range(300):

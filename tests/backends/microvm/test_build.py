@@ -208,7 +208,8 @@ from backends_app.backends.microvm.qemu import Qemu
 qemu = Qemu(path=sys.argv[1], version="0", data_folders=())
 files = {name: Path(name) for name in ("kernel", "initramfs", "root", "ram", "state")}
 limits = GuestLimits(cpus=1, memory_bytes=1, disk_bytes=1, processes=1)
-snapshot.take_snapshot(qemu, "tcg", MachineSize(mem_mb=1, cpus=1), files, limits, (), lambda *_: None)
+size = MachineSize(mem_mb=1, cpus=1)
+snapshot.take_snapshot(qemu, "tcg", size, files, limits, (), lambda *_: None)
 """
 
 

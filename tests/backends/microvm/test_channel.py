@@ -1,4 +1,4 @@
-"""What comes from a machine is taken for what an agent says, and for nothing more than that."""
+"""Data from a machine is parsed as frames of its agent, and trusted no further."""
 
 import json
 import random
@@ -49,8 +49,8 @@ def report(**given) -> bytes:
     return frame(b"x", json.dumps({**ENDED, **given}).encode())
 
 
-class Heard:
-    """A port, and what came through it."""
+class Session:
+    """An agent protocol, and the output that it received."""
 
     def __init__(self, *, returns: bool = False, compiles: bool = False) -> None:
         self.stdout, self.stderr, self.returned = Capture(100), Capture(100), Capture(100)
@@ -86,22 +86,22 @@ class Heard:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_frames_may_arrive_in_any_pieces(size: int):
-    heard = Heard()
+    session = Session()
     data = frame(b"o", b"out") + frame(b"e", b"err") + frame(b"o", b"") + report()
     for at in range(0, len(data), size):
-        heard.port.write(data[at : at + size])
-    result = heard.result()
+        session.port.write(data[at : at + size])
+    result = session.result()
     assert (result.status, result.stdout, result.stderr) == (Status.COMPLETED, "out", "err")
     assert (result.cpu_time_ms, result.memory_bytes, result.duration_ms) == (5, 4096, 7)
-    assert heard.ends == 1
+    assert session.ends == 1
 
 
 def test_data_after_the_report_is_ignored():
-    heard = Heard()
-    heard.port.write(report(code=3) + report(code=0) + frame(b"o", b"late"))
-    heard.port.write(report(code=0))
-    result = heard.result()
-    assert (result.exit_code, result.stdout, heard.ends) == (3, "", 1)
+    session = Session()
+    session.port.write(report(code=3) + report(code=0) + frame(b"o", b"late"))
+    session.port.write(report(code=0))
+    result = session.result()
+    assert (result.exit_code, result.stdout, session.ends) == (3, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_data_after_the_report_is_ignored():
     ids=lambda said: said[:20],
 )
 def test_invalid_frame_breaks_the_protocol(said: bytes):
-    heard = Heard()
-    heard.port.write(said)
-    assert (heard.port.broken, heard.ends) == (True, 1)
-    result = heard.result()
+    session = Session()
+    session.port.write(said)
+    assert (session.port.broken, session.ends) == (True, 1)
+    result = session.result()
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
     assert "data that its agent never sends" in result.error
 
@@ -141,11 +141,11 @@ def test_invalid_frame_breaks_the_protocol(said: bytes):
 def test_arbitrary_bytes_give_a_result_in_bounded_memory():
     chance = random.Random(3)
     for _ in range(300):
-        heard = Heard()
+        session = Session()
         for _ in range(20):
-            heard.port.write(chance.randbytes(chance.randrange(200)))
-            assert len(heard.port._data) <= MAX_FRAME_BYTES + 200
-        assert heard.result().status is Status.FAILED
+            session.port.write(chance.randbytes(chance.randrange(200)))
+            assert len(session.port._data) <= MAX_FRAME_BYTES + 200
+        assert session.result().status is Status.FAILED
 
 
 @pytest.mark.parametrize(
@@ -168,21 +168,21 @@ def test_arbitrary_bytes_give_a_result_in_bounded_memory():
     ],
 )
 def test_exit_reason_follows_from_the_report(ended, reason, code, signal):
-    heard = Heard()
-    heard.port.write(report(**ended))
-    result = heard.result()
+    session = Session()
+    session.port.write(report(**ended))
+    result = session.result()
     assert (result.exit_reason, result.exit_code, result.signal) == (reason, code, signal)
     assert bool(result.error) == (reason is not ExitReason.EXITED)
 
 
 def test_start_frame_begins_the_programs_time():
-    heard = Heard(compiles=True)
-    heard.port.write(frame(b"e", b"compiling") + frame(b"b", b"") + frame(b"o", b"out"))
-    assert heard.begins == 1
-    heard.port.write(report())
-    result = heard.result(replace(EXIT, prepare_ms=50))
+    session = Session(compiles=True)
+    session.port.write(frame(b"e", b"compiling") + frame(b"b", b"") + frame(b"o", b"out"))
+    assert session.begins == 1
+    session.port.write(report())
+    result = session.result(replace(EXIT, prepare_ms=50))
     assert (result.stdout, result.compile_ms, result.duration_ms) == ("out", 50, 7)
-    assert not heard.port.broken
+    assert not session.port.broken
 
 
 @pytest.mark.parametrize(
@@ -190,23 +190,23 @@ def test_start_frame_begins_the_programs_time():
     [(False, frame(b"b", b"")), (True, 2 * frame(b"b", b"")), (True, frame(b"b", b"x"))],
 )
 def test_invalid_start_frame_breaks_the_protocol(compiles: bool, said: bytes):
-    heard = Heard(compiles=compiles)
-    heard.port.write(said)
-    assert heard.port.broken
+    session = Session(compiles=compiles)
+    session.port.write(said)
+    assert session.port.broken
 
 
 def test_failed_compilation_is_not_a_run():
-    heard = Heard(compiles=True)
-    heard.port.write(frame(b"e", b"main.go:1: no") + report(code=1))
-    result = heard.result()
+    session = Session(compiles=True)
+    session.port.write(frame(b"e", b"main.go:1: no") + report(code=1))
+    result = session.result()
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.EXITED)
     assert (result.exit_code, result.compile_ms, result.duration_ms) == (1, 7, 0)
 
 
 def test_compiler_limit_is_not_reported_as_the_programs():
-    heard = Heard(compiles=True)
-    heard.port.write(report(code=1, starved=True))
-    assert heard.result().error == "the compiler exceeded a limit of its machine: memory_limit"
+    session = Session(compiles=True)
+    session.port.write(report(code=1, starved=True))
+    assert session.result().error == "the compiler exceeded a limit of its machine: memory_limit"
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_compiler_limit_is_not_reported_as_the_programs():
     [({"compiles": True}, "compiler took longer than 120 s"), ({"returns": True}, "60 s to start")],
 )
 def test_late_preparation_is_reported(given, said):
-    heard = Heard(**given)
-    result = heard.result(replace(EXIT, kill_reason=ExitReason.TIMEOUT))
+    session = Session(**given)
+    result = session.result(replace(EXIT, kill_reason=ExitReason.TIMEOUT))
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.TIMEOUT)
     assert said in result.error
 
@@ -230,9 +230,9 @@ def test_late_preparation_is_reported(given, said):
     ],
 )
 def test_machine_without_a_report_has_failed(exit, reason, said):
-    heard = Heard()
-    heard.port.write(frame(b"o", b"so far"))
-    result = heard.result(
+    session = Session()
+    session.port.write(frame(b"o", b"so far"))
+    result = session.result(
         Exit(**{**{k: getattr(EXIT, k) for k in Exit.__dataclass_fields__}, **exit})
     )
     assert (result.exit_reason, result.exit_code, result.stdout) == (reason, None, "so far")
@@ -255,9 +255,9 @@ def test_machine_without_a_report_has_failed(exit, reason, said):
     ],
 )
 def test_return_value_is_json_or_none(returned, reason, output):
-    heard = Heard(returns=True)
-    heard.port.write(frame(b"r", returned) + report())
-    result = heard.result()
+    session = Session(returns=True)
+    session.port.write(frame(b"r", returned) + report())
+    result = session.result()
     assert (result.exit_reason, result.output) == (reason, output)
 
 
@@ -274,10 +274,10 @@ def test_return_value_is_json_or_none(returned, reason, output):
     ],
 )
 def test_thrown_value_is_the_error(returned, code, error):
-    heard = Heard(returns=True)
-    heard.port.write(frame(b"e", b"the last of stderr\n") + frame(b"r", returned))
-    heard.port.write(report(code=code))
-    result = heard.result()
+    session = Session(returns=True)
+    session.port.write(frame(b"e", b"the last of stderr\n") + frame(b"r", returned))
+    session.port.write(report(code=code))
+    result = session.result()
     assert result.error == error or (error is None and 0 < len(result.error) <= 4000)
 
 
@@ -292,17 +292,17 @@ def test_thrown_value_is_the_error(returned, code, error):
     ],
 )
 def test_abort_on_a_full_heap_is_a_memory_limit(code, memory_mb, reason):
-    for returns in (True, False):  # only what has a heap of a given size
-        heard = Heard(returns=returns)
-        heard.port.write(report(code=code, memory_bytes=memory_mb * 1024 * 1024))
+    for returns in (True, False):  # only for a runtime with a fixed heap size
+        session = Session(returns=returns)
+        session.port.write(report(code=code, memory_bytes=memory_mb * 1024 * 1024))
         python = ExitReason.SIGNAL if code < 0 else ExitReason.EXITED
-        assert heard.result().exit_reason is (reason if returns else python)
+        assert session.result().exit_reason is (reason if returns else python)
 
 
 def test_bytes_that_are_not_utf8_set_the_encoding():
-    heard = Heard()
-    heard.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + report())
-    result = heard.result()
+    session = Session()
+    session.port.write(frame(b"o", b"\xff") + frame(b"e", "ä".encode()) + report())
+    result = session.result()
     assert (result.stdout, result.stdout_encoding) == ("\ufffd", "utf-8-lossy")
     assert (result.stderr, result.stderr_encoding) == ("ä", "utf-8")
 

@@ -1,4 +1,4 @@
-"""What breaks under a machine: QEMU, its server, its images; and what is said of that."""
+"""Faults of QEMU, of its server and of its images, and how they are reported."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one
 
 
 def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:
-    """Run something endless, and do something to its machine once it runs."""
+    """Run an endless program, and act on its machine once it runs."""
     begun = threading.Event()
 
     def hear(stream: str, data: bytes) -> None:
@@ -81,7 +81,7 @@ def test_machine_is_killed_with_its_launcher(backend):
         wait_until(lambda: gone(pid))
 
     with pytest.raises(BackendUnavailable, match="its launcher has ended"):
-        run_and(backend, kill_the_launcher)  # nobody can say how that one ended
+        run_and(backend, kill_the_launcher)  # the end of that one is unknown
     assert execute(backend, "print(1)").output == 1
 
 
@@ -108,7 +108,7 @@ def test_killed_server_leaves_no_machine(folder, tmp_path):
         def started() -> set[int]:
             return {pid for one in children(server.pid) for pid in children(one)}
 
-        wait_until(lambda: len(started()) == 2)  # one that runs, and a spare
+        wait_until(lambda: len(started()) == 2)  # one running, and one warm
         pids = started()
         server.kill()
         server.wait()
@@ -117,7 +117,7 @@ def test_killed_server_leaves_no_machine(folder, tmp_path):
 
 @pytest.fixture
 def own_images(folder: Path, tmp_path: Path) -> Iterator[Path]:
-    """Images of Python that a test may break; the files are copies, with their holes."""
+    """Images of Python that a test may damage; copies that preserve holes."""
     for part in folder.iterdir():
         if part.name.startswith(("kernel-", "python-")):
             subprocess.run(["cp", "-a", "--sparse=always", part, tmp_path / part.name], check=True)
@@ -126,7 +126,7 @@ def own_images(folder: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def part_of(folder: Path, name: str, file: str) -> Path:
-    """The file of the part that is current; the manifest of an older one is older."""
+    """Return the file of the current artifact: the one with the newest manifest."""
     found = folder.glob(f"{name}-{'[0-9a-f]' * KEY_CHARS}/{file}")
     return max(found, key=lambda path: (path.parent / MANIFEST).stat().st_mtime)
 
@@ -185,7 +185,7 @@ def test_rebuilt_images_replace_warm_machines(own_images: Path, make):
 
 
 def test_snapshot_that_qemu_rejects_is_a_fault_with_a_reason(own_images: Path, make):
-    """One that is what was made, as far as its manifest goes."""
+    """An artifact that matches its manifest."""
     backend = make(folder=str(own_images))
     state = part_of(own_images, "python-snapshot", "state")
     state.write_bytes(state.read_bytes()[:20_000])

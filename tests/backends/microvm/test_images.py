@@ -1,4 +1,4 @@
-"""A part is what was made, byte for byte, or nothing is started from it."""
+"""Artifacts have to match their manifest byte for byte."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ PART = Artifact(name="thing", files=("a", "b"), made_from={"of": "nothing"})
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A part, with a file that is mostly holes."""
+    """An artifact with a file that is mostly holes."""
     folder = tmp_path / PART.folder
     folder.mkdir()
     (folder / "a").write_bytes(b"a" * 100_000)
@@ -98,7 +98,7 @@ def test_invalid_manifest_is_corrupt(made: Path, text: str):
 
 
 def test_every_byte_is_read_once(made: Path, monkeypatch):
-    """By a process, however many stores and threads it has."""
+    """Per process, however many stores and threads it has."""
     reads: list[Path] = []
     monkeypatch.setattr(images, "digest", lambda path: (reads.append(path), digest(path))[1])
     threads = [threading.Thread(target=Images(made.parent).verify, args=[PART]) for _ in range(8)]
@@ -110,7 +110,7 @@ def test_every_byte_is_read_once(made: Path, monkeypatch):
 
 
 def test_digest_treats_holes_as_zeros(tmp_path: Path):
-    """A copy of a file may have other holes, and is the same file."""
+    """A copy of a file may have other holes, but has the same content."""
     with (tmp_path / "holes").open("wb") as file:
         file.seek(1_000_000)
         file.write(b"x" * 70_000)

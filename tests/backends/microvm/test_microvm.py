@@ -1,4 +1,4 @@
-"""Machines of their own: what runs in them, how it ends, and that they share nothing."""
+"""Workloads in machines: their environment, their results, and their separation."""
 
 import json
 import os
@@ -224,7 +224,7 @@ sys.stderr.write("e" * 50_000 + "END")
 
 def test_input_of_any_size_is_delivered(run):
     assert run("import sys; print(len(sys.stdin.read()))", input="x" * 900_000).output == 900_003
-    assert run("print(1)", input="x" * 900_000).output == 1  # who does not read it
+    assert run("print(1)", input="x" * 900_000).output == 1  # without reading it
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_machine_has_the_requested_memory(run):
 
 
 def test_large_machine_is_limited_too(run):
-    """With too little beside it, it would look for memory until its time is over."""
+    """With too little overhead the kernel would reclaim memory until the time limit."""
     hog = "a = []\nwhile True: a.append(bytearray(b'x' * 10**7))"
     assert run(hog, mem_mb=1024, timeout_s=120).exit_reason is ExitReason.MEMORY_LIMIT
 

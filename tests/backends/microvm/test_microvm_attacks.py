@@ -1,4 +1,4 @@
-"""What a hostile program tries, each followed by an honest one on the same backend."""
+"""Attacks of hostile programs, each followed by an honest one on the same backend."""
 
 import json
 import os
@@ -70,7 +70,7 @@ FORGED = json.dumps(
     ],
 )
 def test_unbounded_programs_are_killed(run, code, reasons):
-    # TCG takes seconds to fill memory, more on a host under load: other bounds than time get time.
+    # TCG takes seconds to fill memory, more under load, so all but the time limit get more time.
     timeout_s = 5 if ExitReason.TIMEOUT in reasons else 60
     result = run(code, timeout_s=timeout_s, mem_mb=128)
     assert result.status is Status.FAILED
@@ -111,7 +111,7 @@ import json
 print(json.dumps(came))
 """
     came = run(code).output
-    came.pop("open /run/agent.py")  # everybody may read what is public
+    came.pop("open /run/agent.py")  # it is public
     refused = {"Operation not permitted", "Permission denied", "No such file or directory"}
     refused |= {"Is a directory", "Text file busy", "No space left on device"}
     assert {name: said for name, said in came.items() if said not in refused} == {}
@@ -170,7 +170,7 @@ def test_archive_is_unpacked_by_the_unprivileged_user(run):
 
 
 def test_qemu_has_no_privileges_and_hard_limits(backend):
-    """A user of its own, no new privileges, filters, limits, an empty environment, no socket."""
+    """A separate user, no new privileges, filters, limits, an empty environment, no socket."""
     seen: dict[str, str] = {}
 
     def look() -> None:
@@ -192,7 +192,7 @@ def test_qemu_has_no_privileges_and_hard_limits(backend):
     status = dict(line.split(":\t", 1) for line in seen["status"].splitlines())
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    assert int(status["Seccomp_filters"]) == 2  # the walls', and QEMU's own
+    assert int(status["Seccomp_filters"]) == 2  # the sandbox's, and QEMU's own
     assert int(status["CapEff"], 16) == 0
     if os.geteuid() == 0:
         assert int(status["Uid"].split()[0]) >= 0x70000000
@@ -209,7 +209,7 @@ def test_qemu_has_no_privileges_and_hard_limits(backend):
 
 
 def test_many_runs_leave_nothing(backend):
-    """Neither processes nor files nor memory of the server grow with the runs."""
+    """Processes, files and memory of the server do not grow with the number of runs."""
     execute(backend, "print(1)")
     [launcher] = children(os.getpid())
 
@@ -218,7 +218,7 @@ def test_many_runs_leave_nothing(backend):
         while machines() and time.monotonic() < end:
             time.sleep(0.01)
         assert machines() == set()
-        time.sleep(0.1)  # the launcher buries first, and closes then
+        time.sleep(0.1)  # the launcher reaps first, and closes then
         return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (launcher, os.getpid())]
 
     before = opened()

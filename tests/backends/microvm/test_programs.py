@@ -171,12 +171,12 @@ NODE_BUSY = "const end = Date.now() + 1000; while (Date.now() < end); console.lo
 
 @pytest.mark.parametrize(("runtime", "code"), [("go", GO_BUSY), ("node", NODE_BUSY)])
 def test_start_does_not_count_against_a_programs_limits(run, runtime, code):
-    """To compile it, or to start Node.js, takes more than so much time with so few processors."""
+    """Compiling it, or starting Node.js, takes longer than this with so few processors."""
     result = run(code, runtime=runtime, cpus=0.1, timeout_s=20)
     assert (result.exit_reason, result.output) == (ExitReason.EXITED, 1)
     assert result.duration_ms >= 1000
     assert (result.compile_ms is not None) == (runtime == "go")
-    if runtime == "go":  # Node.js starts within the account of its program
+    if runtime == "go":  # Node.js's start counts as its program's
         assert result.cpu_time_ms < result.duration_ms
 
 

@@ -1,4 +1,4 @@
-"""A real Docker Engine of the tests' own, in a folder of its own, and images made from busybox."""
+"""A real Docker Engine for the tests, in its own folder, with images built from busybox."""
 
 import hashlib
 import io
@@ -30,14 +30,14 @@ APPLETS = (
 
 
 def require() -> None:
-    """Skip the test on a host where no engine can be started; under CI that is a failure."""
+    """Skip the test on a host where no engine can be started; fail under CI."""
     need(*PROGRAMS)
     if os.geteuid() != 0:
         without("an engine is started by root alone: run the tests as root")
 
 
 class TestEngine:
-    """`dockerd` with runsc; its folder has to have a short path, for its sockets."""
+    """A `dockerd` with runsc. Its folder needs a short path, because of its sockets."""
 
     __test__ = False
 
@@ -70,7 +70,7 @@ class TestEngine:
         script = f'{command} >>"$0/log" 2>&1 & echo $!'
         started = subprocess.run(
             ["setsid", "sh", "-c", script, str(self.folder)],
-            cwd=self.folder,  # Podman's monitor of a container leaves a file where it was started
+            cwd=self.folder,  # Podman's container monitor leaves a file in its working folder
             capture_output=True,
             check=True,
         )
@@ -95,12 +95,12 @@ class TestEngine:
         return docker.APIClient(base_url=self.address, timeout=20)
 
     def containers(self) -> list[str]:
-        """The names of all there are."""
+        """Return the names of all containers."""
         with closing(self.client()) as client:
             return [name for one in client.containers(all=True) for name in one["Names"]]
 
     def sandboxes(self) -> list[str]:
-        """The command lines of all that runs on behalf of its containers."""
+        """Return the command lines of all processes that run for its containers."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
@@ -110,7 +110,7 @@ class TestEngine:
         return found
 
     def reload(self) -> None:
-        """With the runtimes that `runtimes` says now."""
+        """Reload the configuration, with the current `runtimes`."""
         path = self.folder / "daemon.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "runtimes": self.runtimes}))
         os.kill(self.pid, signal.SIGHUP)
@@ -121,22 +121,22 @@ class TestEngine:
                 time.sleep(0.05)
 
     def _runtimes_of(self, client: docker.APIClient) -> dict[str, str]:
-        """The paths of the runtimes that it has now, beside those that are built in."""
+        """Return the paths of its current runtimes, except the built-in ones."""
         runtimes = client.info()["Runtimes"]
         return {name: runtimes[name]["path"] for name in {*runtimes} - BUILT_IN}
 
     def runs(self) -> bool:
-        """A zombie does not: perhaps nobody reaps orphans here."""
+        """Return whether it runs; a zombie does not, as orphans may not be reaped here."""
         with suppress(OSError):
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
             return state != "Z"
         return False
 
     def kill(self) -> None:
-        """As the kernel would; its containerd goes with it."""
+        """Kill it like the kernel would; its containerd ends with it."""
         self._end(signal.SIGKILL)
         for pid_file in (self.folder / "pid", *self.folder.glob("exec/containerd/*.pid")):
-            pid_file.unlink(missing_ok=True)  # or the next would take a zombie for it
+            pid_file.unlink(missing_ok=True)  # or the next engine would mistake a zombie for it
 
     def stop(self) -> None:
         for backend in self.backends.values():
@@ -159,21 +159,23 @@ class TestEngine:
         shell: bool = True,
         files: Mapping[str, str] | None = None,
     ) -> None:
-        """Make an image; with Debian's busybox in it, or with nothing that runs but `cat`."""
+        """Create an image, with Debian's busybox in it, or with only `cat`."""
         repository, _, tag = reference.rpartition(":")
         with closing(self.client()) as client:
             made = layer(APPLETS if shell else ["cat"], files or {})
             said = client.import_image_from_data(made, changes=list(changes))
-            client.tag(json.loads(said)["status"], repository, tag)  # Podman's import does not
+            client.tag(
+                json.loads(said)["status"], repository, tag
+            )  # Podman's import ignores the tag
 
 
 class TestPodman(TestEngine):
-    """Podman's service, which runs everything with one runtime."""
+    """Podman's service, which runs all containers with one runtime."""
 
     default = "runsc"
 
     def start(self) -> None:
-        runsc = self.folder / "runsc"  # Podman has no arguments for one runtime alone
+        runsc = self.folder / "runsc"  # Podman has no arguments for a single runtime
         runsc.write_text('#!/bin/sh\nexec /usr/bin/runsc --network=none "$@"\n')
         runsc.chmod(0o755)
         (self.folder / "containers.conf").write_text(
@@ -189,13 +191,15 @@ class TestPodman(TestEngine):
 
     def stop(self) -> None:
         super().stop()
-        for line in reversed(Path("/proc/mounts").read_text().splitlines()):  # Podman keeps them
+        for line in reversed(
+            Path("/proc/mounts").read_text().splitlines()
+        ):  # Podman leaves them mounted
             if (place := line.split()[1]).startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def started(stack: ExitStack, image: str, kind: type[TestEngine] = TestEngine) -> TestEngine:
-    """An engine that has the image; it ends with the stack, and its folder goes."""
+    """Return a started engine that has the image; the stack stops it and removes its folder."""
     folder = Path(tempfile.mkdtemp(prefix="vulcan-engine-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     made = kind(folder)
@@ -210,7 +214,7 @@ BUILT_IN = {"runc", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"}
 
 
 def of_another_processor(reference: str) -> bytes:
-    """An image for arm64, as `docker save` writes one, for `docker load`."""
+    """Return an image for arm64 in the format of `docker save`, for `docker load`."""
     root = layer(APPLETS)
     config = {
         "architecture": "arm64",

@@ -1,20 +1,20 @@
-// What a program of Node or Deno finds around it: an empty container. No variable, no file but its
-// three streams, one processor, a host, user and kernel that are the same everywhere. Deno would
-// answer each of these questions with an error, because it gives the program no permission.
+// The environment of a Node or Deno program: an empty container. No variable, no file except its
+// three streams, one processor, and the same names of host, user and kernel everywhere. Deno would
+// throw an error for each of these queries, because the program has no permission.
 
 //
-// Node's modules take tens of milliseconds to load, so only what nearly every program needs is there
-// before: `furnish` changes the others when the program first gets them.
+// Node's modules take tens of milliseconds to load, so only those that nearly every program needs are
+// loaded in advance: `furnish` patches the others when the program first loads them.
 
 import util from "node:util";
 
 const USER = 1000;
-const HOST = "vulcan"; // as the kernel says, too
+const HOST = "vulcan"; // the kernel's host name is the same
 const KERNEL = "6.1.0";
 const STREAMS = { __proto__: null, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2 };
 const ADVICE = steady(/,? (?:run again|specify the required permissions) .*$/s);
 const WISH = steady(/^Requires (\w+) access/);
-// What the kernel of an empty container would say to the same wish.
+// The errors that the kernel of an empty container would return for the same call.
 const CODES = { __proto__: null, read: ["ENOENT", -2], write: ["EROFS", -30] };
 const DENIED = ["EACCES", -13];
 
@@ -26,7 +26,7 @@ const fixed = (object, answers) => {
   for (const name of Object.keys(answers)) own(object, name, answers[name]);
 };
 
-// Deno's errors of this kind are made with the constructor that is the parent of theirs.
+// Deno's errors of this kind are created with their parent class's constructor.
 const { NotCapable } = Deno.errors;
 class Denied extends Error {
   constructor(message, options) {
@@ -48,7 +48,7 @@ function furnish(id, home) {
   preparations[id]?.(home);
 }
 
-// Variables: there are none, and those that the program sets are its own.
+// Variables: none exist, except those that the program sets.
 const text = String;
 const variables = { __proto__: null };
 const environment = new Proxy({}, {
@@ -71,8 +71,8 @@ fixed(Deno.env, {
   toObject: () => ({ ...environment }),
 });
 
-// The host, the user and the processor. What is resident only the kernel could say, in a file; what
-// V8 has is known.
+// The host, the user and the processor. Only the kernel knows the resident memory, in a file; V8's
+// own figure is available.
 const usage = Deno.memoryUsage;
 const used = () => {
   const { heapTotal, heapUsed, external } = usage();
@@ -117,8 +117,8 @@ const umask = (wanted) => {
   if (wanted !== undefined) mask = (typeof wanted === "string" ? parseInt(wanted, 8) : wanted) & 0o777;
   return before;
 };
-let node; // Node's `process`, when the program has got it
-let nodes; // and how it was
+let node; // Node's `process`, once the program has loaded it
+let nodes; // and its original properties
 preparations.process = (process) => {
   node = process;
   nodes = { emit: process.emit, listenerCount: process.listenerCount };
@@ -175,7 +175,7 @@ fixed(Deno, {
 });
 defineProperty(Navigator.prototype, "hardwareConcurrency", { configurable: true, enumerable: true, get: () => 1 });
 
-// Files: there are none, which is an answer and no error; the streams have their names.
+// Files: none exist, which is a result and not an error; the streams have their names.
 const stream = (path) => (typeof path === "string" ? (STREAMS[path] ?? path) : path);
 preparations.fs = (fs) => {
   const { existsSync, exists, statSync, lstatSync } = fs;
@@ -187,7 +187,7 @@ preparations.fs = (fs) => {
     }
   });
   own(fs, "exists", (path, callback) => {
-    if (typeof callback !== "function") return exists(path, callback); // which says what is wrong
+    if (typeof callback !== "function") return exists(path, callback); // which throws the right error
     queueMicrotask(() => callback(fs.existsSync(path)));
   });
   for (const [name, original] of Object.entries({ statSync, lstatSync })) {
@@ -242,7 +242,7 @@ for (const [name, encoding] of Object.entries({ readTextFile: "utf8", readFile: 
   });
 }
 
-// A stream that is piped into stdout ends it, and the result would find it closed.
+// A stream piped into stdout ends it, and then the result could not be written.
 for (const name of ["stdout", "stderr"]) {
   const home = Deno[name];
   let sink;
@@ -258,7 +258,7 @@ for (const name of ["stdout", "stderr"]) {
   });
 }
 
-// What is printed looks as Node prints it.
+// Output is formatted like Node's.
 const { formatWithOptions, inspect } = util;
 const { repeat, replaceAll: replaceEach } = String.prototype;
 const PLAIN = { colors: false };

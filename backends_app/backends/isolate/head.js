@@ -1,18 +1,18 @@
-// The beginning of every program that Deno runs here: what the host sends, and how it is answered.
+// The start of every program that Deno runs here: the data from the host, and the reply to it.
 //
-// stdout: one byte when it is ready; then what the program prints; last the frame: the marker (32
+// stdout: one byte when it is ready; then the program's output; last the frame: the marker (32
 //         characters), the length of a JSON document in bytes (8, hex), and the document with one
-//         key: "output", "invalid" (the return value is no JSON), "error" (uncaught, exit code 1), or
-//         "note" (what is to be said beside an output that was printed).
-// stderr: what the program prints; last the marker, where stdout could not be written to.
-// stdin:  48 characters of head (marker 32, bytes of code 8, bytes of the given 8, all in hex), the
-//         code, what is given to it (JSON: the input of a function, the arguments of a command),
+//         key: "output", "invalid" (the return value is not JSON), "error" (uncaught, exit code 1), or
+//         "note" (a remark on an output that was printed).
+// stderr: the program's output; last the marker, if stdout could not be written to.
+// stdin:  48 characters of head (marker 32, bytes of code 8, bytes of the argument 8, all in hex), the
+//         code, its argument (JSON: the input of a function, the arguments of a command),
 //         and then the input, for a program that reads stdin itself.
 //
-// User code shares this realm, and may patch all of it. What is used after it was loaded is taken
-// here, before; the marker is in no object that a patched function could be handed, and in no string
-// that a heap snapshot would show. User code can still exit or print; the host believes its own eyes
-// about both.
+// User code shares this realm, and may patch all of it. Functions used after it is loaded are saved
+// here, before; the marker is in no object that a patched function could receive, and in no string
+// that a heap snapshot would show. User code can still exit or print; for both the host trusts only
+// its own findings.
 
 const { stringify, parse } = JSON;
 const { apply, getOwnPropertyDescriptor: describeProperty } = Reflect;
@@ -34,7 +34,7 @@ const encode = encoder.encode.bind(encoder);
 const decoder = new TextDecoder();
 const MAX_ERROR_CHARS = 4000;
 
-// Writes all of the bytes, or says that it could not: user code may have closed the stream.
+// Writes all of the bytes, or reports that it could not: user code may have closed the stream.
 function writer(stream) {
   const write = stream.writeSync.bind(stream);
   return (bytes) => {
@@ -48,22 +48,22 @@ function writer(stream) {
   };
 }
 
-// What a program is told about itself is about the program.
+// Deno's data about the main module describe the program.
 const NAME = "workload.ts";
 Object.defineProperty(Deno, "mainModule", { value: `file:///${NAME}`, enumerable: true });
 
 const print = writer(Deno.stdout);
 const complain = writer(Deno.stderr);
 let marker = new Bytes();
-let unused = ""; // what is said where nobody has taken the input
-let announce = () => {}; // tells listeners of Node's kind of the end
+let unused = ""; // the note for an input that was not read
+let announce = () => {}; // notifies Node's exit listeners
 let ended = false;
 
-// Of an exit code the kernel keeps eight bits; what failed must not pass for a success.
+// The kernel keeps eight bits of an exit code; a failure must not become a success.
 const kept = (code) => (typeof code === "number" && code !== 0 && (code & 255) === 0 ? 1 : code);
 
 addEventListener("unload", (event) => {
-  if (ended && event !== unload) apply(stopPropagation, event, []); // they have had it
+  if (ended && event !== unload) apply(stopPropagation, event, []); // they have been notified
   const code = Deno.exitCode;
   if (kept(code) !== code) Deno.exitCode = 1;
   if (!ended && unused && left()) {
@@ -72,7 +72,7 @@ addEventListener("unload", (event) => {
   }
 });
 
-// Is there input that nobody has read from stdin?
+// Is there unread input on stdin?
 function left() {
   try {
     return read(new Bytes(1)) !== null;
@@ -85,13 +85,13 @@ function readExactly(count) {
   const bytes = new Bytes(count);
   for (let at = 0; at < count; ) {
     const got = read(bytes.subarray(at));
-    if (got === null) exit(70); // the host went away
+    if (got === null) exit(70); // the host has closed stdin
     at += got;
   }
   return bytes;
 }
 
-// Says that everything is prepared, and waits for the one workload of this process.
+// Reports that everything is prepared, and waits for the one workload of this process.
 function receive() {
   print(encode("\n"));
   marker = readExactly(32);
@@ -100,12 +100,12 @@ function receive() {
   return { code, given: readExactly(parseInt(lengths.slice(8), 16)) };
 }
 
-// The last word, said once. The exit code is what the host believes; the document is the program's
-// own. Whoever listens for the end hears of it before, so that what that prints is no part of it.
+// Writes the frame, once. The host trusts the exit code; the document is the program's own. Exit
+// listeners are called before, so that their output is not part of it.
 function end(key, json, exitCode) {
   ended = true;
   try {
-    if (exitCode) Deno.exitCode = exitCode; // what listeners are told
+    if (exitCode) Deno.exitCode = exitCode; // for listeners
     announce(exitCode);
     dispatch(unload);
   } catch {
@@ -122,7 +122,7 @@ function handOver(key, json) {
   return print(marker) && print(encode(length)) && print(frame);
 }
 
-// Makes a regular expression that does its work whatever becomes of its prototype.
+// Makes a regular expression that works whatever happens to its prototype.
 function steady(expression) {
   const { prototype } = RegExp;
   for (const [name, value] of [
@@ -136,7 +136,7 @@ function steady(expression) {
   return expression;
 }
 
-// Without a code it is the one that the program has set. Node's own listeners may throw.
+// Without a code, the one that the program has set is used. Node's own listeners may throw.
 function leave(exitCode) {
   try {
     exit(exitCode || kept(Deno.exitCode));
@@ -145,7 +145,7 @@ function leave(exitCode) {
   }
 }
 
-// Ends a program that failed, with its words on stderr and in the answer.
+// Ends a program that failed, with its error on stderr and in the frame.
 function complaint(shown) {
   complain(encode(`Uncaught ${shown}\n`));
   if (!ended) end("error", stringify(apply(slice, shown, [0, MAX_ERROR_CHARS])), 1);

@@ -1,6 +1,6 @@
 // Runs a program in JavaScript or TypeScript: an ES module, whose default export is called with the
-// input, or CommonJS, whose `module.exports` is. What was sent is what V8 gets: only what is no
-// JavaScript is taken for TypeScript, whose types are replaced by blanks; and what needs more than
+// input, or CommonJS, whose `module.exports` is. V8 gets the source unchanged: only source that is not
+// JavaScript is treated as TypeScript, with its types replaced by blanks; source that needs more than
 // that (enums, decorators), or is wrong, goes to Deno's own loader.
 
 import vm from "node:vm";
@@ -23,12 +23,12 @@ const locate = (source) =>
 const URL_OF_FILE = `file:///${NAME}`;
 const PATH = `/${NAME}`;
 const OF_COMMONJS = steady(/\b(?:require|module|exports|__filename|__dirname)\b/);
-const WITHIN = steady(/^(?:data|blob):/i); // modules that the program itself has brought
+const WITHIN = steady(/^(?:data|blob):/i); // modules that the program itself contains
 const ABSENT = "a workload is one module, no other is there";
 const NO_FILES = "invalid URL: relative URL with a cannot-be-a-base base";
 const META = `import.meta.url="${URL_OF_FILE}";import.meta.filename="${PATH}";import.meta.dirname="/";import.meta.main=true;`;
 
-// Modules that are there: the built-in ones, by both of their names, and those in URLs.
+// Available modules: the built-in ones, by both of their names, and those in URLs.
 const builtins = { __proto__: null };
 function absent(specifier, code) {
   const error = new ErrorType(`Cannot find module '${specifier}': ${ABSENT}`);
@@ -60,7 +60,7 @@ async function builtin(id) {
   const home = namespace.default;
   furnish(id, home);
   const values = typeof home === "function" || typeof home === "object" ? home : {};
-  // What was replaced in the module is replaced for those who import it by name.
+  // Replaced properties of the module are replaced for importers by name, too.
   const now = (name) => {
     const property = describeProperty(values, name);
     return property && hasOwn(property, "value") ? property.value : namespace[name];
@@ -84,12 +84,12 @@ async function dynamic(specifier, _, attributes) {
   return module;
 }
 
-// `require`, for CommonJS and for bundles that make one.
+// `require`, for CommonJS and for bundles that create one.
 let createRequire, isBuiltin, Module, strip;
 preparations.module = (nodeModule) => {
   ({ createRequire, isBuiltin, Module, stripTypeScriptTypes: strip } = nodeModule);
   own(nodeModule, "createRequire", (from) => {
-    createRequire(from); // which says what is wrong with it
+    createRequire(from); // which throws the right error
     return makeRequire(undefined);
   });
 };
@@ -138,13 +138,13 @@ const options = () => ({
 });
 const LocationType = URL;
 
-// What a module gives; without a prototype, because the program could have made one a promise.
+// A module's exports; without a prototype, because the program could have made one a promise.
 const of = (namespace) =>
   "default" in namespace
     ? { __proto__: null, made: namespace.default }
     : { __proto__: null, exported: keys(namespace) };
 
-// The text as V8 takes it: an ES module or, where it says so, CommonJS; or nothing.
+// The text for V8: an ES module or, if it is written so, CommonJS; or nothing.
 function parsed(source) {
   const mayBeCommonJS = apply(test, OF_COMMONJS, [source]);
   const found = (mayBeCommonJS && commonJS(source)) || esModule(source);
@@ -197,8 +197,8 @@ function commonJS(source) {
   };
 }
 
-// What is no JavaScript may be TypeScript, which Deno's own loader takes. But a program that needs what
-// only this harness gives it, is taken here, with blanks for its types.
+// Source that is not JavaScript may be TypeScript, which Deno's loader accepts. But a program that needs
+// features of this harness is run here, with blanks for its types.
 const OF_HARNESS_ALONE = steady(/\b(?:require|module|exports)\b|["'](?:node:)?(?:fs|os|process|module)["']/);
 function stripped(source) {
   if (!apply(test, OF_HARNESS_ALONE, [source])) return undefined;
@@ -210,7 +210,7 @@ function stripped(source) {
   }
 }
 
-// Deno's own loader knows all of TypeScript, and says where something is wrong.
+// Deno's own loader supports all of TypeScript, and reports the location of an error.
 let loaded = "";
 let shift = 0;
 let onFirstLine;
@@ -232,7 +232,7 @@ function rename(string) {
   return apply(replaceAll, shown, [loaded, NAME]);
 }
 
-// In every stack the module has the name that it has for people, also where the program shows one.
+// In every stack the module has its public name, also if the program prints the stack.
 const OF_HARNESS = { __proto__: null, [import.meta.url]: true, "ext:deno_node/vm.js": true };
 const OF_FILE = steady(new RegExp(`(^|\\()(?:file://)?${PATH}:`));
 own(Error, "prepareStackTrace", (error, frames) => {
@@ -265,8 +265,8 @@ function message(error) {
   }
 }
 
-// What was thrown as Node shows it: with stack, causes and whatever else it carries, in the name
-// that the user's file has for people. What could not be loaded has a message that says where.
+// The thrown value as Node shows it: with stack, causes and other properties, and with the public
+// name of the user's file. A load error has a message with its location.
 function describe(error) {
   try {
     const { message, code } = error ?? {};
@@ -278,7 +278,7 @@ function describe(error) {
   }
 }
 
-// Where the program has replaced what inspection stands on, the stack has to do.
+// If the program has replaced the functions that inspection needs, only the stack is shown.
 function inspected(error) {
   try {
     return inspect(error, PLAIN);
@@ -287,9 +287,9 @@ function inspected(error) {
   }
 }
 
-// Errors that nobody caught are first for those who listen for them, as everywhere; the harness
-// speaks where nobody does. Deno asks all listeners in turn, ours first, so the others are asked by
-// an event of their own.
+// Uncaught errors are passed to the program's listeners first, as everywhere; the harness reports
+// them if there are none. Deno calls all listeners in order, ours first, so the others are called
+// with a separate event.
 const { ErrorEvent: ErrorEventType, PromiseRejectionEvent: RejectionEventType } = globalThis;
 const { preventDefault, stopImmediatePropagation } = Event.prototype;
 const { get: defaultPrevented } = describeProperty(Event.prototype, "defaultPrevented");
@@ -308,14 +308,14 @@ announce = (exitCode) => {
   emit("exit", exitCode || node.exitCode || 0);
 };
 
-// Has the program taken care of it?
+// Has the program handled it?
 function taken(event) {
   const before = asking;
   asking = event;
   try {
     dispatch(event);
   } catch {
-    // Deno itself has stumbled over what the program did to its realm
+    // Deno itself failed because of the program's changes to its realm
   } finally {
     asking = before;
   }
@@ -344,13 +344,13 @@ addEventListener("error", (event) => {
     error = apply(errorOf, event, []);
     message = apply(messageOf, event, []);
   } catch {
-    return; // an event of the program's own, which only has this name
+    return; // an event of the program's own with the same name
   }
   apply(stopImmediatePropagation, event, []);
   apply(preventDefault, event, []);
   const again = new ErrorEventType("error", { cancelable: true, error, message });
   if (taken(again)) return;
-  if (error === null || error === undefined) complaint(apply(replace, message, [UNCAUGHT, ""])); // so speak workers
+  if (error === null || error === undefined) complaint(apply(replace, message, [UNCAUGHT, ""])); // the format of workers
   else uncaught(error, "uncaughtException");
 });
 addEventListener("unhandledrejection", (event) => {
@@ -360,7 +360,7 @@ addEventListener("unhandledrejection", (event) => {
     reason = apply(reasonOf, event, []);
     promise = apply(promiseOf, event, []);
   } catch {
-    return; // an event of the program's own, which only has this name
+    return; // an event of the program's own with the same name
   }
   apply(stopImmediatePropagation, event, []);
   apply(preventDefault, event, []);
@@ -375,7 +375,7 @@ addEventListener("beforeunload", () => {
   if (!settled && !ended) complaint(awaits);
 });
 
-// Is there something to wait for? A getter that throws is no promise.
+// Is it a thenable? A getter that throws means that it is not.
 function waits(value) {
   if (value === null || (typeof value !== "object" && typeof value !== "function")) return false;
   try {
@@ -385,7 +385,7 @@ function waits(value) {
   }
 }
 
-// No promise is handed to a function that the program could have replaced.
+// No promise is passed to a function that the program could have replaced.
 async function run(source, input) {
   let result;
   try {
@@ -394,7 +394,7 @@ async function run(source, input) {
     try {
       evaluated = await prepared?.();
     } catch (error) {
-      // Types alone can be what is missing: Deno's loader leaves out what is only imported as one.
+      // Perhaps only types are missing: Deno's loader drops imports that are used only as types.
       if (!(error instanceof SyntaxErrorType)) throw error;
     }
     result = await (evaluated ? evaluated() : load(source));
@@ -419,7 +419,7 @@ async function run(source, input) {
   }
 }
 
-// Everything is used once before, so that it is there when it is needed.
+// Everything is used once in advance, so that it is loaded when it is needed.
 const PLAINLY = "export default 1;";
 const TYPED = "export default (ready: number) => ready;";
 await (await parsed(PLAINLY)())();

@@ -1,8 +1,8 @@
-// Runs a WASI command module (preview 1). What it finds is an empty container: its arguments, its
+// Runs a WASI command module (preview 1) in an empty container: it has its arguments, its
 // three streams, the time and randomness; no variable, no file, no folder, no socket.
 //
-// The functions answer as wasmtime's do. Deno's own `node:wasi` is not used: it answers differently
-// (docs/wasi.md), and most of it is about files, of which there are none.
+// The functions behave like wasmtime's. Deno's own `node:wasi` is not used: it behaves differently
+// (docs/wasi.md), and most of it is about files, which do not exist here.
 
 const SUCCESS = 0;
 const BADF = 8;
@@ -13,7 +13,7 @@ const NOTSUP = 58;
 const SPIPE = 70;
 const READ = 2n; // the rights of a stream
 const WRITE = 64n;
-const CLOCK = 0; // what `poll_oneoff` may be asked to wait for
+const CLOCK = 0; // event types of `poll_oneoff`
 const TO_READ = 1;
 const TO_WRITE = 2;
 const FUNCTIONS_OF_FILES = [
@@ -38,8 +38,8 @@ const FUNCTIONS_OF_FILES = [
   "path_symlink",
   "path_unlink_file",
 ];
-const MOST_RANDOM_BYTES = 65536; // that one call gives
-const COMPONENT = 0x0d; // where a module has its version, see the binary format of either
+const MOST_RANDOM_BYTES = 65536; // the maximum of one call
+const COMPONENT = 0x0d; // the version field of a module that is a component, see the binary format of either
 const now = performance.now.bind(performance);
 
 const { code, given } = receive();
@@ -59,7 +59,7 @@ const streams = new Map([
   [2, writing(Deno.stderr)],
 ]);
 
-// Parts of the module's memory. One that is not inside of it, or not aligned, is a RangeError.
+// Parts of the module's memory. One that is outside of it, or not aligned, is a RangeError.
 let instance;
 const part = (Type) => (pointer, length = 1) => {
   const memory = instance?.exports.memory;
@@ -71,7 +71,7 @@ const halves = part(Uint16Array);
 const words = part(Uint32Array);
 const longs = part(BigUint64Array);
 
-// A function that does nothing but fail: the descriptor is none, or is no such thing.
+// A function that always fails: the descriptor does not exist, or is of another kind.
 const refusal = (errno, right) => (fd) => {
   const stream = streams.get(fd);
   return stream !== undefined && (right ?? stream.right) === stream.right ? errno : BADF;
@@ -103,7 +103,7 @@ function sleep(nanoseconds) {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Number(nanoseconds) / 1e6);
 }
 
-// One of the events that `poll_oneoff` is to wait for, or why that cannot be.
+// One of the events that `poll_oneoff` waits for, or the error for it.
 function subscription(pointer) {
   const [user] = longs(pointer);
   const [type] = bytes(pointer + 8);
@@ -146,7 +146,7 @@ const functions = {
   fd_fdstat_get: (fd, result) => {
     const right = streams.get(fd)?.right;
     if (right === undefined) return BADF;
-    longs(result, 3).set([0n, right, right]); // of a type that is not told: no terminal
+    longs(result, 3).set([0n, right, right]); // of unknown type: not a terminal
     return SUCCESS;
   },
   fd_filestat_get: (fd, result) => {
@@ -185,13 +185,13 @@ const functions = {
   },
   sched_yield: () => SUCCESS,
 
-  // The streams never let a program wait: all of the input is there, and the host takes what is
-  // printed. So they come first, and the nearest of the times only where nobody asks for a stream.
+  // The streams never block: all of the input is available, and the host reads all output.
+  // So they come first, and the nearest timeout only if no stream is polled.
   poll_oneoff: (subscriptions, events, count, ready) => {
     const size = count >>> 0;
     if (size === 0) return INVAL;
     const total = words(ready);
-    bytes(subscriptions, 48 * size); // or the list ends outside
+    bytes(subscriptions, 48 * size); // otherwise the list ends outside
     const asked = [];
     for (let at = 0; at < size; at++) {
       const event = subscription(subscriptions + 48 * at);
@@ -222,7 +222,7 @@ const failed = (error, where = "") =>
       : "Error: the module threw an exception that nothing caught",
   );
 
-// A module that catches everything would go on after an exception of a function that it called.
+// A module that catches everything would continue after an exception in a function that it called.
 const final = (name, call) => (...given) => {
   try {
     return call(...given);

@@ -187,16 +187,16 @@ def test_forked_child_neither_uses_nor_removes_its_parents_warm_containers(
     backend = make(pool={IMAGE: 1})
     assert backend.execute(ECHO).output == 1
     deadline = time.monotonic() + 30
-    while not backend.warm():
+    while not backend.warm_container_ids():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    warm = backend.warm()
+    warm = backend.warm_container_ids()
     child = os.fork()
     if child == 0:
-        ended_well = backend.warm() == set()
+        ended_well = backend.warm_container_ids() == set()
         backend.close()
         os._exit(0 if ended_well else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert backend.warm() == warm
+    assert backend.warm_container_ids() == warm
     with closing(engine.client()) as client:
         assert client.inspect_container(*warm)["State"]["Running"]

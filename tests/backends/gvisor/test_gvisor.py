@@ -95,7 +95,7 @@ def test_warm_container_takes_any_command(engine: TestEngine, make):
 
 def wait_for_spares(backend: GVisorBackend, count: int) -> None:
     deadline = time.monotonic() + 30
-    while len(backend.warm()) < count:
+    while len(backend.warm_container_ids()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -116,7 +116,7 @@ def test_removed_or_killed_warm_containers_affect_no_workload(engine: TestEngine
     assert backend.execute(spec).output == 1
     wait_for_spares(backend, 2)
     client = engine.client()
-    for number, spare in enumerate(backend.warm()):
+    for number, spare in enumerate(backend.warm_container_ids()):
         if number:
             client.kill(spare)
         else:

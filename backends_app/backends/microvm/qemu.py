@@ -145,7 +145,7 @@ class Accelerators:
         if self.setting == "any":
             return "tcg"
         raise BackendUnavailable(
-            f"{fault}; the option 'accelerator' may allow TCG, which is no security boundary"
+            f"{fault}; the option 'accelerator' may allow TCG, which is not a security boundary"
         )
 
     def _fault(self, qemu: Qemu, proof: Path) -> str:

@@ -278,7 +278,7 @@ def test_health_is_one_of_four_states():
     assert [one.state for one in states] == ["unknown", "undetected", "unhealthy", "healthy"]
     assert [one.eligible for one in states] == [True, False, False, True]
     for wrong in [(None, True), (False, None), (False, True), (True, None), (1, 2)]:
-        with pytest.raises(ValueError, match="no state"):
+        with pytest.raises(ValueError, match="no such state"):
             Health(*wrong, "x")
 
 

@@ -23,7 +23,7 @@ def ratios() -> Iterator[Ratio]:
             ports.append(int(stack.enter_context(server)[0]))
         loads = [Load(port, "/v1/backends") for port in ports]
         for load in loads:
-            load.answer()
+            load.response()
         time.sleep(3)  # the probes that the first request started
         for load in loads:
             load.rate()  # to warm up

@@ -77,7 +77,7 @@ def test_kill_kills_a_workload_once(capsys):
     workload = recorded()
     call_command("workload", "kill", workload.pk)
     assert Workload.objects.get().status == "killed"
-    with pytest.raises(CommandError, match="has ended"):
+    with pytest.raises(CommandError, match="has already finished"):
         call_command("workload", "kill", workload.pk)
 
 

@@ -16,7 +16,8 @@ from tests.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
-    *("Makefile", "README.md", "CHANGELOG.md", "pyproject.toml", "manage.py", "gunicorn.conf.py"),
+    *("Makefile", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("pyproject.toml", "manage.py", "gunicorn.conf.py"),
     *("requirements.in", "requirements.txt"),
     *("requirements-production.in", "requirements-production.txt"),
     *("vulcan_site", "backends_app", "tests", "docs", "ops"),

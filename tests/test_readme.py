@@ -1,9 +1,10 @@
-"""The README and the security page are accurate: examples run, tables match the code."""
+"""The README and docs/ are accurate: examples run, tables match the code, links lead somewhere."""
 
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.test import override_settings
@@ -18,10 +19,39 @@ from tests.programs import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+ALL = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
 
 
-def test_the_readmes_backend_example_runs_unchanged(tmp_path, monkeypatch):
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#:]*(?:#[^)]*)?)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        headings = re.findall(r"^#+ (.*)", linked.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+        assert not anchor or anchor in anchors, f"{page.name}: {target}"
+
+
+def test_the_table_of_environment_variables_is_complete():
+    site = [ROOT / "vulcan_site" / name for name in ("settings.py", "proxies.py")]
+    code = "\n".join(file.read_text() for file in site)
+    read = set(re.findall(r'(?:env\.\w+|_rate)\(\s*"([A-Z_]+)"', code))
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", CONFIGURATION, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    assert listed == read
+    template = (ROOT / ".env.example").read_text()
+    assert set(re.findall(r"^# ([A-Z_]+)=", template, re.MULTILINE)) == listed
+
+
+def test_the_backend_example_runs_unchanged(tmp_path, monkeypatch):
     [example] = [block for block in BLOCKS if "class ShoutingBackend" in block]
     body = example[example.index("class ShoutingBackend") :]
     assert len([line for line in body.splitlines() if line.strip()]) <= 15
@@ -36,7 +66,7 @@ def test_the_readmes_backend_example_runs_unchanged(tmp_path, monkeypatch):
         assert services.run(spec).result.output == "HELLO"
 
 
-def test_the_readmes_registration_example_runs_unchanged():
+def test_the_registration_example_runs_unchanged():
     [register] = [block for block in BLOCKS if "registry.register(" in block]
     from backends_app.backends.fake import FakeBackend
 
@@ -47,7 +77,7 @@ def test_the_readmes_registration_example_runs_unchanged():
         registry.unregister("shouting")
 
 
-def test_the_settings_in_the_readme_are_the_defaults():
+def test_the_documented_settings_are_the_defaults():
     [settings] = [block for block in BLOCKS if "ISOLATION_ROUTES" in block]
     shown: dict = {}
     exec(settings, shown)
@@ -68,16 +98,19 @@ def test_the_routing_table_in_the_readme_is_the_default(route):
     assert f"| `{route.target}` |" in row
 
 
-def test_the_commands_in_the_readme_exist():
+def test_the_documented_commands_exist():
     from django.core.management import get_commands
 
-    for name in re.findall(r"^\| `(\w+_\w+)", README, re.MULTILINE):
+    commands = (ROOT / "docs" / "commands.md").read_text()
+    for name in re.findall(r"^\| `(\w+_\w+)", commands, re.MULTILINE):
         assert name in get_commands()
 
 
-def test_the_make_targets_in_the_readme_exist():
+def test_the_documented_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)`?", README):
+    targets = re.findall(r"(?:`|\$ )make (\w+)", ALL)
+    assert {"run", "test", "check"} <= {*targets}
+    for target in targets:
         assert f"\n{target}:" in makefile
 
 

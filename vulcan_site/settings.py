@@ -1,42 +1,7 @@
 """Settings of the Vulcan site, with safe defaults for production, adjusted by the environment.
 
-Variables are read from the environment, or from a file `.env` beside manage.py (`make run` creates
-one for development):
-
-- `SECRET_KEY`: signs sessions. Default: random for each process, which works only with one process.
-- `DATABASE_URL`: default: an SQLite file beside manage.py.
-- `ALLOWED_HOSTS`: comma-separated; default: this machine only.
-- `CSRF_TRUSTED_ORIGINS`: comma-separated, with scheme; needed behind a proxy that terminates TLS.
-- `HTTPS`: 1 if users connect over TLS: secure cookies, HSTS, redirects.
-- `STATIC_ROOT`: folder of `collectstatic`, whose files are served compressed.
-- `GVISOR_ENGINE`: URL of the Docker Engine; default: unix:///var/run/docker.sock.
-- `MICROVM_FOLDER`: folder of the microVM images; default: in the user's data folder.
-- `MICROVM_ACCELERATOR`: `kvm` (default), `any` or `tcg`. The latter two allow QEMU's emulator,
-  which is not a security boundary by itself. The development `.env` sets `any`.
-- `EXECUTOR`: `local` (default) runs workloads in threads of the server; `celery` runs them in
-  workers on this and other machines, which `manage.py run_worker` starts.
-- `BROKER_URL`: Redis URL for `celery`; default: redis://127.0.0.1:6379/0.
-- `THROTTLE_USER`, `THROTTLE_ADDRESS`: submissions per user and per client address; default:
-  6000/min and 12000/min, empty for no limit (`/s`, `/min`, `/hour`, `/day`).
-- `THROTTLE_SIGN_IN`: failed log-ins per client address; default: 10/min.
-- `CACHE_URL`: where throttles count; default: in the memory of each process, so that four gunicorn
-  workers count separately; redis://… for a shared count.
-- `PROXIES`: number of proxies in front, each of which appends its client to `X-Forwarded-For`;
-  default: 1 with HTTPS, else 0, which ignores the header and warns about slow clients.
-- `TOKEN_DAYS`: lifetime of new tokens in days; default: 30.
-- `CORS_ORIGINS`: comma-separated, with scheme: origins whose pages may call the API; default: none.
-- `SOURCE_DAYS`, `OUTPUTS_DAYS`, `RECORDS_DAYS`: retention of the source, outputs and record of an
-  ended workload in days (0, 30, 365); `prune_workloads` deletes what is older.
-- `RUNTIME_DIR`: folder for locks and other short-lived files; default: in the temporary folder.
-- `METRICS_ACCESS`: who may read `/metrics`: `token` (default; clients that send `METRICS_TOKEN`,
-  and nobody if it is not set), `open` (everybody) or `off`.
-- `METRICS_TOKEN`: the Bearer token of Prometheus.
-- `REQUIRED_BACKENDS`: comma-separated names; `/readyz` fails while one of them is not healthy.
-- `SILENCED_SYSTEM_CHECKS`: comma-separated ids of acknowledged warnings.
-- `DEBUG`: 1 for Django's debug pages.
-- `LOG_FORMAT`: `json` (one line per event) or `console` (for people); default: json for servers and
-  workers, console for the other commands of manage.py and with DEBUG.
-- `LOG_LEVEL`: default: INFO; WARNING for commands that do not serve.
+docs/configuration.md lists the variables, which come from the environment or from a file `.env`
+beside manage.py.
 """
 
 import re

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.site import Site
 from tests.programs import manage
 
-# As in the production section of README.md.
+# As in the production section of docs/operations.md.
 PRODUCTION = {
     "SECRET_KEY": "0123456789" * 3 + "abcdefghijklmnopqrstuvwxyz",
     "ALLOWED_HOSTS": "vulcan.example.org",

@@ -3,6 +3,9 @@
 from django.contrib import admin
 from django.urls import include, path
 
+admin.site.site_header = admin.site.site_title = "Vulcan"
+admin.site.index_title = "Operate Vulcan"
+
 urlpatterns = [
     path("", include("backends_app.dashboard.urls")),
     path("", include("backends_app.benchmarks.urls")),

@@ -39,9 +39,8 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
         context = super().get_context(data, accepted_media_type, renderer_context)
         links = getattr(renderer_context["view"], "links", None)
         context["links"] = [*self._full_link, *(links() if links is not None else [])]
-        context["code_style"] = (
-            None  # inline styles for highlighted code, which our pages do not show
-        )
+        # Inline styles for highlighted code, which our pages do not show.
+        context["code_style"] = None
         return context
 
     def get_content(

@@ -3,19 +3,20 @@
 import base64
 import binascii
 import re
+import shlex
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
-from rest_framework.fields import empty
+from rest_framework.fields import empty, iter_options
 from rest_framework.utils import html
 
 from .. import strict_json
 from ..conf import limits
 from ..exceptions import InvalidRequest, comma_join, short_repr
-from ..routing import MAX_ISOLATIONS
+from ..routing import MAX_ISOLATIONS, RUNTIME_ALIASES, RUNTIMES
 from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
 MAX_NAMED_ERRORS = 10
@@ -105,11 +106,37 @@ class FlagField(serializers.BooleanField):
 
 
 class RuntimeField(TextField):
-    """A string that routing validates; in a form, an empty one is missing."""
+    """A string that routing validates; a form offers the names, and an empty one is missing."""
+
+    def iter_options(self) -> Any:
+        """Return the options of the form's list."""
+        return iter_options({name: name for name in (*RUNTIMES, *RUNTIME_ALIASES)})
 
     def get_value(self, dictionary: Any) -> Any:
         value = super().get_value(dictionary)
         return empty if value == "" and html.is_html_input(dictionary) else value
+
+
+class CommandField(serializers.ListField):
+    """A list of words; in a form, a line that is split as a shell does."""
+
+    default_error_messages = {"unbalanced": "Has a quote without an end."}
+
+    def get_value(self, dictionary: Any) -> Any:
+        if html.is_html_input(dictionary) and self.field_name in dictionary:
+            line = dictionary[self.field_name]
+            return empty if isinstance(line, str) and not line.strip() else line
+        return super().get_value(dictionary)
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str) and _from_form(self):
+            try:
+                data = shlex.split(data)
+            except ValueError:
+                self.fail("unbalanced")
+        elif not isinstance(data, list):  # an uploaded file
+            self.fail("not_a_list", input_type=type(data).__name__)
+        return super().to_internal_value(data)
 
 
 @extend_schema_field(OpenApiTypes.BYTE)
@@ -186,9 +213,11 @@ def parse_isolation(text: str) -> str | list[str]:
 class ResourcesSerializer(StrictSerializer):
     """The resources that the workload may use; missing values are the operator's defaults."""
 
-    cpus = NumberField(required=False, help_text="Processors, e.g. 0.5 or 2.")
-    mem_mb = WholeNumberField(required=False, help_text="Memory in MB.")
-    timeout_s = NumberField(required=False, help_text="Time limit in seconds.")
+    cpus = NumberField(required=False, label="Processors", help_text="Processors, e.g. 0.5 or 2.")
+    mem_mb = WholeNumberField(required=False, label="Memory (MB)", help_text="Memory in MB.")
+    timeout_s = NumberField(
+        required=False, label="Time limit (seconds)", help_text="Time limit in seconds."
+    )
 
 
 class WorkloadRequestSerializer(StrictSerializer):
@@ -199,6 +228,7 @@ class WorkloadRequestSerializer(StrictSerializer):
         allow_blank=True,
         trim_whitespace=False,
         initial="node",
+        style={"base_template": "select.html"},
         help_text="node (or javascript, typescript), wasm, python, go, oci; optional for images.",
     )
     isolation = IsolationField(
@@ -215,15 +245,19 @@ class WorkloadRequestSerializer(StrictSerializer):
         help_text="The program's source code; for the runtime wasm, a module in base64.",
     )
     code_archive = Base64Field(
-        required=False, help_text="A tar.gz with the program, in base64.", style={"rows": 3}
+        required=False,
+        label="Archive (base64)",
+        help_text="A tar.gz with the program, in base64.",
+        style={"rows": 3},
     )
     image = TextField(
         required=False, max_length=MAX_IMAGE_CHARS, help_text="An OCI image reference."
     )
-    command = serializers.ListField(
+    command = CommandField(
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
+        style={"base_template": "input.html"},
         help_text="The command line as a list of words. It replaces an image's CMD, after its "
         "ENTRYPOINT; a WebAssembly module gets it as arguments, after its own name.",
     )
@@ -237,6 +271,7 @@ class WorkloadRequestSerializer(StrictSerializer):
     resources = ResourcesSerializer(required=False)
     rerun_if_lost = FlagField(
         required=False,
+        label="Rerun if lost",
         default=False,
         help_text="Run it a second time when the outcome of the first run is unknown.",
     )

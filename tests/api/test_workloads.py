@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from rest_framework.test import APIClient
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
+from backends_app.routing import RUNTIME_ALIASES, RUNTIMES
 from backends_app.workloads import ExitReason, WorkloadResult
 
 NODE = {"runtime": "node", "code": "export default (x) => x"}
@@ -442,7 +444,31 @@ def test_a_form_is_as_strict_as_json(client, body, attr, code):
     assert (error["attr"], error["code"]) == (attr, code)
 
 
-@pytest.mark.parametrize("field", ["code", "code_archive", "input", "runtime", "isolation"])
+def test_a_form_takes_the_command_as_a_line(client, fakes):
+    commands = []
+    fakes["microvm"].program = lambda workload: commands.append(workload.command)
+    form = {"runtime": "python", "code": "1", "command": """python3 -c 'print("a b")' c"""}
+    assert client.post("/v1/workloads", form).status_code == 201
+    assert commands == [("python3", "-c", 'print("a b")', "c")]
+    assert client.post("/v1/workloads", {**form, "command": " "}).status_code == 201
+    assert commands[1:] == [()]
+    response = client.post("/v1/workloads", {**form, "command": "'a"})
+    assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "command")
+
+
+def test_the_form_offers_the_runtimes_and_has_labels_in_words(client):
+    page = client.get("/v1/workloads", headers={"accept": "text/html"}).content.decode()
+    for runtime in (*RUNTIMES, *RUNTIME_ALIASES):
+        assert f'<option value="{runtime}"' in page
+    for label in ("Memory (MB)", "Time limit (seconds)", "Processors", "Command"):
+        assert re.search(rf"<label[^>]*>\s*{re.escape(label)}\s*</label>", page), label
+    assert '<input name="command"' in page
+    assert "Lists are not currently supported" not in page
+
+
+@pytest.mark.parametrize(
+    "field", ["code", "code_archive", "input", "runtime", "isolation", "command"]
+)
 def test_a_file_in_a_text_field_is_400(client, field):
     form = {"runtime": "node", "code": "1", field: io.BytesIO(b"1")}
     response = client.post("/v1/workloads", form, format="multipart")

@@ -120,7 +120,11 @@ class RuntimeField(TextField):
 class CommandField(serializers.ListField):
     """A list of words; in a form, a line that is split as a shell does."""
 
-    default_error_messages = {"unbalanced": "Has a quote without an end."}
+    MAX_LINE_CHARS = MAX_COMMAND_WORDS * MAX_WORD_CHARS
+    default_error_messages = {
+        "unbalanced": "Has a quote without an end.",
+        "too_long": f"Must be at most {MAX_LINE_CHARS:,} characters.",
+    }
 
     def get_value(self, dictionary: Any) -> Any:
         if html.is_html_input(dictionary) and self.field_name in dictionary:
@@ -130,6 +134,8 @@ class CommandField(serializers.ListField):
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, str) and _from_form(self):
+            if len(data) > self.MAX_LINE_CHARS:
+                self.fail("too_long")
             try:
                 data = shlex.split(data)
             except ValueError:

@@ -452,8 +452,9 @@ def test_a_form_takes_the_command_as_a_line(client, fakes):
     assert commands == [("python3", "-c", 'print("a b")', "c")]
     assert client.post("/v1/workloads", {**form, "command": " "}).status_code == 201
     assert commands[1:] == [()]
-    response = client.post("/v1/workloads", {**form, "command": "'a"})
-    assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "command")
+    for line in ("'a", "a " * 140_000):
+        response = client.post("/v1/workloads", {**form, "command": line})
+        assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "command")
 
 
 def test_the_form_offers_the_runtimes_and_has_labels_in_words(client):

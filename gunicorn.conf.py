@@ -14,7 +14,7 @@ import environ
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidHeader
 
-from backends_app import metrics_folder
+from backends_app.observability import multiprocess_dir
 from vulcan_site import logs, proxies
 
 
@@ -56,8 +56,8 @@ forwarder_headers = ""  # the default trusts SCRIPT_NAME and PATH_INFO, which a 
 
 
 _default = Path(tempfile.gettempdir(), f"vulcan-{os.geteuid()}")  # as in backends_app.conf
-_folder = metrics_folder.create(Path(_environ.get("RUNTIME_DIR") or _default))
-os.environ[metrics_folder.ENV_VAR] = str(_folder)
+_folder = multiprocess_dir.create(Path(_environ.get("RUNTIME_DIR") or _default))
+os.environ[multiprocess_dir.ENV_VAR] = str(_folder)
 
 
 class _ExpectedBody:
@@ -102,7 +102,7 @@ def child_exit(server: object, worker: Any) -> None:
 
 
 def on_exit(server: object) -> None:
-    metrics_folder.remove(_folder)
+    multiprocess_dir.remove(_folder)
 
 
 def post_fork(server: object, worker: object) -> None:
@@ -116,7 +116,7 @@ def post_fork(server: object, worker: object) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the executor before the first request: run pending workloads, recover lost ones."""
     from backends_app.executors import get_executor
-    from backends_app.thread_shares import thread_shares
+    from backends_app.utils.thread_shares import thread_shares
 
     thread_shares.set_threads(worker.cfg.threads)
     get_executor().ensure_started(wait_s=0)

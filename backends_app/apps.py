@@ -12,7 +12,8 @@ class BackendsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import audit, checks, conf, executors, metrics
+        from . import checks, conf, executors
+        from .observability import audit, metrics
 
         audit.register()
         checks.register()

@@ -15,8 +15,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from .fields import AnyJSONField, UTF8Field
 from .routing import MAX_NAME_CHARS
+from .utils.fields import AnyJSONField, UTF8Field
 from .workloads import AUTO, MAX_SIGNAL_CHARS, SOURCE_FORMATS, UTF8, ExitReason, Status
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeAlias
 
-from . import strict_json
 from .exceptions import InvalidRequest, comma_join, short_repr
-from .strict_json import JSON
+from .utils import strict_json
+from .utils.strict_json import JSON
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")

@@ -19,11 +19,11 @@ from rest_framework.test import APIClient
 from backends_app.api.urls import api_urlpatterns
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
-from backends_app.dashboard.history import History
-from backends_app.dashboard.urls import dashboard_urlpatterns
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
+from backends_app.web.dashboard.history import History
+from backends_app.web.dashboard.urls import dashboard_urlpatterns
 from tests.lanes import lanes_of
 from tests.needs import unlisted
 from tests.programs import DATABASE, ROOT, manage

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backends_app.exceptions import BackendAtCapacity
-from backends_app.slots import acquire_slot
+from backends_app.execution.slots import acquire_slot
 
 
 def has_waiter(name: str, taken: int, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from django.test import Client
 from backends_app.backends.base import Health
 from backends_app.executors.local import LocalExecutor
 from backends_app.models import Workload
-from backends_app.readiness import Readiness
+from backends_app.observability.readiness import Readiness
 from backends_app.registry import Registry
 from tests.confinement.programs import children, gone
 from tests.programs import manage, running, wait_until

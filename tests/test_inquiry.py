@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends_app.inquiry import CallTimeout, SingleFlight
+from backends_app.utils.singleflight import CallTimeout, SingleFlight
 
 SHORT_S, LONG_S = 0.01, 60.0
 

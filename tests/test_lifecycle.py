@@ -7,7 +7,6 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, OperationalError
 
-from backends_app import lifecycle, logs
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import (
     BackendAtCapacity,
@@ -17,7 +16,8 @@ from backends_app.exceptions import (
     InvalidRequest,
     WorkloadFinished,
 )
-from backends_app.lifecycle import (
+from backends_app.execution import lifecycle
+from backends_app.execution.lifecycle import (
     DuplicateSubmission,
     finish,
     kill,
@@ -25,10 +25,11 @@ from backends_app.lifecycle import (
     run_inline,
     run_next,
 )
+from backends_app.execution.slots import workload_lock
+from backends_app.execution.supervisor import supervisor
+from backends_app.logs import store
 from backends_app.models import ENDED, PREVIOUS_STATUSES, LogBlock, Source, Workload
 from backends_app.registry import Registry
-from backends_app.running import supervisor
-from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
 from tests.workloads import recorded, submission
 
@@ -42,7 +43,7 @@ def never() -> bool:
 
 
 def lines(workload: Workload) -> list[str]:
-    return [line.text for line in logs.lines_after(logs.blocks_after(workload.pk, 0), 0)]
+    return [line.text for line in store.lines_after(store.blocks_after(workload.pk, 0), 0)]
 
 
 # Status transitions

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app import logs
-from backends_app.logs import FULL, MAX_LINE_BYTES, MAX_LINES, Block, Line, LogBuffer
+from backends_app.logs import store
+from backends_app.logs.store import (
+    FULL,
+    MAX_LINE_BYTES,
+    MAX_LINES,
+    Block,
+    Line,
+    LogBuffer,
+)
 from backends_app.models import Workload
 from tests.workloads import recorded
 
@@ -21,7 +28,7 @@ def logged(*said: tuple[str, bytes], max_bytes: int = MB) -> list[Block]:
 
 
 def lines(blocks: list[Block], after: int = 0) -> list[tuple[int, str, str]]:
-    return [(one.number, one.stream, one.text) for one in logs.lines_after(blocks, after)]
+    return [(one.number, one.stream, one.text) for one in store.lines_after(blocks, after)]
 
 
 def test_lines_are_numbered_over_both_streams_in_order():
@@ -161,7 +168,7 @@ def test_characters_are_never_split(text: str, size: int, longest: int, slow: bo
     data = text.encode()
     for max_bytes in (len(data) + 400, max(1, len(data) // 2)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(logs, "MAX_LINE_BYTES", longest)
+            patch.setattr(store, "MAX_LINE_BYTES", longest)
             buffer = LogBuffer(max_bytes, clock=clock)
             for at in range(0, len(data), size):
                 buffer.write("stdout", data[at : at + size])
@@ -191,13 +198,13 @@ def test_a_second_attempt_continues_the_line_numbers():
 @pytest.mark.django_db
 def test_stored_lines_are_read_after_any_number():
     workload = recorded()
-    logs.store(workload.pk, logged(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
-    logs.store(workload.pk, [Block(6, "stdout", "6\n", 1)])
+    store.save_blocks(workload.pk, logged(("stdout", b"1\n2\n3\n"), ("stderr", b"4\n\x00\n")))
+    store.save_blocks(workload.pk, [Block(6, "stdout", "6\n", 1)])
     assert Workload.objects.get().log_lines == 6
     for after in range(8):
-        found = list(logs.lines_after(logs.blocks_after(workload.pk, after), after))
+        found = list(store.lines_after(store.blocks_after(workload.pk, after), after))
         assert [line.number for line in found] == [*range(after + 1, 7)]
     assert found == []
-    assert logs.blocks_after("nobody", 0) == []
-    [*_, line] = logs.lines_after(logs.blocks_after(workload.pk, 0), 0)
+    assert store.blocks_after("nobody", 0) == []
+    [*_, line] = store.lines_after(store.blocks_after(workload.pk, 0), 0)
     assert line == Line(6, "stdout", "6")

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
-from backends_app import lifecycle, signals
+from backends_app import signals
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
+from backends_app.execution import lifecycle
+from backends_app.execution.slots import acquire_slot
 from backends_app.health import HealthMonitor
 from backends_app.registry import Registry, registry
-from backends_app.slots import acquire_slot
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.scrapes import Scrape
 from tests.workloads import recorded, submission

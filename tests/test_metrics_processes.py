@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from backends_app import metrics_folder
+from backends_app.observability import multiprocess_dir
 from tests.confinement.programs import children, gone
 from tests.programs import PATIENCE_S, manage, running, wait_until
 from tests.scrapes import Scrape, scrape
@@ -38,7 +38,7 @@ class Server:
 
     @property
     def folders(self) -> list[Path]:
-        return sorted(self.folder.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+        return sorted(self.folder.glob(f"vulcan-*/{multiprocess_dir.PREFIX}*"))
 
     def get(self, path: str) -> int:
         """Return the status, over a new connection each time, so of any worker."""
@@ -140,14 +140,14 @@ def test_the_metrics_folder_is_in_the_runtime_folder(migrated: Path):
     runtime = migrated / "run"
     with running_server(migrated, RUNTIME_DIR=str(runtime)) as server:
         assert server.folders == []
-        [folder] = runtime.glob(f"{metrics_folder.PREFIX}*")
+        [folder] = runtime.glob(f"{multiprocess_dir.PREFIX}*")
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_runtime_folder_that_others_may_write_to_is_refused(tmp_path: Path):
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="must belong to this user"):
-        metrics_folder.create(tmp_path)
+        multiprocess_dir.create(tmp_path)
 
 
 def test_other_files_in_the_runtime_folder_are_kept(tmp_path: Path):
@@ -155,9 +155,9 @@ def test_other_files_in_the_runtime_folder_are_kept(tmp_path: Path):
     slot, dead = tmp_path / "metrics.0.slot", tmp_path / "metrics.of-the-dead"
     slot.touch()  # of a backend with this name
     dead.mkdir()
-    fresh = metrics_folder.create(tmp_path)
+    fresh = multiprocess_dir.create(tmp_path)
     assert {*tmp_path.iterdir()} == {slot, fresh}
-    assert metrics_folder.create(tmp_path) == fresh
+    assert multiprocess_dir.create(tmp_path) == fresh
 
 
 def test_the_development_server_needs_no_folder(migrated: Path):
@@ -170,7 +170,7 @@ def test_the_development_server_needs_no_folder(migrated: Path):
         request = urllib.request.Request(f"{address}/metrics", method="HEAD")
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.read() == b""
-    assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+    assert not list(migrated.glob(f"vulcan-*/{multiprocess_dir.PREFIX}*"))
 
 
 def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
@@ -199,7 +199,7 @@ def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
             wait_until(lambda: server.scrape("hush")("vulcan_nodes_alive") == 1)
             for path, status in (("/metrics", 401), ("/healthz", 200), ("/v1/backends", 404)):
                 assert _status(address.replace("/metrics", path)) == status
-    assert not list(migrated.glob(f"vulcan-*/{metrics_folder.PREFIX}*"))
+    assert not list(migrated.glob(f"vulcan-*/{multiprocess_dir.PREFIX}*"))
 
 
 def _post(port: int, token: str, body: dict) -> tuple[int, object]:

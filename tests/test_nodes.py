@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from backends_app.backends.base import Health
+from backends_app.execution.nodes import FailureDetector, deregister, heartbeat, node_id, summarize
 from backends_app.models import NodeBackend
-from backends_app.nodes import FailureDetector, deregister, heartbeat, node_id, summarize
 from backends_app.registry import Registry
 from backends_app.workloads import Status
 from tests.workloads import recorded

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
-from backends_app import conf, services
+from backends_app import conf
 from backends_app.backends.base import Health
+from backends_app.execution import services
 from backends_app.health import run_probe
 from backends_app.registry import registry
 from backends_app.routing import RouteTable
@@ -123,7 +124,7 @@ def test_every_test_named_on_the_security_page_exists():
 
 
 def test_every_wall_is_on_the_security_page():
-    from backends_app.confinement.walls import MISSING
+    from backends_app.sandbox.walls import MISSING
 
     for wall in MISSING:
         assert f"| `{wall}` |" in SECURITY

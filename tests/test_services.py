@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import (
@@ -16,6 +15,7 @@ from backends_app.exceptions import (
     BackendUnavailable,
     InvalidRequest,
 )
+from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadResult, WorkloadSpec
 

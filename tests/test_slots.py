@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends_app.exceptions import BackendAtCapacity, BackendUnavailable
-from backends_app.slots import (
+from backends_app.execution.slots import (
     acquire_slot,
     is_locked,
     remove_stale_locks,
@@ -24,7 +24,7 @@ from tests.slots import has_waiter
 HOLDER = """
 import sys, time
 from pathlib import Path
-from backends_app.slots import acquire_slot, slots_in_use
+from backends_app.execution.slots import acquire_slot, slots_in_use
 with acquire_slot("isolate", 1, Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)
@@ -33,7 +33,7 @@ with acquire_slot("isolate", 1, Path(sys.argv[1])):
 MARKER = """
 import sys, time
 from pathlib import Path
-from backends_app.slots import workload_lock
+from backends_app.execution.slots import workload_lock
 with workload_lock("killed", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1000)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.strict_json import InvalidJSON, loads
+from backends_app.utils.strict_json import InvalidJSON, loads
 
 plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 documents = st.recursive(

@@ -6,7 +6,7 @@ import pytest
 
 from backends_app import signals
 from backends_app.exceptions import TooManyWaiting
-from backends_app.thread_shares import ThreadShares
+from backends_app.utils.thread_shares import ThreadShares
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from backends_app.lifecycle import Submission
+from backends_app.execution.lifecycle import Submission
 from backends_app.models import ENDED, Source, Workload
 from backends_app.workloads import Status, WorkloadSpec
 

@@ -62,9 +62,9 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "vulcan_site.last_resort.LastResortMiddleware",  # first: answers failures of all others
-    "backends_app.operations.ProbeMiddleware",  # probes need none of the following
+    "backends_app.observability.probes.ProbeMiddleware",  # probes need none of the following
     "vulcan_site.requests.RequestMiddleware",  # logs the responses of all that follow
-    "backends_app.request_metrics.RequestMetricsMiddleware",
+    "backends_app.observability.request_metrics.RequestMetricsMiddleware",
     "vulcan_site.policy.ContentPolicyMiddleware",
     "vulcan_site.content_types.ContentTypeMiddleware",  # before a query or a body is decoded
     "django.middleware.security.SecurityMiddleware",

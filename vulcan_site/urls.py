@@ -7,7 +7,7 @@ admin.site.site_header = admin.site.site_title = "Vulcan"
 admin.site.index_title = "Operate Vulcan"
 
 urlpatterns = [
-    path("", include("backends_app.dashboard.urls")),
+    path("", include("backends_app.web.dashboard.urls")),
     path("", include("backends_app.benchmarks.urls")),
     path("v1/", include("backends_app.api.urls")),
     path("admin/", admin.site.urls),

@@ -12,15 +12,15 @@ from django.views.decorators.http import require_POST
 
 from ..backends.base import Health
 from ..conf import runtime_dir
-from ..database import release_connection
 from ..exceptions import BackendNotRegistered
+from ..execution.nodes import Node
+from ..execution.slots import slots_in_use
 from ..executors import get_executor
 from ..health import monitor
 from ..models import Backend
-from ..nodes import Node
 from ..registry import registry
 from ..routing import RegisteredBackend, RouteTable
-from ..slots import slots_in_use
+from ..utils.database import release_connection
 from .base import PageAdmin
 from .display import escape_controls, format_datetime
 

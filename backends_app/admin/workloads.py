@@ -21,9 +21,10 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from .. import lifecycle, logs
 from ..exceptions import InvalidRequest, VulcanError, WorkloadFinished
+from ..execution import lifecycle
 from ..executors import get_executor
+from ..logs import store
 from ..models import Workload
 from ..workloads import Status
 from .base import ReadOnlyAdmin
@@ -215,7 +216,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
     def log_shown(self, workload: Workload) -> SafeString | str:
         """Render the last lines. The API serves the full log."""
         after = max(0, workload.log_lines - MAX_LOG_LINES)
-        lines = logs.lines_after(logs.blocks_after(workload.pk, after), after)
+        lines = store.lines_after(store.blocks_after(workload.pk, after), after)
         rows = [
             (line.number, line.stream, escape_controls(line.text, MAX_LINE_CHARS))
             for line in islice(lines, MAX_LOG_LINES)

@@ -7,9 +7,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.utils.mediatypes import media_type_matches
 
-from .. import strict_json
 from ..conf import limits
 from ..exceptions import short_repr
+from ..utils import strict_json
 from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 

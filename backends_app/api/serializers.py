@@ -13,10 +13,10 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.fields import empty, iter_options
 from rest_framework.utils import html
 
-from .. import strict_json
 from ..conf import limits
 from ..exceptions import InvalidRequest, comma_join, short_repr
 from ..routing import MAX_ISOLATIONS, RUNTIME_ALIASES, RUNTIMES
+from ..utils import strict_json
 from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
 MAX_NAMED_ERRORS = 10

@@ -36,8 +36,7 @@ from rest_framework.status import HTTP_202_ACCEPTED
 from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
-from .. import lifecycle, logs, signals
-from ..database import release_connection
+from .. import signals
 from ..exceptions import (
     BackendNotRegistered,
     InvalidRequest,
@@ -45,14 +44,17 @@ from ..exceptions import (
     comma_join,
     short_repr,
 )
+from ..execution import lifecycle
+from ..execution.lifecycle import Submission
 from ..executors import get_executor
 from ..executors.base import Executor
-from ..lifecycle import Submission
+from ..logs import store
+from ..logs.follow import log_hub, sse_events
 from ..models import Workload, WorkloadQuerySet, is_workload_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Route, check_eligibility, describe_eligibility
-from ..tails import log_hub, sse_events
-from ..thread_shares import thread_shares
+from ..utils.database import release_connection
+from ..utils.thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
 from .bodies import body_memory
 from .errors import RETRY_CAPACITY_S
@@ -562,8 +564,8 @@ class LogHistoryView(OwnerScopedView):
         query.is_valid(raise_exception=True)
         after, limit = query.validated_data["after"], query.validated_data["limit"]
         workload = self.get_workload(workload_id)
-        blocks = logs.blocks_after(workload.pk, after)
-        lines = list(islice(logs.lines_after(blocks, after), limit + 1))
+        blocks = store.blocks_after(workload.pk, after)
+        lines = list(islice(store.lines_after(blocks, after), limit + 1))
         more = len(lines) > limit
         log = {
             "lines": lines[:limit],

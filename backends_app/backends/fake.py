@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ..exceptions import BackendUnavailable, VulcanError
-from ..strict_json import JSON
+from ..utils.strict_json import JSON
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .base import Backend, BackendCapabilities, Health
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ..confinement.client import Launcher, LaunchError
 from ..exceptions import BackendUnavailable
+from ..sandbox.client import Launcher, LaunchError
 
 
 def describe_layers(launcher: Launcher, *, what: str, required: bool) -> Mapping[str, str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from drf_spectacular.settings import spectacular_settings
 
+from ..execution.nodes import node_name
 from ..models import MAX_BENCHMARK_NAME_CHARS, Benchmark
-from ..nodes import node_name
 from ..registry import Registry
 from .results import Results
 

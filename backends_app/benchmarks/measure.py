@@ -13,15 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .. import services
 from ..backends.base import Backend, Health
 from ..backends.progress import Advance
 from ..conf import limits, new_instance, runtime_dir
 from ..exceptions import BackendAtCapacity, VulcanError, short_repr
+from ..execution import services
+from ..execution.slots import wait_for_slot
 from ..health import run_probe
 from ..registry import Registry
 from ..routing import RegisteredBackend
-from ..slots import wait_for_slot
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
 from .results import BackendResult, Figures, Results, Sample, Skipped, one_line

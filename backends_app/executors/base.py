@@ -18,17 +18,17 @@ from typing import ClassVar
 from django.db import DatabaseError, InterfaceError
 from django.db.models import Count, Q
 
-from .. import lifecycle, nodes, services
 from ..backends import options
 from ..conf import limits, runtime_dir
-from ..database import closing_connections
 from ..exceptions import BackendAtCapacity, HostFault, InvalidOption, QueueFull
-from ..lifecycle import DuplicateSubmission, Submission
+from ..execution import lifecycle, nodes, services
+from ..execution.lifecycle import DuplicateSubmission, Submission
+from ..execution.nodes import Node
+from ..execution.slots import ensure_private_dir, is_locked, remove_stale_locks
+from ..execution.supervisor import supervisor
 from ..models import Workload
-from ..nodes import Node
 from ..registry import BackendInfo, Registry
-from ..running import supervisor
-from ..slots import ensure_private_dir, is_locked, remove_stale_locks
+from ..utils.database import closing_connections
 from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from kombu.exceptions import ChannelError, OperationalError
 
-from .. import nodes
 from ..backends import options
+from ..execution import nodes
 from ..health import monitor
 from ..models import is_workload_id
 from ..registry import BackendInfo, Registry

@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db import close_old_connections, connections
 
-from ..database import release_connection
 from ..health import monitor
 from ..registry import BackendInfo, Registry
+from ..utils.database import release_connection
 from .base import Executor
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
 
-import backends_app.fields
 import backends_app.models
+import backends_app.utils.fields
 
 
 class Migration(migrations.Migration):
@@ -52,10 +52,10 @@ class Migration(migrations.Migration):
                         max_length=7,
                     ),
                 ),
-                ("isolation", backends_app.fields.AnyJSONField(default="auto")),
+                ("isolation", backends_app.utils.fields.AnyJSONField(default="auto")),
                 ("isolation_used", models.CharField(max_length=63)),
-                ("rule", backends_app.fields.UTF8Field()),
-                ("candidates", backends_app.fields.AnyJSONField(default=list)),
+                ("rule", backends_app.utils.fields.UTF8Field()),
+                ("candidates", backends_app.utils.fields.AnyJSONField(default=list)),
                 ("cpus", models.FloatField()),
                 ("mem_mb", models.IntegerField()),
                 ("timeout_s", models.FloatField()),
@@ -98,10 +98,10 @@ class Migration(migrations.Migration):
                 ("log_lines", models.PositiveIntegerField(default=0)),
                 ("stdout_truncated", models.BooleanField(default=False)),
                 ("stderr_truncated", models.BooleanField(default=False)),
-                ("error", backends_app.fields.UTF8Field(default="")),
-                ("output", backends_app.fields.AnyJSONField(default=None)),
-                ("stdout", backends_app.fields.UTF8Field(default="")),
-                ("stderr", backends_app.fields.UTF8Field(default="")),
+                ("error", backends_app.utils.fields.UTF8Field(default="")),
+                ("output", backends_app.utils.fields.AnyJSONField(default=None)),
+                ("stdout", backends_app.utils.fields.UTF8Field(default="")),
+                ("stderr", backends_app.utils.fields.UTF8Field(default="")),
                 (
                     "owner",
                     models.ForeignKey(
@@ -131,8 +131,8 @@ class Migration(migrations.Migration):
                 ("name", models.CharField(max_length=63)),
                 ("detected", models.BooleanField(null=True)),
                 ("healthy", models.BooleanField(null=True)),
-                ("health_description", backends_app.fields.UTF8Field()),
-                ("attributes", backends_app.fields.AnyJSONField(default=dict)),
+                ("health_description", backends_app.utils.fields.UTF8Field()),
+                ("attributes", backends_app.utils.fields.AnyJSONField(default=dict)),
                 ("max_concurrency", models.PositiveIntegerField()),
                 ("load", models.FloatField(default=0.0)),
                 ("beats", models.BigIntegerField(default=0)),
@@ -159,10 +159,10 @@ class Migration(migrations.Migration):
                         to="backends_app.workload",
                     ),
                 ),
-                ("code", backends_app.fields.UTF8Field(null=True)),
+                ("code", backends_app.utils.fields.UTF8Field(null=True)),
                 ("archive", models.BinaryField(null=True)),
-                ("image", backends_app.fields.UTF8Field(null=True)),
-                ("rest", backends_app.fields.AnyJSONField()),
+                ("image", backends_app.utils.fields.UTF8Field(null=True)),
+                ("rest", backends_app.utils.fields.AnyJSONField()),
             ],
         ),
         migrations.CreateModel(
@@ -177,7 +177,7 @@ class Migration(migrations.Migration):
                 ("first", models.PositiveIntegerField()),
                 ("lines", models.PositiveIntegerField()),
                 ("stream", models.CharField(max_length=6)),
-                ("text", backends_app.fields.UTF8Field()),
+                ("text", backends_app.utils.fields.UTF8Field()),
                 (
                     "workload",
                     models.ForeignKey(

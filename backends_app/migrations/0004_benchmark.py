@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import backends_app.fields
+import backends_app.utils.fields
 
 
 class Migration(migrations.Migration):
@@ -23,8 +23,8 @@ class Migration(migrations.Migration):
                 ("name", models.CharField(max_length=100)),
                 ("node", models.CharField(max_length=255)),
                 ("created_at", models.DateTimeField()),
-                ("versions", backends_app.fields.AnyJSONField()),
-                ("results", backends_app.fields.AnyJSONField()),
+                ("versions", backends_app.utils.fields.AnyJSONField()),
+                ("results", backends_app.utils.fields.AnyJSONField()),
             ],
             options={
                 "ordering": ("-pk",),

@@ -9,9 +9,9 @@ from django.test import Client
 
 from backends_app import health
 from backends_app.backends.base import Health
+from backends_app.execution.nodes import heartbeat
+from backends_app.execution.slots import acquire_slot
 from backends_app.models import Backend, NodeBackend, Route
-from backends_app.nodes import heartbeat
-from backends_app.slots import acquire_slot
 from backends_app.workloads import Status
 from tests.admin.pages import Page
 from tests.workloads import recorded

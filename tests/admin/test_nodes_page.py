@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
+from backends_app.execution.nodes import heartbeat
 from backends_app.models import NodeBackend
-from backends_app.nodes import heartbeat
 from tests.admin.pages import Page
 
 EVIL = "</pre><script>alert(1)</script>"

@@ -4,7 +4,7 @@ import pytest
 from django.contrib.staticfiles import finders
 
 from backends_app.admin import changelist
-from backends_app.nodes import heartbeat
+from backends_app.execution.nodes import heartbeat
 from backends_app.workloads import Status
 from tests.admin.pages import Page
 from tests.workloads import recorded

@@ -10,9 +10,9 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils.html import strip_tags
 
-from backends_app import lifecycle
 from backends_app.admin import export, workloads
 from backends_app.backends.base import Health
+from backends_app.execution import lifecycle
 from backends_app.executors import get_executor
 from backends_app.models import Source, Workload
 from backends_app.workloads import Status

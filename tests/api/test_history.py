@@ -11,11 +11,11 @@ from django.contrib.auth.models import User
 from django.db import connections
 from rest_framework.test import APIClient
 
-from backends_app import logs
 from backends_app.api.renderers import MAX_PREVIEW_CHARS
 from backends_app.exceptions import BackendUnavailable
+from backends_app.logs import store
 from backends_app.models import Workload
-from backends_app.thread_shares import thread_shares
+from backends_app.utils.thread_shares import thread_shares
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.hostile import CURSORS
 from tests.workloads import recorded
@@ -299,7 +299,7 @@ def test_a_pending_workload_is_killed_at_once(client, mine):
 
 
 def test_a_slow_kill_is_202(client, mine, monkeypatch):
-    monkeypatch.setattr("backends_app.lifecycle.KILL_WAIT_S", 0)
+    monkeypatch.setattr("backends_app.execution.lifecycle.KILL_WAIT_S", 0)
     response = client.delete(f"/v1/workloads/{mine(Status.RUNNING).pk}")
     assert (response.status_code, response.json()["status"]) == (202, "running")
 
@@ -324,8 +324,8 @@ def stream(response) -> tuple[list[tuple[int, str]], dict | None]:
 def printed(mine):
     """Return a finished workload that has printed five lines."""
     workload = mine(Status.COMPLETED)
-    block = logs.Block(1, "stdout", "a\nb\n\r\ndata: forged\n\x00ü\n", 5)
-    logs.store(workload.pk, [block])
+    block = store.Block(1, "stdout", "a\nb\n\r\ndata: forged\n\x00ü\n", 5)
+    store.save_blocks(workload.pk, [block])
     return workload
 
 
@@ -366,9 +366,9 @@ def test_the_log_of_a_running_workload_is_streamed_live(client, mine):
         while text not in next(events):
             pass
 
-    logs.store(workload.pk, [logs.Block(1, "stdout", "one\n", 1)])
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", "one\n", 1)])
     until(b'"one"')
-    logs.store(workload.pk, [logs.Block(2, "stderr", "two\n", 1)])
+    store.save_blocks(workload.pk, [store.Block(2, "stderr", "two\n", 1)])
     until(b'"two"')
     Workload.objects.filter(pk=workload.pk).transition(
         Status.FAILED, finished_at=datetime.now(UTC), exit_reason="timeout"

@@ -342,7 +342,7 @@ def test_a_backend_at_capacity_is_429_with_retry_after(client, registry, filled,
         release.wait(60)
 
     filled.register("isolate", FakeBackend(program=program, max_concurrency=1), replace=True)
-    from backends_app import services
+    from backends_app.execution import services
     from backends_app.workloads import WorkloadSpec
 
     spec = WorkloadSpec(runtime="node", code="1")

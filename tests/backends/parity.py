@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from backends_app.strict_json import JSON
+from backends_app.utils.strict_json import JSON
 from backends_app.workloads import ExitReason
 
 EXITED, TIMEOUT, MEMORY = ExitReason.EXITED, ExitReason.TIMEOUT, ExitReason.MEMORY_LIMIT

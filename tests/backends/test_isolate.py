@@ -347,8 +347,8 @@ def test_probe_reports_deno_and_its_sandbox(backend: IsolateBackend):
 WITHOUT_WALLS = """
 import errno, json, sys
 from tests.confinement.escaped import COLUMN, be_somebody_else, without
-from backends_app.confinement import seccomp
-from backends_app.confinement.landlock import CREATE_RULESET
+from backends_app.sandbox import seccomp
+from backends_app.sandbox.landlock import CREATE_RULESET
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.workloads import WorkloadSpec
 be_somebody_else()

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.gvisor import GVisorBackend
+from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.engines import TestEngine, started

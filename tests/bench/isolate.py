@@ -13,10 +13,10 @@ from pathlib import Path
 
 import deno
 
-from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.backends.isolate.backend import ENVIRONMENT, _command
+from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import WorkloadSpec
 from tests.confinement.programs import children

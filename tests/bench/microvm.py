@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.microvm import MicroVMBackend
-from backends_app.confinement.client import ProcessLimits
-from backends_app.confinement.streams import Capture
+from backends_app.execution import services
 from backends_app.registry import Registry
+from backends_app.sandbox.client import ProcessLimits
+from backends_app.sandbox.streams import Capture
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends.microvm.conftest import images, machines
 

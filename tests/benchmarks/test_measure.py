@@ -11,8 +11,8 @@ from backends_app.benchmarks.measure import Bench, probe, targets
 from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
 from backends_app.exceptions import BackendUnavailable
+from backends_app.execution.slots import acquire_slot, slots_in_use
 from backends_app.registry import Registry
-from backends_app.slots import acquire_slot, slots_in_use
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
 from tests.programs import wait_until

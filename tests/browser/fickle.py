@@ -6,7 +6,7 @@ from pathlib import Path
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
-from backends_app.strict_json import JSON
+from backends_app.utils.strict_json import JSON
 from backends_app.workloads import WorkloadSpec
 
 FILE = "fickle.says"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends_app.confinement.client import Launcher
+from backends_app.sandbox.client import Launcher
 from tests.confinement import programs
 
 

@@ -16,12 +16,12 @@ from base64 import b64encode
 
 import deno
 
-from backends_app.confinement import seccomp
-from backends_app.confinement.client import Command, Launcher
-from backends_app.confinement.landlock import CREATE_RULESET
-from backends_app.confinement.libc import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, libc, prctl
-from backends_app.confinement.root import CLONE_NEWUSER
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox import seccomp
+from backends_app.sandbox.client import Command, Launcher
+from backends_app.sandbox.landlock import CREATE_RULESET
+from backends_app.sandbox.libc import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, libc, prctl
+from backends_app.sandbox.root import CLONE_NEWUSER
+from backends_app.sandbox.streams import Capture
 from tests.confinement import programs
 
 PRCTL, SECCOMP = {"x86_64": (157, 317), "aarch64": (167, 277)}[os.uname().machine]

@@ -4,8 +4,8 @@ import os
 import sys
 import sysconfig
 
-from backends_app.confinement.client import Command, ConfinedProcess, Exit, Launcher, ProcessLimits
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox.client import Command, ConfinedProcess, Exit, Launcher, ProcessLimits
+from backends_app.sandbox.streams import Capture
 
 MB = 1024 * 1024
 READY = "import os, sys; os.write(1, b'!')\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.confinement.client import (
+from backends_app.sandbox.client import (
     PROGRAM,
     SOURCES,
     ConfinedProcess,
@@ -24,7 +24,7 @@ from backends_app.confinement.client import (
     LauncherProcess,
     LaunchError,
 )
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.confinement.programs import children, command, gone, process, run
 from tests.programs import PATIENCE_S, ROOT, wait_until

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.confinement import client
-from backends_app.confinement.client import Launcher
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox import client
+from backends_app.sandbox.client import Launcher
+from backends_app.sandbox.streams import Capture
 from tests.confinement.programs import READY, Command, command, process
 
 PAGES = 64
 WITHOUT_LANDLOCK = """
 import sys
 sys.path.append(sys.argv[1])
-from backends_app.confinement import landlock
+from backends_app.sandbox import landlock
 landlock.abi = lambda: 0
 """
 ATTEMPTS = """

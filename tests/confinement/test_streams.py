@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox.streams import Capture
 from backends_app.workloads import LOSSY, UTF8
 
 

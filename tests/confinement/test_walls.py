@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backends_app.confinement import seccomp
-from backends_app.confinement.client import Launcher
-from backends_app.confinement.walls import FIRST_UID
+from backends_app.sandbox import seccomp
+from backends_app.sandbox.client import Launcher
+from backends_app.sandbox.walls import FIRST_UID
 from tests.confinement.programs import children
 from tests.confinement.test_launcher import idle
 from tests.programs import PATIENCE_S, ROOT

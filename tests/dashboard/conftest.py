@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import include, path
 
 from backends_app.api.urls import api_urlpatterns
-from backends_app.dashboard.history import History
-from backends_app.dashboard.urls import dashboard_urlpatterns
 from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
+from backends_app.web.dashboard.history import History
+from backends_app.web.dashboard.urls import dashboard_urlpatterns
 
 
 class Clock:

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from backends_app.dashboard import charts
-from backends_app.dashboard.history import NO_STATS, WINDOWS, Stats, WindowStats
+from backends_app.web.dashboard import charts
+from backends_app.web.dashboard.history import NO_STATS, WINDOWS, Stats, WindowStats
 from backends_app.workloads import Status
 
 

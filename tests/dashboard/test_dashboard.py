@@ -9,9 +9,9 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.test import Client
 
-from backends_app import nodes
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
+from backends_app.execution import nodes
 from backends_app.models import Workload
 from backends_app.workloads import Status
 from tests.dashboard.day import day, ended, workload

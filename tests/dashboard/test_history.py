@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backends_app.dashboard.history import SETTLED_S, WINDOWS, History, Stats
 from backends_app.models import Workload
+from backends_app.web.dashboard.history import SETTLED_S, WINDOWS, History, Stats
 from backends_app.workloads import Status
 from tests.dashboard.day import day, ended, workload
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends_app.dashboard import words
+from backends_app.web.dashboard import words
 
 
 @pytest.mark.parametrize(

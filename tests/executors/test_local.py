@@ -12,18 +12,18 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from backends_app import lifecycle
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.conf import load_executor
 from backends_app.exceptions import BackendAtCapacity, QueueFull, WorkloadFinished
+from backends_app.execution import lifecycle
+from backends_app.execution.lifecycle import Submission
+from backends_app.execution.nodes import heartbeat, node_id
+from backends_app.execution.slots import workload_lock
 from backends_app.executors.base import Executor
 from backends_app.executors.local import LocalExecutor
-from backends_app.lifecycle import Submission
 from backends_app.models import NodeBackend, Source, Workload
-from backends_app.nodes import heartbeat, node_id
 from backends_app.registry import Registry
-from backends_app.slots import workload_lock
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
 from tests.programs import PATIENCE_S, wait_until
 from tests.workloads import recorded, submission
@@ -311,7 +311,7 @@ def test_an_invalid_setting_is_named(settings, filled: Registry, setting, where)
 def test_maintenance_waits_for_a_database_that_is_down_at_start(filled: Registry, monkeypatch):
     from django.db import OperationalError
 
-    from backends_app import nodes
+    from backends_app.execution import nodes
 
     away = [OperationalError("no connection")] * 2
     look = nodes.FailureDetector.refresh

@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from backends_app import logs
+from backends_app.logs import store
 from backends_app.models import LogBlock, Source, Workload
 from backends_app.workloads import Status
 from tests.programs import manage
@@ -22,8 +22,8 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def printed() -> Workload:
     workload = recorded(Status.COMPLETED)
-    blocks = [logs.Block(1, "stdout", "out\n", 1), logs.Block(2, "stderr", "err\n", 1)]
-    logs.store(workload.pk, blocks)
+    blocks = [store.Block(1, "stdout", "out\n", 1), store.Block(2, "stderr", "err\n", 1)]
+    store.save_blocks(workload.pk, blocks)
     return workload
 
 
@@ -117,7 +117,7 @@ def ended(days: float, **overrides) -> Workload:
         Status.COMPLETED, created_at=then, finished_at=then, output=[1], **overrides
     )
     Source.objects.create(workload=workload, code="1", rest={"command": [], "input": None})
-    logs.store(workload.pk, [logs.Block(1, "stdout", "out\n", 1)])
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", "out\n", 1)])
     return workload
 
 

@@ -14,7 +14,7 @@ from django.urls import reverse
 from knox.models import get_token_model
 
 from backends_app.models import LogBlock, NodeBackend
-from backends_app.operations import ProbeMiddleware
+from backends_app.observability.probes import ProbeMiddleware
 from backends_app.workloads import Status
 from tests.hostile import (
     DATES,

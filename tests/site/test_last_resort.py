@@ -108,9 +108,9 @@ def test_a_bug_in_an_error_page_is_a_logged_500(fails, monkeypatch):
 def test_a_bug_in_the_handler_of_bugs_is_a_logged_500(fails, monkeypatch, path: str):
     monkeypatch.setattr(errors, "server_error", broken)
     monkeypatch.setattr(JSONRenderer, "render", broken)
-    monkeypatch.setattr("backends_app.operations.liveness", broken)
+    monkeypatch.setattr("backends_app.observability.probes.liveness", broken)
     if path == "/healthz":
-        monkeypatch.setattr("backends_app.operations.dispatch", broken)
+        monkeypatch.setattr("backends_app.observability.probes.dispatch", broken)
     fails(path)
 
 

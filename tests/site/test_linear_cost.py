@@ -20,15 +20,15 @@ from django.contrib.auth.models import User
 from gunicorn.config import LimitRequestFields, LimitRequestFieldSize, LimitRequestLine
 from rest_framework.throttling import BaseThrottle
 
-from backends_app import strict_json
 from backends_app.api.parsers import max_body_bytes
 from backends_app.backends.gvisor import images
 from backends_app.backends.isolate.backend import _clean_stderr
 from backends_app.backends.last_words import error_line
 from backends_app.backends.microvm import archive
-from backends_app.confinement.streams import Capture
 from backends_app.exceptions import InvalidRequest
-from backends_app.logs import LogBuffer
+from backends_app.logs.store import LogBuffer
+from backends_app.sandbox.streams import Capture
+from backends_app.utils import strict_json
 from tests.hostile import Request
 from tests.site.conftest import identify
 from vulcan_site.logs import redact

@@ -65,7 +65,7 @@ def test_logging_does_not_load_the_session(db, filled, serve, lines, django_asse
 
 def test_the_steps_of_a_workload_are_one_line_each(client, user, lines):
     made = client.post("/v1/workloads", {"runtime": "node", "code": CODE}, format="json").json()
-    steps = lines("backends_app.lifecycle")
+    steps = lines("backends_app.execution.lifecycle")
     assert [one.getMessage() for one in steps] == [
         "workload submitted",
         "workload started",
@@ -119,13 +119,15 @@ class TestAudit:
     def test_signing_in_and_out_is_logged(self, browser, user, lines):
         self.sign_in(browser)
         browser.post("/api-auth/logout/")
-        events = [(one.getMessage(), one.user_id) for one in lines("backends_app.audit")]
+        events = [
+            (one.getMessage(), one.user_id) for one in lines("backends_app.observability.audit")
+        ]
         assert events == [("signed in", user.pk), ("signed out", user.pk)]
 
     def test_a_failed_sign_in_logs_the_user_but_no_input(self, browser, user, lines):
         self.sign_in(browser, password="typed password")
         self.sign_in(browser, username="typed in the wrong field")
-        failed = lines("backends_app.audit")
+        failed = lines("backends_app.observability.audit")
         assert [one.getMessage() for one in failed] == ["sign-in failed"] * 2
         assert [one.user_id for one in failed] == [user.pk, None]
         assert "typed" not in str([one.__dict__ for one in failed])
@@ -134,7 +136,7 @@ class TestAudit:
         self.sign_in(browser)
         token = browser.post("/v1/tokens").json()
         browser.delete(f"/v1/tokens/{token['key']}")
-        created, revoked = lines("backends_app.audit")[1:]
+        created, revoked = lines("backends_app.observability.audit")[1:]
         assert (created.getMessage(), revoked.getMessage()) == ("token created", "token revoked")
         assert created.owner_id == revoked.owner_id == user.pk
         assert created.token_key == token["key"]

@@ -19,15 +19,9 @@ from typing import Any
 
 from django.core import checks
 
-from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, short_repr
-from ...workloads import (
-    STREAMS,
-    ExitReason,
-    Resources,
-    WorkloadResult,
-    WorkloadSpec,
-)
+from ...sandbox.streams import Capture
+from ...workloads import STREAMS, ExitReason, Resources, WorkloadResult, WorkloadSpec
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...confinement.streams import Sink
 from ...exceptions import BackendUnavailable
+from ...sandbox.streams import Sink
 from ...workloads import ExitReason
 from . import ownership
 from .engine import Attachment, Engine, EngineError

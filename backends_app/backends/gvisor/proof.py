@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, short_repr
+from ...sandbox.streams import Capture
 from . import smoke
 from .container import Container, ContainerLimits, Plan
 from .engine import Engine, EngineError, is_podman

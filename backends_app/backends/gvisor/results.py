@@ -3,14 +3,8 @@
 import re
 import signal
 
-from ...confinement.streams import Capture
-from ...workloads import (
-    ExitReason,
-    WorkloadResult,
-    WorkloadSpec,
-    describe_exit,
-    output_from_stdout,
-)
+from ...sandbox.streams import Capture
+from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, describe_exit, output_from_stdout
 from .. import heap
 from ..last_words import error_line
 from .configuration import RuntimeImage

@@ -17,18 +17,11 @@ from pathlib import Path
 import deno
 from django.core.checks import CheckMessage, Warning
 
-from ... import strict_json
-from ...confinement.client import (
-    Command,
-    ConfinedProcess,
-    Exit,
-    Launcher,
-    LaunchError,
-    ProcessLimits,
-)
-from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidRequest
-from ...strict_json import JSON
+from ...sandbox.client import Command, ConfinedProcess, Exit, Launcher, LaunchError, ProcessLimits
+from ...sandbox.streams import Capture
+from ...utils import strict_json
+from ...utils.strict_json import JSON
 from ...workloads import (
     WASM,
     ExitReason,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from ...confinement.streams import Capture
+from ...sandbox.streams import Capture
 
 LENGTH_DIGITS = 8
 LENGTH = re.compile(rb"[0-9a-f]{8}")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from django.core import checks
 
-from ...confinement.client import Command, ConfinedProcess, Launcher, LaunchError, ProcessLimits
-from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join, short_repr
+from ...sandbox.client import Command, ConfinedProcess, Launcher, LaunchError, ProcessLimits
+from ...sandbox.streams import Capture
 from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...confinement.streams import Sink
+from ...sandbox.streams import Sink
 
 SEED_BYTES = 64
 HEAD = struct.Struct(">cI")

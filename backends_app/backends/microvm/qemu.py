@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...confinement.client import Command, Launcher, LaunchError, ProcessLimits
-from ...confinement.streams import Capture
 from ...exceptions import BackendUnavailable
+from ...sandbox.client import Command, Launcher, LaunchError, ProcessLimits
+from ...sandbox.streams import Capture
 from . import machine
 
 INSTALL = "install it with: manage.py setup_backend microvm"

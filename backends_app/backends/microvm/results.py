@@ -3,17 +3,11 @@
 import signal
 from dataclasses import dataclass
 
-from ... import strict_json
-from ...confinement.client import Exit
-from ...confinement.streams import Capture
-from ...strict_json import JSON
-from ...workloads import (
-    ExitReason,
-    WorkloadResult,
-    WorkloadSpec,
-    describe_exit,
-    output_from_stdout,
-)
+from ...sandbox.client import Exit
+from ...sandbox.streams import Capture
+from ...utils import strict_json
+from ...utils.strict_json import JSON
+from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, describe_exit, output_from_stdout
 from .. import heap
 from ..last_words import error_line
 from .channel import COMPILE_S, START_S, AgentProtocol, ExitReport, Program

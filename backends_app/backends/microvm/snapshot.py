@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ...confinement.streams import Capture
+from ...sandbox.streams import Capture
 from ..setup import SetupError
 from . import channel, clock, machine
 from .channel import AgentProtocol, GuestLimits, Program

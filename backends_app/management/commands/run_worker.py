@@ -12,10 +12,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ... import metrics, metrics_folder, metrics_server
 from ...conf import metrics_access, runtime_dir
 from ...exceptions import comma_join
 from ...executors import get_executor
+from ...observability import exporter, metrics, multiprocess_dir
 from ...registry import registry
 
 logger = logging.getLogger(__name__)
@@ -70,15 +70,13 @@ class Command(BaseCommand):
         """Supervise workers that share a metrics folder, and serve their sum over HTTP."""
         if metrics_access().access == "off":
             raise CommandError("METRICS_ACCESS is off, so --metrics cannot serve any.")
-        folder = metrics_folder.create(runtime_dir())
-        os.environ[metrics_folder.ENV_VAR] = str(folder)  # inherited by the workers
+        folder = multiprocess_dir.create(runtime_dir())
+        os.environ[multiprocess_dir.ENV_VAR] = str(folder)  # inherited by the workers
         host, port = address
         try:
-            port = metrics_server.serve(
-                host, port, lambda: metrics.worker_exposition(names, folder)
-            )
+            port = exporter.serve(host, port, lambda: metrics.worker_exposition(names, folder))
         except OSError as error:
-            metrics_folder.remove(folder)
+            multiprocess_dir.remove(folder)
             raise CommandError(
                 f"Cannot serve metrics at {host}:{port}: {error.strerror}."
             ) from error
@@ -86,7 +84,7 @@ class Command(BaseCommand):
         try:
             _supervise(names, lambda worker: metrics.forget_process(worker, folder))
         finally:
-            metrics_folder.remove(folder)
+            multiprocess_dir.remove(folder)
 
 
 def _address(text: str) -> tuple[str, int]:

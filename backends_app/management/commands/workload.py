@@ -5,10 +5,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ... import lifecycle, logs, tails
 from ...api.serializers import WorkloadSerializer, WorkloadSummarySerializer
 from ...exceptions import VulcanError, short_repr
-from ...logs import Line
+from ...execution import lifecycle
+from ...logs.follow import follow as follow_log
+from ...logs.follow import log_hub
+from ...logs.store import Line, blocks_after, lines_after
 from ...models import Workload
 from ...workloads import Status
 from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
@@ -73,10 +75,10 @@ class Command(BaseCommand):
 
     def _logs(self, workload: Workload, follow: bool) -> None:
         if not follow:
-            self._print(list(logs.lines_after(logs.blocks_after(workload.pk, 0), 0)))
+            self._print(list(lines_after(blocks_after(workload.pk, 0), 0)))
             return
-        with tails.log_hub.subscribe(workload.pk) as follower:
-            for lines in tails.follow(follower, 0):
+        with log_hub.subscribe(workload.pk) as follower:
+            for lines in follow_log(follower, 0):
                 self._print(lines)
 
     def _print(self, lines: list[Line]) -> None:

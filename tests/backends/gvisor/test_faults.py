@@ -11,10 +11,10 @@ from contextlib import closing
 
 import pytest
 
-from backends_app import services
 from backends_app.backends.base import Health
 from backends_app.backends.gvisor import GVisorBackend, ownership
 from backends_app.exceptions import BackendUnavailable
+from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE

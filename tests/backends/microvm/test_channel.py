@@ -15,8 +15,8 @@ from backends_app.backends.microvm.channel import (
     request,
 )
 from backends_app.backends.microvm.results import Streams, result_of
-from backends_app.confinement.client import Exit
-from backends_app.confinement.streams import Capture
+from backends_app.sandbox.client import Exit
+from backends_app.sandbox.streams import Capture
 from backends_app.workloads import ExitReason, Status, WorkloadSpec
 
 ENDED = {

@@ -8,8 +8,8 @@ import pytest
 
 from backends_app.backends.microvm import clock, qemu
 from backends_app.backends.microvm.qemu import Accelerators
-from backends_app.confinement.client import LaunchError
 from backends_app.exceptions import BackendUnavailable
+from backends_app.sandbox.client import LaunchError
 from tests.needs import need
 
 

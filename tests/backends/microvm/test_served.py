@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from backends_app import services
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.backends.isolate import IsolateBackend
+from backends_app.execution import services
 from backends_app.health import run_probe
 from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec

@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 def register() -> None:
     """Connect the receivers; a second call changes nothing."""
-    signals.user_logged_in.connect(_signed_in, dispatch_uid="backends_app.audit")
-    signals.user_logged_out.connect(_signed_out, dispatch_uid="backends_app.audit")
-    signals.user_login_failed.connect(_failed, dispatch_uid="backends_app.audit")
+    signals.user_logged_in.connect(_signed_in, dispatch_uid=__name__)
+    signals.user_logged_out.connect(_signed_out, dispatch_uid=__name__)
+    signals.user_login_failed.connect(_failed, dispatch_uid=__name__)
     tokens = get_token_model()
-    post_save.connect(_token_made, sender=tokens, dispatch_uid="backends_app.audit")
-    post_delete.connect(_token_revoked, sender=tokens, dispatch_uid="backends_app.audit")
+    post_save.connect(_token_made, sender=tokens, dispatch_uid=__name__)
+    post_delete.connect(_token_revoked, sender=tokens, dispatch_uid=__name__)
 
 
 def _signed_in(user: Any, **_: object) -> None:

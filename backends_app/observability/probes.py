@@ -10,11 +10,11 @@ from typing import TypeAlias
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 
+from ..conf import metrics_access, required_backends
+from ..executors import get_executor
+from ..registry import registry
 from . import metrics
-from .conf import metrics_access, required_backends
-from .executors import get_executor
 from .readiness import Readiness
-from .registry import registry
 
 METHODS = ("GET", "HEAD")
 

@@ -19,11 +19,11 @@ from typing import TypeAlias
 
 from django.db.models import F
 
-from .backends.base import Health
-from .models import NodeBackend, Workload
-from .registry import BackendInfo
+from ..backends.base import Health
+from ..models import NodeBackend, Workload
+from ..registry import BackendInfo
+from ..workloads import Status
 from .slots import unusable
-from .workloads import Status
 
 FORGET_FACTOR = 10  # times `lost_after_s`: how long dead backends are remembered
 

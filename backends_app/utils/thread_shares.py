@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import signals
-from .exceptions import TooManyWaiting
+from .. import signals
+from ..exceptions import TooManyWaiting
 
 DEFAULT_THREADS = 32
 

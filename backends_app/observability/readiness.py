@@ -11,10 +11,10 @@ from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from .executors.base import Executor
-from .inquiry import Call, CallTimeout, SingleFlight
-from .models import Workload
-from .registry import Registry
+from ..executors.base import Executor
+from ..models import Workload
+from ..registry import Registry
+from ..utils.singleflight import Call, CallTimeout, SingleFlight
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .exceptions import BackendAtCapacity, BackendUnavailable, HostFault
+from ..exceptions import BackendAtCapacity, BackendUnavailable, HostFault
 
 LOCK_SUFFIX = ".running"
 POLL_INTERVAL_S = (0.005, 0.05)  # while waiting for a slot: initial, maximum

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.urls import URLPattern, path
 
-from ..executors.base import Executor
-from ..registry import Registry, registry
+from ...executors.base import Executor
+from ...registry import Registry, registry
 from .history import History, history
 from .views import DashboardView, LiveView
 

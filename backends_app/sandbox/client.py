@@ -31,7 +31,7 @@ SOURCES = Path(__file__).parent.parent.parent  # the folder that this package is
 PROGRAM = """
 import sys
 sys.path.append(sys.argv[1])
-from backends_app.confinement.launcher import main
+from backends_app.sandbox.launcher import main
 main()
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from .. import utf8
+from ..utils import utf8
 from ..workloads import LOSSY, UTF8
 
 

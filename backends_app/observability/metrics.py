@@ -1,8 +1,8 @@
 """Prometheus metrics: counted when events happen, or looked up during a scrape.
 
 Events arrive by the signals in `signals`. The processes of one server count in one folder (see
-`metrics_folder`), and whichever is scraped returns the sum. Values that are looked up are the same
-in all processes, so only the scraped process exports them.
+`multiprocess_dir`), and whichever is scraped returns the sum. Values that are looked up are the
+same in all processes, so only the scraped process exports them.
 
 Every label value is the server's own: a registered backend, a runtime that it supports, a member of
 an enum. Nothing that a client sends becomes a label.
@@ -33,16 +33,17 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from . import metrics_folder, signals
-from .backends.base import Health
-from .conf import metrics_access, runtime_dir
-from .executors import get_executor
-from .executors.base import Executor
-from .inquiry import CallTimeout, SingleFlight
-from .models import Workload
-from .registry import Registry, registry
-from .slots import slots_in_use
-from .workloads import ExitReason, Status, WorkloadResult
+from .. import signals
+from ..backends.base import Health
+from ..conf import metrics_access, runtime_dir
+from ..execution.slots import slots_in_use
+from ..executors import get_executor
+from ..executors.base import Executor
+from ..models import Workload
+from ..registry import Registry, registry
+from ..utils.singleflight import CallTimeout, SingleFlight
+from ..workloads import ExitReason, Status, WorkloadResult
+from . import multiprocess_dir
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 DATABASE_TIMEOUT_S = 1.0  # how long a scrape waits for the database
@@ -264,7 +265,7 @@ def server_exposition() -> bytes:
     collectors: list[Collector] = [SiteCollector(registry, get_executor())]
     if not get_executor().remote:
         collectors.append(SlotCollector(registry, registry))
-    return _exposition(collectors, os.environ.get(metrics_folder.ENV_VAR))
+    return _exposition(collectors, os.environ.get(multiprocess_dir.ENV_VAR))
 
 
 def worker_exposition(names: Iterable[str], folder: Path) -> bytes:

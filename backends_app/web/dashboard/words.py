@@ -1,6 +1,6 @@
 """Formatting of figures, and of untrusted text, for the dashboard."""
 
-from ..workloads import ExitReason
+from ...workloads import ExitReason
 
 MAX_LINE_CHARS = 200
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from django.db import DatabaseError, InterfaceError
 
-from . import logs
-from .database import closing_connections
-from .logs import Block, Line
-from .models import ENDED, Workload
+from ..models import ENDED, Workload
+from ..utils.database import closing_connections
+from . import store
+from .store import Block, Line
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class LogFollower:
         """Read new blocks; the outcome first, since all blocks are stored with or before it."""
         workload = Workload.objects.filter(pk=self.workload_id)
         row = workload.values("status", "exit_reason").first()
-        new = logs.blocks_after(self.workload_id, self.last_line)
+        new = store.blocks_after(self.workload_id, self.last_line)
         with self.changed:
             self.blocks += [block for block in new if block.first > self.last_line]
             if row is None:
@@ -125,7 +125,7 @@ def follow(follower: LogFollower, number: int) -> Iterator[list[Line]]:
             )
             new, outcome = follower.blocks[known:], follower.outcome
         known += len(new)
-        yield list(logs.lines_after(new, number))
+        yield list(store.lines_after(new, number))
         if outcome is not None:
             return
 

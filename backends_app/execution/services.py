@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from . import signals
-from .backends.base import Backend, Health
-from .conf import limits, runtime_dir
-from .exceptions import BackendUnavailable, VulcanError
-from .registry import Registry, registry
-from .routing import Resolution
-from .slots import acquire_slot
-from .workloads import (
+from .. import signals
+from ..backends.base import Backend, Health
+from ..conf import limits, runtime_dir
+from ..exceptions import BackendUnavailable, VulcanError
+from ..registry import Registry, registry
+from ..routing import Resolution
+from ..workloads import (
     UNSPECIFIED,
     ExitReason,
     Isolation,
@@ -25,6 +24,7 @@ from .workloads import (
     WorkloadSpec,
     validate_result,
 )
+from .slots import acquire_slot
 
 logger = logging.getLogger(__name__)
 

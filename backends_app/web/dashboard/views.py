@@ -20,14 +20,14 @@ from django.utils.safestring import SafeString
 from django.views import View
 from django.views.decorators.gzip import gzip_page
 
-from ..benchmarks.charts import chart
-from ..benchmarks.kept import latest_benchmark
-from ..conf import metrics_access
-from ..database import release_connection
-from ..executors import get_executor
-from ..executors.base import Executor
-from ..models import Workload
-from ..registry import Registry, registry
+from ...benchmarks.charts import chart
+from ...benchmarks.kept import latest_benchmark
+from ...conf import metrics_access
+from ...executors import get_executor
+from ...executors.base import Executor
+from ...models import Workload
+from ...registry import Registry, registry
+from ...utils.database import release_connection
 from . import charts, present, words
 from .history import WINDOWS, History, Stats, WindowStats, history
 
@@ -120,7 +120,7 @@ class LiveView(DashboardView):
 
 
 def _live(context: dict[str, Any]) -> SafeString:
-    return render_to_string("backends_app/dashboard/live.html", context)
+    return render_to_string("backends_app/web/dashboard/live.html", context)
 
 
 def _etag(live: str) -> str:
@@ -161,7 +161,7 @@ def _render_history(stats: WindowStats) -> RenderedHistory:
             success=words.percent(total.success),
             failed=sorted(failed, key=lambda row: -row["count"]),
             charts=render_to_string(
-                "backends_app/dashboard/charts.html",
+                "backends_app/web/dashboard/charts.html",
                 # The template reads the dimensions from the module.
                 {"backends": backend_charts, "area": charts, "window": stats.window},
             ),

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from django.db import DatabaseError, InterfaceError, transaction
 
-from . import logs
-from .backends.base import Backend
-from .database import closing_connections
-from .logs import LogBuffer
-from .models import Workload
+from ..backends.base import Backend
+from ..logs import store
+from ..logs.store import LogBuffer
+from ..models import Workload
+from ..utils.database import closing_connections
 from .services import kill_workload
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Supervisor:
             with execution.store_lock:
                 if blocks := execution.log.pending_blocks():
                     with transaction.atomic():
-                        logs.store(execution.workload_id, blocks)
+                        store.save_blocks(execution.workload_id, blocks)
                     execution.log.acknowledge(len(blocks))
         kill_requested = Workload.objects.filter(
             pk__in=[one.workload_id for one in executions], kill_requested_at__isnull=False

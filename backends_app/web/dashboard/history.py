@@ -14,8 +14,8 @@ from typing import Any
 
 from django.db.models import Case, Count, F, Func, IntegerField, Value, When
 
-from ..models import Workload
-from ..workloads import Status
+from ...models import Workload
+from ...workloads import Status
 
 REFRESH_S = 2
 """Windows end at multiples of this, so that all processes show the same figures."""

@@ -21,25 +21,22 @@ from django.db.models import Count
 from django.db.transaction import atomic
 from structlog.contextvars import bound_contextvars
 
-from . import logs, services, signals
-from .backends.base import Backend
-from .conf import limits, retention, runtime_dir
-from .database import release_connection
-from .exceptions import (
+from .. import signals
+from ..backends.base import Backend
+from ..conf import limits, retention, runtime_dir
+from ..exceptions import (
     BackendAtCapacity,
     BackendUnavailable,
     IdempotencyKeyConflict,
     InvalidRequest,
     WorkloadFinished,
 )
-from .logs import LogBuffer
-from .models import Source, Workload, new_id
-from .nodes import node_id, node_name
-from .registry import Registry
-from .running import Execution, supervisor
-from .services import Prepared
-from .slots import acquire_slot, wait_for_slot, workload_lock
-from .workloads import (
+from ..logs import store
+from ..logs.store import LogBuffer
+from ..models import Source, Workload, new_id
+from ..registry import Registry
+from ..utils.database import release_connection
+from ..workloads import (
     STREAMS,
     UNSPECIFIED,
     ExitReason,
@@ -48,6 +45,11 @@ from .workloads import (
     WorkloadResult,
     WorkloadSpec,
 )
+from . import services
+from .nodes import node_id, node_name
+from .services import Prepared
+from .slots import acquire_slot, wait_for_slot, workload_lock
+from .supervisor import Execution, supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -414,7 +416,7 @@ def _finish_once(workload: Workload, result: WorkloadResult, log: LogBuffer | No
         is_changed = attempt.transition(result.status, **changes)
         if is_changed:
             if blocks:
-                logs.store(workload.pk, blocks)
+                store.save_blocks(workload.pk, blocks)
             _drop_source(workload)
     if not is_changed:
         workload.refresh_from_db()

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from . import utf8
-from .models import LogBlock, Workload
-from .workloads import STREAMS
+from ..models import LogBlock, Workload
+from ..utils import utf8
+from ..workloads import STREAMS
 
 MAX_LINES = 10_000
 MAX_LINE_BYTES = 16 * 1024
@@ -164,7 +164,7 @@ def _overwritten(line: bytes) -> bytes:
     return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
 
 
-def store(workload_id: str, blocks: Sequence[Block]) -> None:
+def save_blocks(workload_id: str, blocks: Sequence[Block]) -> None:
     """Store consecutive blocks, inside the caller's transaction."""
     LogBlock.objects.bulk_create(
         LogBlock(

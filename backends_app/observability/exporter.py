@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound
 
-from .operations import dispatch, liveness, metrics_response
+from .probes import dispatch, liveness, metrics_response
 
 CLIENT_TIMEOUT_S = 10.0  # for one request
 

@@ -9,11 +9,11 @@ from typing import Any
 from django.db.models import BinaryField, Count
 from django.db.models.functions import Substr
 
-from ..models import Workload, WorkloadQuerySet
-from ..nodes import Node
-from ..registry import Snapshot
-from ..routing import Ineligibility, Route, check_eligibility, describe_eligibility
-from ..workloads import Status
+from ...execution.nodes import Node
+from ...models import Workload, WorkloadQuerySet
+from ...registry import Snapshot
+from ...routing import Ineligibility, Route, check_eligibility, describe_eligibility
+from ...workloads import Status
 from . import words
 
 MAX_ROWS = 10

@@ -1,0 +1,1 @@
+"""One workload, from admission to its recorded end."""

@@ -1,0 +1,1 @@
+"""Captured output: stored, and followed by readers."""

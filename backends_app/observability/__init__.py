@@ -1,0 +1,1 @@
+"""What machines read: metrics, probes and the audit log."""

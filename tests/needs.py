@@ -56,6 +56,8 @@ ESSENTIAL: Mapping[str, Sequence[str]] = {
 POSTGRESQL = "/usr/lib/postgresql"
 # Packages that a run omits, such as CI in a root where no engine can run: their tests are skipped.
 WITHOUT = "TESTS_WITHOUT"
+# What tests and their tools fetch, and keep.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan"
 
 
 def find(program: str) -> str | None:
@@ -95,7 +97,7 @@ def unlisted(program: str) -> bool:
     Programs built by tests, this Python and its installed scripts need no package.
     """
     path = Path(program if "/" in program else shutil.which(program) or "/nowhere")
-    own = (sys.prefix, tempfile.gettempdir(), POSTGRESQL)
+    own = (sys.prefix, tempfile.gettempdir(), POSTGRESQL, str(CACHE))
     if not path.exists() or str(path).startswith(own):
         return False
     if path.resolve() == Path(sys.executable).resolve():

@@ -15,7 +15,6 @@ from typing import Any
 from tests.needs import need, without
 
 ROOT = Path(__file__).parent.parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vulcan"
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # an upper bound for a machine under load; not a measurement
 POLL_INTERVAL_S = 0.02

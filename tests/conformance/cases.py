@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import programs
+from tests import needs
 
-CACHE = programs.CACHE / "conformance"
+CACHE = needs.CACHE / "conformance"
 LIMIT_S = 300.0
 
 

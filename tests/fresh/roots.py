@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import programs
+from tests import needs
 from tests.programs import ROOT
 
 # Required by the README, by `pip`, and by a mirror with TLS.
 PACKAGES = ("ca-certificates", "make", "python3-venv")
-CACHE = programs.CACHE / "fresh"
+CACHE = needs.CACHE / "fresh"
 # The package clients' configuration on this host: mirrors, proxies, certificates.
 CLIENT_VARIABLES = (
     *("PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),

@@ -134,7 +134,7 @@ def test_build_reports_progress(tmp_path, debian):
         step(tmp_path / "images", "root of python").apply()
     assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
     assert len(seen) == 4
-    assert {title for title, _, _ in seen} == {"Making root of python"}
+    assert {title for title, _, _ in seen} == {"Building root of python"}
     assert all(done <= total for _, done, total in seen)
 
 

@@ -70,7 +70,7 @@ def test_kvm_result_is_cached_for_a_while(found, proof: Path, monkeypatch):
 @pytest.mark.parametrize("device", ["/no/kvm", "/etc/passwd"])
 def test_host_without_kvm_reports_why(found, proof: Path, monkeypatch, device: str):
     monkeypatch.setattr(qemu, "KVM", device)
-    with pytest.raises(BackendUnavailable, match=r"there is no|is no device"):
+    with pytest.raises(BackendUnavailable, match=r"there is no|is not a device"):
         Accelerators("kvm").choose(found, proof)
 
 

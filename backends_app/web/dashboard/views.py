@@ -120,7 +120,7 @@ class LiveView(DashboardView):
 
 
 def _live(context: dict[str, Any]) -> SafeString:
-    return render_to_string("backends_app/web/dashboard/live.html", context)
+    return render_to_string("backends_app/dashboard/live.html", context)
 
 
 def _etag(live: str) -> str:
@@ -161,7 +161,7 @@ def _render_history(stats: WindowStats) -> RenderedHistory:
             success=words.percent(total.success),
             failed=sorted(failed, key=lambda row: -row["count"]),
             charts=render_to_string(
-                "backends_app/web/dashboard/charts.html",
+                "backends_app/dashboard/charts.html",
                 # The template reads the dimensions from the module.
                 {"backends": backend_charts, "area": charts, "window": stats.window},
             ),

@@ -263,6 +263,7 @@ class WorkloadRequestSerializer(StrictSerializer):
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
+        initial="",
         style={"base_template": "input.html"},
         help_text="The command line as a list of words. It replaces an image's CMD, after its "
         "ENTRYPOINT; a WebAssembly module gets it as arguments, after its own name.",

@@ -463,7 +463,8 @@ def test_the_form_offers_the_runtimes_and_has_labels_in_words(client):
         assert f'<option value="{runtime}"' in page
     for label in ("Memory (MB)", "Time limit (seconds)", "Processors", "Command"):
         assert re.search(rf"<label[^>]*>\s*{re.escape(label)}\s*</label>", page), label
-    assert '<input name="command"' in page
+    assert re.search(r'<input name="command"[^>]* value=""', page)
+    assert '<option value="node" selected' in page
     assert "Lists are not currently supported" not in page
 
 

@@ -11,7 +11,7 @@ from backends_app.backends.microvm import MicroVMBackend
 from tests.backends.microvm.conftest import images
 from tests.conformance.suites import sample
 from tests.conformance.tools import NotFetched
-from tests.needs import need, without
+from tests.needs import need
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_suite_has_the_results_of_the_plain_runtime(
 ):
     try:
         cases = list(sample(suite, count, backends))
-    except NotFetched as failed:
-        without(f"the suite cannot be fetched here: {failed}")
+    except NotFetched as failed:  # no test depends on the network, in CI neither
+        pytest.skip(f"the suite cannot be fetched here: {failed}")
     assert len(cases) == runs
     assert [case for case in cases if not case.same and not case.why] == []

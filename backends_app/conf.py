@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How many days after the end of a workload its data are kept.
+    """Set for how many days after the end of a workload its data are kept.
 
     The source, needed to run it again (default 0: deleted at the end); the outputs and logs; and
     the record.

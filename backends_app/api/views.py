@@ -117,7 +117,7 @@ class SizeLimitedView(APIView):
     """
 
     reads_body: ClassVar[bool] = False
-    """Whether a POST has a body in one of the types of `parser_classes`."""
+    """Set for views whose POST has a body in one of the types of `parser_classes`."""
 
     reserved: tuple[object, int] = (None, 0)
     """The user and the reserved bytes of `body_memory`, released after the response is sent."""

@@ -102,7 +102,7 @@ class ContainerLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerExit:
-    """How a container ended. `kill_reason` is set if it was killed by a limit or by `kill`."""
+    """Record the end of a container; `kill_reason` is set if a limit or `kill` ended it."""
 
     kill_reason: ExitReason | None
     code: int

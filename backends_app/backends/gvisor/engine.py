@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def local(self) -> bool:
-        """Whether the engine is on this host."""
+        """Return whether the engine is on this host."""
         return self.socket_path is not None
 
     def info(self) -> Mapping[str, Any]:

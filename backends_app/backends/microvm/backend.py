@@ -54,7 +54,7 @@ _verified_identities: set[tuple[object, ...]] = (
 
 @dataclass(frozen=True)
 class StartPlan:
-    """How machines of one runtime and size start; `boot_reason` is why they use no snapshot."""
+    """Hold how to start machines of one runtime and size; `boot_reason` rules out a snapshot."""
 
     launcher: Launcher
     command: Command

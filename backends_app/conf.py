@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Set for how many days after the end of a workload its data are kept.
+    """Days after the end of a workload until its data are deleted.
 
     The source, needed to run it again (default 0: deleted at the end); the outputs and logs; and
     the record.

@@ -126,6 +126,10 @@ class CommandField(serializers.ListField):
         "too_long": f"Must be at most {MAX_LINE_CHARS:,} characters.",
     }
 
+    def get_initial(self) -> Any:
+        """Return what a new form shows."""
+        return ""
+
     def get_value(self, dictionary: Any) -> Any:
         if html.is_html_input(dictionary) and self.field_name in dictionary:
             line = dictionary[self.field_name]
@@ -263,7 +267,6 @@ class WorkloadRequestSerializer(StrictSerializer):
         child=TextField(max_length=MAX_WORD_CHARS, trim_whitespace=False, allow_blank=True),
         required=False,
         max_length=MAX_COMMAND_WORDS,
-        initial="",
         style={"base_template": "input.html"},
         help_text="The command line as a list of words. It replaces an image's CMD, after its "
         "ENTRYPOINT; a WebAssembly module gets it as arguments, after its own name.",

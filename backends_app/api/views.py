@@ -117,7 +117,7 @@ class SizeLimitedView(APIView):
     """
 
     reads_body: ClassVar[bool] = False
-    """Set for views whose POST has a body in one of the types of `parser_classes`."""
+    """True in views whose POST has a body in one of the types of `parser_classes`."""
 
     reserved: tuple[object, int] = (None, 0)
     """The user and the reserved bytes of `body_memory`, released after the response is sent."""

@@ -54,7 +54,7 @@ _verified_identities: set[tuple[object, ...]] = (
 
 @dataclass(frozen=True)
 class StartPlan:
-    """Hold how to start machines of one runtime and size; `boot_reason` rules out a snapshot."""
+    """The start of machines of one runtime and size; without a snapshot if `boot_reason` is set."""
 
     launcher: Launcher
     command: Command

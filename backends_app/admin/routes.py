@@ -5,8 +5,8 @@ from typing import Any
 from django import forms
 from django.http import HttpRequest
 
-from ..api.serializers import parse_isolation
-from ..api.views import route_row
+from ..api.serializers.fields import parse_isolation
+from ..api.views.routes import route_row
 from ..executors import get_executor
 from ..registry import registry
 from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES

@@ -6,7 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from rich.text import Text
 
-from ...api.serializers import CandidateSerializer, ResolutionSerializer, parse_isolation
+from ...api.serializers.fields import parse_isolation
+from ...api.serializers.routes import CandidateSerializer, ResolutionSerializer
 from ...health import HealthMonitor
 from ...registry import registry
 from ...routing import RUNTIMES

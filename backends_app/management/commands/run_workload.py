@@ -11,7 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from ...api.serializers import WorkloadSerializer, parse_isolation
+from ...api.serializers.fields import parse_isolation
+from ...api.serializers.workloads import WorkloadSerializer
 from ...backends import progress
 from ...conf import limits
 from ...exceptions import VulcanError, short_repr

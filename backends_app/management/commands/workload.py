@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ...api.serializers import WorkloadSerializer, WorkloadSummarySerializer
+from ...api.serializers.workloads import WorkloadSerializer, WorkloadSummarySerializer
 from ...exceptions import VulcanError, short_repr
 from ...execution import lifecycle
 from ...logs.follow import follow as follow_log

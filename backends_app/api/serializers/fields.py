@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.fields import empty, iter_options
 from rest_framework.utils import html
 
-from ...routing import MAX_ISOLATIONS, RUNTIME_ALIASES, RUNTIMES
+from ...routing import MAX_ISOLATIONS, RUNTIME_ALIASES, RUNTIMES, parse_isolation
 from ...utils import strict_json
 from ...workloads import AUTO
 
@@ -169,8 +169,3 @@ class IsolationField(serializers.Field):
 
     def to_representation(self, value: Any) -> Any:
         return value if isinstance(value, str) else list(value)
-
-
-def parse_isolation(text: str) -> str | list[str]:
-    """Return a single name unchanged, comma-separated names as a list: `gvisor,microvm`."""
-    return [name.strip() for name in text.split(",")] if "," in text else text

@@ -9,10 +9,10 @@ from .fields import IsolationField
 class RouteSerializer(serializers.Serializer):
     """One row of the route table; without source format and runtime it is the default."""
 
-    rule = serializers.CharField()
-    source_format = serializers.CharField(allow_null=True)
-    runtime = serializers.CharField(allow_null=True)
-    target = serializers.CharField()
+    rule = serializers.CharField(source="route.rule")
+    source_format = serializers.CharField(source="route.source_format", allow_null=True)
+    runtime = serializers.CharField(source="route.runtime", allow_null=True)
+    target = serializers.CharField(source="route.target")
     eligible = serializers.BooleanField(help_text="Whether the target can run it now.")
     reason = serializers.CharField()
 

@@ -17,7 +17,6 @@ from ..representation import backend_list
 from ..schema import errors
 from ..serializers.backends import BackendDetailSerializer, BackendInfoSerializer
 from .base import Link, RegistryView
-from .routes import route_row
 
 
 class BackendListView(RegistryView):
@@ -73,12 +72,13 @@ class BackendDetailView(RegistryView):
         if info is None:
             missing = BackendNotRegistered(name, tuple(snapshot.entries))
             raise NotFound(str(missing), code="backend_not_registered")
-        routes = [route for route in snapshot.routes if route.target == name]
         return Response(
             BackendDetailSerializer(
                 {
                     **{part.name: getattr(info, part.name) for part in fields(info)},
-                    "routes": [route_row(route, snapshot) for route in routes],
+                    "routes": [
+                        status for status in snapshot.list_routes() if status.route.target == name
+                    ],
                     "changed_at": snapshot.entries[name].changed_at,
                 }
             ).data

@@ -1,19 +1,14 @@
 """The route table of `auto`, and the resolution of a query."""
 
-from dataclasses import asdict
-from typing import Any
-
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ...exceptions import InvalidRequest, comma_join, short_repr
-from ...registry import Snapshot
-from ...routing import RUNTIMES, Route, check_eligibility, describe_eligibility
+from ...routing import RUNTIMES, parse_isolation
 from ...workloads import AUTO, SOURCE_FORMATS
 from ..schema import DESCRIPTIONS, errors
-from ..serializers.fields import parse_isolation
 from ..serializers.routes import (
     CandidateSerializer,
     ResolutionSerializer,
@@ -35,9 +30,7 @@ class RouteListView(RegistryView):
         responses={200: RouteSerializer(many=True), **errors(401, 406)},
     )
     def get(self, request: Request) -> Response:
-        snapshot = self.registry.snapshot
-        rows = [route_row(route, snapshot) for route in snapshot.routes]
-        return Response(RouteSerializer(rows, many=True).data)
+        return Response(RouteSerializer(self.registry.snapshot.list_routes(), many=True).data)
 
     def links(self) -> list[Link]:
         return [
@@ -112,15 +105,3 @@ class ResolveView(RegistryView):
             self.link("image", "resolve", "?source_format=image"),
             self.link("archive", "resolve", "?runtime=python&source_format=archive"),
         ]
-
-
-def route_row(route: Route, snapshot: Snapshot) -> dict[str, Any]:
-    """Return a row of the route table, and whether its target is eligible now, with the reason."""
-    entry = snapshot.entries.get(route.target)
-    ineligibility = check_eligibility(entry, route.runtime, route.source_format)
-    return {
-        **asdict(route),
-        "rule": route.rule,
-        "eligible": ineligibility is None,
-        "reason": describe_eligibility(entry, ineligibility),
-    }

@@ -32,13 +32,6 @@ from ..throttles import AddressThrottle, UserThrottle
 from .base import Link, RegistryView
 
 LARGE_BODY_BYTES = 32 * 1024  # the server reads smaller bodies completely before the view runs
-FILTERS = {
-    "status": "status",
-    "runtime": "runtime",
-    "isolation": "isolation_used",
-    "created_after": "created_at__gte",
-    "created_before": "created_at__lt",
-}
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
@@ -127,13 +120,11 @@ class WorkloadsView(SubmitView):
     def get(self, request: Request) -> Response:
         query = WorkloadQuerySerializer(data=request.query_params)
         query.is_valid(raise_exception=True)
-        filters = query.validated_data
-        workloads = self.visible_workloads().summaries().select_related("owner")
-        for name, lookup in FILTERS.items():
-            if name in filters:
-                workloads = workloads.filter(**{lookup: filters[name]})
+        workloads = self.visible_workloads().filter_by(query.validated_data)
         pagination = WorkloadPagination()
-        rows = pagination.paginate_queryset(workloads, request, view=self)
+        rows = pagination.paginate_queryset(
+            workloads.summaries().select_related("owner"), request, view=self
+        )
         return pagination.get_paginated_response(
             WorkloadRowSerializer(rows, many=True, context=self.get_serializer_context()).data
         )

@@ -71,7 +71,7 @@ class BackendDetailView(RegistryView):
         info = next((info for info in snapshot.list() if info.name == name), None)
         if info is None:
             missing = BackendNotRegistered(name, tuple(snapshot.entries))
-            raise NotFound(str(missing), code="backend_not_registered")
+            raise NotFound(str(missing), code=missing.code)
         return Response(
             BackendDetailSerializer(
                 {

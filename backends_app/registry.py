@@ -50,22 +50,32 @@ class BackendInfo:
 class Snapshot:
     """The registry at one moment; `entries` is ordered by name.
 
-    `resolved` caches the results of `resolve` by source format, isolation and runtime: three
-    lookups cost less than building and hashing one key of three parts. Only successes are cached,
-    so its size is bounded by registered names times supported runtimes and formats.
+    `decisions` memoises `decide` by isolation, runtime and source format. It has only successes of
+    `auto` and of single names, so registered names times supported runtimes and formats bound its
+    size. Callers choose everything else: there is no end of unknown names and of lists. Errors are
+    made anew also because a raised error collects tracebacks.
     """
 
     entries: Mapping[str, RegisteredBackend]
     routes: RouteTable
-    resolved: dict[str, dict[str, dict[str | None, Backend]]] = field(
-        default_factory=dict, repr=False
+    decisions: dict[tuple[Isolation, str | None, str], Resolution] = field(
+        default_factory=dict, init=False, repr=False
     )
 
     def decide(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
     ) -> Resolution:
         """Choose a backend; see `routing.decide`."""
-        return decide(isolation, runtime, source_format, entries=self.entries, routes=self.routes)
+        try:
+            return self.decisions[isolation, runtime, source_format]
+        except (KeyError, TypeError):  # not memoised, or unhashable
+            pass
+        resolution = decide(
+            isolation, runtime, source_format, entries=self.entries, routes=self.routes
+        )
+        if resolution.error is None and isinstance(isolation, str):
+            self.decisions[isolation, runtime, source_format] = resolution
+        return resolution
 
     def list(self) -> list[BackendInfo]:
         """Return every backend, by name."""
@@ -127,18 +137,10 @@ class Registry:
 
         Raise a `ResolutionError` with the reason when there is none, or `InvalidRequest`.
         """
-        snapshot = self._snapshot
-        try:
-            return snapshot.resolved[source_format][isolation][runtime]  # type: ignore[index]
-        except (KeyError, TypeError):  # not cached, or a list, which is unhashable
-            pass
-        resolution = snapshot.decide(isolation, runtime, source_format)
-        if resolution.error is not None:
+        resolution = self._snapshot.decide(isolation, runtime, source_format)
+        if resolution.backend is None:
+            assert resolution.error is not None
             raise resolution.error
-        assert resolution.backend is not None
-        if isinstance(isolation, str):
-            by_isolation = snapshot.resolved.setdefault(source_format, {})
-            by_isolation.setdefault(isolation, {})[runtime] = resolution.backend
         return resolution.backend
 
     def explain(

@@ -1,4 +1,4 @@
-"""The cost of `resolve` relative to a dict lookup, and of a busy writer for readers."""
+"""The cost of a routing decision made before, and of a busy writer for readers."""
 
 import threading
 import time
@@ -36,13 +36,19 @@ def lookups() -> Iterator[Ratio]:
     lookup = _timer("d['isolate']", d={name: name for name in small})
     explicit = _timer("resolve('isolate', 'node')", resolve=small.resolve)
     auto = _timer("resolve('auto', 'node')", resolve=small.resolve)
+    explain = _timer("explain('auto', 'node')", explain=small.explain)
     explicit_1000 = _timer("resolve('isolate', 'node')", resolve=large.resolve)
     auto_1000 = _timer("resolve('auto', 'node')", resolve=large.resolve)
-    sides = in_turns(ROUNDS, lookup, explicit, auto, explicit_1000, auto_1000)
-    yield at_most(6, "resolve, explicit : dict lookup", sides[1], sides[0])
+    explain_1000 = _timer("explain('auto', 'node')", explain=large.explain)
+    sides = in_turns(
+        ROUNDS, lookup, explicit, auto, explain, explicit_1000, auto_1000, explain_1000
+    )
+    yield at_most(10, "resolve, explicit : dict lookup", sides[1], sides[0])
     yield at_most(10, "resolve, auto : dict lookup", sides[2], sides[0])
-    yield at_most(1.2, "resolve, explicit: 1,000 backends : 3", sides[3], sides[1])
-    yield at_most(1.2, "resolve, auto: 1,000 backends : 3", sides[4], sides[2])
+    yield at_most(20, "explain, auto : dict lookup", sides[3], sides[0])
+    yield at_most(1.2, "resolve, explicit: 1,000 backends : 3", sides[4], sides[1])
+    yield at_most(1.2, "resolve, auto: 1,000 backends : 3", sides[5], sides[2])
+    yield at_most(1.2, "explain, auto: 1,000 backends : 3", sides[6], sides[3])
 
 
 def beside_a_writer(count: int) -> Ratio:

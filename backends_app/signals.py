@@ -28,6 +28,3 @@ threads_held = Signal()
 `held`, the number of held threads; `limit`, their maximum; `refused`, whether this request was
 refused.
 """
-
-registry_read = Signal()
-"""A request or a workload has read the registry. `operation`: the kind of read, one word."""

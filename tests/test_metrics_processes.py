@@ -20,7 +20,8 @@ from tests.servers import redis
 from tests.test_server import GUNICORN, TOKEN
 
 READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
-READS = "vulcan_registry_reads_total"
+RESPONSES = "django_http_responses_total_by_status_view_method_total"
+VIEW = "v1:backends"
 SUM = {"runtime": "node", "code": "export default (n: number) => n + 1", "input": 1}
 
 
@@ -52,7 +53,7 @@ class Server:
             connection.close()
 
     def read_by_both(self) -> int:
-        """Let each worker read its registry; return the number of reads."""
+        """Let each worker answer a request; return the number of requests."""
         read = 0
         while not all(_has_counted(worker, self.folders[-1]) for worker in self.workers):
             assert self.get("/v1/backends") == 200
@@ -81,24 +82,24 @@ def _serves(pid: int) -> bool:
 
 
 def _has_counted(pid: int, folder: Path) -> bool:
-    """Return whether the process has counted anything besides its own probes."""
+    """Return whether the process has counted a request for `VIEW`."""
     file = folder / f"counter_{pid}.db"
-    return file.exists() and READS.encode() in file.read_bytes()
+    return file.exists() and VIEW.encode() in file.read_bytes()
 
 
 def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: Path):
     with running_server(migrated) as server:
         read = server.read_by_both()
-        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        assert {server.scrape()(RESPONSES, view=VIEW) for _ in range(20)} == {read}
         before = server.workers
         doomed = min(before)
         wait_until(lambda: list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
         os.kill(doomed, signal.SIGKILL)
         wait_until(lambda: len(server.workers) == 2 and server.workers != before)
-        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        assert {server.scrape()(RESPONSES, view=VIEW) for _ in range(20)} == {read}
         # Its own gauges, such as its warm instances, are gone with it.
         wait_until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
-        assert read + server.read_by_both() == server.scrape()(READS, operation="list")
+        assert read + server.read_by_both() == server.scrape()(RESPONSES, view=VIEW)
 
 
 def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
@@ -106,7 +107,7 @@ def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
         read = server.read_by_both()
         for kind in ("counter", "histogram", "gauge_livesum"):
             (server.folders[0] / f"{kind}_999999.db").touch()  # its first action
-        assert server.scrape()(READS) == read
+        assert server.scrape()(RESPONSES, view=VIEW) == read
 
 
 def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Path):
@@ -122,8 +123,8 @@ def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Pat
         assert first.folders == [left]
     with running_server(migrated) as second:
         assert left not in second.folders
-        assert not second.scrape().has(READS)
-        assert second.read_by_both() == second.scrape()(READS)
+        assert not second.scrape().has(RESPONSES, view=VIEW)
+        assert second.read_by_both() == second.scrape()(RESPONSES, view=VIEW)
     assert second.folders == []
 
 
@@ -132,7 +133,7 @@ def test_a_reload_keeps_the_folder(migrated: Path):
         read, before = server.read_by_both(), server.workers
         os.kill(server.master, signal.SIGHUP)
         wait_until(lambda: len(server.workers) == 2 and not server.workers & before)
-        assert server.scrape()(READS) == read
+        assert server.scrape()(RESPONSES, view=VIEW) == read
         assert len(server.folders) == 1
 
 
@@ -166,7 +167,7 @@ def test_the_development_server_needs_no_folder(migrated: Path):
     with running(server, ready, migrated, METRICS_ACCESS="open") as (address, _):
         for count in (1, 2):
             urllib.request.urlopen(f"{address}/v1/backends", timeout=60).close()
-            assert scrape(f"{address}/metrics")(READS, operation="list") == count
+            assert scrape(f"{address}/metrics")(RESPONSES, view=VIEW) == count
         request = urllib.request.Request(f"{address}/metrics", method="HEAD")
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.read() == b""

@@ -18,7 +18,7 @@ from tests.needs import need
 from tests.programs import PATIENCE_S, ROOT, manage, wait_until
 from tests.scrapes import Scrape
 from tests.servers import free_port
-from tests.test_metrics_processes import READS, SUM, Server, _post, running_server
+from tests.test_metrics_processes import RESPONSES, SUM, VIEW, Server, _post, running_server
 from tests.test_server import TOKEN
 
 OPS = ROOT / "ops"
@@ -236,7 +236,7 @@ def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: P
         assert _post(site.port, token, SUM) == (201, 2)
     ran = 'vulcan_workloads_total{backend="isolate",runtime="node",exit_reason="exited"}'
     wait_until(lambda: list(prometheus.query(ran).values()) == [4])
-    wait_until(lambda: [*prometheus.query(f'{READS}{{operation="list"}}').values()] == [read])
+    wait_until(lambda: [*prometheus.query(f'{RESPONSES}{{view="{VIEW}"}}').values()] == [read])
     assert len(prometheus.query(ran)) == 1  # one series, whichever worker was scraped
 
     groups = prometheus.ask("rules")["groups"]
@@ -251,7 +251,7 @@ def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: P
 
     for name in ("Throughput A", "Duration B", "Start-up A", "Queue A", "Slots in use A"):
         wait_until(lambda name=name: drawn(name))
-    for name in ("Backends A", "Probes A", "Latency A", "Registry reads A", "Responses A"):
+    for name in ("Backends A", "Probes A", "Latency A", "Responses A"):
         wait_until(lambda name=name: drawn(name))
 
 

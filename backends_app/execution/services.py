@@ -70,7 +70,6 @@ def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
     complete = replace(spec, resources=resources, output_bytes=bounds.output_bytes)
     bounds.check(complete)
     created_at = datetime.now(UTC)
-    signals.registry_read.send_robust(None, operation="resolve")
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
     if resolution.error is not None:
         raise resolution.error

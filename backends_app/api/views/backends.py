@@ -23,7 +23,6 @@ class BackendListView(RegistryView):
     """Every registered backend with its capabilities and its current health."""
 
     name = "Backends"
-    registry_operation = "list"
     permission_classes = [AllowAny]
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -59,7 +58,6 @@ class BackendListView(RegistryView):
 class BackendDetailView(RegistryView):
     """One backend, and the routes that target it."""
 
-    registry_operation = "get"
     permission_classes = [AllowAny]
 
     @extend_schema(

@@ -9,7 +9,6 @@ from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
-from ... import signals
 from ...executors.views import ExecutorView
 from ..bodies import body_memory
 from ..parsers import check_body_size, check_content_type, reserve_memory
@@ -64,14 +63,6 @@ class SizeLimitedView(APIView):
 
 class RegistryView(ExecutorView, SizeLimitedView):
     """Base of the views that use a registry and an executor."""
-
-    registry_operation: ClassVar[str] = ""
-    """The operation by which a GET reads the registry, for metrics; empty when it does not."""
-
-    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        super().setup(request, *args, **kwargs)
-        if self.registry_operation and request.method in ("GET", "HEAD"):
-            signals.registry_read.send_robust(None, operation=self.registry_operation)
 
     def link(self, text: str, view_name: str, query: str = "", **kwargs: str) -> Link:
         """Return a link to a related view, for the browsable API."""

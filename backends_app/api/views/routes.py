@@ -22,7 +22,6 @@ class RouteListView(RegistryView):
     """The routes of `auto`, and whether each target is available now."""
 
     name = "Routes"
-    registry_operation = "routes"
     permission_classes = [AllowAny]
 
     @extend_schema(
@@ -43,7 +42,6 @@ class ResolveView(RegistryView):
     """The backend that would run a workload, and why, without running it."""
 
     name = "Resolve"
-    registry_operation = "explain"
     permission_classes = [AllowAny]
 
     @extend_schema(

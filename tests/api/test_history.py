@@ -88,7 +88,7 @@ def test_a_workload_that_its_backend_rejects_leaves_no_record(client, fakes, mon
     def refuse(workload):
         raise InvalidRequest("code", "is not to its taste")
 
-    monkeypatch.setattr(fakes["isolate"], "validate", refuse)
+    monkeypatch.setattr(fakes["isolate"], "prepare", refuse)
     response = submit(client)
     assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "code")
     assert not Workload.objects.exists()

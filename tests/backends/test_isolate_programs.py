@@ -54,7 +54,7 @@ be_somebody_else()
 without({seccomp.DENIED_SYSCALLS["unshare"][COLUMN]: errno.EPERM}, prctl_seccomp=False)
 backend = IsolateBackend()
 code = "enum A { B = 1 }; export default () => { if (A.B) return A.B }"
-result = backend.execute(WorkloadSpec(runtime="node", code=code))
+result = backend.run(WorkloadSpec(runtime="node", code=code))
 backend.close()
 print(json.dumps([result.output, result.error]))
 """
@@ -426,7 +426,7 @@ def test_result_lost_to_a_closed_stdout_is_reported(backend: IsolateBackend, run
     heard: list[bytes] = []
     code = "console.error('said'); Deno.stdout.close(); export default () => 'lost'"
     spec = WorkloadSpec(runtime="node", code=code, on_output=lambda _, data: heard.append(data))
-    assert backend.execute(spec).stderr == "said\n" == b"".join(heard).decode()
+    assert backend.run(spec).stderr == "said\n" == b"".join(heard).decode()
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_podman_with_another_default_runtime_is_rejected(own_engine: TestEngine)
         assert found.state == "undetected"
         assert re.search(r"would run everything with 'crun'.*--runtime runsc", found.description)
         with pytest.raises(BackendUnavailable, match="would run everything with 'crun'"):
-            backend.execute(WorkloadSpec(runtime="oci", image=IMAGE, command=("true",)))
+            backend.run(WorkloadSpec(runtime="oci", image=IMAGE, command=("true",)))
         assert own_engine.containers() == []
     finally:
         backend.close()

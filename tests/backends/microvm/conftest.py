@@ -71,7 +71,7 @@ def execute(backend: MicroVMBackend, code: str | None = None, **given) -> Worklo
     spec = WorkloadSpec(
         runtime=runtime, code=code, resources=resources, output_bytes=output_bytes, **fields
     )
-    return backend.execute(spec)
+    return backend.run(spec)
 
 
 @pytest.fixture

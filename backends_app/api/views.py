@@ -49,12 +49,12 @@ from ..execution.lifecycle import Submission
 from ..executors import get_executor
 from ..executors.base import Executor
 from ..logs import store
-from ..logs.follow import log_hub, sse_events
+from ..logs.follow import LogEvents, LogReader, log_hub
 from ..models import Workload, WorkloadQuerySet, is_workload_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Route, check_eligibility, describe_eligibility
 from ..utils.database import release_connection
-from ..utils.thread_shares import thread_shares
+from ..utils.thread_shares import hold_stream, thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
 from .bodies import body_memory
 from .errors import RETRY_CAPACITY_S
@@ -616,16 +616,21 @@ class LogsView(OwnerScopedView):
 
 
 class EventStream(StreamingHttpResponse):
-    """Streams a log until its end or until the client disconnects; raises `TooManyWaiting`."""
+    """Streams a log until its end or until the client disconnects; raises `TooManyWaiting`.
+
+    A server with an event loop calls `poll` instead of iterating, which holds a thread.
+    """
 
     def __init__(self, workload_id: str, after: int, user_id: int | None) -> None:
         with ExitStack() as stack:
-            stack.enter_context(thread_shares.hold(user_id))
+            stack.enter_context(hold_stream(user_id))
             follower = stack.enter_context(log_hub.subscribe(workload_id))
             self._resources = stack.pop_all()
         release_connection()
+        events = LogEvents(LogReader(follower, after))
+        self.poll = events.poll
         super().__init__(
-            sse_events(follower, after),
+            events,
             content_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )

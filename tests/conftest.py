@@ -24,9 +24,9 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
 from backends_app.web.dashboard.history import History
 from backends_app.web.dashboard.urls import dashboard_urlpatterns
-from tests.lanes import lanes_of
-from tests.needs import unlisted
-from tests.programs import DATABASE, ROOT, manage
+from tests.support.lanes import lanes_of
+from tests.support.needs import unlisted
+from tests.support.programs import DATABASE, ROOT, manage
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
@@ -58,10 +58,10 @@ def _note_unlisted_program(event: str, arguments: tuple) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs_are_listed() -> Iterator[None]:
-    """Fail a test that started a host program that no package in tests/needs.py provides."""
+    """Fail a test that started a program that no package of tests/support/needs.py provides."""
     _unlisted_programs.clear()
     yield
-    assert not _unlisted_programs, "add them to tests/needs.py, or do without them"
+    assert not _unlisted_programs, "add them to tests/support/needs.py, or do without them"
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.models import Workload
 from backends_app.observability.readiness import Readiness
 from backends_app.registry import Registry
-from tests.confinement.programs import children, gone
-from tests.programs import manage, running, wait_until
-from tests.scrapes import Scrape
-from tests.servers import postgresql, redis
+from tests.support.processes import children, gone
+from tests.support.programs import manage, running, wait_until
+from tests.support.scrapes import Scrape
+from tests.support.servers import postgresql, redis
 from tests.test_metrics_processes import READY
 from tests.test_server import GUNICORN
 

@@ -14,7 +14,7 @@ from backends_app.logs.store import (
     LogBuffer,
 )
 from backends_app.models import Workload
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 MB = 1024 * 1024
 

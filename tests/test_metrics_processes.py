@@ -13,10 +13,10 @@ from urllib.error import HTTPError
 import pytest
 
 from backends_app.observability import multiprocess_dir
-from tests.confinement.programs import children, gone
-from tests.programs import PATIENCE_S, manage, running, wait_until
-from tests.scrapes import Scrape, scrape
-from tests.servers import redis
+from tests.support.processes import children, gone
+from tests.support.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.scrapes import Scrape, scrape
+from tests.support.servers import redis
 from tests.test_server import GUNICORN, TOKEN
 
 READY = r"Listening at: http://127\.0\.0\.1:(\d+)"

@@ -12,8 +12,8 @@ import pytest
 
 from backends_app.backends.gvisor.host import PACKAGES as GVISOR_PACKAGES
 from backends_app.backends.microvm.build import PACKAGES as MICROVM_PACKAGES
-from tests import needs
-from tests.programs import ROOT
+from tests.support import needs
+from tests.support.programs import ROOT
 
 ROWS = [
     (package, program)
@@ -70,10 +70,9 @@ def test_a_listed_package_provides_its_program(package: str, program: str):
 
 
 def test_make_host_installs_the_listed_packages():
-    assert "$(PY) -m tests.needs" in (ROOT / "Makefile").read_text()
-    listed = subprocess.run(
-        [sys.executable, "-m", "tests.needs"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    assert "$(PY) -m tests.support.needs" in (ROOT / "Makefile").read_text()
+    command = [sys.executable, "-m", "tests.support.needs"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert listed.stdout.split() == list(needs.PACKAGES)
     assert {*needs.BACKEND_PACKAGES} <= {*GVISOR_PACKAGES, *MICROVM_PACKAGES}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lanes import LANES
-from tests.needs import find, need
-from tests.programs import ROOT, environment, manage, tracked_files
+from tests.support.lanes import LANES
+from tests.support.needs import find, need
+from tests.support.programs import ROOT, environment, manage, tracked_files
 from vulcan_site.test_runner import as_pytest_label
 
 TOP_LEVEL = {
@@ -20,7 +20,7 @@ TOP_LEVEL = {
     *("pyproject.toml", "manage.py", "gunicorn.conf.py"),
     *("requirements.in", "requirements.txt"),
     *("requirements-production.in", "requirements-production.txt"),
-    *("vulcan_site", "backends_app", "tests", "docs", "ops"),
+    *("vulcan_site", "backends_app", "tests", "tools", "docs", "ops"),
 }
 LOCKS = ("requirements", "requirements-production")
 

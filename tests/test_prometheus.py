@@ -14,10 +14,10 @@ import pytest
 import yaml
 from django.test import Client
 
-from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, manage, wait_until
-from tests.scrapes import Scrape
-from tests.servers import free_port
+from tests.support.needs import need
+from tests.support.programs import PATIENCE_S, ROOT, manage, wait_until
+from tests.support.scrapes import Scrape
+from tests.support.servers import free_port
 from tests.test_metrics_processes import READS, SUM, Server, _post, running_server
 from tests.test_server import TOKEN
 

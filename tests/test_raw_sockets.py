@@ -22,9 +22,9 @@ from gunicorn.workers.gthread import ThreadWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.confinement.programs import children
 from tests.faults.site import USERS
-from tests.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, manage, running, wait_until
 from vulcan_site import gunicorn_worker
 from vulcan_site.gunicorn_worker import ClientSocket, GunicornWorker
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.confinement.programs import children, gone
-from tests.needs import need
-from tests.programs import manage, running, wait_until
+from tests.support.needs import need
+from tests.support.processes import children, gone
+from tests.support.programs import manage, running, wait_until
 
 GUNICORN = [
     *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),

@@ -20,8 +20,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.fickle import FILE
-from tests.needs import need
-from tests.programs import DATABASE, PATIENCE_S, manage, running
+from tests.support.needs import need
+from tests.support.programs import DATABASE, PATIENCE_S, manage, running
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
 GUNICORN = [

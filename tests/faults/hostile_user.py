@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.faults.site import SLEEPS, Site
-from tests.programs import PATIENCE_S
+from tests.support.programs import PATIENCE_S
 
 USER = """
 from django.contrib.auth.models import User

@@ -12,8 +12,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.programs import DATABASE, PATIENCE_S, ROOT, environment, manage, wait_until
-from tests.servers import free_port
+from tests.support.programs import DATABASE, PATIENCE_S, ROOT, environment, manage, wait_until
+from tests.support.servers import free_port
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.faults.settings"}
 USERS = """

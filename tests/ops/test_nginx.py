@@ -19,9 +19,9 @@ import pytest
 
 from backends_app.api.parsers import max_body_bytes
 from tests.faults.site import RETURNS, Program, Site
-from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, wait_until
-from tests.servers import free_port, nginx
+from tests.support.needs import need
+from tests.support.programs import PATIENCE_S, ROOT, wait_until
+from tests.support.servers import free_port, nginx
 
 CONFIGURATION = (ROOT / "ops" / "nginx" / "vulcan.conf").read_text()
 HOST = "vulcan.example.org"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import need
-from tests.programs import manage, running
+from tests.support.needs import need
+from tests.support.programs import manage, running
 
 GUNICORN = ["-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", "--no-control-socket"]
 BOSS = """

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.needs import find, need
-from tests.programs import PATIENCE_S
+from tests.support.needs import find, need
+from tests.support.programs import PATIENCE_S
 
 POSTGRES = "postgres"  # the user: PostgreSQL does not run as root
 

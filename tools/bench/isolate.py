@@ -19,8 +19,8 @@ from backends_app.backends.isolate.backend import ENVIRONMENT, _command
 from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import WorkloadSpec
-from tests.confinement.programs import children
-from tests.programs import manage, running
+from tests.support.processes import children
+from tests.support.programs import manage, running
 
 from .http import GUNICORN
 from .ratios import Ratio, at_least, at_most, in_turns, timed

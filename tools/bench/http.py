@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.programs import running
+from tests.support.programs import running
 
 from .ratios import Ratio, at_least, in_turns
 
@@ -23,7 +23,7 @@ GUNICORN = [
 
 def ratios() -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"DJANGO_SETTINGS_MODULE": "tests.bench.settings"}
+        settings = {"DJANGO_SETTINGS_MODULE": "tools.bench.settings"}
         ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
         with running(GUNICORN, ready, Path(folder), **settings) as (port, _):
             yield from _ratios(int(port))

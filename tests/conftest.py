@@ -118,14 +118,16 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
 
 
 @pytest.fixture
-def serve(settings) -> Callable[[Registry], APIClient]:
-    """Return `serve(registry)`, which returns a client of the site over that registry."""
+def serve(settings) -> Callable[..., APIClient]:
+    """Return a function that sets the site up over a registry and returns a client of it."""
 
-    def over(registry: Registry, executor: Executor | None = None) -> APIClient:
+    def over(
+        registry: Registry, executor: Executor | None = None, history: History | None = None
+    ) -> APIClient:
         urlconf = ModuleType("urls_of_a_test")
-        executor = executor or LocalExecutor(registry)
+        executor, history = executor or LocalExecutor(registry), history or History()
         urlconf.urlpatterns = [
-            path("", include(dashboard_urlpatterns(registry, executor, History()))),
+            path("", include(dashboard_urlpatterns(registry, executor, history))),
             path("v1/", include((api_urlpatterns(registry, executor), "v1"))),
             path("", include("vulcan_site.urls")),
             path("broken", _broken),

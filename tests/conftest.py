@@ -24,7 +24,7 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
 from backends_app.web.dashboard.history import History
 from backends_app.web.dashboard.urls import dashboard_urlpatterns
-from tests.support.lanes import lanes_of
+from tests.support.lanes import LANES, lanes_of, timeout_of
 from tests.support.needs import unlisted
 from tests.support.programs import DATABASE, ROOT, manage
 
@@ -47,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for lane in lanes_of(str(item.path.relative_to(ROOT))):
             item.add_marker(lane)
+        lanes = [marker.name for marker in item.iter_markers() if marker.name in LANES]
+        # Hypothesis catches the failure that a signal raises, and runs the example that hangs once
+        # more. A thread ends the process instead, and pytest-xdist reports the test and goes on.
+        by_thread = hypothesis.is_hypothesis_test(getattr(item, "obj", None))
+        method = "thread" if by_thread else "signal"
+        item.add_marker(pytest.mark.timeout(timeout_of(lanes), method=method))
 
 
 def _note_unlisted_program(event: str, arguments: tuple) -> None:

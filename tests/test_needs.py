@@ -13,7 +13,7 @@ import pytest
 from backends_app.backends.gvisor.host import PACKAGES as GVISOR_PACKAGES
 from backends_app.backends.microvm.build import PACKAGES as MICROVM_PACKAGES
 from tests.support import needs
-from tests.support.programs import ROOT
+from tests.support.programs import ELSEWHERE, ROOT
 
 ROWS = [
     (package, program)
@@ -21,8 +21,6 @@ ROWS = [
     for package, programs in table.items()
     for program in programs
 ]
-# Run pytest on files elsewhere, with this project's configuration.
-PYTEST = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), ".")
 
 
 @functools.cache
@@ -101,7 +99,7 @@ def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester)
             subprocess.run(["nproc", "--version"], check=True)
         """
     )
-    result = pytester.runpytest_subprocess(*PYTEST)
+    result = pytester.runpytest_subprocess(*ELSEWHERE)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*nproc*"])
 
@@ -123,7 +121,7 @@ def test_a_child_gets_sigint_even_when_the_run_ignores_it(pytester: pytest.Pytes
         """
     )
     done = subprocess.run(
-        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "pytest", *PYTEST],
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "pytest", *ELSEWHERE],
         cwd=pytester.path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -31,7 +31,7 @@ from backends_app.logs import store
 from backends_app.models import ENDED, PREVIOUS_STATUSES, LogBlock, Source, Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.workloads import recorded, submission
+from tests.support.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 

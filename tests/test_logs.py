@@ -17,7 +17,7 @@ from backends_app.logs.store import (
 )
 from backends_app.models import Workload
 from backends_app.workloads import Status
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 MB = 1024 * 1024
 

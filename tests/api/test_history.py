@@ -17,8 +17,8 @@ from backends_app.logs import store
 from backends_app.models import Workload
 from backends_app.utils.thread_shares import thread_shares
 from backends_app.workloads import ExitReason, Status, WorkloadResult
-from tests.hostile import CURSORS
-from tests.workloads import recorded
+from tests.support.hostile import CURSORS
+from tests.support.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 

@@ -10,7 +10,7 @@ import pytest
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
-from tests.confinement.programs import children
+from tests.support.processes import children
 
 OUTPUT_BYTES = 20_000
 

@@ -7,7 +7,7 @@ from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.utils.strict_json import JSON
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.contract import BackendContract, Programs
+from tests.backends.contract import BackendContract, Programs
 
 
 def play(workload: WorkloadSpec) -> JSON:

@@ -13,9 +13,9 @@ from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends import wasm
-from tests.confinement.programs import children
-from tests.contract import BackendContract, Programs, kill_after_output
-from tests.programs import PATIENCE_S, ROOT
+from tests.backends.contract import BackendContract, Programs, kill_after_output
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, ROOT
 
 
 class TestIsolateBackend(BackendContract):
@@ -346,7 +346,7 @@ def test_probe_reports_deno_and_its_sandbox(backend: IsolateBackend):
 
 WITHOUT_WALLS = """
 import errno, json, sys
-from tests.confinement.escaped import COLUMN, be_somebody_else, without
+from tests.sandbox.escaped import COLUMN, be_somebody_else, without
 from backends_app.sandbox import seccomp
 from backends_app.sandbox.landlock import CREATE_RULESET
 from backends_app.backends.isolate import IsolateBackend

@@ -11,7 +11,7 @@ import pytest
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.sandbox import root
 from backends_app.workloads import ExitReason, Status, WorkloadSpec
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 # What V8, Deno and the C library expect of a process
 
@@ -46,7 +46,7 @@ def test_prepared_maps_have_a_line_for_the_end_of_any_stack():
 
 WITHOUT_NAMESPACES = """
 import errno, json
-from tests.confinement.escaped import COLUMN, be_somebody_else, without
+from tests.sandbox.escaped import COLUMN, be_somebody_else, without
 from backends_app.sandbox import seccomp
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.workloads import WorkloadSpec

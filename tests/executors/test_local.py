@@ -31,8 +31,8 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.models import NodeBackend, Source, Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S, wait_until
-from tests.workloads import recorded, submission
+from tests.support.programs import PATIENCE_S, wait_until
+from tests.support.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 

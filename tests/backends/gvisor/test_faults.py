@@ -19,7 +19,7 @@ from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import RUNSC, TestEngine
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 SLEEPS = WorkloadSpec(
     runtime="oci", image=IMAGE, command=("sleep", "99"), resources=Resources(timeout_s=60)

@@ -10,9 +10,9 @@ import pytest
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
+from tests.backends.contract import BackendContract, Programs, kill_after_output
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
 from tests.backends.gvisor.engines import TestEngine, of_another_processor
-from tests.contract import BackendContract, Programs, kill_after_output
 
 SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
 

@@ -30,7 +30,7 @@ from tests.backends.gvisor.test_gvisor_attacks import (  # noqa: F401
     test_privileged_operations_are_denied,
     test_unbounded_programs_are_killed,
 )
-from tests.needs import need
+from tests.support.needs import need
 
 
 class PodmanOfOthers(TestPodman):

@@ -16,7 +16,7 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import TestEngine
-from tests.needs import find, need
+from tests.support.needs import find, need
 
 CONFIGURATION = """
 version: 0.1

@@ -16,7 +16,7 @@ from rest_framework.renderers import JSONRenderer
 from backends_app.backends.base import Backend, BackendCapabilities, Health
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S
+from tests.support.programs import PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from django.utils.safestring import SafeString
 from django.views import View
 from django.views.decorators.gzip import gzip_page
 
-from ...benchmarks.charts import chart
 from ...benchmarks.kept import latest_benchmark
 from ...conf import metrics_access
 from ...executors import get_executor
@@ -28,6 +27,7 @@ from ...executors.base import Executor
 from ...models import Workload
 from ...registry import Registry, registry
 from ...utils.database import release_connection
+from ..benchmarks.charts import chart
 from . import charts, present, words
 from .history import WINDOWS, History, Stats, WindowStats, history
 

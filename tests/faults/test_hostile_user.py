@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.hostile_user import HostileUser
 from tests.faults.site import RETURNS, SLEEPS, Site
-from tests.programs import wait_until
+from tests.support.programs import wait_until
 
 THREADS = 8
 MANY = 3 * THREADS

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from django.db import OperationalError
 
-from tests.programs import PATIENCE_S, wait_until
+from tests.support.programs import PATIENCE_S, wait_until
 from vulcan_site import stream_loop
 from vulcan_site.gunicorn_worker import ClientSocket
 from vulcan_site.stream_loop import StreamLoop

@@ -28,3 +28,6 @@ threads_held = Signal()
 `held`, the number of held threads; `limit`, their maximum; `refused`, whether this request was
 refused.
 """
+
+streams_open = Signal()
+"""A log stream without a thread of its own starts or ends, or was refused; as `threads_held`."""

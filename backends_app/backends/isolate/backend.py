@@ -14,7 +14,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import deno
 from django.core.checks import CheckMessage, Warning
 
 from ...exceptions import BackendUnavailable, InvalidRequest
@@ -227,8 +226,10 @@ class IsolateBackend(Backend):
                 return found
             raise BackendUnavailable(f"the configured Deno is not a program; {INSTALL}")
         try:
+            import deno  # of the extra `isolate`
+
             return os.fsdecode(deno.find_deno_bin())
-        except FileNotFoundError:
+        except (ImportError, FileNotFoundError):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
 

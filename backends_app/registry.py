@@ -20,7 +20,15 @@ from .exceptions import (
     InvalidBackend,
     InvalidBackendName,
 )
-from .routing import MAX_NAME_CHARS, RegisteredBackend, Resolution, RouteTable, decide
+from .routing import (
+    MAX_NAME_CHARS,
+    RegisteredBackend,
+    Resolution,
+    RouteStatus,
+    RouteTable,
+    decide,
+    route_status,
+)
 from .workloads import AUTO, Isolation
 
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAX_NAME_CHARS - 1}}}")
@@ -72,6 +80,10 @@ class Snapshot:
             )
             for entry in self.entries.values()
         ]
+
+    def list_routes(self) -> builtins.list[RouteStatus]:
+        """Return every row of the route table with the state of its target, in order."""
+        return [route_status(route, self.entries) for route in self.routes]
 
 
 class Registry:

@@ -114,6 +114,19 @@ class Ineligibility(Enum):
     HEALTH = auto()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteStatus:
+    """One row of the route table, and whether its target can run such workloads now."""
+
+    route: Route
+    ineligibility: Ineligibility | None
+    reason: str
+
+    @property
+    def eligible(self) -> bool:
+        return self.ineligibility is None
+
+
 def check_eligibility(
     entry: RegisteredBackend | None, runtime: str | None, source_format: str | None
 ) -> Ineligibility | None:
@@ -211,6 +224,17 @@ def decide(
     )
 
 
+def route_status(route: Route, entries: Mapping[str, RegisteredBackend]) -> RouteStatus:
+    """Return whether the target of a route is eligible now, and why or why not."""
+    entry = entries.get(route.target)
+    ineligibility = check_eligibility(entry, route.runtime, route.source_format)
+    return RouteStatus(
+        route=route,
+        ineligibility=ineligibility,
+        reason=describe_eligibility(entry, ineligibility),
+    )
+
+
 def describe_eligibility(
     entry: RegisteredBackend | None, ineligibility: Ineligibility | None
 ) -> str:
@@ -227,6 +251,11 @@ def describe_eligibility(
             return f"{entry.health.state}: {entry.health.description}"
         case _:
             return "healthy" if entry.health.healthy else "not probed yet"
+
+
+def parse_isolation(text: str) -> str | list[str]:
+    """Return a single name unchanged, comma-separated names as a list: `gvisor,microvm`."""
+    return [name.strip() for name in text.split(",")] if "," in text else text
 
 
 def _allowed_names(

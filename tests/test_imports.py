@@ -38,6 +38,15 @@ LAYER = {name: number for number, name in enumerate(LAYERS)}
 NAMES = {"isolate", "gvisor", "microvm"}
 MAY_NAME_BACKENDS = {"conf.py", "routing.py"}  # the default backends and the default routes
 
+IMPORT_THE_API = {
+    "management/commands/list_backends.py": "prints the bytes of GET /v1/backends",
+    "management/commands/probe_backends.py": "prints the bytes of GET /v1/backends",
+    "management/commands/resolve_backend.py": "prints the JSON of a resolution",
+    "management/commands/run_workload.py": "prints the JSON of a workload",
+    "management/commands/workload.py": "prints the JSON of workloads",
+}
+"""The modules outside of the API that may import it, each with a reason: one format, one place."""
+
 MODULES = sorted(
     path
     for path in APP.rglob("*.py")
@@ -83,6 +92,15 @@ def test_modules_import_only_from_lower_layers():
             if not same_package and LAYER[target[0]] >= LAYER[parts[0]]:
                 offenders.append(f"{'.'.join(parts)} imports {'.'.join(target)}")
     assert offenders == []
+
+
+def test_only_commands_that_print_its_format_import_the_api():
+    importing = {
+        str(path.relative_to(APP))
+        for path in MODULES
+        if APP / "api" not in path.parents and "api" in {target[0] for target in imported(path)}
+    }
+    assert importing == {*IMPORT_THE_API}
 
 
 @pytest.mark.parametrize("family", sorted(NAMES))

@@ -6,16 +6,10 @@ from typing import Any
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework.exceptions import APIException, ParseError
+from rest_framework.status import HTTP_503_SERVICE_UNAVAILABLE
 
 from ..exceptions import VulcanError
-from .errors import (
-    BackendUnavailableNow,
-    DatabaseUnavailable,
-    HostUnavailable,
-    PayloadTooLarge,
-    to_api_exception,
-    to_unavailable,
-)
+from .errors import PayloadTooLarge, to_api_exception, to_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +31,7 @@ class EnvelopeExceptionHandler(ExceptionHandler):
 
     def report_exception(self, exc: APIException, response: Any) -> None:
         """Log unavailable dependencies as warnings without a traceback: they are not bugs."""
-        if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable | HostUnavailable):
+        if exc.status_code == HTTP_503_SERVICE_UNAVAILABLE:
             logger.warning("%s", exc.__cause__ or exc.detail)
         else:
             super().report_exception(exc, response)

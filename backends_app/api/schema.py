@@ -9,7 +9,7 @@ from drf_spectacular.contrib.knox_auth_token import KnoxTokenScheme
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import OpenApiResponse
 
-from .serializers import EnvelopeSerializer
+from .serializers.errors import EnvelopeSerializer
 
 DESCRIPTIONS = {
     400: "Invalid request, or no backend supports the workload.",

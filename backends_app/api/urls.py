@@ -9,7 +9,8 @@ from django.urls import URLPattern, path, re_path
 from ..executors.base import Executor
 from ..executors.local import LocalExecutor
 from ..registry import Registry, registry
-from . import tokens, views
+from .views import backends, docs, logs, nodes, root, routes, tokens, workloads
+from .views.base import RegistryView
 
 the_registry = registry
 
@@ -25,32 +26,32 @@ def api_urlpatterns(
     if executor is None and registry is not the_registry:
         executor = LocalExecutor(registry)
 
-    def view(view_class: type[views.RegistryView]) -> Callable[..., HttpResponseBase]:
+    def view(view_class: type[RegistryView]) -> Callable[..., HttpResponseBase]:
         return view_class.as_view(registry=registry, executor_override=executor)
 
     schema: dict[str, Any] = {"url_name": "v1:schema"}
     return [
-        path("", view(views.RootView), name="root"),
-        *_both("backends", view(views.BackendListView), "backends"),
-        *_both("backends/<str:name>", view(views.BackendDetailView), "backend"),
-        *_both("routes", view(views.RouteListView), "routes"),
-        *_both("resolve", view(views.ResolveView), "resolve"),
-        *_both("workloads", view(views.WorkloadsView), "workloads"),
-        *_both("workloads/async", view(views.AsyncWorkloadsView), "workloads-async"),
-        *_both("workloads/<str:workload_id>", view(views.WorkloadView), "workload"),
-        *_both("workloads/<str:workload_id>/logs", view(views.LogsView), "workload-logs"),
+        path("", view(root.RootView), name="root"),
+        *_both("backends", view(backends.BackendListView), "backends"),
+        *_both("backends/<str:name>", view(backends.BackendDetailView), "backend"),
+        *_both("routes", view(routes.RouteListView), "routes"),
+        *_both("resolve", view(routes.ResolveView), "resolve"),
+        *_both("workloads", view(workloads.WorkloadsView), "workloads"),
+        *_both("workloads/async", view(workloads.AsyncWorkloadsView), "workloads-async"),
+        *_both("workloads/<str:workload_id>", view(workloads.WorkloadView), "workload"),
+        *_both("workloads/<str:workload_id>/logs", view(logs.LogsView), "workload-logs"),
         *_both(
             "workloads/<str:workload_id>/logs/history",
-            view(views.LogHistoryView),
+            view(logs.LogHistoryView),
             "workload-history",
         ),
-        *_both("nodes", view(views.NodesView), "nodes"),
+        *_both("nodes", view(nodes.NodesView), "nodes"),
         *_both("tokens", tokens.TokensView.as_view(), "tokens"),
         *_both("tokens/<str:key>", tokens.TokenView.as_view(), "token"),
-        *_both("schema", views.SchemaView.as_view(), "schema"),
-        *_both("docs", views.SwaggerView.as_view(**schema), "docs"),
-        *_both("redoc", views.RedocView.as_view(**schema), "redoc"),
-        re_path("", views.UnknownPathView.as_view()),
+        *_both("schema", docs.SchemaView.as_view(), "schema"),
+        *_both("docs", docs.SwaggerView.as_view(**schema), "docs"),
+        *_both("redoc", docs.RedocView.as_view(**schema), "redoc"),
+        re_path("", root.UnknownPathView.as_view()),
     ]
 
 

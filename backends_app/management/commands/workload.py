@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ...api.serializers import WorkloadSerializer, WorkloadSummarySerializer
+from ...api.serializers.workloads import WorkloadSerializer, WorkloadSummarySerializer
 from ...exceptions import VulcanError, short_repr
 from ...execution import lifecycle
 from ...logs.follow import follow as follow_log
@@ -16,7 +16,6 @@ from ...workloads import Status
 from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
 
 DEFAULT_LIMIT = 20
-FILTERS = {"status": "status", "runtime": "runtime", "isolation": "isolation_used"}
 
 
 class Command(BaseCommand):
@@ -55,13 +54,8 @@ class Command(BaseCommand):
                 self._kill(_find(options["id"]))
 
     def _list(self, options: dict[str, Any]) -> None:
-        found = Workload.objects.summaries().select_related("owner")
-        for name, lookup in FILTERS.items():
-            if options[name] is not None:
-                found = found.filter(**{lookup: options[name]})
-        if options["user"] is not None:
-            found = found.filter(owner__username=options["user"])
-        rows = found[: max(0, options["limit"])]
+        found = Workload.objects.all().filter_by(options)
+        rows = found.summaries().select_related("owner")[: max(0, options["limit"])]
         if options["format"] == "json":
             print_json(self, WorkloadSummarySerializer(rows, many=True).data)
         else:

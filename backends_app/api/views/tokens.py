@@ -11,11 +11,11 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from .authentication import SessionAuthentication
-from .schema import errors
-from .serializers import NewTokenSerializer, TokenSerializer
-from .throttles import AddressThrottle, UserThrottle
-from .views import SizeLimitedView
+from ..authentication import SessionAuthentication
+from ..schema import errors
+from ..serializers.tokens import NewTokenSerializer, TokenSerializer
+from ..throttles import AddressThrottle, UserThrottle
+from .base import SizeLimitedView
 
 
 class OwnTokensView(SizeLimitedView):

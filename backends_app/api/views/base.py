@@ -1,0 +1,98 @@
+"""Base views: bounds on the body, the registry and the executor that a view uses."""
+
+from typing import Any, ClassVar
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.reverse import reverse
+from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
+
+from ... import signals
+from ...executors import get_executor
+from ...executors.base import Executor
+from ...registry import Registry, registry
+from ..bodies import body_memory
+from ..parsers import check_body_size, check_content_type, reserve_memory
+
+Link = dict[str, str]
+
+
+class SizeLimitedView(APIView):
+    """Rejects requests by size and content type before anything reads the body.
+
+    These cheap checks come before authentication and throttling in DRF's `initial`. A middleware
+    has already rejected a charset.
+    """
+
+    reads_body: ClassVar[bool] = False
+    """True in views whose POST has a body in one of the types of `parser_classes`."""
+
+    reserved: tuple[object, int] = (None, 0)
+    """The user and the reserved bytes of `body_memory`, released after the response is sent."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            response = super().dispatch(request, *args, **kwargs)
+        except BaseException:
+            self._release()
+            raise
+        response._resource_closers.append(self._release)  # type: ignore[attr-defined]
+        return response
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        check_body_size(request._request)
+        has_body = self.reads_body and request.method == "POST"
+        if has_body:
+            check_content_type(request)
+        super().initial(request, *args, **kwargs)
+        if has_body:
+            count = reserve_memory(request._request, request.user.pk)
+            self.reserved = (request.user.pk, count)
+
+    def _release(self) -> None:
+        """Free the body: the request is a reference cycle and would wait for garbage collection."""
+        body_memory.release(*self.reserved)
+        request = self.__dict__.get("request")
+        if isinstance(request, Request):
+            request.__dict__.clear()
+        self.__dict__.clear()
+
+    def perform_authentication(self, request: Request) -> None:
+        super().perform_authentication(request)
+        bind_contextvars(user_id=request.user.pk)  # for all later log lines
+
+
+class RegistryView(SizeLimitedView):
+    """Base of the views that use a registry and an executor.
+
+    The first request starts the process's executor, which keeps the health in the process's
+    registry current. The owner of a passed registry and executor must start them.
+    """
+
+    registry: Registry = registry
+    executor_override: Executor | None = None
+    registry_operation: ClassVar[str] = ""
+    """The operation by which a GET reads the registry, for metrics; empty when it does not."""
+
+    @property
+    def executor(self) -> Executor:
+        """The passed executor, or the process's own."""
+        return self.executor_override or get_executor()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if self.executor_override is None:
+            self.executor.ensure_started()
+        if self.registry_operation and request.method in ("GET", "HEAD"):
+            signals.registry_read.send_robust(None, operation=self.registry_operation)
+        return self.dispatch_view(request, *args, **kwargs)
+
+    def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Call DRF's dispatch; the executor has been started before."""
+        return super().dispatch(request, *args, **kwargs)
+
+    def link(self, text: str, view_name: str, query: str = "", **kwargs: str) -> Link:
+        """Return a link to a related view, for the browsable API."""
+        url = reverse(view_name, kwargs=kwargs, request=self.request)
+        return {"text": text, "url": url + query}

@@ -1,0 +1,107 @@
+"""The route table of `auto`, and the resolution of a query."""
+
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ...exceptions import InvalidRequest, comma_join, short_repr
+from ...routing import RUNTIMES, parse_isolation
+from ...workloads import AUTO, SOURCE_FORMATS
+from ..schema import DESCRIPTIONS, errors
+from ..serializers.routes import (
+    CandidateSerializer,
+    ResolutionSerializer,
+    RouteSerializer,
+    UnresolvedSerializer,
+)
+from .base import Link, RegistryView
+
+
+class RouteListView(RegistryView):
+    """The routes of `auto`, and whether each target is available now."""
+
+    name = "Routes"
+    registry_operation = "routes"
+    permission_classes = [AllowAny]
+
+    @extend_schema(
+        operation_id="routes_list",
+        responses={200: RouteSerializer(many=True), **errors(401, 406)},
+    )
+    def get(self, request: Request) -> Response:
+        return Response(RouteSerializer(self.registry.snapshot.list_routes(), many=True).data)
+
+    def links(self) -> list[Link]:
+        return [
+            self.link(f"resolve {runtime}", "resolve", f"?runtime={runtime}")
+            for runtime in RUNTIMES
+        ]
+
+
+class ResolveView(RegistryView):
+    """The backend that would run a workload, and why, without running it."""
+
+    name = "Resolve"
+    registry_operation = "explain"
+    permission_classes = [AllowAny]
+    PARAMETERS = ("isolation", "runtime", "source_format")
+
+    @extend_schema(
+        operation_id="resolve",
+        parameters=[
+            OpenApiParameter(
+                "isolation",
+                {"type": "string", "minLength": 1, "default": AUTO},
+                description="auto, a backend name, or comma-separated names, most preferred first.",
+            ),
+            OpenApiParameter(
+                "runtime",
+                {"type": "string", "minLength": 1, "maxLength": 63},
+                description="node, wasm, python, go or oci; optional if source_format is image.",
+            ),
+            OpenApiParameter(
+                "source_format",
+                {"type": "string", "enum": list(SOURCE_FORMATS), "default": "code"},
+            ),
+        ],
+        responses={
+            200: ResolutionSerializer,
+            400: OpenApiResponse(UnresolvedSerializer, DESCRIPTIONS[400]),
+            503: OpenApiResponse(UnresolvedSerializer, DESCRIPTIONS[503]),
+            **errors(401, 406),
+        },
+    )
+    def get(self, request: Request) -> Response:
+        query = self._query(request)
+        resolution = self.registry.explain(
+            parse_isolation(query.get("isolation", AUTO)),
+            query.get("runtime"),
+            query.get("source_format", "code"),
+        )
+        if resolution.error is None:
+            return Response(ResolutionSerializer(resolution).data)
+        response = self.handle_exception(resolution.error)
+        response.data["candidates"] = CandidateSerializer(resolution.candidates, many=True).data
+        return response
+
+    def _query(self, request: Request) -> dict[str, str]:
+        """Return the parameters, known and each at most once; `format` is DRF's own."""
+        query = request.query_params
+        for key in query:
+            if key not in (*self.PARAMETERS, "format"):
+                raise InvalidRequest(
+                    short_repr(key)[1:-1],
+                    f"Unknown parameter. Known: {comma_join(self.PARAMETERS)}.",
+                )
+            if len(query.getlist(key)) > 1:
+                raise InvalidRequest(key, "Given more than once; separate names by commas.")
+        return query.dict()
+
+    def links(self) -> list[Link]:
+        return [
+            self.link("all routes", "routes"),
+            *(self.link(runtime, "resolve", f"?runtime={runtime}") for runtime in RUNTIMES),
+            self.link("image", "resolve", "?source_format=image"),
+            self.link("archive", "resolve", "?runtime=python&source_format=archive"),
+        ]

@@ -1,6 +1,6 @@
 """The route table of `auto`, and the resolution of a query."""
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -8,7 +8,7 @@ from rest_framework.response import Response
 from ...exceptions import InvalidRequest, comma_join, short_repr
 from ...routing import RUNTIMES, parse_isolation
 from ...workloads import AUTO, SOURCE_FORMATS
-from ..schema import DESCRIPTIONS, errors
+from ..schema import DESCRIPTIONS, errors, extend_schema
 from ..serializers.routes import (
     CandidateSerializer,
     ResolutionSerializer,

@@ -211,7 +211,7 @@ class Engine:
     def _session(self) -> Iterator["docker.APIClient"]:
         """Yield a client; raise its errors as `EngineError` or `BackendUnavailable`."""
         if not HAS_SDK:
-            raise EngineMissing("its SDK is not installed; install it with: pip install docker")
+            raise SDKMissing("its SDK is not installed; install it with: pip install docker")
         try:
             self._check_reachable()
             yield self._client()
@@ -261,7 +261,11 @@ def is_podman(info: Mapping[str, Any]) -> bool:
 
 
 class EngineMissing(BackendUnavailable):
-    """There is no socket of an engine, or no SDK to talk to one."""
+    """There is no socket of an engine."""
+
+
+class SDKMissing(BackendUnavailable):
+    """Docker's SDK for Python is not installed."""
 
 
 class Attachment:

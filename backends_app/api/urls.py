@@ -7,10 +7,10 @@ from typing import Any
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 
-from ..checks import require_apps
 from ..executors.base import Executor
 from ..executors.local import LocalExecutor
 from ..registry import Registry, registry
+from .checks import require_apps
 
 require_apps()  # before the views, which import their models
 

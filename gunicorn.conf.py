@@ -115,8 +115,8 @@ def post_fork(server: object, worker: object) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Start the executor before the first request: run pending workloads, recover lost ones."""
-    from backends_app.executors import get_executor
+    from backends_app.executors import start_executor
     from backends_app.utils.thread_shares import thread_shares
 
     thread_shares.set_threads(worker.cfg.threads)
-    get_executor().ensure_started(wait_s=0)
+    start_executor(wait_s=0)

@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.http import HttpRequest
 
-from ..executors import get_executor
+from ..executors import start_executor
 from ..registry import registry
 from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES, parse_isolation
 from ..workloads import AUTO, SOURCE_FORMATS
@@ -34,7 +34,7 @@ class RouteAdmin(PageAdmin):
     """The routing table of this process's registry."""
 
     def page_context(self, request: HttpRequest) -> dict[str, Any]:
-        get_executor().ensure_started()
+        start_executor()
         snapshot = registry.snapshot
         form = ResolutionForm(request.GET or None)
         resolution = None

@@ -1,7 +1,11 @@
 """The route table, and the resolution of a query."""
 
+from typing import Any
+
 from rest_framework import serializers
 
+from ...workloads import AUTO
+from .base import QuerySerializer
 from .errors import EnvelopeSerializer
 from .fields import IsolationField
 
@@ -21,6 +25,21 @@ class CandidateSerializer(serializers.Serializer):
     name = serializers.CharField()
     eligible = serializers.BooleanField()
     reason = serializers.CharField()
+
+
+class AnyTextField(serializers.Field):
+    """A value of a query, which is always a string; the registry judges it."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return data
+
+
+class ResolveQuerySerializer(QuerySerializer):
+    """The routing fields of a workload, as a query."""
+
+    isolation = IsolationField(default=AUTO)
+    runtime = AnyTextField(default=None)
+    source_format = AnyTextField(default="code")
 
 
 class ResolutionSerializer(serializers.Serializer):

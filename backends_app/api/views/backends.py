@@ -25,13 +25,13 @@ class BackendListView(RegistryView):
     registry_operation = "list"
     permission_classes = [AllowAny]
 
-    def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Return 304 before DRF's dispatch when neither negotiation nor a user is needed."""
         if "HTTP_IF_NONE_MATCH" not in request.META or not _is_plain(request):
-            return super().dispatch_view(request, *args, **kwargs)
+            return super().dispatch(request, *args, **kwargs)
         not_modified = _not_modified(request, backend_list(self.registry.snapshot).etag)
         if not_modified is None:
-            return super().dispatch_view(request, *args, **kwargs)
+            return super().dispatch(request, *args, **kwargs)
         not_modified.headers["Vary"] = "Accept, Cookie"
         return not_modified
 

@@ -19,9 +19,7 @@ from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from ... import signals
-from ...executors import get_executor
-from ...executors.base import Executor
-from ...registry import Registry, registry
+from ...executors.views import ExecutorView
 from ..authentication import SessionAuthentication, TokenAuthentication
 from ..bodies import body_memory
 from ..handler import handle_exception
@@ -104,33 +102,16 @@ class SizeLimitedView(PolicyView):
         bind_contextvars(user_id=request.user.pk)  # for all later log lines
 
 
-class RegistryView(SizeLimitedView):
-    """Base of the views that use a registry and an executor.
+class RegistryView(ExecutorView, SizeLimitedView):
+    """Base of the views that use a registry and an executor."""
 
-    The first request starts the process's executor, which keeps the health in the process's
-    registry current. The owner of a passed registry and executor must start them.
-    """
-
-    registry: Registry = registry
-    executor_override: Executor | None = None
     registry_operation: ClassVar[str] = ""
     """The operation by which a GET reads the registry, for metrics; empty when it does not."""
 
-    @property
-    def executor(self) -> Executor:
-        """The passed executor, or the process's own."""
-        return self.executor_override or get_executor()
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.executor_override is None:
-            self.executor.ensure_started()
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
         if self.registry_operation and request.method in ("GET", "HEAD"):
             signals.registry_read.send_robust(None, operation=self.registry_operation)
-        return self.dispatch_view(request, *args, **kwargs)
-
-    def dispatch_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Call DRF's dispatch; the executor has been started before."""
-        return super().dispatch(request, *args, **kwargs)
 
     def link(self, text: str, view_name: str, query: str = "", **kwargs: str) -> Link:
         """Return a link to a related view, for the browsable API."""

@@ -5,13 +5,13 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ...exceptions import InvalidRequest, comma_join, short_repr
-from ...routing import RUNTIMES, parse_isolation
+from ...routing import RUNTIMES
 from ...workloads import AUTO, SOURCE_FORMATS
 from ..schema import DESCRIPTIONS, errors, extend_schema
 from ..serializers.routes import (
     CandidateSerializer,
     ResolutionSerializer,
+    ResolveQuerySerializer,
     RouteSerializer,
     UnresolvedSerializer,
 )
@@ -45,7 +45,6 @@ class ResolveView(RegistryView):
     name = "Resolve"
     registry_operation = "explain"
     permission_classes = [AllowAny]
-    PARAMETERS = ("isolation", "runtime", "source_format")
 
     @extend_schema(
         operation_id="resolve",
@@ -73,30 +72,14 @@ class ResolveView(RegistryView):
         },
     )
     def get(self, request: Request) -> Response:
-        query = self._query(request)
-        resolution = self.registry.explain(
-            parse_isolation(query.get("isolation", AUTO)),
-            query.get("runtime"),
-            query.get("source_format", "code"),
-        )
+        query = ResolveQuerySerializer(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        resolution = self.registry.explain(**query.validated_data)
         if resolution.error is None:
             return Response(ResolutionSerializer(resolution).data)
         response = self.handle_exception(resolution.error)
         response.data["candidates"] = CandidateSerializer(resolution.candidates, many=True).data
         return response
-
-    def _query(self, request: Request) -> dict[str, str]:
-        """Return the parameters, known and each at most once; `format` is DRF's own."""
-        query = request.query_params
-        for key in query:
-            if key not in (*self.PARAMETERS, "format"):
-                raise InvalidRequest(
-                    short_repr(key)[1:-1],
-                    f"Unknown parameter. Known: {comma_join(self.PARAMETERS)}.",
-                )
-            if len(query.getlist(key)) > 1:
-                raise InvalidRequest(key, "Given more than once; separate names by commas.")
-        return query.dict()
 
     def links(self) -> list[Link]:
         return [

@@ -32,13 +32,13 @@ lint: $(INSTALLED)  ## Check style, types, migrations and the API schema
 	$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 bench: $(INSTALLED)  ## Print performance ratios of pairs measured side by side
-	$(PY) -m tests.bench
+	$(PY) -m tools.bench
 
 host: $(INSTALLED) .env  ## Install what the backends and their tests need on this host
 	$(PY) manage.py setup_backend gvisor
 	$(PY) manage.py setup_backend microvm
 	apt-get update --quiet
-	apt-get install --quiet --yes --no-install-recommends $$($(PY) -m tests.needs)
+	apt-get install --quiet --yes --no-install-recommends $$($(PY) -m tests.support.needs)
 
 fresh: $(INSTALLED)  ## Follow the quick start in fresh roots of Debian 12 and 13; as root
 	$(PY) -m tests.fresh

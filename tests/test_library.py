@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PATIENCE_S, ROOT, environment, running, tracked_files
+from tests.support.programs import PATIENCE_S, ROOT, environment, running, tracked_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

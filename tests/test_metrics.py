@@ -16,8 +16,8 @@ from backends_app.execution.slots import acquire_slot
 from backends_app.health import HealthMonitor
 from backends_app.registry import Registry, registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult
-from tests.scrapes import Scrape
-from tests.workloads import recorded, submission
+from tests.support.scrapes import Scrape
+from tests.support.workloads import recorded, submission
 
 pytestmark = pytest.mark.django_db
 

@@ -13,13 +13,11 @@ from urllib.error import HTTPError
 import pytest
 
 from backends_app.observability import multiprocess_dir
-from tests.confinement.programs import children, gone
-from tests.programs import PATIENCE_S, manage, running, wait_until
-from tests.scrapes import Scrape, scrape
-from tests.servers import redis
-from tests.test_server import GUNICORN, TOKEN
+from tests.support.processes import children, gone
+from tests.support.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.scrapes import Scrape, scrape
+from tests.support.servers import LISTENING, gunicorn, redis, user_script
 
-READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
 READS = "vulcan_registry_reads_total"
 SUM = {"runtime": "node", "code": "export default (n: number) => n + 1", "input": 1}
 
@@ -66,7 +64,8 @@ class Server:
 @contextmanager
 def running_server(folder: Path, **extra: str) -> Iterator[Server]:
     before = children(os.getpid())
-    with running(GUNICORN, READY, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
+    command = gunicorn(workers=2, threads=16)
+    with running(command, LISTENING, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
         [master] = children(os.getpid()) - before
         server = Server(port, master, folder)
         wait_until(lambda: len(server.workers) == 2)
@@ -174,7 +173,9 @@ def test_the_development_server_needs_no_folder(migrated: Path):
 
 
 def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
-    token = manage("shell", "--no-imports", "-c", TOKEN, folder=migrated).stdout.strip()
+    token = manage(
+        "shell", "--no-imports", "-c", user_script("ada"), folder=migrated
+    ).stdout.strip()
     with redis(migrated) as broker:
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
         site |= {"METRICS_ACCESS": "token", "METRICS_TOKEN": "hush"}

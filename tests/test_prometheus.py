@@ -14,12 +14,11 @@ import pytest
 import yaml
 from django.test import Client
 
-from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, manage, wait_until
-from tests.scrapes import Scrape
-from tests.servers import free_port
+from tests.support.needs import need
+from tests.support.programs import PATIENCE_S, ROOT, manage, wait_until
+from tests.support.scrapes import Scrape
+from tests.support.servers import free_port, user_script
 from tests.test_metrics_processes import READS, SUM, Server, _post, running_server
-from tests.test_server import TOKEN
 
 OPS = ROOT / "ops"
 RULES = OPS / "prometheus" / "rules.yml"
@@ -229,7 +228,9 @@ def prometheus(site: Server, tmp_path: Path) -> Iterator[Prometheus]:
 
 
 def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: Prometheus):
-    token = manage("shell", "--no-imports", "-c", TOKEN, folder=site.folder).stdout.strip()
+    token = manage(
+        "shell", "--no-imports", "-c", user_script("ada"), folder=site.folder
+    ).stdout.strip()
     wait_until(lambda: 1.0 in prometheus.query('up{job="vulcan"}').values())
     read = site.read_by_both()
     for _ in range(4):

@@ -12,7 +12,7 @@ from backends_app.health import run_probe
 from backends_app.registry import registry
 from backends_app.routing import RouteTable
 from backends_app.workloads import Limits, WorkloadSpec
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()

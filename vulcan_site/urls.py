@@ -8,7 +8,7 @@ admin.site.index_title = "Operate Vulcan"
 
 urlpatterns = [
     path("", include("backends_app.web.dashboard.urls")),
-    path("", include("backends_app.benchmarks.urls")),
+    path("", include("backends_app.web.benchmarks.urls")),
     path("v1/", include("backends_app.api.urls")),
     path("admin/", admin.site.urls),
     path("api-auth/", include("rest_framework.urls")),

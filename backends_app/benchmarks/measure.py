@@ -210,13 +210,12 @@ class Bench:
         started = ended = time.monotonic()
         self._running[spec.id] = backend
         try:
-            prepared = services.prepare(spec, registry=self._registry)
+            admitted = services.admit(spec, registry=self._registry)
+            prepared = services.prepare(admitted.spec, target.name, backend)
             with self._slot(target) as waited:
                 started = time.monotonic()
                 try:
-                    result = services.execute(
-                        prepared.spec, target.name, backend, registry=self._registry
-                    )
+                    result = services.execute(prepared, registry=self._registry)
                 finally:
                     ended = time.monotonic()
             own_ms, failure = result.duration_ms, _failure(result, program_input)

@@ -110,18 +110,21 @@ class Executor:
     def submit(self, submission: Submission) -> Workload:
         """Record the workload as pending and return at once.
 
-        Raise what `services.prepare` raises, `QueueFull` or `IdempotencyKeyConflict`; there is no
+        Raise what `services.admit` raises, `QueueFull` or `IdempotencyKeyConflict`; there is no
         record then.
         """
         try:
-            lifecycle.check_idempotency(submission)
-            prepared = services.prepare(submission.spec, registry=self.registry)
-            self._check_queue(prepared.name, submission.owner_id)
-            workload = lifecycle.create_workload(submission, prepared, Status.PENDING)
+            workload = self._record(submission)
         except DuplicateSubmission as duplicate:
             return duplicate.workload
-        self.notify(workload.pk, prepared.name)
+        self.notify(workload.pk, workload.isolation_used)
         return workload
+
+    def _record(self, submission: Submission) -> Workload:
+        lifecycle.check_idempotency(submission)
+        admitted = services.admit(submission.spec, registry=self.registry)
+        self._check_queue(admitted.name, submission.owner_id)
+        return lifecycle.create_workload(submission, admitted, Status.PENDING)
 
     def _check_queue(self, name: str, owner_id: int | None) -> None:
         """Raise `QueueFull` when the queue is full, in total or for this user."""
@@ -136,26 +139,32 @@ class Executor:
     def run(self, submission: Submission) -> Workload:
         """Run the workload in this thread, or queue it when all slots are in use; wait for its end.
 
-        The returned workload may still be running when it exceeds the longest allowed time. Raise
-        what `submit` and `services.run` raise.
+        With an idempotency key it is recorded first, because duplicates wait for the record. The
+        returned workload may still be running when it exceeds the longest allowed time. Raise what
+        `submit` and `services.run` raise.
         """
-        wait_s = limits().timeout_s.max + WAIT_MARGIN_S
-        if not self.remote:
+        if not self.remote and submission.key is None:
             try:
-                lifecycle.check_idempotency(submission)
                 return lifecycle.run_inline(submission, self.registry, self._running_per_user)
             except BackendAtCapacity:
                 if not self.is_started:  # nothing would run a queued workload
                     raise
-            except DuplicateSubmission as duplicate:
-                lifecycle.wait(duplicate.workload, wait_s)
-                if Workload.objects.filter(pk=duplicate.workload.pk).exists():
-                    return duplicate.workload
-                # The first request with the key found no slot and deleted its record.
-                return self.run(submission)
-        workload = self.submit(submission)
-        lifecycle.wait(workload, wait_s)
+        wait_s = limits().timeout_s.max + WAIT_MARGIN_S
+        try:
+            workload = self._record(submission)
+        except DuplicateSubmission as duplicate:
+            lifecycle.wait(duplicate.workload, wait_s)
+            if Workload.objects.filter(pk=duplicate.workload.pk).exists():
+                return duplicate.workload
+            return self.run(submission)  # the first was refused where it ran, and left no record
+        if self.remote or not self._run_now(workload):
+            self.notify(workload.pk, workload.isolation_used)
+            if self.remote or self.is_started:  # otherwise nothing runs it yet
+                lifecycle.wait(workload, wait_s)
         return workload
+
+    def _run_now(self, workload: Workload) -> bool:
+        return lifecycle.run_now(workload, self.registry, self._running_per_user)
 
     def run_next(self, name: str) -> bool:
         """Run the next pending workload of a backend; return False when there is none."""

@@ -100,6 +100,20 @@ THREADS_REFUSED = Counter(
     "vulcan_threads_refused_total",
     "Requests refused because too many were waiting or streaming.",
 )
+STREAMS_OPEN = Gauge(
+    "vulcan_log_streams",
+    "Log streams without a thread of their own, in all processes.",
+    multiprocess_mode="livesum",
+)
+STREAMS_LIMIT = Gauge(
+    "vulcan_log_streams_limit",
+    "How many of these may be open, over all processes that have had one.",
+    multiprocess_mode="livesum",
+)
+STREAMS_REFUSED = Counter(
+    "vulcan_log_streams_refused_total",
+    "Log streams refused because too many were open.",
+)
 WARM_INSTANCES = Gauge(
     "vulcan_warm_instances",
     "Warm instances that wait for workloads, in all processes, as of the last probe.",
@@ -119,6 +133,7 @@ def subscribe() -> None:
         (signals.probe_ended, _probe_ended),
         (signals.registry_read, _registry_read),
         (signals.threads_held, _threads_held),
+        (signals.streams_open, _streams_open),
     ):
         signal.connect(receiver, dispatch_uid=f"{__name__}.{receiver.__name__}")
 
@@ -155,6 +170,13 @@ def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
     THREADS_LIMIT.set(limit)
     if refused:
         THREADS_REFUSED.inc()
+
+
+def _streams_open(held: int, limit: int, refused: bool, **_: Any) -> None:
+    STREAMS_OPEN.set(held)
+    STREAMS_LIMIT.set(limit)
+    if refused:
+        STREAMS_REFUSED.inc()
 
 
 _reads = functools.cache(READS.labels)  # few labels, incremented often

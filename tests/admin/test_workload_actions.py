@@ -18,7 +18,7 @@ from backends_app.models import Source, Workload
 from backends_app.workloads import Status
 from tests.admin.pages import Page
 from tests.admin.test_workloads_page import PAGE, many
-from tests.workloads import CODE, recorded
+from tests.support.workloads import CODE, recorded
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from backends_app.admin.workloads import WorkloadAdmin
 from backends_app.models import LogBlock, Workload
 from backends_app.workloads import Status
 from tests.admin.pages import Page
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 PAGE = "/admin/backends_app/workload/"
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"

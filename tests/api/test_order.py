@@ -7,7 +7,7 @@ from django.conf import settings as site
 from django.core.cache import cache
 from django.test import Client
 
-from tests.hostile import Request
+from tests.support.hostile import Request
 
 URL = "/v1/workloads"
 JSON = "application/json"

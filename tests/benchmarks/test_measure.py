@@ -15,8 +15,8 @@ from backends_app.execution.slots import acquire_slot, slots_in_use
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
-from tests.programs import wait_until
-from tests.slots import has_waiter
+from tests.support.programs import wait_until
+from tests.support.slots import has_waiter
 
 
 def registered(**backends: Backend) -> Registry:

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 from django.test import Client
 
-from backends_app.benchmarks.charts import chart
 from backends_app.benchmarks.results import Skipped
 from backends_app.models import Benchmark
+from backends_app.web.benchmarks.charts import chart
 from tests.benchmarks.results import figures, measured, row
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]

@@ -14,7 +14,7 @@ from backends_app.benchmarks.results import (
     one_line,
     percentile,
 )
-from backends_app.benchmarks.words import figure, percent_change, ratio
+from backends_app.web.benchmarks.words import figure, percent_change, ratio
 from tests.benchmarks.results import figures, measured, results
 
 

@@ -15,7 +15,13 @@ from django.db import connections
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.conf import load_executor
-from backends_app.exceptions import BackendAtCapacity, QueueFull, WorkloadFinished
+from backends_app.exceptions import (
+    BackendAtCapacity,
+    BackendUnavailable,
+    InvalidRequest,
+    QueueFull,
+    WorkloadFinished,
+)
 from backends_app.execution import lifecycle
 from backends_app.execution.lifecycle import Submission
 from backends_app.execution.nodes import heartbeat, node_id
@@ -25,8 +31,8 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.models import NodeBackend, Source, Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S, wait_until
-from tests.workloads import recorded, submission
+from tests.support.programs import PATIENCE_S, wait_until
+from tests.support.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -48,6 +54,80 @@ def ended(workload: Workload) -> Workload:
 def test_a_submitted_workload_is_run(executor: LocalExecutor):
     workloads = [executor.submit(submission(input=number)) for number in range(50)]
     assert [ended(one).output for one in workloads] == [*range(50)]
+
+
+def test_a_keyed_run_without_a_slot_waits_in_the_queue(registry: Registry):
+    inside, leave = threading.Event(), threading.Event()
+
+    def program(workload: WorkloadSpec) -> object:
+        inside.set()
+        leave.wait(PATIENCE_S)
+        return workload.input
+
+    registry.register("isolate", FakeBackend(max_concurrency=1, program=program))
+    executor = LocalExecutor(registry)
+    executor.ensure_started(wait_s=0)
+    first = executor.submit(submission(input=1))
+    assert inside.wait(PATIENCE_S)
+    outputs: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: outputs.append(run_and_close(executor))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: Workload.objects.filter(status="pending").count() == 1)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert ended(first).output == 1
+    assert outputs == [2, 2, 2]
+    assert Workload.objects.count() == 2
+    executor.drain()
+
+
+def run_and_close(executor: LocalExecutor) -> object:
+    try:
+        return executor.run(submission(input=2, key="k")).output
+    finally:
+        connections.close_all()
+
+
+def test_a_keyed_run_that_the_backend_rejects_leaves_no_record(filled: Registry, fakes):
+    def rejects(workload: WorkloadSpec) -> None:
+        raise InvalidRequest("image", "is not there")
+
+    fakes["isolate"].program = rejects
+    with pytest.raises(InvalidRequest):
+        LocalExecutor(filled).run(submission(key="k"))
+    assert not Workload.objects.exists()
+
+
+def test_a_keyed_run_records_the_backends_fault_and_raises_it(filled: Registry, fakes):
+    def broken(workload: WorkloadSpec) -> None:
+        raise BackendUnavailable("the disk is full")
+
+    fakes["isolate"].program = broken
+    executor = LocalExecutor(filled)
+    with pytest.raises(BackendUnavailable):
+        executor.run(submission(key="k"))
+    repeated = executor.run(submission(key="k"))
+    assert (repeated.exit_reason, repeated.error) == ("backend_error", "the disk is full")
+
+
+def test_a_fault_while_preparing_a_waiting_workload_is_its_end(filled: Registry, fakes):
+    executor = LocalExecutor(filled)
+    workload = executor.submit(submission())
+
+    def rejects(workload: WorkloadSpec) -> None:
+        raise InvalidRequest("code", "is not what this version takes")
+
+    fakes["isolate"].prepare = rejects
+    assert executor.run_next("isolate")
+    workload.refresh_from_db()
+    assert (workload.exit_reason, workload.error) == (
+        "backend_error",
+        "is not what this version takes",
+    )
 
 
 def test_workloads_run_in_order_within_the_slots(registry: Registry):

@@ -16,7 +16,7 @@ from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status
 from tests.backends import wasm
 from tests.backends.wasi import program
-from tests.programs import manage
+from tests.support.programs import manage
 
 SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
 ESCAPES = "\x1b["

@@ -8,7 +8,7 @@ from itertools import cycle
 import pytest
 from django.core.handlers.asgi import ASGIRequest
 
-from tests.hostile import Request
+from tests.support.hostile import Request
 from vulcan_site.asgi import application as asgi
 from vulcan_site.utf8_requests import UTF8ASGIRequest, parse_content_type
 

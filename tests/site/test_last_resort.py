@@ -14,7 +14,7 @@ from structlog.contextvars import get_contextvars
 from backends_app.api import errors
 from backends_app.api.handler import EnvelopeExceptionHandler
 from backends_app.api.views import backends as views
-from tests.hostile import Request
+from tests.support.hostile import Request
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections
 

@@ -29,8 +29,8 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.logs.store import LogBuffer
 from backends_app.sandbox.streams import Capture
 from backends_app.utils import strict_json
-from tests.hostile import Request
 from tests.site.conftest import identify
+from tests.support.hostile import Request
 from vulcan_site.logs import redact
 
 Action: TypeAlias = Callable[[], object]

@@ -15,9 +15,9 @@ from rest_framework.response import Response
 
 from ...exceptions import InvalidRequest
 from ...logs import store
-from ...logs.follow import log_hub, sse_events
+from ...logs.follow import LogEvents, LogReader, log_hub
 from ...utils.database import release_connection
-from ...utils.thread_shares import thread_shares
+from ...utils.thread_shares import hold_stream
 from ..renderers import EventStreamRenderer
 from ..schema import errors, extend_schema
 from ..serializers.logs import LogQuerySerializer, LogSerializer
@@ -91,16 +91,21 @@ class LogsView(OwnerScopedView):
 
 
 class EventStream(StreamingHttpResponse):
-    """Streams a log until its end or until the client disconnects; raises `TooManyWaiting`."""
+    """Streams a log until its end or until the client disconnects; raises `TooManyWaiting`.
+
+    A server with an event loop calls `poll` instead of iterating, which holds a thread.
+    """
 
     def __init__(self, workload_id: str, after: int, user_id: int | None) -> None:
         with ExitStack() as stack:
-            stack.enter_context(thread_shares.hold(user_id))
+            stack.enter_context(hold_stream(user_id))
             follower = stack.enter_context(log_hub.subscribe(workload_id))
             self._resources = stack.pop_all()
         release_connection()
+        events = LogEvents(LogReader(follower, after))
+        self.poll = events.poll
         super().__init__(
-            sse_events(follower, after),
+            events,
             content_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )

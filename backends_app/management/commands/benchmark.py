@@ -17,11 +17,11 @@ from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
 from ...benchmarks.measure import Bench, Target, probe, targets
 from ...benchmarks.programs import PROGRAMS
 from ...benchmarks.results import MODES, Results, Skipped
-from ...benchmarks.words import figure, percent_change, ratio
 from ...exceptions import comma_join, short_repr
 from ...models import Benchmark
 from ...registry import registry
 from ...routing import RUNTIME_ALIASES
+from ...web.benchmarks.words import figure, percent_change, ratio
 from ..output import add_format, print_json, print_rich, progress_bar
 
 ROUNDS, MAX_ROUNDS = 10, 1000

@@ -72,7 +72,7 @@ class Command(BaseCommand):
             self._print(list(lines_after(blocks_after(workload.pk, 0), 0)))
             return
         with log_hub.subscribe(workload.pk) as follower:
-            for lines in follow_log(follower, 0):
+            for lines in follow_log(follower):
                 self._print(lines)
 
     def _print(self, lines: list[Line]) -> None:

@@ -19,12 +19,12 @@ from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
 from django.views.decorators.gzip import gzip_page
 
-from ...benchmarks.charts import chart
 from ...benchmarks.kept import latest_benchmark
 from ...conf import metrics_access
 from ...executors.views import ExecutorView
 from ...models import Workload
 from ...utils.database import release_connection
+from ..benchmarks.charts import chart
 from . import charts, present, words
 from .history import WINDOWS, History, Stats, WindowStats, history
 

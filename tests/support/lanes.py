@@ -1,4 +1,4 @@
-"""Assign markers to tests by their path: what a test needs besides Python."""
+"""Lanes of tests: what a test needs besides Python, and how long it may take."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +14,18 @@ LANES: Mapping[str, Sequence[str]] = {
     ),
     "browser": ("tests/browser/", "tests/site/test_browser.py"),
 }
+# Seconds for a test and its fixtures on a busy host. Machines may run without KVM, and the first
+# test of a lane may build what the others use. None is shorter than a wait of PATIENCE_S, which
+# fails with what it waited for.
+TIMEOUT_S: Mapping[str, int] = {"browser": 600, "server": 900, "engine": 900, "machine": 1800}
+FAST_TIMEOUT_S = 180
 
 
 def lanes_of(path: str) -> list[str]:
     """Return the lanes of the tests in a file; tests without a lane are fast."""
     return [lane for lane, places in LANES.items() if path.startswith(tuple(places))]
+
+
+def timeout_of(lanes: Sequence[str]) -> int:
+    """Return the seconds that a test of these lanes may take."""
+    return max((TIMEOUT_S[lane] for lane in lanes), default=FAST_TIMEOUT_S)

@@ -8,24 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.programs import running
+from tests.support.programs import running
+from tests.support.servers import LISTENING, gunicorn
 
 from .ratios import Ratio, at_least, in_turns
 
 ROUNDS = 10
 ROUND_S = 1.0
 CONNECTIONS = 8
-GUNICORN = [
-    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--workers", "1", "--threads", "8"),
-]
+SERVER = gunicorn(workers=1, threads=8)
 
 
 def ratios() -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"DJANGO_SETTINGS_MODULE": "tests.bench.settings"}
-        ready = r"Listening at: http://127\.0\.0\.1:(\d+)"
-        with running(GUNICORN, ready, Path(folder), **settings) as (port, _):
+        settings = {"DJANGO_SETTINGS_MODULE": "tools.bench.settings"}
+        with running(SERVER, LISTENING, Path(folder), **settings) as (port, _):
             yield from _ratios(int(port))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from ..models import Benchmark
-from .results import MODES, Figures, Results
+from ...benchmarks.results import MODES, Figures, Results
+from ...models import Benchmark
 from .words import figure, ratio
 
 WIDTH, ROW = 320, 56

@@ -40,7 +40,7 @@ Workload.objects.bulk_create(rows, batch_size=1000)
 
 def ratios() -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as folder:
-        site = Site(Path(folder), DJANGO_SETTINGS_MODULE="tests.bench.settings")
+        site = Site(Path(folder), DJANGO_SETTINGS_MODULE="tools.bench.settings")
         site.prepare()
         try:
             site.serve(threads=4 * READERS)  # one user may hold a quarter

@@ -36,8 +36,8 @@ def threads() -> list[threading.Thread]:
 
 def test_sequential_calls_run_the_function_each_time():
     answers = iter(range(3))
-    inquiry = SingleFlight(lambda: next(answers), LONG_S)
-    assert [inquiry.start().result() for _ in range(3)] == [0, 1, 2]
+    flight = SingleFlight(lambda: next(answers), LONG_S)
+    assert [flight.start().result() for _ in range(3)] == [0, 1, 2]
 
 
 def test_an_exception_of_the_function_is_raised():
@@ -49,16 +49,16 @@ def test_an_exception_of_the_function_is_raised():
 
 
 def test_a_hanging_call_times_out_for_all_callers_with_one_thread(hanging: Hanging):
-    inquiry = SingleFlight(hanging, SHORT_S)
+    flight = SingleFlight(hanging, SHORT_S)
     for _ in range(100):
         with pytest.raises(CallTimeout):
-            inquiry.start().result()
+            flight.start().result()
     assert (hanging.put, len(threads())) == (1, 1)
 
 
 def test_concurrent_callers_share_the_result(hanging: Hanging):
-    inquiry, answers = SingleFlight(hanging, LONG_S), []
-    asked = [inquiry.start() for _ in range(10)]
+    flight, answers = SingleFlight(hanging, LONG_S), []
+    asked = [flight.start() for _ in range(10)]
     waiting = [
         threading.Thread(target=lambda one=one: answers.append(one.result())) for one in asked
     ]
@@ -71,12 +71,12 @@ def test_concurrent_callers_share_the_result(hanging: Hanging):
 
 
 def test_the_function_runs_again_after_a_hanging_call_ends(hanging: Hanging):
-    inquiry = SingleFlight(hanging, SHORT_S)
-    late = inquiry.start()
+    flight = SingleFlight(hanging, SHORT_S)
+    late = flight.start()
     with pytest.raises(CallTimeout):
         late.result()
     hanging.free.set()
     [thread] = threads()
     thread.join()
     assert late.result() == 1
-    assert SingleFlight(lambda: inquiry.start().future.result(LONG_S), LONG_S).start().result() == 2
+    assert SingleFlight(lambda: flight.start().future.result(LONG_S), LONG_S).start().result() == 2

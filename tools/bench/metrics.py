@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.programs import running
+from tests.support.programs import running
+from tests.support.servers import LISTENING
 
-from .http import GUNICORN, ROUNDS, Load
+from .http import ROUNDS, SERVER, Load
 from .ratios import Ratio, at_least, in_turns
-
-READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
 
 def ratios() -> Iterator[Ratio]:
     with ExitStack() as stack:
         ports = []
-        for settings in ("tests.bench.settings", "tests.bench.unmeasured"):
+        for settings in ("tools.bench.settings", "tools.bench.unmeasured"):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = running(GUNICORN, READY, folder, DJANGO_SETTINGS_MODULE=settings)
+            server = running(SERVER, LISTENING, folder, DJANGO_SETTINGS_MODULE=settings)
             ports.append(int(stack.enter_context(server)[0]))
         loads = [Load(port, "/v1/backends") for port in ports]
         for load in loads:

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from backends_app.sandbox.client import Launcher
-from tests.confinement import programs
+from tests.sandbox import programs
+from tests.support.processes import children
 
 
 @pytest.fixture
 def launcher() -> Iterator[Launcher]:
     descriptors = len(os.listdir("/proc/self/fd"))
-    started = programs.children(os.getpid())
+    started = children(os.getpid())
     launcher = programs.launcher()
     yield launcher
     launcher.close()
-    assert programs.children(os.getpid()) == started
+    assert children(os.getpid()) == started
     assert len(os.listdir("/proc/self/fd")) == descriptors

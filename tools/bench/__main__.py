@@ -9,7 +9,7 @@ from rich.table import Table
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vulcan_site.settings")
 django.setup()
 
-from tests.bench import (  # noqa: E402 - needs django.setup()
+from tools.bench import (  # noqa: E402 - needs django.setup()
     gvisor,
     history,
     hostile,

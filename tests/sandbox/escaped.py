@@ -1,6 +1,6 @@
 """Attempts of a program that has broken out of V8, on hosts that lack some sandbox layers.
 
-    python -m tests.confinement.escaped GIVEN [no-namespaces] [no-landlock] [no-seccomp] [not-root]
+    python -m tests.sandbox.escaped GIVEN [no-namespaces] [no-landlock] [no-seccomp] [not-root]
 
 runs sandboxed Deno with all of its own permissions, including foreign functions, and prints one
 JSON document: the active layers, the missing ones, and the outcome of each attempt.
@@ -22,7 +22,7 @@ from backends_app.sandbox.landlock import CREATE_RULESET
 from backends_app.sandbox.libc import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, libc, prctl
 from backends_app.sandbox.root import CLONE_NEWUSER
 from backends_app.sandbox.streams import Capture
-from tests.confinement import programs
+from tests.sandbox import programs
 
 PRCTL, SECCOMP = {"x86_64": (157, 317), "aarch64": (167, 277)}[os.uname().machine]
 COLUMN = seccomp.MACHINES[os.uname().machine][1]

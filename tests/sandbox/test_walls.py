@@ -14,9 +14,9 @@ import pytest
 from backends_app.sandbox import seccomp
 from backends_app.sandbox.client import Launcher
 from backends_app.sandbox.walls import FIRST_UID
-from tests.confinement.programs import children
-from tests.confinement.test_launcher import idle
-from tests.programs import PATIENCE_S, ROOT
+from tests.sandbox.test_launcher import idle
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, ROOT
 
 COLUMN = seccomp.MACHINES[os.uname().machine][1]
 NUMBERS = {
@@ -56,7 +56,7 @@ def attempts(tmp_path_factory) -> Iterator:
                 given["calls"] = {} if "no-seccomp" in lacks else CALLS | OTHERS
                 given["become"] = len(lacks) < 3
                 done = subprocess.run(
-                    [sys.executable, "-m", "tests.confinement.escaped", json.dumps(given), *lacks],
+                    [sys.executable, "-m", "tests.sandbox.escaped", json.dumps(given), *lacks],
                     cwd=ROOT,
                     capture_output=True,
                     text=True,

@@ -1,6 +1,5 @@
-"""Python as the sandboxed program, and helpers that inspect processes."""
+"""Python as the sandboxed program."""
 
-import os
 import sys
 import sysconfig
 
@@ -36,28 +35,3 @@ def run(
     stdout, stderr = Capture(10_000), Capture(10_000)
     exit = process(launcher, command(code), warm, **given).run(stdin, stdout, stderr)
     return exit, stdout.text(), stderr.text()
-
-
-def children(parent: int) -> set[int]:
-    """Return the children of a process that it has not reaped."""
-    found: set[int] = set()
-    try:
-        tasks = os.listdir(f"/proc/{parent}/task")
-    except FileNotFoundError:
-        return found
-    for task in tasks:
-        try:
-            with open(f"/proc/{parent}/task/{task}/children") as file:
-                found.update(int(pid) for pid in file.read().split())
-        except (FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
-            pass
-    return found
-
-
-def gone(pid: int) -> bool:
-    """Return whether the process has ended, reaped or not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(") ")[2][0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True

@@ -11,10 +11,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.needs import find, need
-from tests.programs import PATIENCE_S
+from tests.support.needs import find, need
+from tests.support.programs import PATIENCE_S
 
 POSTGRES = "postgres"  # the user: PostgreSQL does not run as root
+# What gunicorn prints as soon as it accepts connections: its port and its process id.
+LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+) \((\d+)\)"
+
+
+def gunicorn(*, workers: int, threads: int) -> list[str]:
+    """Return the arguments with which Python serves the site on a free port."""
+    options = [f"--workers={workers}", f"--threads={threads}", "--no-control-socket"]
+    return ["-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", *options]
+
+
+def user_script(name: str, **attributes: object) -> str:
+    """Return code for `manage.py shell` that creates a user and prints a token of that user."""
+    return f"""
+from django.contrib.auth.models import User
+from knox.models import get_token_model
+user = User.objects.create_user({name!r}, **{attributes!r})
+print(get_token_model().objects.create(user=user)[1])
+"""
 
 
 def free_port() -> int:

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.needs import need, without
+from tests.support.needs import need, without
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+# Arguments of pytest for files elsewhere, with this project's configuration.
+ELSEWHERE = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), ".")
 DATABASE = "test.sqlite3"
 PATIENCE_S = 120  # an upper bound for a machine under load; not a measurement
 POLL_INTERVAL_S = 0.02

@@ -8,11 +8,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views import View
 
-from ..models import Benchmark
-from . import kept
+from ...benchmarks import kept
+from ...benchmarks.compare import Comparison, compare
+from ...benchmarks.results import MODES, Results
+from ...models import Benchmark
 from .charts import chart
-from .compare import Comparison, compare
-from .results import MODES, Results
 from .words import figure, percent_change, ratio
 
 MAX_ID_CHARS = 18  # more digits overflow the database's integers

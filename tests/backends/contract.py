@@ -16,7 +16,7 @@ from rest_framework.renderers import JSONRenderer
 from backends_app.backends.base import Backend, BackendCapabilities, Health
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S
+from tests.support.programs import PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def kill_after_output(backend: Backend, spec: WorkloadSpec) -> WorkloadResult:
             begun.set()
 
     thread = threading.Thread(
-        target=lambda: results.append(backend.execute(replace(spec, on_output=on_output)))
+        target=lambda: results.append(backend.run(replace(spec, on_output=on_output)))
     )
     thread.start()
     assert begun.wait(PATIENCE_S)
@@ -56,7 +56,7 @@ class BackendContract:
     @pytest.fixture
     def run(self, backend: Backend, programs: Programs):
         def run(source: Mapping[str, str], **given) -> WorkloadResult:
-            return backend.execute(WorkloadSpec(runtime=programs.runtime, **source, **given))
+            return backend.run(WorkloadSpec(runtime=programs.runtime, **source, **given))
 
         return run
 

@@ -26,8 +26,9 @@ from backends_app.sandbox.client import (
 )
 from backends_app.sandbox.streams import Capture
 from backends_app.workloads import ExitReason
-from tests.confinement.programs import children, command, gone, process, run
-from tests.programs import PATIENCE_S, ROOT, wait_until
+from tests.sandbox.programs import command, process, run
+from tests.support.processes import children, gone
+from tests.support.programs import PATIENCE_S, ROOT, wait_until
 
 
 def launched(parent: int | None = None) -> set[int]:
@@ -431,7 +432,8 @@ def test_forked_child_starts_its_own_launcher(launcher):
 
 SERVER = """
 import os, sys, threading, time
-from tests.confinement.programs import children, launcher, run
+from tests.sandbox.programs import launcher, run
+from tests.support.processes import children
 mine = launcher()
 run(mine, "sys.stdin.read()", warm=1)
 threading.Thread(

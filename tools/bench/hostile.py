@@ -23,7 +23,7 @@ REQUESTS = {
 
 def ratios() -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as folder:
-        site = Site(Path(folder), DJANGO_SETTINGS_MODULE="tests.bench.settings")
+        site = Site(Path(folder), DJANGO_SETTINGS_MODULE="tools.bench.settings")
         site.prepare()
         try:
             site.serve(workers=2, threads=32)

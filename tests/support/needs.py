@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-# What `make host` installs besides the backends' own set-up (`python -m tests.needs`).
+# What `make host` installs besides the backends' own set-up (`python -m tests.support.needs`).
 PACKAGES: Mapping[str, Sequence[str]] = {
     "busybox-static": ("busybox",),
     "catatonit": ("catatonit",),
@@ -73,7 +73,7 @@ def package_of(program: str) -> str:
     for package, programs in _rows():
         if program in programs:
             return package
-    raise LookupError(f"tests use {program!r}, which no package in tests/needs.py brings")
+    raise LookupError(f"tests use {program!r}, which no package in tests/support/needs.py brings")
 
 
 def need(*programs: str) -> None:

@@ -19,10 +19,11 @@ from backends_app.backends.isolate.backend import ENVIRONMENT, _command
 from backends_app.execution import services
 from backends_app.registry import Registry
 from backends_app.workloads import WorkloadSpec
-from tests.confinement.programs import children
-from tests.programs import manage, running
+from tests.support.processes import children
+from tests.support.programs import manage, running
+from tests.support.servers import LISTENING, user_script
 
-from .http import GUNICORN
+from .http import SERVER
 from .ratios import Ratio, at_least, at_most, in_turns, timed
 
 ROUNDS = 40
@@ -140,14 +141,11 @@ def _bare(folder: Path) -> Callable[[], None]:
 def _gunicorn(folder: Path) -> Iterator[Callable[[], None]]:
     """Yield a function that posts to /v1/workloads on one connection to one worker."""
     assert manage("migrate", folder=folder).returncode == 0
-    create = (
-        "from django.contrib.auth.models import User; from knox.models import get_token_model;"
-        " print(get_token_model().objects.create(user=User.objects.create_user('bench'))[1])"
-    )
-    token = manage("shell", "-v", "0", "-c", create, folder=folder).stdout.split()[-1]
+    script = user_script("bench")
+    token = manage("shell", "--no-imports", "-c", script, folder=folder).stdout.strip()
     body = json.dumps({"runtime": "node", "code": CODE, "input": INPUT})
     headers = {"Authorization": f"Token {token}", "Content-Type": "application/json"}
-    with running(GUNICORN, r"Listening at: http://127\.0\.0\.1:(\d+)", folder) as (port, _):
+    with running(SERVER, LISTENING, folder) as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
 
         def post() -> None:

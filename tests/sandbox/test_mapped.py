@@ -11,7 +11,7 @@ import pytest
 from backends_app.sandbox import client
 from backends_app.sandbox.client import Launcher
 from backends_app.sandbox.streams import Capture
-from tests.confinement.programs import READY, Command, command, process
+from tests.sandbox.programs import READY, Command, command, process
 
 PAGES = 64
 WITHOUT_LANDLOCK = """

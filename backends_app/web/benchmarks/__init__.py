@@ -1,0 +1,1 @@
+"""The benchmark page: stored benchmarks as charts and tables."""

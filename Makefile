@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	--no-header --no-emit-index-url --no-emit-find-links
+	--no-header --no-emit-index-url --no-emit-find-links pyproject.toml --all-extras
 
 .PHONY: run test check lint bench host fresh conformance lock clean
 
@@ -46,11 +46,10 @@ fresh: $(INSTALLED)  ## Follow the quick start in fresh roots of Debian 12 and 1
 conformance: $(INSTALLED)  ## Run third-party suites beside plain runtimes; as root, writes docs/conformance.md
 	$(PY) -m tests.conformance
 
-lock: $(INSTALLED)  ## Compile requirements*.in to the files of the same name, with hashes
+lock: $(INSTALLED)  ## Compile pyproject.toml and requirements.in to requirements*.txt, with hashes
 	$(VENV)/bin/pip install --quiet uv
 	$(COMPILE) requirements.in --output-file requirements.txt
-	$(COMPILE) requirements-production.in --constraint requirements.txt \
-		--output-file requirements-production.txt
+	$(COMPILE) --constraint requirements.txt --output-file requirements-production.txt
 	@for version in 3.11 3.12 3.13; do \
 		echo "Checking for wheels of Python $$version …"; \
 		$(VENV)/bin/uv pip install --quiet --dry-run --python-version $$version --only-binary :all: \

@@ -1,7 +1,9 @@
 """The project from a newcomer's view: its files, its locks, its test labels, its lanes."""
 
 import os
+import re
 import subprocess
+import tomllib
 
 import pytest
 
@@ -12,11 +14,11 @@ from vulcan_site.test_runner import as_pytest_label
 TOP_LEVEL = {
     *("Makefile", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     *("pyproject.toml", "manage.py", "gunicorn.conf.py"),
-    *("requirements.in", "requirements.txt"),
-    *("requirements-production.in", "requirements-production.txt"),
+    *("requirements.in", "requirements.txt", "requirements-production.txt"),
     *("vulcan_site", "backends_app", "tests", "tools", "docs", "ops"),
 }
-LOCKS = ("requirements", "requirements-production")
+SOURCES = {"requirements-production": "pyproject.toml", "requirements": "requirements.in"}
+REQUIREMENT = re.compile(r'"?([A-Za-z0-9_-]+)(?:\[[a-z,]+\])?~=[0-9.]+"?,?')
 
 
 def test_the_top_level_has_exactly_the_expected_files():
@@ -33,22 +35,37 @@ def locked(name: str) -> dict[str, str]:
     return dict(line.split(" ;")[0].rstrip(" \\").split("==") for line in pinned)
 
 
-def wanted(name: str) -> set[str]:
-    """Return the packages that a file asks for; each with a reason."""
-    lines = (ROOT / f"{name}.in").read_text().splitlines()
+def wanted(name: str) -> dict[str, str]:
+    """Return the packages that the source of a lock asks for, with the reason in its comment."""
+    lines = [line.strip() for line in (ROOT / SOURCES[name]).read_text().splitlines()]
+    reasons = {}
     for line in lines:
-        assert not line or line.startswith("#") or " # " in line, line
-    return {line.split("~=")[0].split("[")[0] for line in lines if "~=" in line}
+        requirement, _, reason = line.partition("#")
+        if found := REQUIREMENT.fullmatch(requirement.strip()):
+            reasons[found[1].replace("_", "-")] = reason
+    return reasons
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_requirement_has_a_reason_and_is_locked_by_hash(name: str):
-    assert wanted(name) <= {*locked(name)}
+    assert {*wanted(name)} <= {*locked(name)}
+    assert all(wanted(name).values())
+
+
+def test_the_requirements_that_need_a_reason_are_all_that_there_are():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    assert len(wanted("requirements-production")) == sum(
+        map(len, [project["dependencies"], *extras])
+    )
+    lines = (ROOT / "requirements.in").read_text().splitlines()
+    assert len(wanted("requirements")) == sum("~=" in line for line in lines)
+    assert all("~=" in line or line.startswith("#") for line in lines if line)
 
 
 def test_production_installs_what_the_tests_run_with_and_none_of_the_test_packages():
     assert locked("requirements-production").items() <= locked("requirements").items()
-    assert not wanted("requirements") & {*locked("requirements-production")}
+    assert not {*wanted("requirements")} & {*locked("requirements-production")}
 
 
 @pytest.mark.parametrize(

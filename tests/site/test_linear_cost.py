@@ -213,7 +213,7 @@ def check(subjects: Mapping[object, Subject], largest: int, base_s: float = 0.0)
 @pytest.fixture
 def request_of(settings, fake_site) -> Callable[..., Action]:
     """Return a function that builds the action of sending a request as an authorized user."""
-    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": {}}
+    settings.ISOLATION_THROTTLE_RATES = {"user": None, "address": None}
     User.objects.create_superuser("staff")
     User.objects.create_user("user")
     staff, user = identify("staff"), identify("user")

@@ -10,7 +10,7 @@ LANES: Mapping[str, Sequence[str]] = {
         *("tests/test_healthz.py", "tests/test_metrics_processes.py", "tests/test_postgresql.py"),
         *("tests/test_prometheus.py", "tests/test_server.py", "tests/test_readme.py"),
         *("tests/benchmarks/test_real.py", "tests/api/test_schema.py", "tests/test_raw_sockets.py"),
-        "tests/site/test_proxies.py",
+        *("tests/site/test_proxies.py", "tests/test_library.py"),
     ),
     "browser": ("tests/browser/", "tests/site/test_browser.py"),
 }

@@ -80,15 +80,21 @@ def tracked_files() -> list[str]:
 
 @contextmanager
 def running(
-    command: Sequence[str], ready: str, folder: Path, **extra: str
+    command: Sequence[str],
+    ready: str,
+    folder: Path,
+    *,
+    python: str = sys.executable,
+    cwd: Path = ROOT,
+    **extra: str,
 ) -> Iterator[tuple[str, str]]:
     """Start a server, wait for the line that matches `ready`, and end it with SIGTERM.
 
     Yield the match of the first group, and everything printed until then.
     """
     process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
+        [python, *command],
+        cwd=cwd,
         env=environment(folder, **extra),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -6,7 +6,6 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
-from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -14,7 +13,7 @@ from rest_framework.response import Response
 
 from ...exceptions import BackendNotRegistered
 from ..representation import backend_list
-from ..schema import errors
+from ..schema import errors, extend_schema
 from ..serializers.backends import BackendDetailSerializer, BackendInfoSerializer
 from .base import Link, RegistryView
 

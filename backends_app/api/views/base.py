@@ -1,22 +1,62 @@
-"""Base views: bounds on the body, the registry and the executor that a view uses."""
+"""Base views: the API's policies, bounds on the body, the registry and the executor of a view."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from drf_spectacular.openapi import AutoSchema
+from rest_framework.metadata import SimpleMetadata
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.reverse import reverse
+from rest_framework.versioning import NamespaceVersioning
 from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from ...executors.views import ExecutorView
+from ..authentication import SessionAuthentication, TokenAuthentication
 from ..bodies import body_memory
-from ..parsers import check_body_size, check_content_type, reserve_memory
+from ..handler import handle_exception
+from ..parsers import StrictJSONParser, check_body_size, check_content_type, reserve_memory
+from ..renderers import ExplorableAPIRenderer
 
 Link = dict[str, str]
 
 
-class SizeLimitedView(APIView):
+class Versioning(NamespaceVersioning):
+    """The namespace of the URLs is the version."""
+
+    default_version = "v1"
+    allowed_versions = ["v1"]
+
+
+class PolicyView(APIView):
+    """Base of all views: sets the policies that DRF would take from the project's REST_FRAMEWORK.
+
+    So the API behaves the same in every project, and a project's own API keeps its settings.
+    """
+
+    # Tokens first, so that unauthenticated requests get 401 instead of 403.
+    authentication_classes = [TokenAuthentication, SessionAuthentication]
+    permission_classes = [IsAuthenticated]
+    throttle_classes = []
+    parser_classes = [StrictJSONParser, FormParser, MultiPartParser]  # forms: the browsable API's
+    renderer_classes = [JSONRenderer, ExplorableAPIRenderer]
+    content_negotiation_class = DefaultContentNegotiation
+    metadata_class = SimpleMetadata
+    versioning_class = Versioning
+    schema = AutoSchema()
+
+    def get_exception_handler(self) -> Callable[[Exception, Any], Response | None]:
+        return handle_exception
+
+
+class SizeLimitedView(PolicyView):
     """Rejects requests by size and content type before anything reads the body.
 
     These cheap checks come before authentication and throttling in DRF's `initial`. A middleware

@@ -7,16 +7,21 @@ from drf_spectacular.views import (
     SpectacularRedocView,
     SpectacularSwaggerSplitView,
 )
+from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from ..schema import CachedGenerator
+from ..schema import SETTINGS, CachedGenerator
+from .base import PolicyView
 
 
-class _JSONErrors(APIView):
-    """Renders errors in the JSON envelope, whatever the view renders otherwise."""
+class _DocumentView(PolicyView):
+    """Open to everybody; renders errors in the JSON envelope, whatever it renders otherwise."""
+
+    permission_classes = [AllowAny]
+    schema = None  # type: ignore[assignment]  # not in the document itself
+    title = SETTINGS["TITLE"]
 
     def finalize_response(
         self, request: Request, response: Any, *args: Any, **kwargs: Any
@@ -28,23 +33,30 @@ class _JSONErrors(APIView):
         return response
 
 
-class SchemaView(_JSONErrors, SpectacularAPIView):
+class SchemaView(_DocumentView, SpectacularAPIView):
     """The OpenAPI document."""
 
     generator_class = CachedGenerator
+    serve_public = True
+    urlconf = None
+    renderer_classes = SpectacularAPIView.renderer_classes
 
 
-class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):
+class SwaggerView(_DocumentView, SpectacularSwaggerSplitView):
     """The OpenAPI document in Swagger UI, from local files."""
 
+    renderer_classes = SpectacularSwaggerSplitView.renderer_classes
+    template_name = "backends_app/swagger_ui.html"
 
-class RedocView(_JSONErrors, SpectacularRedocView):
+
+class RedocView(_DocumentView, SpectacularRedocView):
     """The OpenAPI document in Redoc, from local files.
 
     Redoc adds inline styles to its page and searches in a worker from a blob. Only this page allows
     both. Scripts are limited to our own files, here too.
     """
 
+    renderer_classes = SpectacularRedocView.renderer_classes
     content_policy = {
         "style-src": "'self' 'unsafe-inline'",
         "style-src-attr": "'unsafe-inline'",

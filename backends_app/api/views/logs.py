@@ -8,7 +8,7 @@ from typing import Any
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,7 +19,7 @@ from ...logs.follow import LogEvents, LogReader, log_hub
 from ...utils.database import release_connection
 from ...utils.thread_shares import hold_stream
 from ..renderers import EventStreamRenderer
-from ..schema import errors
+from ..schema import errors, extend_schema
 from ..serializers.logs import LogQuerySerializer, LogSerializer
 from .workloads import OwnerScopedView
 

@@ -1,11 +1,10 @@
 """The hosts that run workloads."""
 
-from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ..schema import errors
+from ..schema import errors, extend_schema
 from ..serializers.nodes import NodeSerializer
 from .base import Link, RegistryView
 

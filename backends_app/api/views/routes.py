@@ -1,13 +1,13 @@
 """The route table of `auto`, and the resolution of a query."""
 
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ...routing import RUNTIMES
 from ...workloads import AUTO, SOURCE_FORMATS
-from ..schema import DESCRIPTIONS, errors
+from ..schema import DESCRIPTIONS, errors, extend_schema
 from ..serializers.routes import (
     CandidateSerializer,
     ResolutionSerializer,

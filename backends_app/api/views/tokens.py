@@ -3,7 +3,6 @@
 import re
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken, get_token_model
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import NotFound
@@ -12,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ..authentication import SessionAuthentication
-from ..schema import errors
+from ..schema import errors, extend_schema
 from ..serializers.tokens import NewTokenSerializer, TokenSerializer
 from ..throttles import AddressThrottle, UserThrottle
 from .base import SizeLimitedView

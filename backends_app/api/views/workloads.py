@@ -3,7 +3,7 @@
 import re
 from contextlib import nullcontext
 
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.exceptions import NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import IsAuthenticated
@@ -20,7 +20,7 @@ from ...utils.thread_shares import thread_shares
 from ...workloads import Status
 from ..errors import RETRY_CAPACITY_S
 from ..pagination import WorkloadPagination
-from ..schema import errors
+from ..schema import errors, extend_schema
 from ..serializers.workload_request import WorkloadRequestSerializer, workload_spec
 from ..serializers.workloads import (
     WorkloadPageSerializer,

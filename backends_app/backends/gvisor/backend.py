@@ -35,7 +35,7 @@ from .container import (
     ContainerPlan,
     shell_line,
 )
-from .engine import Engine, EngineError, EngineMissing, Image, platform_of
+from .engine import Engine, EngineError, EngineMissing, Image, SDKMissing, platform_of
 from .pool import SHELL, Pool, waiting_plan
 from .proof import RuntimeVerifier
 from .results import result_of
@@ -148,6 +148,8 @@ class GVisorBackend(Backend):
                 return Health.undetected(missing, attributes)
             self._verifier.verify(engine)
             self._sweep()
+        except SDKMissing as missing:
+            return Health.undetected(missing.reason)
         except EngineMissing as missing:
             return Health.undetected(f"{missing.reason}, so there is no runsc; {INSTALL}")
         except BackendUnavailable as fault:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import deno
 from django.core.checks import CheckMessage, Warning
 
 from ...exceptions import BackendUnavailable, InvalidRequest
@@ -243,8 +242,10 @@ class IsolateBackend(Backend):
                 return found
             raise BackendUnavailable(f"the configured Deno is not a program; {INSTALL}")
         try:
+            import deno  # of the extra `isolate`
+
             return os.fsdecode(deno.find_deno_bin())
-        except FileNotFoundError:
+        except (ImportError, FileNotFoundError):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
 

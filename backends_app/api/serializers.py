@@ -14,9 +14,10 @@ from rest_framework.fields import empty, iter_options
 from rest_framework.utils import html
 
 from ..conf import limits
-from ..exceptions import InvalidRequest, comma_join, short_repr
+from ..exceptions import InvalidRequest, comma_join
 from ..routing import MAX_ISOLATIONS, RUNTIME_ALIASES, RUNTIMES
 from ..utils import strict_json
+from ..utils.text import short_repr
 from ..workloads import AUTO, ENCODINGS, ExitReason, Status, WorkloadSpec
 
 MAX_NAMED_ERRORS = 10

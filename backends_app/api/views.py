@@ -37,13 +37,7 @@ from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from .. import signals
-from ..exceptions import (
-    BackendNotRegistered,
-    InvalidRequest,
-    TooManyWaiting,
-    comma_join,
-    short_repr,
-)
+from ..exceptions import BackendNotRegistered, InvalidRequest, TooManyWaiting, comma_join
 from ..execution import lifecycle
 from ..execution.lifecycle import Submission
 from ..executors import get_executor
@@ -54,6 +48,7 @@ from ..models import Workload, WorkloadQuerySet, is_workload_id
 from ..registry import Registry, Snapshot, registry
 from ..routing import RUNTIMES, Route, check_eligibility, describe_eligibility
 from ..utils.database import release_connection
+from ..utils.text import short_repr
 from ..utils.thread_shares import thread_shares
 from ..workloads import AUTO, SOURCE_FORMATS, Status
 from .bodies import body_memory

@@ -1,22 +1,17 @@
 """Follow logs: all readers of one process share what is read of each workload."""
 
 import json
-import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError
-
 from ..models import ENDED, Workload
-from ..utils.database import closing_connections
+from ..utils import background
+from ..utils.forks import reset_after_fork
 from . import store
 from .store import Block, Line
-
-logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.25
 KEEP_ALIVE_S = 10.0  # a disconnected reader is noticed only when something is sent
@@ -58,6 +53,7 @@ class LogHub:
 
     def __init__(self) -> None:
         self._reset_after_fork()
+        reset_after_fork(self)
 
     def _reset_after_fork(self) -> None:
         """Reset to the initial state: a forked child has none of its parent's threads."""
@@ -90,28 +86,20 @@ class LogHub:
                     self._has_followers.clear()
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             self._has_followers.wait()
-            pause.wait(POLL_INTERVAL_S)
-            with self._lock:
-                log_hub = [
-                    follower for follower in self._followers.values() if follower.outcome is None
-                ]
-            try:
-                with closing_connections():
-                    for follower in log_hub:
-                        follower.refresh()
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("logs cannot be followed: %s", error)
-            except Exception:
-                logger.exception("following logs failed; retrying")
+            time.sleep(POLL_INTERVAL_S)
+            background.run_round(self._refresh, "following logs")
+
+    def _refresh(self) -> None:
+        with self._lock:
+            unfinished = [one for one in self._followers.values() if one.outcome is None]
+        for follower in unfinished:
+            follower.refresh()
 
 
 log_hub = LogHub()
 """The log hub of this process."""
-
-os.register_at_fork(after_in_child=log_hub._reset_after_fork)
 
 
 def follow(follower: LogFollower, number: int) -> Iterator[list[Line]]:

@@ -33,13 +33,7 @@ from typing import ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-MAX_QUOTED_CHARS = 80
-
-
-def short_repr(value: object) -> str:
-    """Return `repr(value)`, cut to about 80 characters: the value may come from a client."""
-    text = repr(value)
-    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…"
+from .utils.text import short_repr
 
 
 def comma_join(names: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ the lock and swaps it in, so a reader sees the state before or after a write, ne
 """
 
 import builtins
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from .routing import (
     decide,
     route_status,
 )
+from .utils.forks import reset_after_fork
 from .workloads import AUTO, Isolation
 
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAX_NAME_CHARS - 1}}}")
@@ -102,6 +102,7 @@ class Registry:
     def __init__(self, routes: RouteTable | None = None) -> None:
         self._lock = threading.Lock()
         self._snapshot = Snapshot(MappingProxyType({}), routes or RouteTable())
+        reset_after_fork(self)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -249,5 +250,3 @@ def _entry(name: str, backend: Backend) -> RegisteredBackend:
 
 registry = Registry()
 """The registry of this process; `BackendsConfig.ready()` fills it from the settings."""
-
-os.register_at_fork(after_in_child=registry._reset_after_fork)

@@ -15,8 +15,8 @@ from .exceptions import (
     SourceFormatNotSupported,
     VulcanError,
     comma_join,
-    short_repr,
 )
+from .utils.text import short_repr
 from .workloads import AUTO, SOURCE_FORMATS, Isolation
 
 RUNTIMES = ("node", "wasm", "python", "go", "oci")

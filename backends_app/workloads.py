@@ -13,9 +13,10 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeAlias
 
-from .exceptions import InvalidRequest, comma_join, short_repr
+from .exceptions import InvalidRequest, comma_join
 from .utils import strict_json
 from .utils.strict_json import JSON
+from .utils.text import short_repr
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")

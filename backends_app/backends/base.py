@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from django.core.checks import CheckMessage
 
+from ..utils.text import escape, shorten
 from ..workloads import WorkloadResult, WorkloadSpec
 from .setup import Step
 
@@ -50,7 +51,7 @@ class Health:
     Four states: unknown (never probed; both None), undetected (its software is not installed),
     unhealthy (installed but not working), healthy (a real smoke workload ran). `description` and
     `attributes` are public, so they must hold no secrets and no URLs with credentials. Both are
-    shortened to a maximum size.
+    escaped and shortened to a maximum size.
     """
 
     detected: bool | None
@@ -176,8 +177,4 @@ class Backend:
 
 
 def _shorten(text: object) -> str:
-    """Return the text shortened and without unpaired surrogates, as it becomes part of JSON."""
-    clean = str(text).encode(errors="replace").decode()
-    if len(clean) <= MAX_DESCRIPTION_CHARS:
-        return clean
-    return f"{clean[: MAX_DESCRIPTION_CHARS - 1]}…"
+    return shorten(escape(str(text)[: MAX_DESCRIPTION_CHARS + 1]), MAX_DESCRIPTION_CHARS)

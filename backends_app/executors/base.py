@@ -9,18 +9,16 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from django.db import DatabaseError, InterfaceError
 from django.db.models import Count, Q
 
 from ..backends import options
 from ..conf import limits, runtime_dir
-from ..exceptions import BackendAtCapacity, HostFault, InvalidOption, QueueFull
+from ..exceptions import BackendAtCapacity, InvalidOption, QueueFull
 from ..execution import lifecycle, nodes, services
 from ..execution.lifecycle import DuplicateSubmission, Submission
 from ..execution.nodes import Node
@@ -28,7 +26,8 @@ from ..execution.slots import ensure_private_dir, is_locked, remove_stale_locks
 from ..execution.supervisor import supervisor
 from ..models import Workload
 from ..registry import BackendInfo, Registry
-from ..utils.database import closing_connections
+from ..utils import background
+from ..utils.forks import reset_after_fork
 from ..workloads import ExitReason, Status, WorkloadResult
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class Executor:
         self._start_lock = threading.Lock()
         self._started_pid = 0
         self._init_process_state()
-        _executors.add(self)
+        reset_after_fork(self)
 
     def _init_process_state(self) -> None:
         """Initialize the state of one serving process."""
@@ -268,25 +267,18 @@ class Executor:
     # Maintenance
 
     def _maintain(self) -> None:
-        while not self._drained.is_set():
-            try:
-                with closing_connections():
-                    self.run_maintenance()
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("maintenance cannot reach the database: %s", error)
-            except HostFault as fault:
-                logger.warning("maintenance failed, retrying: %s", fault)
-            except Exception:
-                logger.exception("maintenance failed; retrying")
-            self._first_round.set()
-            self._drained.wait(MAINTENANCE_INTERVAL_S)
+        background.repeat(self._round, "maintenance", self._drained, MAINTENANCE_INTERVAL_S)
+        background.run_round(self._deregister, "deregistering this node")
+
+    def _round(self) -> None:
         try:
-            with closing_connections():
-                nodes.deregister(
-                    nodes.node_id(runtime_dir()), [info.name for info in self.local_backends()]
-                )
-        except (DatabaseError, InterfaceError, HostFault) as error:
-            logger.warning("deregistering this node failed: %s", error)
+            self.run_maintenance()
+        finally:
+            self._first_round.set()
+
+    def _deregister(self) -> None:
+        names = [info.name for info in self.local_backends()]
+        nodes.deregister(nodes.node_id(runtime_dir()), names)
 
     def run_maintenance(self) -> None:
         """Run one round: heartbeats, node failures, lost workloads, repeated notifications."""
@@ -375,12 +367,3 @@ def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise InvalidOption(name, value, "must be a number of seconds above 0")
     return float(value)
-
-
-def _reset_executors() -> None:
-    for executor in list(_executors):
-        executor._reset_after_fork()
-
-
-_executors: "weakref.WeakSet[Executor]" = weakref.WeakSet()
-os.register_at_fork(after_in_child=_reset_executors)

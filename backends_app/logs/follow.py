@@ -1,8 +1,6 @@
 """Follow logs: one thread of each process watches them, and readers read them in pieces."""
 
 import json
-import logging
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -10,14 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError
-
 from ..models import ENDED, Workload
-from ..utils.database import closing_connections
+from ..utils import background
+from ..utils.forks import reset_after_fork
 from . import store
 from .store import Block, Line
-
-logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.25
 KEEP_ALIVE_S = 10.0  # a disconnected reader is noticed only when something is sent
@@ -55,6 +50,7 @@ class LogHub:
 
     def __init__(self) -> None:
         self._reset_after_fork()
+        reset_after_fork(self)
 
     def _reset_after_fork(self) -> None:
         """Reset to the initial state: a forked child has none of its parent's threads."""
@@ -102,19 +98,15 @@ class LogHub:
         return block
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             self._has_followers.wait()
-            pause.wait(POLL_INTERVAL_S)
-            with self._lock:
-                live = [one for one in self._followers.values() if one.outcome is None]
-            try:
-                with closing_connections():
-                    _refresh(live)
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("logs cannot be followed: %s", error)
-            except Exception:
-                logger.exception("following logs failed; retrying")
+            time.sleep(POLL_INTERVAL_S)
+            background.run_round(self._refresh_live, "following logs")
+
+    def _refresh_live(self) -> None:
+        with self._lock:
+            live = [one for one in self._followers.values() if one.outcome is None]
+        _refresh(live)
 
 
 def _refresh(followers: Iterable[LogFollower]) -> None:
@@ -131,8 +123,6 @@ def _refresh(followers: Iterable[LogFollower]) -> None:
 
 log_hub = LogHub()
 """The log hub of this process."""
-
-os.register_at_fork(after_in_child=log_hub._reset_after_fork)
 
 
 class LogReader:

@@ -126,7 +126,7 @@ def test_a_host_is_busy_if_it_is_loaded_before_the_benchmark():
     ("program", "words"),
     [
         (lambda workload: {"number": -1}, "unexpected output {'number': -1}"),
-        (failing, "exited 1: ValueError: [2Joh no"),
+        (failing, "exited 1: ValueError: \\x1b[2Joh no"),
         (broken, "its engine is gone"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.TIMEOUT, error="late"), "timeout"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=7), "exited 7"),

@@ -7,7 +7,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.utils import html
 
-from ...exceptions import InvalidRequest, comma_join, short_repr
+from ...exceptions import InvalidRequest, comma_join
+from ...utils.text import short_repr
 
 MAX_NAMED_ERRORS = 10
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from django.core import checks
 
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, short_repr
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from ...workloads import STREAMS, ExitReason, Resources, WorkloadResult, WorkloadSpec
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health

@@ -5,15 +5,14 @@ command, which replaces it; the rest of its stdin is the workload's.
 """
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from ...exceptions import BackendUnavailable
+from ...utils.forks import reset_after_fork
 from .container import Container, ContainerPlan
 from .engine import EngineError
 
@@ -51,7 +50,7 @@ class Pool:
         self._filling: dict[ContainerPlan, threading.Thread] = {}
         self._failed: dict[ContainerPlan, float] = {}
         self._closed = False
-        _pools.add(self)
+        reset_after_fork(self)
 
     def acquire(self, plan: ContainerPlan, size: int, needed_s: float) -> Container | None:
         """Return a warm container with `needed_s` left to live, or None; refill in a thread."""
@@ -124,21 +123,10 @@ class Pool:
             with self._lock:
                 self._filling.pop(plan, None)
 
-    def reset_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Empty the pool in a forked child; containers and threads belong to the parent."""
         warm = [container for warm in self._warm.values() for container in warm]
         self._lock = threading.Lock()
         self._warm, self._filling, self._failed = {}, {}, {}
         for container in warm:
             container.reset_after_fork()
-
-
-_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for pool in list(_pools):
-        pool.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...exceptions import BackendUnavailable, short_repr
+from ...exceptions import BackendUnavailable
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from . import smoke
 from .container import Container, ContainerLimits, ContainerPlan
 from .engine import Engine, EngineError, is_podman

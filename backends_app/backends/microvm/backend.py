@@ -14,9 +14,10 @@ from pathlib import Path
 
 from django.core import checks
 
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join, short_repr
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join
 from ...sandbox.client import Command, ConfinedProcess, Launcher, LaunchError, ProcessLimits
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health

@@ -6,12 +6,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from ...api.serializers.workloads import WorkloadSerializer, WorkloadSummarySerializer
-from ...exceptions import VulcanError, short_repr
+from ...exceptions import VulcanError
 from ...execution import lifecycle
 from ...logs.follow import follow as follow_log
 from ...logs.follow import log_hub
 from ...logs.store import Line, blocks_after, lines_after
 from ...models import Workload
+from ...utils.text import short_repr
 from ...workloads import Status
 from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
 

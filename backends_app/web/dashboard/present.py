@@ -13,6 +13,7 @@ from ...execution.nodes import Node
 from ...models import Workload, WorkloadQuerySet
 from ...registry import Snapshot
 from ...routing import Ineligibility, RouteStatus
+from ...utils.text import one_line
 from ...workloads import Status
 from . import words
 
@@ -70,7 +71,7 @@ def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target
         entry = snapshot.entries.get(name)
         state, reason = NOT_REGISTERED, "no backend has this name; its workloads are refused"
         if entry is not None:
-            state, reason = entry.health.state, words.one_line(entry.health.description)
+            state, reason = entry.health.state, one_line(entry.health.description)
         found.append(
             Target(
                 name=name,
@@ -152,7 +153,7 @@ def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
             owner=owner,
             finished_at=finished_at,
             reason=words.exit_reason(exit_reason, exit_code),
-            error=words.one_line(bytes(error or b"").decode(errors="replace")),
+            error=one_line(bytes(error or b"").decode(errors="replace")),
         )
         for id, runtime, backend, owner, finished_at, exit_reason, exit_code, error in found
     ]

@@ -261,7 +261,7 @@ def test_workloads_of_an_unhealthy_backend_stay_pending(
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     workload = recorded()
     for _ in range(3):
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert ended(workload).status == "completed"
 
@@ -273,7 +273,7 @@ def test_maintenance_recovers_lost_workloads(executor: LocalExecutor, runtime_di
         alive = recorded(Status.RUNNING, node_id=mine, id="a" * 32)
         lost = recorded(Status.RUNNING, node_id=mine)
         assert ended(lost).exit_reason == "worker_lost"
-        executor.run_maintenance()
+        executor.maintenance.run_round()
         assert {one.status for one in Workload.objects.filter(pk__in=[alive.pk, elsewhere.pk])} == {
             "running"
         }
@@ -282,7 +282,7 @@ def test_maintenance_recovers_lost_workloads(executor: LocalExecutor, runtime_di
 def test_a_node_deregisters_at_shutdown(executor: LocalExecutor):
     served: list[str] = []
     while served != ["gvisor", "isolate", "microvm"]:
-        executor.run_maintenance()
+        executor.maintenance.run_round()
         served = [one.name for node in executor.live_nodes() for one in node.backends]
     executor.drain()
     assert not NodeBackend.objects.exists()
@@ -422,7 +422,7 @@ def test_a_draining_node_is_alive_but_unhealthy(filled: Registry, fakes):
     drain = threading.Thread(target=executor.drain)
     drain.start()
     while NodeBackend.objects.filter(healthy=True).exists():
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     assert {row.healthy for row in NodeBackend.objects.all()} == {False}
     leave.set()
     drain.join()
@@ -448,7 +448,7 @@ def test_workloads_of_a_backend_on_another_node_stay_pending(filled: Registry):
     workload = recorded()
     for _ in range(5):
         time.sleep(0.003)
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.status == "pending"
 
@@ -457,12 +457,12 @@ def test_workloads_of_a_backend_that_works_nowhere_fail_after_a_while(filled: Re
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     patient, workload = LocalExecutor(filled), recorded()
     for _ in range(3):
-        patient.run_maintenance()
+        patient.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.status == "pending"
     impatient = LocalExecutor(filled, unserved_after_s=1e-9)
-    impatient.run_maintenance()
-    impatient.run_maintenance()
+    impatient.maintenance.run_round()
+    impatient.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.exit_reason == "backend_error"
     assert workload.error.startswith("backend 'isolate' has worked on no node for ")
@@ -472,7 +472,7 @@ def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
     left = runtime_dir / f"{'a' * 32}.running"
     left.touch()
     with workload_lock("b" * 32, runtime_dir):
-        LocalExecutor(filled).run_maintenance()
+        LocalExecutor(filled).maintenance.run_round()
         assert [file.name[0] for file in runtime_dir.glob("*.running")] == ["b"]
     assert not left.exists()
 
@@ -480,7 +480,7 @@ def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
 def test_stale_locks_are_removed_periodically(filled: Registry, runtime_dir, monkeypatch):
     monkeypatch.setattr("backends_app.executors.base.SWEEP_INTERVAL_S", 0)
     executor = LocalExecutor(filled)
-    executor.run_maintenance()
+    executor.maintenance.run_round()
     (runtime_dir / "later.running").touch()
-    executor.run_maintenance()
+    executor.maintenance.run_round()
     assert not list(runtime_dir.glob("*.running"))

@@ -11,12 +11,11 @@ from backends_app.benchmarks.measure import Bench, probe, targets
 from backends_app.benchmarks.programs import program_for
 from backends_app.benchmarks.results import MODES
 from backends_app.exceptions import BackendUnavailable
+from backends_app.execution import slots
 from backends_app.execution.slots import acquire_slot, slots_in_use
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
-from tests.support.programs import wait_until
-from tests.support.slots import has_waiter
 
 
 def registered(**backends: Backend) -> Registry:
@@ -97,13 +96,24 @@ def test_a_run_that_never_gets_a_slot_is_a_failure(monkeypatch, runtime_dir):
     assert "at capacity (1 running)" in figures.failure
 
 
-def test_a_run_without_a_free_slot_waits_for_one(runtime_dir):
+def test_a_run_without_a_free_slot_waits_for_one(runtime_dir, monkeypatch):
+    waits = threading.Event()
+
+    def wait_for_slot(name, limit, folder, should_stop):
+        def is_over() -> bool:
+            over = should_stop()
+            waits.set()
+            return over
+
+        return slots.wait_for_slot(name, limit, folder, is_over)
+
+    monkeypatch.setattr(measure, "wait_for_slot", wait_for_slot)
     measuring = bench(registered(one=FakeBackend(max_concurrency=1)), rounds=1)
     found = []
     with acquire_slot("one", 1, runtime_dir):
         thread = threading.Thread(target=lambda: found.append(measuring.run()))
         thread.start()
-        wait_until(lambda: has_waiter("one", 1, runtime_dir))
+        assert waits.wait(60)
     thread.join(60)
     assert found[0].measured[0].modes["cold"].waited == 1
     assert found[0].measured[0].modes["cold"].failures == 0

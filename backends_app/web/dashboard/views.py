@@ -66,6 +66,7 @@ class DashboardView(View):
             "backends_app/dashboard.html",
             {
                 **context,
+                "page": "dashboard",
                 "live": live,
                 "etag": _etag(live),
                 "poll_s": POLL_S,

@@ -164,6 +164,27 @@ def test_the_page_of_the_workloads_has_a_form(serve, filled, user):
         assert f'name="{field}"' in page
 
 
+def test_the_form_stands_above_the_list_and_below_the_response_to_it(serve, filled, user):
+    client = serve(filled)
+    client.force_login(user)
+    for method, form_first in ((client.get, True), (client.post, False)):
+        page = method("/v1/workloads", headers={"accept": "text/html"}).content.decode()
+        form, response = page.index('id="post-object-form"'), page.index('class="response-info"')
+        assert (form < response) is form_first
+        assert page.count('name="code"') == 1
+
+
+def test_the_form_of_the_page_runs_a_workload(serve, filled, user):
+    client = serve(filled)
+    client.force_login(user)
+    page = client.get("/v1/workloads", headers={"accept": "text/html"}).content.decode()
+    [form] = re.findall(r'<form id="post-object-form".*?</form>', page, re.DOTALL)
+    assert 'action="/v1/workloads" method="post"' in form
+    fields = {"runtime": "node", "isolation": "auto", "code": "1", "input": "null", "command": ""}
+    assert all(f'name="{name}"' in form for name in fields)
+    assert client.post("/v1/workloads", fields).json()["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -1,7 +1,6 @@
 """Define the paths of the API. Canonical paths have no trailing slash; a slash is accepted."""
 
 from collections.abc import Callable
-from typing import Any
 
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
@@ -28,7 +27,6 @@ def api_urlpatterns(
     def view(view_class: type[views.RegistryView]) -> Callable[..., HttpResponseBase]:
         return view_class.as_view(registry=registry, executor_override=executor)
 
-    schema: dict[str, Any] = {"url_name": "v1:schema"}
     return [
         path("", view(views.RootView), name="root"),
         *_both("backends", view(views.BackendListView), "backends"),
@@ -48,8 +46,7 @@ def api_urlpatterns(
         *_both("tokens", tokens.TokensView.as_view(), "tokens"),
         *_both("tokens/<str:key>", tokens.TokenView.as_view(), "token"),
         *_both("schema", views.SchemaView.as_view(), "schema"),
-        *_both("docs", views.SwaggerView.as_view(**schema), "docs"),
-        *_both("redoc", views.RedocView.as_view(**schema), "redoc"),
+        *_both("docs", views.SwaggerView.as_view(url_name="v1:schema"), "docs"),
         re_path("", views.UnknownPathView.as_view()),
     ]
 

@@ -22,7 +22,6 @@ from drf_spectacular.utils import (
 )
 from drf_spectacular.views import (
     SpectacularAPIView,
-    SpectacularRedocView,
     SpectacularSwaggerSplitView,
 )
 from rest_framework.exceptions import NotFound
@@ -198,7 +197,7 @@ class RootView(RegistryView):
     def get(self, request: Request) -> Response:
         names = (
             *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-            *("tokens", "schema", "docs", "redoc"),
+            *("tokens", "schema", "docs"),
         )
         return Response(
             {
@@ -673,20 +672,6 @@ class SchemaView(_JSONErrors, SpectacularAPIView):
 
 class SwaggerView(_JSONErrors, SpectacularSwaggerSplitView):
     """The OpenAPI document in Swagger UI, from local files."""
-
-
-class RedocView(_JSONErrors, SpectacularRedocView):
-    """The OpenAPI document in Redoc, from local files.
-
-    Redoc adds inline styles to its page and searches in a worker from a blob. Only this page allows
-    both. Scripts are limited to our own files, here too.
-    """
-
-    content_policy = {
-        "style-src": "'self' 'unsafe-inline'",
-        "style-src-attr": "'unsafe-inline'",
-        "worker-src": "blob:",
-    }
 
 
 class UnknownPathView(SizeLimitedView):

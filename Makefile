@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-	--no-header --no-emit-index-url --no-emit-find-links
+	--no-header --no-emit-index-url --no-emit-find-links pyproject.toml --all-extras
 
 .PHONY: run test check lint bench host fresh conformance lock clean
 
@@ -32,13 +32,13 @@ lint: $(INSTALLED)  ## Check style, types, migrations and the API schema
 	$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 bench: $(INSTALLED)  ## Print performance ratios of pairs measured side by side
-	$(PY) -m tests.bench
+	$(PY) -m tools.bench
 
 host: $(INSTALLED) .env  ## Install what the backends and their tests need on this host
 	$(PY) manage.py setup_backend gvisor
 	$(PY) manage.py setup_backend microvm
 	apt-get update --quiet
-	apt-get install --quiet --yes --no-install-recommends $$($(PY) -m tests.needs)
+	apt-get install --quiet --yes --no-install-recommends $$($(PY) -m tests.support.needs)
 
 fresh: $(INSTALLED)  ## Follow the quick start in fresh roots of Debian 12 and 13; as root
 	$(PY) -m tests.fresh
@@ -46,11 +46,10 @@ fresh: $(INSTALLED)  ## Follow the quick start in fresh roots of Debian 12 and 1
 conformance: $(INSTALLED)  ## Run third-party suites beside plain runtimes; as root, writes docs/conformance.md
 	$(PY) -m tests.conformance
 
-lock: $(INSTALLED)  ## Compile requirements*.in to the files of the same name, with hashes
+lock: $(INSTALLED)  ## Compile pyproject.toml and requirements.in to requirements*.txt, with hashes
 	$(VENV)/bin/pip install --quiet uv
 	$(COMPILE) requirements.in --output-file requirements.txt
-	$(COMPILE) requirements-production.in --constraint requirements.txt \
-		--output-file requirements-production.txt
+	$(COMPILE) --constraint requirements.txt --output-file requirements-production.txt
 	@for version in 3.11 3.12 3.13; do \
 		echo "Checking for wheels of Python $$version …"; \
 		$(VENV)/bin/uv pip install --quiet --dry-run --python-version $$version --only-binary :all: \

@@ -115,8 +115,9 @@ def post_fork(server: object, worker: object) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Start the executor before the first request: run pending workloads, recover lost ones."""
-    from backends_app.executors import get_executor
-    from backends_app.utils.thread_shares import thread_shares
+    from backends_app.executors import start_executor
+    from backends_app.utils.thread_shares import stream_without_threads, thread_shares
 
-    thread_shares.set_threads(worker.cfg.threads)
-    get_executor().ensure_started(wait_s=0)
+    thread_shares.set_total(worker.cfg.threads)
+    stream_without_threads(worker.worker_connections)
+    start_executor(wait_s=0)

@@ -13,10 +13,12 @@ class BackendsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, conf, executors
+        from .api import checks as api_checks
         from .observability import audit, metrics
 
         audit.register()
         checks.register()
+        api_checks.register()
         conf.populate()
         executors.get_executor()
         metrics.subscribe()

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -29,6 +30,7 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "microvm": {"BACKEND": "backends_app.backends.microvm.MicroVMBackend"},
 }
 DEFAULT_EXECUTOR: Mapping[str, Any] = {"BACKEND": "backends_app.executors.local.LocalExecutor"}
+DEFAULT_THROTTLE_RATES: Mapping[str, str | None] = {"user": "6000/min", "address": "12000/min"}
 _configured: dict[str, Backend] | None = None
 
 T = TypeVar("T")
@@ -47,6 +49,7 @@ class Retention:
     records_days: float = 365.0
 
 
+THROTTLE_RATE = r"[1-9][0-9]*/(s|sec|m|min|h|hour|d|day)"
 METRICS_ACCESS = ("open", "token", "off")
 
 
@@ -69,6 +72,7 @@ def populate() -> None:
         retention()
         metrics_access()
         required_backends()
+        throttle_rates()
         registry.set_routes(load_routes())
         _replace_backends()
 
@@ -94,6 +98,9 @@ def reload(*, setting: str, **kwargs: object) -> None:
     elif setting == "ISOLATION_REQUIRED_BACKENDS":
         required_backends.cache_clear()
         required_backends()
+    elif setting == "ISOLATION_THROTTLE_RATES":
+        throttle_rates.cache_clear()
+        throttle_rates()
 
 
 def _replace_backends() -> None:
@@ -230,6 +237,23 @@ def required_backends() -> Sequence[str]:
     for number, name in enumerate(configured):
         _name(f"{where}[{number}]", name)
     return tuple(configured)
+
+
+@functools.cache
+def throttle_rates() -> Mapping[str, str | None]:
+    """Read ISOLATION_THROTTLE_RATES, in DRF's notation; missing keys keep their defaults.
+
+    None means no limit.
+    """
+    where = "ISOLATION_THROTTLE_RATES"
+    configured = _mapping(where, getattr(settings, where, {}))
+    _known_keys(where, configured, DEFAULT_THROTTLE_RATES)
+    for scope, rate in configured.items():
+        if rate is not None and not re.fullmatch(THROTTLE_RATE, str(rate)):
+            raise InvalidSetting(
+                f"{where}[{scope!r}]", rate, "must be a rate like 600/min, or None"
+            )
+    return {**DEFAULT_THROTTLE_RATES, **configured}
 
 
 def _instance(where: str, entry: object, kind: type[T], *arguments: object) -> T:

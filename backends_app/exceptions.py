@@ -1,4 +1,4 @@
-"""The error tree. Each error carries its evidence as attributes.
+"""The error tree. Each error carries its evidence as attributes, and a `code` for programs.
 
 ::
 
@@ -29,16 +29,11 @@
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-MAX_QUOTED_CHARS = 80
-
-
-def short_repr(value: object) -> str:
-    """Return `repr(value)`, cut to about 80 characters: the value may come from a client."""
-    text = repr(value)
-    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[: MAX_QUOTED_CHARS - 1]}…"
+from .utils.text import short_repr
 
 
 def comma_join(names: Iterable[str]) -> str:
@@ -101,9 +96,17 @@ class InvalidOption(ValueError):
 class VulcanError(Exception):
     """Base of the errors that prevent one request from being served."""
 
+    code: ClassVar[str] = "error"
+    """Names the kind of error for programs."""
+
+    field: str | None = None
+    """The field of the request that the caller must change, if one is at fault."""
+
 
 class InvalidRequest(VulcanError):
     """One field of a request is malformed, regardless of which backends are registered."""
+
+    code = "invalid"
 
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
@@ -130,6 +133,9 @@ class ResolutionError(VulcanError):
 class BackendNotRegistered(ResolutionError):
     """The requested backend, or the target of the route, is not registered."""
 
+    code = "backend_not_registered"
+    field = "isolation"
+
     def __init__(
         self, name: str, registered: tuple[str, ...], eligible: tuple[str, ...] | None = None
     ) -> None:
@@ -142,6 +148,9 @@ class BackendNotRegistered(ResolutionError):
 
 class RuntimeNotSupported(ResolutionError):
     """The backend does not support this runtime; those in `supported_by` do."""
+
+    code = "runtime_not_supported"
+    field = "runtime"
 
     def __init__(
         self,
@@ -163,6 +172,9 @@ class RuntimeNotSupported(ResolutionError):
 
 class SourceFormatNotSupported(ResolutionError):
     """The backend does not support this source format; those in `supported_by` do."""
+
+    code = "source_format_not_supported"
+    field = "source_format"
 
     def __init__(
         self,
@@ -189,6 +201,8 @@ class BackendUnavailable(ResolutionError):
     A backend's `execute` raises it with the reason alone; the caller adds the name.
     """
 
+    code = "backend_unavailable"
+
     def __init__(
         self, reason: str, *, name: str = "", eligible: tuple[str, ...] | None = None
     ) -> None:
@@ -200,6 +214,8 @@ class BackendUnavailable(ResolutionError):
 class BackendAtCapacity(VulcanError):
     """Every slot of the backend is in use."""
 
+    code = "backend_at_capacity"
+
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
@@ -210,6 +226,8 @@ class BackendAtCapacity(VulcanError):
 
 class QueueFull(VulcanError):
     """The backend's queue is full, in total or, with `own`, for this user."""
+
+    code = "queue_full"
 
     def __init__(self, name: str, limit: int, *, own: bool = False) -> None:
         self.name = name
@@ -224,6 +242,8 @@ class QueueFull(VulcanError):
 class TooManyWaiting(VulcanError):
     """Too many requests of this process wait for workloads or stream logs."""
 
+    code = "too_many_waiting"
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(
@@ -234,6 +254,8 @@ class TooManyWaiting(VulcanError):
 
 class BodyMemoryFull(VulcanError):
     """The request bodies in this process's memory have reached their limit in bytes."""
+
+    code = "body_memory_full"
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -246,9 +268,13 @@ class BodyMemoryFull(VulcanError):
 class HostFault(VulcanError):
     """This host lacks, or cannot trust, something that every workload needs."""
 
+    code = "host_unavailable"
+
 
 class IdempotencyKeyConflict(VulcanError):
     """The user has already used the idempotency key for a different request."""
+
+    code = "idempotency_key_reused"
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -260,6 +286,8 @@ class IdempotencyKeyConflict(VulcanError):
 
 class WorkloadFinished(VulcanError):
     """The workload to be killed has already finished."""
+
+    code = "workload_ended"
 
     def __init__(self, status: str) -> None:
         self.status = status

@@ -7,7 +7,6 @@ first delay and limit, but quadruples the delay.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from . import signals
 from .backends.base import Backend, Health
 from .registry import Registry, registry
 from .routing import RegisteredBackend
+from .utils import background
+from .utils.forks import reset_after_fork
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class HealthMonitor:
         self._spawn = spawn
         self._clock = clock
         self._reset_after_fork()
+        reset_after_fork(self)
 
     def _reset_after_fork(self) -> None:
         """Reset to not started: a forked child has none of its parent's threads."""
@@ -154,12 +156,14 @@ class HealthMonitor:
         return max(0.0, min((state.due for state in self._states.values()), default=now) - now)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                pause = self.tick()
-            except Exception:
-                logger.exception("the health monitor failed; retrying")
-                pause = MAX_SLEEP_S
+        background.repeat(self._round, "the health monitor", self._stopping)
+
+    def _round(self) -> None:
+        """Run one tick, and wait until something is to be done."""
+        pause = MAX_SLEEP_S
+        try:
+            pause = self.tick()
+        finally:
             busy = any(state.probe for state in self._states.values())
             self._wake.wait(MAX_SLEEP_S if busy else min(pause, MAX_SLEEP_S))
             self._wake.clear()
@@ -251,5 +255,3 @@ def _warm_count(backend: Backend) -> int | None:
 
 monitor = HealthMonitor(registry)
 """The health monitor of this process's registry."""
-
-os.register_at_fork(after_in_child=monitor._reset_after_fork)

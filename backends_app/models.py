@@ -35,6 +35,16 @@ PREVIOUS_STATUSES: Mapping[Status, tuple[Status, ...]] = {
 }
 """The statuses that each status may follow."""
 
+FILTERS: Mapping[str, str] = {
+    "status": "status",
+    "runtime": "runtime",
+    "isolation": "isolation_used",
+    "user": "owner__username",
+    "created_after": "created_at__gte",
+    "created_before": "created_at__lt",
+}
+"""The lookups by which users filter workloads, by the name of the filter."""
+
 LARGE_FIELDS = ("output", "stdout", "stderr")
 """The columns that can be large."""
 
@@ -65,6 +75,16 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
         if user.pk is None:
             return self.none()
         return self if getattr(user, "is_staff", False) else self.filter(owner=user.pk)
+
+    def filter_by(self, values: Mapping[str, Any]) -> "WorkloadQuerySet":
+        """Filter by the values of `FILTERS`; ignore other keys, and values of None."""
+        return self.filter(
+            **{
+                lookup: values[name]
+                for name, lookup in FILTERS.items()
+                if values.get(name) is not None
+            }
+        )
 
     def summaries(self) -> "WorkloadQuerySet":
         """Defer the columns that can be large."""

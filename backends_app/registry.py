@@ -5,7 +5,6 @@ the lock and swaps it in, so a reader sees the state before or after a write, ne
 """
 
 import builtins
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,16 @@ from .exceptions import (
     InvalidBackend,
     InvalidBackendName,
 )
-from .routing import MAX_NAME_CHARS, RegisteredBackend, Resolution, RouteTable, decide
+from .routing import (
+    MAX_NAME_CHARS,
+    RegisteredBackend,
+    Resolution,
+    RouteStatus,
+    RouteTable,
+    decide,
+    route_status,
+)
+from .utils.forks import reset_after_fork
 from .workloads import AUTO, Isolation
 
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAX_NAME_CHARS - 1}}}")
@@ -42,22 +50,32 @@ class BackendInfo:
 class Snapshot:
     """The registry at one moment; `entries` is ordered by name.
 
-    `resolved` caches the results of `resolve` by source format, isolation and runtime: three
-    lookups cost less than building and hashing one key of three parts. Only successes are cached,
-    so its size is bounded by registered names times supported runtimes and formats.
+    `decisions` memoises `decide` by isolation, runtime and source format. It has only successes of
+    `auto` and of single names, so registered names times supported runtimes and formats bound its
+    size. Callers choose everything else: there is no end of unknown names and of lists. Errors are
+    made anew also because a raised error collects tracebacks.
     """
 
     entries: Mapping[str, RegisteredBackend]
     routes: RouteTable
-    resolved: dict[str, dict[str, dict[str | None, Backend]]] = field(
-        default_factory=dict, repr=False
+    decisions: dict[tuple[Isolation, str | None, str], Resolution] = field(
+        default_factory=dict, init=False, repr=False
     )
 
     def decide(
         self, isolation: Isolation, runtime: str | None, source_format: str = "code"
     ) -> Resolution:
         """Choose a backend; see `routing.decide`."""
-        return decide(isolation, runtime, source_format, entries=self.entries, routes=self.routes)
+        try:
+            return self.decisions[isolation, runtime, source_format]
+        except (KeyError, TypeError):  # not memoised, or unhashable
+            pass
+        resolution = decide(
+            isolation, runtime, source_format, entries=self.entries, routes=self.routes
+        )
+        if resolution.error is None and isinstance(isolation, str):
+            self.decisions[isolation, runtime, source_format] = resolution
+        return resolution
 
     def list(self) -> list[BackendInfo]:
         """Return every backend, by name."""
@@ -73,6 +91,10 @@ class Snapshot:
             for entry in self.entries.values()
         ]
 
+    def list_routes(self) -> builtins.list[RouteStatus]:
+        """Return every row of the route table with the state of its target, in order."""
+        return [route_status(route, self.entries) for route in self.routes]
+
 
 class Registry:
     """Backends by name. Thread-safe."""
@@ -80,6 +102,7 @@ class Registry:
     def __init__(self, routes: RouteTable | None = None) -> None:
         self._lock = threading.Lock()
         self._snapshot = Snapshot(MappingProxyType({}), routes or RouteTable())
+        reset_after_fork(self)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -115,18 +138,10 @@ class Registry:
 
         Raise a `ResolutionError` with the reason when there is none, or `InvalidRequest`.
         """
-        snapshot = self._snapshot
-        try:
-            return snapshot.resolved[source_format][isolation][runtime]  # type: ignore[index]
-        except (KeyError, TypeError):  # not cached, or a list, which is unhashable
-            pass
-        resolution = snapshot.decide(isolation, runtime, source_format)
-        if resolution.error is not None:
+        resolution = self._snapshot.decide(isolation, runtime, source_format)
+        if resolution.backend is None:
+            assert resolution.error is not None
             raise resolution.error
-        assert resolution.backend is not None
-        if isinstance(isolation, str):
-            by_isolation = snapshot.resolved.setdefault(source_format, {})
-            by_isolation.setdefault(isolation, {})[runtime] = resolution.backend
         return resolution.backend
 
     def explain(
@@ -235,5 +250,3 @@ def _entry(name: str, backend: Backend) -> RegisteredBackend:
 
 registry = Registry()
 """The registry of this process; `BackendsConfig.ready()` fills it from the settings."""
-
-os.register_at_fork(after_in_child=registry._reset_after_fork)

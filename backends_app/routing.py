@@ -15,8 +15,8 @@ from .exceptions import (
     SourceFormatNotSupported,
     VulcanError,
     comma_join,
-    short_repr,
 )
+from .utils.text import short_repr
 from .workloads import AUTO, SOURCE_FORMATS, Isolation
 
 RUNTIMES = ("node", "wasm", "python", "go", "oci")
@@ -112,6 +112,19 @@ class Ineligibility(Enum):
     RUNTIME = auto()
     SOURCE_FORMAT = auto()
     HEALTH = auto()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteStatus:
+    """One row of the route table, and whether its target can run such workloads now."""
+
+    route: Route
+    ineligibility: Ineligibility | None
+    reason: str
+
+    @property
+    def eligible(self) -> bool:
+        return self.ineligibility is None
 
 
 def check_eligibility(
@@ -211,6 +224,17 @@ def decide(
     )
 
 
+def route_status(route: Route, entries: Mapping[str, RegisteredBackend]) -> RouteStatus:
+    """Return whether the target of a route is eligible now, and why or why not."""
+    entry = entries.get(route.target)
+    ineligibility = check_eligibility(entry, route.runtime, route.source_format)
+    return RouteStatus(
+        route=route,
+        ineligibility=ineligibility,
+        reason=describe_eligibility(entry, ineligibility),
+    )
+
+
 def describe_eligibility(
     entry: RegisteredBackend | None, ineligibility: Ineligibility | None
 ) -> str:
@@ -227,6 +251,11 @@ def describe_eligibility(
             return f"{entry.health.state}: {entry.health.description}"
         case _:
             return "healthy" if entry.health.healthy else "not probed yet"
+
+
+def parse_isolation(text: str) -> str | list[str]:
+    """Return a single name unchanged, comma-separated names as a list: `gvisor,microvm`."""
+    return [name.strip() for name in text.split(",")] if "," in text else text
 
 
 def _allowed_names(

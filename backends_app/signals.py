@@ -29,5 +29,5 @@ threads_held = Signal()
 refused.
 """
 
-registry_read = Signal()
-"""A request or a workload has read the registry. `operation`: the kind of read, one word."""
+streams_open = Signal()
+"""A log stream without a thread of its own starts or ends, or was refused; as `threads_held`."""

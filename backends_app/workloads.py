@@ -13,9 +13,10 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeAlias
 
-from .exceptions import InvalidRequest, comma_join, short_repr
+from .exceptions import InvalidRequest, comma_join
 from .utils import strict_json
 from .utils.strict_json import JSON
+from .utils.text import short_repr
 
 AUTO = "auto"
 SOURCE_FORMATS = ("code", "archive", "image")
@@ -69,7 +70,7 @@ class Resources:
 
 
 UNSPECIFIED = Resources()
-"""Stands for unspecified resources; `services.prepare` substitutes the operator's defaults."""
+"""Stands for unspecified resources; `services.admit` substitutes the operator's defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +87,7 @@ class WorkloadSpec:
     """One workload as requested; exactly one of code, archive and image is set.
 
     `archive` is a tar.gz. `input` is any JSON. `output_bytes` is the host's cap on each of output,
-    stdout and stderr; `services.prepare` sets it, callers cannot. `on_output` receives what the
+    stdout and stderr; `services.admit` sets it, callers cannot. `on_output` receives what the
     program prints while it runs, from backends that stream their output.
     """
 

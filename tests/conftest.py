@@ -24,9 +24,9 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
 from backends_app.web.dashboard.history import History
 from backends_app.web.dashboard.urls import dashboard_urlpatterns
-from tests.lanes import lanes_of
-from tests.needs import unlisted
-from tests.programs import DATABASE, ROOT, manage
+from tests.support.lanes import LANES, lanes_of, timeout_of
+from tests.support.needs import unlisted
+from tests.support.programs import DATABASE, ROOT, manage
 
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("fast")
@@ -47,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for lane in lanes_of(str(item.path.relative_to(ROOT))):
             item.add_marker(lane)
+        lanes = [marker.name for marker in item.iter_markers() if marker.name in LANES]
+        # Hypothesis catches the failure that a signal raises, and runs the example that hangs once
+        # more. A thread ends the process instead, and pytest-xdist reports the test and goes on.
+        by_thread = hypothesis.is_hypothesis_test(getattr(item, "obj", None))
+        method = "thread" if by_thread else "signal"
+        item.add_marker(pytest.mark.timeout(timeout_of(lanes), method=method))
 
 
 def _note_unlisted_program(event: str, arguments: tuple) -> None:
@@ -58,10 +64,10 @@ def _note_unlisted_program(event: str, arguments: tuple) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs_are_listed() -> Iterator[None]:
-    """Fail a test that started a host program that no package in tests/needs.py provides."""
+    """Fail a test that started a program that no package of tests/support/needs.py provides."""
     _unlisted_programs.clear()
     yield
-    assert not _unlisted_programs, "add them to tests/needs.py, or do without them"
+    assert not _unlisted_programs, "add them to tests/support/needs.py, or do without them"
 
 
 @pytest.fixture(autouse=True)
@@ -118,14 +124,16 @@ def filled(registry: Registry, fakes: dict[str, FakeBackend]) -> Registry:
 
 
 @pytest.fixture
-def serve(settings) -> Callable[[Registry], APIClient]:
-    """Return `serve(registry)`, which returns a client of the site over that registry."""
+def serve(settings) -> Callable[..., APIClient]:
+    """Return a function that sets the site up over a registry and returns a client of it."""
 
-    def over(registry: Registry, executor: Executor | None = None) -> APIClient:
+    def over(
+        registry: Registry, executor: Executor | None = None, history: History | None = None
+    ) -> APIClient:
         urlconf = ModuleType("urls_of_a_test")
-        executor = executor or LocalExecutor(registry)
+        executor, history = executor or LocalExecutor(registry), history or History()
         urlconf.urlpatterns = [
-            path("", include(dashboard_urlpatterns(registry, executor, History()))),
+            path("", include(dashboard_urlpatterns(registry, executor, history))),
             path("v1/", include((api_urlpatterns(registry, executor), "v1"))),
             path("", include("vulcan_site.urls")),
             path("broken", _broken),

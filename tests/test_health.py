@@ -248,7 +248,7 @@ def test_a_forked_child_starts_a_monitor_of_its_own(registry):
     registry.register("one", Probing())
     monitor = HealthMonitor(registry, spawn=lambda work, name: None)
     monitor.ensure_started(wait_s=0)
-    monitor._reset_after_fork()  # what `os.register_at_fork` calls in the child
+    monitor._reset_after_fork()  # as in a forked child
     started: list[str] = []
     monitor._spawn = lambda work, name: started.append(name)
     monitor.ensure_started(wait_s=0)

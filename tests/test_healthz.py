@@ -18,12 +18,10 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.models import Workload
 from backends_app.observability.readiness import Readiness
 from backends_app.registry import Registry
-from tests.confinement.programs import children, gone
-from tests.programs import manage, running, wait_until
-from tests.scrapes import Scrape
-from tests.servers import postgresql, redis
-from tests.test_metrics_processes import READY
-from tests.test_server import GUNICORN
+from tests.support.processes import children, gone
+from tests.support.programs import manage, running, wait_until
+from tests.support.scrapes import Scrape
+from tests.support.servers import LISTENING, gunicorn, postgresql, redis
 
 WELL = {"status": "ready", "database": "ok", "executor": "ok", "backends": {}}
 
@@ -178,7 +176,8 @@ class Server:
 
 @contextmanager
 def running_server(folder: Path, **extra: str) -> Iterator[Server]:
-    with running(GUNICORN, READY, folder, METRICS_ACCESS="open", **extra) as (port, _):
+    command = gunicorn(workers=2, threads=16)
+    with running(command, LISTENING, folder, METRICS_ACCESS="open", **extra) as (port, _):
         yield Server(port)
 
 

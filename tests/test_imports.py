@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ APP = Path(__file__).parent.parent / "backends_app"
 
 # A module may import from its own package and from the layers above it in this table.
 LAYERS = {
+    "utils.text": "untrusted text; imports nothing of the app",
     "exceptions": "the error tree",
     "signals": "events, for whoever counts them",
     "utils": "helpers that know no workload",
@@ -35,8 +36,24 @@ LAYERS = {
     "apps": "the start",
 }
 LAYER = {name: number for number, name in enumerate(LAYERS)}
+
+
+def layer(module: Sequence[str]) -> int:
+    """Return the number of a module's layer; a module may have another one than its package."""
+    return LAYER.get(".".join(module[:2]), LAYER[module[0]])
+
+
 NAMES = {"isolate", "gvisor", "microvm"}
 MAY_NAME_BACKENDS = {"conf.py", "routing.py"}  # the default backends and the default routes
+
+IMPORT_THE_API = {
+    "management/commands/list_backends.py": "prints the bytes of GET /v1/backends",
+    "management/commands/probe_backends.py": "prints the bytes of GET /v1/backends",
+    "management/commands/resolve_backend.py": "prints the JSON of a resolution",
+    "management/commands/run_workload.py": "prints the JSON of a workload",
+    "management/commands/workload.py": "prints the JSON of workloads",
+}
+"""The modules outside of the API that may import it, each with a reason: one format, one place."""
 
 MODULES = sorted(
     path
@@ -67,7 +84,7 @@ def imported(path: Path) -> Iterator[tuple[str, ...]]:
 
 def test_every_module_is_in_the_table_of_layers():
     roots = {path.relative_to(APP).with_suffix("").parts[0] for path in MODULES}
-    assert roots == {*LAYERS}
+    assert roots == {name.partition(".")[0] for name in LAYERS}
 
 
 def test_the_root_of_the_app_holds_at_most_a_dozen_modules():
@@ -80,9 +97,18 @@ def test_modules_import_only_from_lower_layers():
         parts = path.relative_to(APP).with_suffix("").parts
         for target in imported(path):
             same_package = len(parts) > 1 and target[0] == parts[0]
-            if not same_package and LAYER[target[0]] >= LAYER[parts[0]]:
+            if layer(target) > layer(parts) or (layer(target) == layer(parts) and not same_package):
                 offenders.append(f"{'.'.join(parts)} imports {'.'.join(target)}")
     assert offenders == []
+
+
+def test_only_commands_that_print_its_format_import_the_api():
+    importing = {
+        str(path.relative_to(APP))
+        for path in MODULES
+        if APP / "api" not in path.parents and "api" in {target[0] for target in imported(path)}
+    }
+    assert importing == {*IMPORT_THE_API}
 
 
 @pytest.mark.parametrize("family", sorted(NAMES))

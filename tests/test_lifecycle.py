@@ -18,7 +18,6 @@ from backends_app.exceptions import (
 )
 from backends_app.execution import lifecycle
 from backends_app.execution.lifecycle import (
-    DuplicateSubmission,
     finish,
     kill,
     recover_lost,
@@ -27,11 +26,12 @@ from backends_app.execution.lifecycle import (
 )
 from backends_app.execution.slots import workload_lock
 from backends_app.execution.supervisor import supervisor
+from backends_app.executors.local import LocalExecutor
 from backends_app.logs import store
 from backends_app.models import ENDED, PREVIOUS_STATUSES, LogBlock, Source, Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.workloads import recorded, submission
+from tests.support.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -107,9 +107,8 @@ def test_a_run_without_a_slot_leaves_no_record(registry: Registry):
     )
     thread.start()
     inside.wait(60)
-    for key in (None, "key"):
-        with pytest.raises(BackendAtCapacity):
-            run_inline(submission(key=key), registry)
+    with pytest.raises(BackendAtCapacity):
+        run_inline(submission(), registry)
     leave.set()
     thread.join()
     assert not Workload.objects.exists()
@@ -371,15 +370,15 @@ def test_a_running_workload_is_killed_and_its_log_is_kept(filled: Registry):
 
 
 def test_the_same_key_is_the_same_workload(filled: Registry, fakes, user: User):
-    first = run_inline(submission(owner=user, key="k"), filled)
-    with pytest.raises(DuplicateSubmission) as replayed:
-        run_inline(submission(owner=user, key="k"), filled)
-    assert replayed.value.workload == first
+    executor = LocalExecutor(filled)
+    first = executor.run(submission(owner=user, key="k"))
+    assert executor.run(submission(owner=user, key="k")) == first
+    assert executor.submit(submission(owner=user, key="k")) == first
     with pytest.raises(IdempotencyKeyConflict):
         lifecycle.check_idempotency(submission(owner=user, key="k", input=1))
     with pytest.raises(IdempotencyKeyConflict):
         lifecycle.check_idempotency(submission(owner=user, key="k", rerun_if_lost=True))
-    run_inline(submission(owner=User.objects.create_user("bob"), key="k", input=1), filled)
+    executor.run(submission(owner=User.objects.create_user("bob"), key="k", input=1))
     assert len(fakes["isolate"].workloads) == 2
 
 

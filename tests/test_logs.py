@@ -1,10 +1,12 @@
 """Log output becomes numbered lines within limits, readable from any line."""
 
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends_app.logs import store
+from backends_app.logs import follow, store
 from backends_app.logs.store import (
     FULL,
     MAX_LINE_BYTES,
@@ -14,7 +16,8 @@ from backends_app.logs.store import (
     LogBuffer,
 )
 from backends_app.models import Workload
-from tests.workloads import recorded
+from backends_app.workloads import Status
+from tests.support.workloads import recorded
 
 MB = 1024 * 1024
 
@@ -208,3 +211,78 @@ def test_stored_lines_are_read_after_any_number():
     assert store.blocks_after("nobody", 0) == []
     [*_, line] = store.lines_after(store.blocks_after(workload.pk, 0), 0)
     assert line == Line(6, "stdout", "6")
+
+
+# Following
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_log_is_read_in_pieces_of_bounded_size():
+    workload = recorded(Status.COMPLETED, log_lines=0)
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", ("x" * 999 + "\n") * 1000, 1000)])
+    with follow.log_hub.subscribe(workload.pk) as follower:
+        pieces = list(follow.follow(follower))
+        assert [line.number for piece in pieces for line in piece] == [*range(1, 1001)]
+        longest = max(sum(len(line.text) for line in piece) for piece in pieces)
+        assert longest < follow.MAX_PIECE_CHARS + 1000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_log_is_read_from_any_line():
+    workload = recorded(Status.COMPLETED)
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", "a\nb\n", 2)])
+    store.save_blocks(workload.pk, [store.Block(3, "stderr", "c\n", 1)])
+    for after in range(5):
+        with follow.log_hub.subscribe(workload.pk) as follower:
+            lines = [line.text for piece in follow.follow(follower, after) for line in piece]
+            assert lines == ["a", "b", "c"][after:]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_followed_logs_are_watched_with_one_query(django_assert_num_queries):
+    workloads = [recorded(Status.RUNNING) for _ in range(20)]
+    with ExitStack() as stack:
+        followers = [stack.enter_context(follow.log_hub.subscribe(one.pk)) for one in workloads]
+        with django_assert_num_queries(1):
+            follow._refresh(followers)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_readers_of_one_log_share_what_is_read_of_it(django_assert_num_queries):
+    workload = recorded(Status.RUNNING)
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", "a\n", 1)])
+    with follow.log_hub.subscribe(workload.pk) as follower:
+        readers = [follow.LogReader(follower, 0) for _ in range(10)]
+        with django_assert_num_queries(1):
+            assert {reader.read()[0].text for reader in readers} == {"a"}
+        with django_assert_num_queries(0):  # nothing new
+            assert [reader.read() for reader in readers] == [[]] * 10
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deleted_workload_ends_its_stream():
+    workload = recorded(Status.RUNNING)
+    store.save_blocks(workload.pk, [store.Block(1, "stdout", "a\n", 1)])
+    with follow.log_hub.subscribe(workload.pk) as follower:
+        reader = follow.LogReader(follower, 0)
+        workload.delete()
+        assert reader.read() == []
+        follow._refresh([follower])
+        assert reader.read() is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_events_are_polled_without_waiting():
+    clock = Clock()
+    workload = recorded(Status.RUNNING)
+    with follow.log_hub.subscribe(workload.pk) as follower:
+        events = follow.LogEvents(follow.LogReader(follower, 0), clock)
+        assert events.poll() == b"retry: 1000\n\n"
+        assert events.poll() == b""
+        clock.now += follow.KEEP_ALIVE_S
+        assert [events.poll(), events.poll()] == [b": keep-alive\n\n", b""]
+        store.save_blocks(workload.pk, [store.Block(1, "stdout", "a\n", 1)])
+        follow._refresh([follower])
+        assert events.poll() == b'id: 1\nevent: log\ndata: {"stream": "stdout", "line": "a"}\n\n'
+        clock.now += follow.MAX_STREAM_S
+        assert events.poll() is None

@@ -16,8 +16,8 @@ from backends_app.execution.slots import acquire_slot
 from backends_app.health import HealthMonitor
 from backends_app.registry import Registry, registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult
-from tests.scrapes import Scrape
-from tests.workloads import recorded, submission
+from tests.support.scrapes import Scrape
+from tests.support.workloads import recorded, submission
 
 pytestmark = pytest.mark.django_db
 
@@ -144,21 +144,6 @@ def test_a_failing_warm_count_does_not_change_the_health(increase, caplog):
     probed_once(Confused(), took_s=0.5)
     assert increase("vulcan_probe_duration_seconds_count", backend="probed") == 1
     assert "warm instances of Confused" in caplog.text
-
-
-def test_requests_and_workloads_that_read_the_registry_are_counted(client, increase):
-    for path in ("backends", "backends/isolate", "backends/", "routes", "resolve?runtime=node"):
-        assert client.get(f"/v1/{path}").status_code == 200
-    etag = client.get("/v1/backends").headers["ETag"]
-    assert client.get("/v1/backends", headers={"If-None-Match": etag}).status_code == 304
-    assert client.delete("/v1/backends").status_code == 405
-    body = {"runtime": "node", "code": "…"}
-    assert client.post("/v1/workloads", body, format="json").status_code == 201
-    reads = {name: increase("vulcan_registry_reads_total", operation=name) for name in READS}
-    assert reads == READS
-
-
-READS = {"list": 4, "get": 1, "routes": 1, "explain": 1, "resolve": 1}
 
 
 def test_an_exception_of_a_receiver_stops_no_workload(filled: Registry, increase, caplog):

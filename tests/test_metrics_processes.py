@@ -13,14 +13,13 @@ from urllib.error import HTTPError
 import pytest
 
 from backends_app.observability import multiprocess_dir
-from tests.confinement.programs import children, gone
-from tests.programs import PATIENCE_S, manage, running, wait_until
-from tests.scrapes import Scrape, scrape
-from tests.servers import redis
-from tests.test_server import GUNICORN, TOKEN
+from tests.support.processes import children, gone
+from tests.support.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.scrapes import Scrape, scrape
+from tests.support.servers import LISTENING, gunicorn, redis, user_script
 
-READY = r"Listening at: http://127\.0\.0\.1:(\d+)"
-READS = "vulcan_registry_reads_total"
+RESPONSES = "django_http_responses_total_by_status_view_method_total"
+VIEW = "v1:backends"
 SUM = {"runtime": "node", "code": "export default (n: number) => n + 1", "input": 1}
 
 
@@ -52,7 +51,7 @@ class Server:
             connection.close()
 
     def read_by_both(self) -> int:
-        """Let each worker read its registry; return the number of reads."""
+        """Let each worker answer a request; return the number of requests."""
         read = 0
         while not all(_has_counted(worker, self.folders[-1]) for worker in self.workers):
             assert self.get("/v1/backends") == 200
@@ -66,7 +65,8 @@ class Server:
 @contextmanager
 def running_server(folder: Path, **extra: str) -> Iterator[Server]:
     before = children(os.getpid())
-    with running(GUNICORN, READY, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
+    command = gunicorn(workers=2, threads=16)
+    with running(command, LISTENING, folder, **{"METRICS_ACCESS": "open", **extra}) as (port, _):
         [master] = children(os.getpid()) - before
         server = Server(port, master, folder)
         wait_until(lambda: len(server.workers) == 2)
@@ -81,24 +81,24 @@ def _serves(pid: int) -> bool:
 
 
 def _has_counted(pid: int, folder: Path) -> bool:
-    """Return whether the process has counted anything besides its own probes."""
+    """Return whether the process has counted a request for `VIEW`."""
     file = folder / f"counter_{pid}.db"
-    return file.exists() and READS.encode() in file.read_bytes()
+    return file.exists() and VIEW.encode() in file.read_bytes()
 
 
 def test_a_scrape_of_any_worker_is_the_sum_of_all_including_dead_ones(migrated: Path):
     with running_server(migrated) as server:
         read = server.read_by_both()
-        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        assert {server.scrape()(RESPONSES, view=VIEW) for _ in range(20)} == {read}
         before = server.workers
         doomed = min(before)
         wait_until(lambda: list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
         os.kill(doomed, signal.SIGKILL)
         wait_until(lambda: len(server.workers) == 2 and server.workers != before)
-        assert {server.scrape()(READS, operation="list") for _ in range(20)} == {read}
+        assert {server.scrape()(RESPONSES, view=VIEW) for _ in range(20)} == {read}
         # Its own gauges, such as its warm instances, are gone with it.
         wait_until(lambda: not list(server.folders[0].glob(f"gauge_live*_{doomed}.db")))
-        assert read + server.read_by_both() == server.scrape()(READS, operation="list")
+        assert read + server.read_by_both() == server.scrape()(RESPONSES, view=VIEW)
 
 
 def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
@@ -106,7 +106,7 @@ def test_a_scrape_while_a_worker_starts_succeeds(migrated: Path):
         read = server.read_by_both()
         for kind in ("counter", "histogram", "gauge_livesum"):
             (server.folders[0] / f"{kind}_999999.db").touch()  # its first action
-        assert server.scrape()(READS) == read
+        assert server.scrape()(RESPONSES, view=VIEW) == read
 
 
 def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Path):
@@ -122,8 +122,8 @@ def test_the_counts_of_a_killed_server_are_not_counted_by_the_next(migrated: Pat
         assert first.folders == [left]
     with running_server(migrated) as second:
         assert left not in second.folders
-        assert not second.scrape().has(READS)
-        assert second.read_by_both() == second.scrape()(READS)
+        assert not second.scrape().has(RESPONSES, view=VIEW)
+        assert second.read_by_both() == second.scrape()(RESPONSES, view=VIEW)
     assert second.folders == []
 
 
@@ -132,7 +132,7 @@ def test_a_reload_keeps_the_folder(migrated: Path):
         read, before = server.read_by_both(), server.workers
         os.kill(server.master, signal.SIGHUP)
         wait_until(lambda: len(server.workers) == 2 and not server.workers & before)
-        assert server.scrape()(READS) == read
+        assert server.scrape()(RESPONSES, view=VIEW) == read
         assert len(server.folders) == 1
 
 
@@ -166,7 +166,7 @@ def test_the_development_server_needs_no_folder(migrated: Path):
     with running(server, ready, migrated, METRICS_ACCESS="open") as (address, _):
         for count in (1, 2):
             urllib.request.urlopen(f"{address}/v1/backends", timeout=60).close()
-            assert scrape(f"{address}/metrics")(READS, operation="list") == count
+            assert scrape(f"{address}/metrics")(RESPONSES, view=VIEW) == count
         request = urllib.request.Request(f"{address}/metrics", method="HEAD")
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.read() == b""
@@ -174,7 +174,9 @@ def test_the_development_server_needs_no_folder(migrated: Path):
 
 
 def test_workers_serve_their_metrics_on_a_port_of_their_own(migrated: Path):
-    token = manage("shell", "--no-imports", "-c", TOKEN, folder=migrated).stdout.strip()
+    token = manage(
+        "shell", "--no-imports", "-c", user_script("ada"), folder=migrated
+    ).stdout.strip()
     with redis(migrated) as broker:
         site = {"EXECUTOR": "celery", "BROKER_URL": broker.url}
         site |= {"METRICS_ACCESS": "token", "METRICS_TOKEN": "hush"}

@@ -12,8 +12,8 @@ import pytest
 
 from backends_app.backends.gvisor.host import PACKAGES as GVISOR_PACKAGES
 from backends_app.backends.microvm.build import PACKAGES as MICROVM_PACKAGES
-from tests import needs
-from tests.programs import ROOT
+from tests.support import needs
+from tests.support.programs import ELSEWHERE, ROOT
 
 ROWS = [
     (package, program)
@@ -21,8 +21,6 @@ ROWS = [
     for package, programs in table.items()
     for program in programs
 ]
-# Run pytest on files elsewhere, with this project's configuration.
-PYTEST = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), ".")
 
 
 @functools.cache
@@ -70,10 +68,9 @@ def test_a_listed_package_provides_its_program(package: str, program: str):
 
 
 def test_make_host_installs_the_listed_packages():
-    assert "$(PY) -m tests.needs" in (ROOT / "Makefile").read_text()
-    listed = subprocess.run(
-        [sys.executable, "-m", "tests.needs"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    assert "$(PY) -m tests.support.needs" in (ROOT / "Makefile").read_text()
+    command = [sys.executable, "-m", "tests.support.needs"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert listed.stdout.split() == list(needs.PACKAGES)
     assert {*needs.BACKEND_PACKAGES} <= {*GVISOR_PACKAGES, *MICROVM_PACKAGES}
 
@@ -102,7 +99,7 @@ def test_a_test_that_starts_an_unlisted_program_fails(pytester: pytest.Pytester)
             subprocess.run(["nproc", "--version"], check=True)
         """
     )
-    result = pytester.runpytest_subprocess(*PYTEST)
+    result = pytester.runpytest_subprocess(*ELSEWHERE)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*nproc*"])
 
@@ -124,7 +121,7 @@ def test_a_child_gets_sigint_even_when_the_run_ignores_it(pytester: pytest.Pytes
         """
     )
     done = subprocess.run(
-        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "pytest", *PYTEST],
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "pytest", *ELSEWHERE],
         cwd=pytester.path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -10,7 +10,7 @@ from backends_app.execution.nodes import FailureDetector, deregister, heartbeat,
 from backends_app.models import NodeBackend
 from backends_app.registry import Registry
 from backends_app.workloads import Status
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
 

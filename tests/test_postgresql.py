@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.programs import PATIENCE_S, ROOT, environment
-from tests.servers import postgresql
+from tests.support.programs import PATIENCE_S, ROOT, environment
+from tests.support.servers import postgresql
 
 
 def test_the_database_tests_pass_on_postgresql(tmp_path: Path):

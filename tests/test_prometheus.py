@@ -14,12 +14,11 @@ import pytest
 import yaml
 from django.test import Client
 
-from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, manage, wait_until
-from tests.scrapes import Scrape
-from tests.servers import free_port
-from tests.test_metrics_processes import READS, SUM, Server, _post, running_server
-from tests.test_server import TOKEN
+from tests.support.needs import need
+from tests.support.programs import PATIENCE_S, ROOT, manage, wait_until
+from tests.support.scrapes import Scrape
+from tests.support.servers import free_port, user_script
+from tests.test_metrics_processes import RESPONSES, SUM, VIEW, Server, _post, running_server
 
 OPS = ROOT / "ops"
 RULES = OPS / "prometheus" / "rules.yml"
@@ -229,14 +228,16 @@ def prometheus(site: Server, tmp_path: Path) -> Iterator[Prometheus]:
 
 
 def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: Prometheus):
-    token = manage("shell", "--no-imports", "-c", TOKEN, folder=site.folder).stdout.strip()
+    token = manage(
+        "shell", "--no-imports", "-c", user_script("ada"), folder=site.folder
+    ).stdout.strip()
     wait_until(lambda: 1.0 in prometheus.query('up{job="vulcan"}').values())
     read = site.read_by_both()
     for _ in range(4):
         assert _post(site.port, token, SUM) == (201, 2)
     ran = 'vulcan_workloads_total{backend="isolate",runtime="node",exit_reason="exited"}'
     wait_until(lambda: list(prometheus.query(ran).values()) == [4])
-    wait_until(lambda: [*prometheus.query(f'{READS}{{operation="list"}}').values()] == [read])
+    wait_until(lambda: [*prometheus.query(f'{RESPONSES}{{view="{VIEW}"}}').values()] == [read])
     assert len(prometheus.query(ran)) == 1  # one series, whichever worker was scraped
 
     groups = prometheus.ask("rules")["groups"]
@@ -251,7 +252,7 @@ def test_prometheus_scrapes_the_sum_over_all_workers(site: Server, prometheus: P
 
     for name in ("Throughput A", "Duration B", "Start-up A", "Queue A", "Slots in use A"):
         wait_until(lambda name=name: drawn(name))
-    for name in ("Backends A", "Probes A", "Latency A", "Registry reads A", "Responses A"):
+    for name in ("Backends A", "Probes A", "Latency A", "Responses A"):
         wait_until(lambda name=name: drawn(name))
 
 

@@ -22,20 +22,16 @@ from gunicorn.workers.gthread import ThreadWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.confinement.programs import children
-from tests.faults.site import USERS
-from tests.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, manage, running, wait_until
+from tests.support.servers import LISTENING, gunicorn, user_script
 from vulcan_site import gunicorn_worker
 from vulcan_site.gunicorn_worker import ClientSocket, GunicornWorker
 
 THREADS = 4
 MANY = 5 * THREADS  # clients that wait in the loop: five times as many as threads could serve
 BLOCKING = THREADS + 2  # clients that threads wait for
-GUNICORN = [
-    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", "--no-control-socket"),
-    *("--workers=1", f"--threads={THREADS}"),
-]
-READY = r"Listening at: http://127\.0\.0\.1:(\d+) \((\d+)\)"
+SERVER = gunicorn(workers=1, threads=THREADS)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +43,13 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def token(folder: Path) -> str:
-    return manage("shell", "--no-imports", "-c", USERS, folder=folder).stdout.strip()
+    return manage("shell", "--no-imports", "-c", user_script("ada"), folder=folder).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator["Server"]:
-    with running(GUNICORN, READY, folder) as (port, printed):
-        yield Server(int(port), int(re.search(READY, printed)[2]))
+    with running(SERVER, LISTENING, folder) as (port, printed):
+        yield Server(int(port), int(re.search(LISTENING, printed)[2]))
 
 
 class Server:
@@ -378,10 +374,10 @@ def test_a_worker_with_few_descriptors_keeps_some_for_requests(folder: Path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     with ExitStack() as stack:
         try:
-            port, printed = stack.enter_context(running(GUNICORN, READY, folder))
+            port, printed = stack.enter_context(running(SERVER, LISTENING, folder))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        few = Server(int(port), int(re.search(READY, printed)[2]))
+        few = Server(int(port), int(re.search(LISTENING, printed)[2]))
         with few.attacked(300, b""):
             pass
 

@@ -1,5 +1,7 @@
 """The registry holds its backends, and rejects invalid ones with clear errors."""
 
+from contextlib import suppress
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -11,6 +13,7 @@ from backends_app.exceptions import (
     BackendUnavailable,
     InvalidBackend,
     InvalidBackendName,
+    ResolutionError,
     RuntimeNotSupported,
 )
 from backends_app.registry import BackendInfo, Registry
@@ -86,11 +89,45 @@ def test_a_change_invalidates_cached_resolutions(filled: Registry, fakes):
         filled.resolve("auto", "node")
 
 
-def test_a_failed_resolve_is_not_cached(filled: Registry):
+def test_a_decision_is_made_once_and_shared_by_resolve_and_explain(filled: Registry, fakes):
+    decision = filled.explain("auto", "node")
+    assert filled.explain("auto", "node") is decision
+    assert filled.snapshot.decide("auto", "node", "code") is decision
+    assert filled.resolve("auto", "node") is decision.backend is fakes["isolate"]
+
+
+def test_decisions_differ_by_isolation_runtime_and_source_format(filled: Registry, fakes):
+    for _ in range(2):
+        assert filled.resolve("microvm", "node") is fakes["microvm"]
+        assert filled.resolve("isolate", "node") is fakes["isolate"]
+        assert filled.resolve("auto", "node", "archive") is fakes["microvm"]
+        assert filled.resolve("auto", "node") is fakes["isolate"]
+        assert filled.explain("auto", "typescript").runtime == "node"
+
+
+@pytest.mark.parametrize("decide", [Registry.resolve, Registry.explain])
+def test_decisions_that_callers_can_make_without_end_are_not_kept(filled: Registry, decide):
+    names = ["isolate", "microvm"]
     for number in range(100):
-        with pytest.raises(RuntimeNotSupported):
-            filled.resolve("isolate", f"runtime-{number}")
-    assert len(filled.snapshot.resolved) == 0
+        for isolation, runtime, source_format in (
+            ("isolate", f"runtime-{number}", "code"),
+            (f"backend-{number}", "node", "code"),
+            ("isolate", "node", f"format-{number}"),
+            ([*names, f"backend-{number}"], "node", "code"),
+            ((*names, f"backend-{number}"), "node", "code"),
+        ):
+            with suppress(ResolutionError):
+                decide(filled, isolation, runtime, source_format)
+    assert filled.snapshot.decisions == {}
+
+
+def test_an_error_is_made_anew_each_time_it_is_raised(filled: Registry):
+    errors = []
+    for _ in range(2):
+        with pytest.raises(RuntimeNotSupported) as raised:
+            filled.resolve("isolate", "cobol")
+        errors.append(raised.value)
+    assert errors[0] is not errors[1]  # a shared one would collect the tracebacks of all callers
 
 
 def test_a_second_registration_of_a_name_is_refused_and_changes_nothing(filled: Registry, fakes):

@@ -15,19 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.confinement.programs import children, gone
-from tests.needs import need
-from tests.programs import manage, running, wait_until
-
-GUNICORN = [
-    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--workers", "2", "--threads", "16"),
-]
-TOKEN = """
-from django.contrib.auth.models import User
-from knox.models import get_token_model
-print(get_token_model().objects.create(user=User.objects.create_user("ada"))[1])
-"""
+from tests.support.needs import need
+from tests.support.processes import children, gone
+from tests.support.programs import manage, running, wait_until
+from tests.support.servers import LISTENING, gunicorn, user_script
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +31,12 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def token(folder: Path) -> str:
-    return manage("shell", "--no-imports", "-c", TOKEN, folder=folder).stdout.strip()
+    return manage("shell", "--no-imports", "-c", user_script("ada"), folder=folder).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def port(folder: Path):
-    with running(GUNICORN, r"Listening at: http://127\.0\.0\.1:(\d+)", folder) as (port, _):
+    with running(gunicorn(workers=2, threads=16), LISTENING, folder) as (port, _):
         yield int(port)
 
 

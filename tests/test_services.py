@@ -152,13 +152,13 @@ def test_ctrl_c_is_raised(registry: Registry):
         services.run(node(), registry=registry)
 
 
-def test_a_bug_in_validate_is_unavailable(registry: Registry):
+def test_a_bug_in_prepare_is_unavailable(registry: Registry):
     class Buggy(FakeBackend):
-        def validate(self, workload: WorkloadSpec) -> None:
+        def prepare(self, workload: WorkloadSpec) -> None:
             raise SystemExit(1)
 
     registry.register("isolate", Buggy())
-    with pytest.raises(BackendUnavailable, match=r"its validate\(\) raised SystemExit") as raised:
+    with pytest.raises(BackendUnavailable, match=r"its prepare\(\) raised SystemExit") as raised:
         services.run(node(), registry=registry)
     assert raised.value.name == "isolate"
 
@@ -184,6 +184,25 @@ def test_an_unrecordable_result_names_the_backend_and_the_field(
     result = services.run(node(), registry=registry).result
     assert (result.status, result.exit_reason) == (Status.FAILED, ExitReason.BACKEND_ERROR)
     assert f"backend 'isolate' returned an invalid result: {field} " in result.error
+
+
+def test_a_workload_is_prepared_once_and_its_plan_executed(registry: Registry):
+    prepared: list[str | None] = []
+
+    class Planning(FakeBackend):
+        def prepare(self, workload: WorkloadSpec) -> tuple[str, WorkloadSpec]:
+            prepared.append(workload.runtime)
+            return ("plan", workload)
+
+        def execute(self, plan: tuple[str, WorkloadSpec]) -> WorkloadResult:
+            name, workload = plan
+            assert name == "plan"
+            return super().execute(workload)
+
+    registry.register("isolate", Planning())
+    spec = WorkloadSpec(runtime="typescript", code="1", input=7)
+    assert services.run(spec, registry=registry).result.output == 7
+    assert prepared == ["node"]  # once, with the runtime that the alias stands for
 
 
 def test_a_return_value_that_is_not_a_result_names_the_backend(registry: Registry):

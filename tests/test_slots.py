@@ -18,8 +18,8 @@ from backends_app.execution.slots import (
     wait_for_slot,
     workload_lock,
 )
-from tests.programs import PATIENCE_S, ROOT, wait_until
-from tests.slots import has_waiter
+from tests.support.programs import PATIENCE_S, ROOT, wait_until
+from tests.support.slots import has_waiter
 
 HOLDER = """
 import sys, time

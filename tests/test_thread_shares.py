@@ -6,14 +6,14 @@ import pytest
 
 from backends_app import signals
 from backends_app.exceptions import TooManyWaiting
-from backends_app.utils.thread_shares import ThreadShares
+from backends_app.utils.thread_shares import Shares
 
 
 @pytest.mark.parametrize(
     ("threads", "limit", "per_user"), [(1, 1, 1), (4, 3, 1), (32, 24, 8), (100, 75, 25)]
 )
 def test_some_threads_are_never_held(threads: int, limit: int, per_user: int):
-    shares = ThreadShares(threads)
+    shares = Shares(threads)
     with ExitStack() as held:
         for number in range(limit):
             held.enter_context(shares.hold(number // per_user))
@@ -24,7 +24,7 @@ def test_some_threads_are_never_held(threads: int, limit: int, per_user: int):
 
 
 def test_one_user_holds_at_most_a_share():
-    shares = ThreadShares(8)
+    shares = Shares(8)
     with shares.hold("ada"), shares.hold("ada"):
         with pytest.raises(TooManyWaiting) as raised, shares.hold("ada"):
             pass
@@ -36,7 +36,7 @@ def test_one_user_holds_at_most_a_share():
 
 
 def test_an_error_releases_the_thread():
-    shares = ThreadShares(1)
+    shares = Shares(1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), shares.hold("ada"):
             _ = 1 / 0
@@ -50,7 +50,7 @@ def test_held_and_refused_threads_are_signalled():
 
     signals.threads_held.connect(hear)
     try:
-        shares = ThreadShares(4)
+        shares = Shares(4)
         with shares.hold("ada"), pytest.raises(TooManyWaiting), shares.hold("ada"):
             pass
     finally:

@@ -8,7 +8,9 @@ connections in the event loop, where each client can block it for two seconds. I
   have arrived; only then it gets a thread;
 - a thread waits for a client while bytes flow at a reasonable rate, and less patiently while other
   requests wait for a thread;
-- a closing connection waits for its client in the event loop.
+- a closing connection waits for its client in the event loop;
+- a response that can be polled, such as a log's stream, gives its thread back and is sent by one
+  thread for all of them (`stream_loop`).
 
 It supports plain HTTP/1 only: the proxy in front terminates TLS and HTTP/2.
 """
@@ -19,6 +21,7 @@ import re
 import resource
 import selectors
 import socket
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,6 +33,8 @@ from typing import Any, Self, TypeVar
 from gunicorn import http, util
 from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+from .stream_loop import Body, StreamLoop
 
 MAX_WAITING_BYTES = 32 * 1024  # of a request, buffered before it gets a thread
 MAX_DROPPED_BYTES = 64 * 1024 * 1024  # that a client may send after its last response
@@ -79,6 +84,14 @@ class ClientSocket(socket.socket):
             return None
         except OSError:
             return b""
+
+    def send_available(self, data: bytes) -> int:
+        """Return how many bytes were sent, 0 if none can be now; raise OSError at the end."""
+        self.setblocking(False)
+        try:
+            return super().send(data)
+        except BlockingIOError:
+            return 0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         return self._patiently(partial(super().recv, size, flags), len)
@@ -162,6 +175,9 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
         # Keep half of the descriptors for everything else: a worker without any would exit.
         self.worker_connections = min(self.worker_connections, descriptors // 2)
         self._waiting: OrderedDict[TConn, _IdleConnection] = OrderedDict()  # longest first
+        self._streams = StreamLoop()
+        self._streaming: dict[TConn, Body] = {}  # until their threads have finished
+        self._thread = threading.local()  # `conn`: the connection that a thread serves
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -188,14 +204,44 @@ class GunicornWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self._wait(conn, incoming, self._receive)
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi: Callable[[Any, Any], Any] = partial(self._call, self.wsgi)
+
+    def handle(self, conn: TConn) -> Any:
+        self._thread.conn = conn
+        return super().handle(conn)
+
+    def _call(self, application: Any, environ: Any, start_response: Any) -> Any:
+        """Call the application; keep a body that can be polled for the stream loop.
+
+        It ends with its connection, so it has no framing. A HEAD request gets no body at all.
+        """
+        body = application(environ, start_response)
+        if not hasattr(body, "poll"):
+            return body
+        if environ["REQUEST_METHOD"] == "HEAD":
+            body.close()
+            return ()
+        response = start_response.__self__
+        response.force_close()
+        response.chunked = False
+        self._streaming[self._thread.conn] = body
+        return ()
+
     def finish_request(self, conn: TConn, future: Any) -> None:
-        if not future.cancelled() and not future.exception() and future.result():
+        if body := self._streaming.pop(conn, None):
+            on_end = partial(self.method_queue.defer, self._half_close, conn)
+            self._streams.add(conn.sock, body, on_end)
+        elif not future.cancelled() and not future.exception() and future.result():
             self.enqueue_req(conn)
         else:
             self._half_close(conn)
 
     def murder_pending(self) -> None:
         """Close the connections that have waited too long; called by gunicorn's loop."""
+        if not self.alive:
+            self._streams.stop()
         longest_s = self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER
         while self._waiting:
             conn, waiting = next(iter(self._waiting.items()))

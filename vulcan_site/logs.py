@@ -13,6 +13,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from backends_app.utils.text import ascii_json, escape, shorten
+
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("json", "console")
 SERVERS = ("develop", "runserver", "run_worker")  # long-running commands of manage.py
@@ -29,7 +31,6 @@ Celery attaches the arguments of tasks, Django whole requests and queries.
 
 MAX_CHARS = 2000
 MAX_TRACE_CHARS = 16_000
-CUT = "…"
 
 SECRETS: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), r"\1***@"),  # a password in a URL
@@ -44,8 +45,6 @@ SECRETS: Sequence[tuple[re.Pattern[str], str]] = (
         r"\1***",
     ),
 )
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-LINE_ENDS = re.compile(r"[\t\n]")
 
 
 def configuration(format: str, level: str, *, colors: bool | None = None) -> dict[str, Any]:
@@ -54,9 +53,9 @@ def configuration(format: str, level: str, *, colors: bool | None = None) -> dic
         colors = sys.stderr.isatty()
     final: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format == "json":
-        final += [structlog.processors.JSONRenderer()]
+        final += [structlog.processors.JSONRenderer(serializer=ascii_json)]
     else:
-        final += [escape_controls, structlog.dev.ConsoleRenderer(colors=colors)]
+        final += [escape_texts, structlog.dev.ConsoleRenderer(colors=colors)]
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -119,11 +118,8 @@ def truncate_and_redact(_: WrappedLogger, __: str, event: EventDict) -> EventDic
     for name, value in event.items():
         if name == "exception":
             event[name] = redact(value[-MAX_TRACE_CHARS:])  # the end names the exception
-        elif isinstance(value, str):
-            text = redact(value[: 2 * MAX_CHARS])
-            event[name] = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + CUT
         elif not isinstance(value, int | float | None) and not name.startswith("_"):
-            event[name] = str(value)[:MAX_CHARS]
+            event[name] = shorten(redact(str(value)[: 2 * MAX_CHARS]), MAX_CHARS)
     return event
 
 
@@ -134,14 +130,9 @@ def redact(text: str) -> str:
     return text
 
 
-def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Escape control characters for terminals. An event stays one line; traces keep line ends."""
+def escape_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Escape texts for terminals. An event stays one line; traces keep their line ends."""
     for name, value in event.items():
         if isinstance(value, str):
-            text = CONTROLS.sub(_escaped, value)
-            event[name] = text if name == "exception" else LINE_ENDS.sub(_escaped, text)
+            event[name] = escape(value, keep="\n\t" if name == "exception" else "")
     return event
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()

@@ -13,7 +13,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
-from backends_app.exceptions import short_repr
+from backends_app.utils.text import short_repr
 
 UTF8_NAMES = ("utf-8", "utf8")
 MAX_CONTENT_TYPE_CHARS = 512  # two names of 127 characters each (RFC 6838), a boundary of 70

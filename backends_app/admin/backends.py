@@ -15,7 +15,7 @@ from ..conf import runtime_dir
 from ..exceptions import BackendNotRegistered
 from ..execution.nodes import Node
 from ..execution.slots import slots_in_use
-from ..executors import get_executor
+from ..executors import get_executor, start_executor
 from ..health import monitor
 from ..models import Backend
 from ..registry import registry
@@ -31,8 +31,7 @@ class BackendAdmin(PageAdmin):
     """The backends of this process's registry."""
 
     def page_context(self, request: HttpRequest) -> dict[str, Any]:
-        executor = get_executor()
-        executor.ensure_started()
+        executor = start_executor()
         nodes = executor.live_nodes() if executor.remote else ()
         snapshot = registry.snapshot
         return {

@@ -3,28 +3,16 @@
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from ..utils.text import escape
+
 MAX_CHARS = 20_000
 NOTHING = "-"  # Django's `empty_value_display`
-
-_VISIBLE: dict[int, int | str] = {
-    **{code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)},
-    **{
-        code: f"⟨U+{code:04X}⟩"  # invisible, or changes the direction of the text
-        for code in chain(
-            range(0x7F, 0xA0),
-            (0x061C, 0x200E, 0x200F),
-            range(0x202A, 0x202F),
-            range(0x2066, 0x206A),
-        )
-    },
-}
 
 
 def state_badge(word: str) -> SafeString:
@@ -33,8 +21,8 @@ def state_badge(word: str) -> SafeString:
 
 
 def escape_controls(text: str, max_chars: int = MAX_CHARS) -> str:
-    """Return at most `max_chars` characters, with control characters made visible."""
-    shown = text[:max_chars].translate(_VISIBLE)
+    """Return the first `max_chars` characters, escaped, and the number of the others."""
+    shown = escape(text[:max_chars])
     rest = len(text) - max_chars
     return shown if rest <= 0 else f"{shown}… (and {rest:,} more characters)"
 

@@ -1,7 +1,6 @@
 """Export of workloads as a file, streamed row by row in constant memory."""
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from django.db.models import Q, QuerySet
 from django.http import StreamingHttpResponse
 
 from ..models import LARGE_FIELDS, Workload
+from ..utils.text import ascii_json, escape
 
 COLUMNS = (
     *("id", "owner", "status", "runtime", "source_format", "isolation", "isolation_used", "rule"),
@@ -67,13 +67,13 @@ def _json(rows: Iterator[Row]) -> Iterator[str]:
     """Yield one JSON array with one line for each workload."""
     separator = "[\n"
     for row in rows:
-        yield separator + json.dumps(row, cls=DjangoJSONEncoder)
+        yield separator + ascii_json(row, cls=DjangoJSONEncoder)
         separator = ",\n"
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
 def _csv(rows: Iterator[Row]) -> Iterator[str]:
-    """Yield CSV lines with a header; prefix text that looks like a formula with an apostrophe."""
+    """Yield CSV lines with a header; text is escaped, and never a formula."""
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
     for row in rows:
@@ -81,13 +81,14 @@ def _csv(rows: Iterator[Row]) -> Iterator[str]:
 
 
 def _cell(value: Any) -> Any:
+    """Return a value for a cell; an apostrophe makes text of what looks like a formula."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, list):
         value = ",".join(map(str, value))
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    return f"'{escape(value)}" if value.startswith(FORMULA) else escape(value)
 
 
 class _Echo:

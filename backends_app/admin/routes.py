@@ -5,11 +5,9 @@ from typing import Any
 from django import forms
 from django.http import HttpRequest
 
-from ..api.serializers import parse_isolation
-from ..api.views import route_row
-from ..executors import get_executor
+from ..executors import start_executor
 from ..registry import registry
-from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES
+from ..routing import MAX_ISOLATIONS, MAX_NAME_CHARS, RUNTIME_ALIASES, RUNTIMES, parse_isolation
 from ..workloads import AUTO, SOURCE_FORMATS
 from .base import PageAdmin
 
@@ -36,7 +34,7 @@ class RouteAdmin(PageAdmin):
     """The routing table of this process's registry."""
 
     def page_context(self, request: HttpRequest) -> dict[str, Any]:
-        get_executor().ensure_started()
+        start_executor()
         snapshot = registry.snapshot
         form = ResolutionForm(request.GET or None)
         resolution = None
@@ -48,7 +46,7 @@ class RouteAdmin(PageAdmin):
                 fields["source_format"],
             )
         return {
-            "rows": [route_row(route, snapshot) for route in snapshot.routes],
+            "rows": snapshot.list_routes(),
             "form": form,
             "resolution": resolution,
             "isolations": [AUTO, *snapshot.entries],

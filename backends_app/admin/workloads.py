@@ -23,7 +23,7 @@ from django.views.decorators.http import require_POST
 
 from ..exceptions import InvalidRequest, VulcanError, WorkloadFinished
 from ..execution import lifecycle
-from ..executors import get_executor
+from ..executors import start_executor
 from ..logs import store
 from ..models import Workload
 from ..workloads import Status
@@ -322,8 +322,7 @@ class WorkloadAdmin(ReadOnlyAdmin):
 
     def _rerun(self, request: HttpRequest, workloads: Sequence[Workload]) -> list[Workload]:
         """Resubmit the workloads with the current user as owner; return the new ones."""
-        executor = get_executor()
-        executor.ensure_started()
+        executor = start_executor()
         submitted: list[Workload] = []
         errors: Counter[str] = Counter()
         for workload in workloads:

@@ -1,10 +1,10 @@
 """Limit the bytes of request bodies that this process holds at once."""
 
-import os
 import threading
 from collections import Counter
 
 from ..exceptions import BodyMemoryFull
+from ..utils.forks import reset_after_fork
 
 
 class BodyMemory:
@@ -15,9 +15,10 @@ class BodyMemory:
     """
 
     def __init__(self) -> None:
-        self._reset()
+        self._reset_after_fork()
+        reset_after_fork(self)
 
-    def _reset(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Start at zero, also in a forked child: its parent's requests are not its own."""
         self._lock = threading.Lock()
         self._held: Counter[object] = Counter()
@@ -45,5 +46,3 @@ class BodyMemory:
 
 body_memory = BodyMemory()
 """The body memory of this process."""
-
-os.register_at_fork(after_in_child=body_memory._reset)

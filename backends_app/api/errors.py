@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+from collections.abc import Mapping
 
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
@@ -14,15 +15,12 @@ from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 
 from ..exceptions import (
     BackendAtCapacity,
-    BackendNotRegistered,
     BackendUnavailable,
     BodyMemoryFull,
     HostFault,
     IdempotencyKeyConflict,
     InvalidRequest,
     QueueFull,
-    RuntimeNotSupported,
-    SourceFormatNotSupported,
     TooManyWaiting,
     VulcanError,
     WorkloadFinished,
@@ -48,41 +46,6 @@ class LengthRequired(APIException):
     default_detail = "Send the body with a Content-Length; chunked bodies are not supported."
 
 
-class BackendUnavailableNow(APIException):
-    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    default_code = "backend_unavailable"
-    wait = RETRY_UNAVAILABLE_S
-
-
-class BackendAtCapacityNow(APIException):
-    status_code = status.HTTP_429_TOO_MANY_REQUESTS
-    default_code = "backend_at_capacity"
-    wait = RETRY_CAPACITY_S
-
-
-class BodyMemoryFullNow(APIException):
-    status_code = status.HTTP_429_TOO_MANY_REQUESTS
-    default_code = "body_memory_full"
-    wait = RETRY_MEMORY_S
-
-
-class QueueFullNow(APIException):
-    status_code = status.HTTP_429_TOO_MANY_REQUESTS
-    default_code = "queue_full"
-    wait = RETRY_QUEUE_S
-
-
-class TooManyWaitingNow(APIException):
-    status_code = status.HTTP_429_TOO_MANY_REQUESTS
-    default_code = "too_many_waiting"
-    wait = RETRY_QUEUE_S
-
-
-class Conflict(APIException):
-    status_code = status.HTTP_409_CONFLICT
-    default_code = "conflict"
-
-
 class DatabaseUnavailable(APIException):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     default_code = "database_unavailable"
@@ -96,6 +59,20 @@ class HostUnavailable(APIException):
     default_detail = "The server's host is temporarily unable to serve requests."
     wait = RETRY_UNAVAILABLE_S
 
+
+RESPONSES: Mapping[type[VulcanError], tuple[int, int | None]] = {
+    BackendUnavailable: (503, RETRY_UNAVAILABLE_S),
+    BackendAtCapacity: (429, RETRY_CAPACITY_S),
+    BodyMemoryFull: (429, RETRY_MEMORY_S),
+    QueueFull: (429, RETRY_QUEUE_S),
+    TooManyWaiting: (429, RETRY_QUEUE_S),
+    IdempotencyKeyConflict: (409, None),
+    WorkloadFinished: (409, None),
+}
+"""The status and the Retry-After in seconds of each error; 400 for errors with a field.
+
+`HostFault` is not here, because its text is for the log (see `to_unavailable`).
+"""
 
 EXHAUSTED = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
@@ -124,34 +101,15 @@ def to_unavailable(error: BaseException | None) -> APIException | None:
 
 def to_api_exception(error: VulcanError) -> APIException:
     """Return the API error for `error`, with its text and the field that the client must change."""
-    match error:
-        case InvalidRequest():
-            return _field(error.field, error.reason, "invalid")
-        case BackendNotRegistered():
-            return _field("isolation", str(error), "backend_not_registered")
-        case RuntimeNotSupported():
-            return _field("runtime", str(error), "runtime_not_supported")
-        case SourceFormatNotSupported():
-            return _field("source_format", str(error), "source_format_not_supported")
-        case BackendUnavailable():
-            return BackendUnavailableNow(str(error))
-        case BackendAtCapacity():
-            return BackendAtCapacityNow(str(error))
-        case BodyMemoryFull():
-            return BodyMemoryFullNow(str(error))
-        case QueueFull():
-            return QueueFullNow(str(error))
-        case TooManyWaiting():
-            return TooManyWaitingNow(str(error))
-        case IdempotencyKeyConflict():
-            return Conflict(str(error), code="idempotency_key_reused")
-        case WorkloadFinished():
-            return Conflict(str(error), code="workload_ended")
-    return APIException()
-
-
-def _field(name: str, detail: str, code: str) -> ValidationError:
-    return ValidationError({name: [ErrorDetail(detail, code=code)]})
+    if error.field is not None:
+        detail = error.reason if isinstance(error, InvalidRequest) else str(error)
+        return ValidationError({error.field: [ErrorDetail(detail, code=error.code)]})
+    kind = next((one for one in RESPONSES if isinstance(error, one)), None)
+    if kind is None:
+        return APIException()
+    exception = APIException(str(error), code=error.code)
+    exception.status_code, exception.wait = RESPONSES[kind]  # type: ignore[attr-defined]
+    return exception
 
 
 def envelope(kind: str, code: str, detail: object, status_code: int) -> JsonResponse:

@@ -4,18 +4,14 @@ import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
 from rest_framework.exceptions import APIException, ParseError
+from rest_framework.response import Response
+from rest_framework.status import HTTP_503_SERVICE_UNAVAILABLE
 
 from ..exceptions import VulcanError
-from .errors import (
-    BackendUnavailableNow,
-    DatabaseUnavailable,
-    HostUnavailable,
-    PayloadTooLarge,
-    to_api_exception,
-    to_unavailable,
-)
+from .errors import PayloadTooLarge, to_api_exception, to_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +31,19 @@ class EnvelopeExceptionHandler(ExceptionHandler):
                 return ParseError("The request was refused as malformed.")
         return super().convert_known_exceptions(exc)
 
+    def format_exception(self, exc: APIException) -> Any:
+        """Use drf-standardized-errors' own formatter, whichever one the project's settings name."""
+        return ExceptionFormatter(exc, self.context, self.exc).run()
+
     def report_exception(self, exc: APIException, response: Any) -> None:
         """Log unavailable dependencies as warnings without a traceback: they are not bugs."""
-        if isinstance(exc, BackendUnavailableNow | DatabaseUnavailable | HostUnavailable):
+        if exc.status_code == HTTP_503_SERVICE_UNAVAILABLE:
             logger.warning("%s", exc.__cause__ or exc.detail)
         else:
             super().report_exception(exc, response)
+
+
+def handle_exception(exc: Exception, context: Any) -> Response | None:
+    """Return the response for an exception of a view, or None to raise it again."""
+    response: Response | None = EnvelopeExceptionHandler(exc, context).run()
+    return response

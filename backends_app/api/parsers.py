@@ -8,8 +8,8 @@ from rest_framework.request import Request
 from rest_framework.utils.mediatypes import media_type_matches
 
 from ..conf import limits
-from ..exceptions import short_repr
 from ..utils import strict_json
+from ..utils.text import short_repr
 from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 

@@ -24,6 +24,7 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
     it, in which only the API's own URLs are links, and a link to the whole response.
     """
 
+    template = "backends_app/api.html"
     _content = ""
 
     def render(

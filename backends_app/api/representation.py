@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from rest_framework.renderers import JSONRenderer
 
 from ..registry import Snapshot
-from .serializers import BackendInfoSerializer
+from .serializers.backends import BackendInfoSerializer
 
 
 @dataclass(frozen=True, slots=True)

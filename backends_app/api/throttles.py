@@ -16,6 +16,8 @@ from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
 from rest_framework.views import APIView
 
+from ..conf import throttle_rates
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,8 +60,15 @@ class FixedWindow:
 
 
 def address_key(request: HttpRequest | Request) -> str:
-    """Return the client's address, or its /64 for IPv6, since one client has a whole /64."""
-    ident = BaseThrottle().get_ident(request) or ""  # type: ignore[arg-type]  # META is enough
+    """Return the client's address, or its /64 for IPv6, since one client has a whole /64.
+
+    REST_FRAMEWORK["NUM_PROXIES"] is the number of proxies that append to X-Forwarded-For. Without
+    it, DRF would believe the whole header, which a client can choose.
+    """
+    if api_settings.NUM_PROXIES:
+        ident = BaseThrottle().get_ident(request) or ""  # type: ignore[arg-type]  # META is enough
+    else:
+        ident = request.META.get("REMOTE_ADDR") or ""
     try:
         address = ipaddress.ip_address(ident)
     except ValueError:  # a Unix socket
@@ -72,16 +81,16 @@ def address_key(request: HttpRequest | Request) -> str:
 
 
 class _Throttle(BaseThrottle):
-    """Throttles unsafe methods; DEFAULT_THROTTLE_RATES has the rate of its scope."""
+    """Throttles unsafe methods; ISOLATION_THROTTLE_RATES has the rate of its scope."""
 
     scope: str
     waits: float | None = None
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        rate = api_settings.DEFAULT_THROTTLE_RATES.get(self.scope)
+        rate = throttle_rates()[self.scope]
         if rate is None or request.method in SAFE_METHODS:
             return True
-        self.waits = FixedWindow(self.scope, str(rate)).hit(self.key(request))
+        self.waits = FixedWindow(self.scope, rate).hit(self.key(request))
         return self.waits is None
 
     def wait(self) -> float | None:

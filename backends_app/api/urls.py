@@ -1,6 +1,7 @@
 """Define the paths of the API. Canonical paths have no trailing slash; a slash is accepted."""
 
 from collections.abc import Callable
+from functools import partial
 
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
@@ -8,8 +9,14 @@ from django.urls import URLPattern, path, re_path
 from ..executors.base import Executor
 from ..executors.local import LocalExecutor
 from ..registry import Registry, registry
-from . import tokens, views
+from .checks import require_apps
 
+require_apps()  # before the views, which import their models
+
+from .views import backends, docs, logs, nodes, root, routes, tokens, workloads  # noqa: E402
+from .views.base import RegistryView  # noqa: E402
+
+AsView = Callable[..., Callable[..., HttpResponseBase]]
 the_registry = registry
 
 
@@ -24,36 +31,36 @@ def api_urlpatterns(
     if executor is None and registry is not the_registry:
         executor = LocalExecutor(registry)
 
-    def view(view_class: type[views.RegistryView]) -> Callable[..., HttpResponseBase]:
-        return view_class.as_view(registry=registry, executor_override=executor)
+    def view(view_class: type[RegistryView]) -> AsView:
+        return partial(view_class.as_view, registry=registry, executor_override=executor)
 
     return [
-        path("", view(views.RootView), name="root"),
-        *_both("backends", view(views.BackendListView), "backends"),
-        *_both("backends/<str:name>", view(views.BackendDetailView), "backend"),
-        *_both("routes", view(views.RouteListView), "routes"),
-        *_both("resolve", view(views.ResolveView), "resolve"),
-        *_both("workloads", view(views.WorkloadsView), "workloads"),
-        *_both("workloads/async", view(views.AsyncWorkloadsView), "workloads-async"),
-        *_both("workloads/<str:workload_id>", view(views.WorkloadView), "workload"),
-        *_both("workloads/<str:workload_id>/logs", view(views.LogsView), "workload-logs"),
+        path("", view(root.RootView)(), name="root"),
+        *_both("backends", view(backends.BackendListView), "backends"),
+        *_both("backends/<str:name>", view(backends.BackendDetailView), "backend"),
+        *_both("routes", view(routes.RouteListView), "routes"),
+        *_both("resolve", view(routes.ResolveView), "resolve"),
+        *_both("workloads", view(workloads.WorkloadsView), "workloads"),
+        *_both("workloads/async", view(workloads.AsyncWorkloadsView), "workloads-async"),
+        *_both("workloads/<str:workload_id>", view(workloads.WorkloadView), "workload"),
+        *_both("workloads/<str:workload_id>/logs", view(logs.LogsView), "workload-logs"),
         *_both(
             "workloads/<str:workload_id>/logs/history",
-            view(views.LogHistoryView),
+            view(logs.LogHistoryView),
             "workload-history",
         ),
-        *_both("nodes", view(views.NodesView), "nodes"),
-        *_both("tokens", tokens.TokensView.as_view(), "tokens"),
-        *_both("tokens/<str:key>", tokens.TokenView.as_view(), "token"),
-        *_both("schema", views.SchemaView.as_view(), "schema"),
-        *_both("docs", views.SwaggerView.as_view(url_name="v1:schema"), "docs"),
-        re_path("", views.UnknownPathView.as_view()),
+        *_both("nodes", view(nodes.NodesView), "nodes"),
+        *_both("tokens", tokens.TokensView.as_view, "tokens"),
+        *_both("tokens/<str:key>", tokens.TokenView.as_view, "token"),
+        *_both("schema", docs.SchemaView.as_view, "schema"),
+        *_both("docs", partial(docs.SwaggerView.as_view, url_name="v1:schema"), "docs"),
+        re_path("", root.UnknownPathView.as_view()),
     ]
 
 
-def _both(route: str, view: Callable[..., HttpResponseBase], name: str) -> list[URLPattern]:
-    # The canonical path comes last: of two patterns with one name, `reverse` uses the last.
-    return [path(f"{route}/", view), path(route, view, name=name)]
+def _both(route: str, as_view: AsView, name: str) -> list[URLPattern]:
+    """Return the canonical path, and its alias, which is not in the OpenAPI document."""
+    return [path(f"{route}/", as_view(schema=None)), path(route, as_view(), name=name)]
 
 
 app_name = "v1"

@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from django.core.checks import CheckMessage
 
+from ..utils.text import escape, shorten
 from ..workloads import WorkloadResult, WorkloadSpec
 from .setup import Step
+
+Plan: TypeAlias = Any
+"""A workload as `Backend.prepare` returns it; only the same backend reads it."""
 
 MAX_DESCRIPTION_CHARS = 500
 MAX_ATTRIBUTES = 32
@@ -47,7 +51,7 @@ class Health:
     Four states: unknown (never probed; both None), undetected (its software is not installed),
     unhealthy (installed but not working), healthy (a real smoke workload ran). `description` and
     `attributes` are public, so they must hold no secrets and no URLs with credentials. Both are
-    shortened to a maximum size.
+    escaped and shortened to a maximum size.
     """
 
     detected: bool | None
@@ -119,19 +123,26 @@ class Backend:
         """
         raise NotImplementedError
 
-    def validate(self, workload: WorkloadSpec) -> None:
-        """Raise `InvalidRequest` for a workload that this backend would reject on any host.
+    def prepare(self, workload: WorkloadSpec) -> Plan:
+        """Validate and decode the workload, and return what `execute` needs; by default, itself.
 
-        Called before the workload is accepted, possibly on a different host than it will run on.
+        Raise `InvalidRequest` for a workload that this backend would reject on any host. Called
+        before the workload is accepted, possibly on a different host than it will run on, and
+        again where it runs after it has waited.
         """
+        return workload
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        """Run the workload to its end within its resources and return the host's findings.
+    def execute(self, plan: Plan) -> WorkloadResult:
+        """Run a prepared workload to its end within its resources; return the host's findings.
 
         A failing program is a result. Raise `BackendUnavailable` when the infrastructure fails
         instead of the program. `services.run` calls this in the caller's thread.
         """
         raise NotImplementedError
+
+    def run(self, workload: WorkloadSpec) -> WorkloadResult:
+        """Prepare and execute a workload, without a registry's checks and slots."""
+        return self.execute(self.prepare(workload))
 
     def kill(self, workload_id: str) -> None:
         """Kill a running workload, with the reason `killed`, and remove anything left of one.
@@ -166,8 +177,4 @@ class Backend:
 
 
 def _shorten(text: object) -> str:
-    """Return the text shortened and without unpaired surrogates, as it becomes part of JSON."""
-    clean = str(text).encode(errors="replace").decode()
-    if len(clean) <= MAX_DESCRIPTION_CHARS:
-        return clean
-    return f"{clean[: MAX_DESCRIPTION_CHARS - 1]}…"
+    return shorten(escape(str(text)[: MAX_DESCRIPTION_CHARS + 1]), MAX_DESCRIPTION_CHARS)

@@ -55,13 +55,13 @@ class FakeBackend(Backend):
     def probe(self) -> Health:
         return self.health
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+    def execute(self, plan: WorkloadSpec) -> WorkloadResult:
         if self.closed:
             raise BackendUnavailable("it has been closed")
-        self.workloads.append(workload)
+        self.workloads.append(plan)
         started = time.monotonic()
         try:
-            outcome = self.program(workload)
+            outcome = self.program(plan)
         except VulcanError:
             raise
         except Exception as error:  # noqa: BLE001 - the program is user code: any error is a result

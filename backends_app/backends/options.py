@@ -22,3 +22,10 @@ def text(option: str, value: object, meaning: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidOption(option, value, f"must be {meaning}")
     return value
+
+
+def seconds(option: str, value: object) -> float:
+    """Return `value` as a float, or raise `InvalidOption` unless it is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidOption(option, value, "must be a number of seconds above 0")
+    return float(value)

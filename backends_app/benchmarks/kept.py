@@ -9,6 +9,7 @@ from drf_spectacular.settings import spectacular_settings
 from ..execution.nodes import node_name
 from ..models import MAX_BENCHMARK_NAME_CHARS, Benchmark
 from ..registry import Registry
+from ..utils.text import escape
 from .results import Results
 
 LATEST = "latest"
@@ -21,7 +22,8 @@ def name_problem(name: str) -> str | None:
     """Return why a benchmark cannot have this name, or None."""
     if name == LATEST:
         return f"{LATEST!r} is reserved for the newest benchmark of this host"
-    if not 0 < len(name) <= MAX_BENCHMARK_NAME_CHARS or not name.isprintable() or name.isspace():
+    printable = escape(name, keep="") == name and not name.isspace()
+    if not 0 < len(name) <= MAX_BENCHMARK_NAME_CHARS or not printable:
         return f"a name has 1 to {MAX_BENCHMARK_NAME_CHARS} printable characters"
     return None
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from ..backends.base import Backend, Health
 from ..backends.progress import Advance
 from ..conf import limits, new_instance, runtime_dir
-from ..exceptions import BackendAtCapacity, VulcanError, short_repr
+from ..exceptions import BackendAtCapacity, VulcanError
 from ..execution import services
 from ..execution.slots import wait_for_slot
 from ..health import run_probe
 from ..registry import Registry
 from ..routing import RegisteredBackend
+from ..utils.text import one_line, short_repr
 from ..workloads import ExitReason, WorkloadResult, WorkloadSpec
 from .programs import TASK, Program, program_for
-from .results import BackendResult, Figures, Results, Sample, Skipped, one_line
+from .results import BackendResult, Figures, Results, Sample, Skipped
 
 TIMEOUT_S = 60.0  # generous, so that a slow host is measured rather than timed out
 PROBE_S = 60.0
@@ -210,13 +211,12 @@ class Bench:
         started = ended = time.monotonic()
         self._running[spec.id] = backend
         try:
-            prepared = services.prepare(spec, registry=self._registry)
+            admitted = services.admit(spec, registry=self._registry)
+            prepared = services.prepare(admitted.spec, target.name, backend)
             with self._slot(target) as waited:
                 started = time.monotonic()
                 try:
-                    result = services.execute(
-                        prepared.spec, target.name, backend, registry=self._registry
-                    )
+                    result = services.execute(prepared, registry=self._registry)
                 finally:
                     ended = time.monotonic()
             own_ms, failure = result.duration_ms, _failure(result, program_input)

@@ -11,7 +11,6 @@ MODES: Mapping[str, str] = {
     "warm": "one after the other",
     "parallel": "all slots at once",
 }
-MAX_LINE_CHARS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,9 +168,3 @@ def busy_s(samples: Sequence[Sample]) -> float:
         total += max(0.0, one.ended - max(one.started, until))
         until = max(until, one.ended)
     return total
-
-
-def one_line(text: str) -> str:
-    """Return untrusted text as one line of at most MAX_LINE_CHARS printable characters."""
-    line = "".join(char if char.isprintable() else " " for char in text[:MAX_LINE_CHARS])
-    return " ".join(line.split())

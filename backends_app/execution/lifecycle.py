@@ -47,7 +47,7 @@ from ..workloads import (
 )
 from . import services
 from .nodes import node_id, node_name
-from .services import Prepared
+from .services import Admitted, Prepared
 from .slots import acquire_slot, wait_for_slot, workload_lock
 from .supervisor import Execution, supervisor
 
@@ -142,9 +142,9 @@ def check_idempotency(submission: Submission) -> None:
     raise DuplicateSubmission(earlier)
 
 
-def create_workload(submission: Submission, prepared: Prepared, status: Status) -> Workload:
+def create_workload(submission: Submission, admitted: Admitted, status: Status) -> Workload:
     """Insert the row; raise what `check_idempotency` raises."""
-    spec, resolution = prepared.spec, prepared.resolution
+    spec, resolution = admitted.spec, admitted.resolution
     now = datetime.now(UTC)
     is_running = status is Status.RUNNING
     workload = Workload(
@@ -154,7 +154,7 @@ def create_workload(submission: Submission, prepared: Prepared, status: Status) 
         runtime=spec.runtime or "",
         source_format=spec.source_format,
         isolation=spec.isolation if isinstance(spec.isolation, str) else list(spec.isolation),
-        isolation_used=prepared.name,
+        isolation_used=admitted.name,
         rule=resolution.rule,
         candidates=[asdict(one) for one in resolution.candidates],
         cpus=spec.resources.cpus,
@@ -163,7 +163,7 @@ def create_workload(submission: Submission, prepared: Prepared, status: Status) 
         rerun_if_lost=submission.rerun_if_lost,
         idempotency_key=submission.key,
         idempotency_digest="" if submission.key is None else submission.digest,
-        created_at=prepared.created_at,
+        created_at=admitted.created_at,
         started_at=now if is_running else None,
         attempt=1 if is_running else 0,
         node=node_name() if is_running else "",
@@ -196,34 +196,58 @@ def run_inline(
     Raise what `services.run` raises; no record remains then, except when the backend failed while
     running it. Raise `BackendAtCapacity` when `running_per_user` workloads of this user run there.
     """
-    prepared = services.prepare(submission.spec, registry=registry)
-    name, backend, spec = prepared.name, prepared.backend, prepared.spec
-    if running_per_user is not None:
-        own_workloads = Workload.objects.filter(owner_id=submission.owner_id, isolation_used=name)
-        if own_workloads.filter(status=Status.RUNNING).count() >= running_per_user:
-            raise BackendAtCapacity(name, running_per_user)
-    with ExitStack() as stack:
-        stack.enter_context(workload_lock(spec.id, runtime_dir()))
-        slot = acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir())
-        if submission.key is None:
-            stack.enter_context(slot)
-            workload = create_workload(submission, prepared, Status.RUNNING)
-        else:  # the record first: duplicates of this submission wait for it
-            workload = create_workload(submission, prepared, Status.RUNNING)
-            try:
-                stack.enter_context(slot)
-            except (BackendAtCapacity, BackendUnavailable):
-                workload.delete()
-                raise
+    log = LogBuffer(limits().output_bytes, 1)
+    spec = replace(submission.spec, on_output=log.write)
+    admitted = services.admit(spec, registry=registry)
+    name, limit = admitted.name, admitted.backend.capabilities.max_concurrency
+    _check_user_limit(name, submission.owner_id, running_per_user)
+    with workload_lock(spec.id, runtime_dir()), acquire_slot(name, limit, runtime_dir()):
+        workload = create_workload(submission, admitted, Status.RUNNING)
         try:
-            _run(workload, spec, backend, registry)
+            _run(workload, admitted, log, registry)
         except InvalidRequest:
             workload.delete()
             raise
     return workload
 
 
+def _check_user_limit(name: str, owner_id: int | None, running_per_user: int | None) -> None:
+    """Raise `BackendAtCapacity` when this user runs as many on the backend as one user may."""
+    if running_per_user is None:
+        return
+    own_workloads = Workload.objects.filter(owner_id=owner_id, isolation_used=name)
+    if own_workloads.filter(status=Status.RUNNING).count() >= running_per_user:
+        raise BackendAtCapacity(name, running_per_user)
+
+
 # Running what has been recorded
+
+
+def run_now(workload: Workload, registry: Registry, running_per_user: int | None = None) -> bool:
+    """Claim and run this pending workload in the caller's thread, if it may have a slot now.
+
+    Return False when it has to wait, or another process has claimed it. Raise what the backend
+    raises: `InvalidRequest`, after which no record remains, or `BackendUnavailable`.
+    """
+    name = workload.isolation_used
+    entry = registry.get(name)
+    with ExitStack() as stack:
+        try:
+            _check_user_limit(name, workload.owner_id, running_per_user)
+            limit = entry.capabilities.max_concurrency
+            stack.enter_context(acquire_slot(name, limit, runtime_dir()))
+        except BackendAtCapacity:
+            return False
+        if not stack.enter_context(workload_lock(workload.pk, runtime_dir())):
+            return False
+        if not _claim(workload):
+            return False
+        try:
+            _run_claimed(workload, entry.backend, registry)
+        except InvalidRequest:
+            workload.delete()
+            raise
+    return True
 
 
 def run_next(
@@ -251,7 +275,13 @@ def run_next(
                 break
             with workload_lock(workload.pk, runtime_dir()) as is_locked:
                 if is_locked and _claim(workload):
-                    _run_claimed(workload, entry.backend, registry)
+                    try:
+                        _run_claimed(workload, entry.backend, registry)
+                    except (BackendUnavailable, InvalidRequest):
+                        pass  # recorded in the row
+                    except Exception:
+                        with log_context(workload):
+                            logger.exception("running the workload failed with a bug")
                     return True
             skipped.append(workload.pk)  # another process has claimed it
     return False
@@ -287,19 +317,22 @@ def _next_pending(
 
 
 def _run_claimed(workload: Workload, backend: Backend, registry: Registry) -> None:
+    """Prepare and run a claimed workload, and record its end; record and raise a fault."""
+    log = LogBuffer(limits().output_bytes, workload.log_lines + 1)
     try:
-        spec = _load_spec(workload)
+        spec = replace(_load_spec(workload), on_output=log.write)
+        prepared = services.prepare(spec, workload.isolation_used, backend)
     except Source.DoesNotExist:
-        reason = ExitReason.BACKEND_ERROR
-        finish(workload, WorkloadResult(exit_reason=reason, error="the source was deleted"))
+        finish(workload, _backend_error("the source was deleted"))
         return
-    try:
-        _run(workload, spec, backend, registry)
-    except (BackendUnavailable, InvalidRequest):
-        pass  # recorded in the row
-    except Exception:
-        with log_context(workload):
-            logger.exception("running the workload failed with a bug")
+    except (BackendUnavailable, InvalidRequest) as error:
+        finish(workload, _backend_error(error.reason))
+        raise
+    _run(workload, prepared, log, registry)
+
+
+def _backend_error(error: str) -> WorkloadResult:
+    return WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error)
 
 
 def _claim(workload: Workload) -> bool:
@@ -337,30 +370,19 @@ def _load_spec(workload: Workload) -> WorkloadSpec:
     )
 
 
-def _run(workload: Workload, spec: WorkloadSpec, backend: Backend, registry: Registry) -> None:
+def _run(workload: Workload, prepared: Prepared, log: LogBuffer, registry: Registry) -> None:
     """Run a workload whose row is running, and record its end; record and raise a fault."""
-    log = LogBuffer(spec.output_bytes, workload.log_lines + 1)
-    execution = Execution(workload.pk, backend, log)
+    execution = Execution(workload.pk, prepared.backend, log)
     fault: Exception | None = None
     release_connection()
     _log_transition("started", workload)
     with log_context(workload), supervisor.supervise(execution):
         try:
-            result = services.execute(
-                replace(spec, on_output=log.write),
-                workload.isolation_used,
-                backend,
-                registry=registry,
-            )
+            result = services.execute(prepared, registry=registry)
         except (BackendUnavailable, InvalidRequest) as error:
-            fault = error
-            result = WorkloadResult(exit_reason=ExitReason.BACKEND_ERROR, error=error.reason)
+            fault, result = error, _backend_error(error.reason)
         except Exception as bug:  # noqa: BLE001 - recorded, and raised below
-            fault = bug
-            result = WorkloadResult(
-                exit_reason=ExitReason.BACKEND_ERROR,
-                error="the backend failed while running it",
-            )
+            fault, result = bug, _backend_error("the backend failed while running it")
         if log.empty:  # a backend that does not stream its output
             for stream in STREAMS:
                 log.write(stream, getattr(result, stream).encode())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from .. import signals
-from ..backends.base import Backend, Health
+from ..backends.base import Backend, Health, Plan
 from ..conf import limits, runtime_dir
 from ..exceptions import BackendUnavailable, VulcanError
 from ..registry import Registry, registry
@@ -51,55 +51,72 @@ class WorkloadReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A workload that passed all checks, with its resources filled in and its backend chosen."""
+    """A workload as its backend has prepared it; `name` is the backend's in the registry."""
 
     spec: WorkloadSpec
-    resolution: Resolution
     name: str
     backend: Backend
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted(Prepared):
+    """A workload that passed all checks, with the decision that chose its backend."""
+
+    resolution: Resolution
     created_at: datetime
 
 
-def prepare(spec: WorkloadSpec, *, registry: Registry = registry) -> Prepared:
-    """Check the workload against the limits, choose its backend, and let the backend validate it.
+def admit(spec: WorkloadSpec, *, registry: Registry = registry) -> Admitted:
+    """Check the workload against the limits, choose its backend, and let the backend prepare it.
 
-    Raise `InvalidRequest` or a `ResolutionError`.
+    The resources that `spec` leaves open are the operator's defaults. Raise `InvalidRequest` or a
+    `ResolutionError`.
     """
     bounds = limits()
     resources = bounds.resources() if spec.resources is UNSPECIFIED else spec.resources
     complete = replace(spec, resources=resources, output_bytes=bounds.output_bytes)
     bounds.check(complete)
     created_at = datetime.now(UTC)
-    signals.registry_read.send_robust(None, operation="resolve")
     resolution = registry.explain(spec.isolation, spec.runtime, spec.source_format)
     if resolution.error is not None:
         raise resolution.error
     assert resolution.name is not None
     assert resolution.backend is not None
-    complete = replace(complete, runtime=resolution.runtime)
-    with _bug_as_unavailable(resolution.name, "validate"):
-        resolution.backend.validate(complete)
-    return Prepared(
+    if complete.runtime != resolution.runtime:  # an alias
+        complete = replace(complete, runtime=resolution.runtime)
+    prepared = prepare(complete, resolution.name, resolution.backend)
+    return Admitted(
         spec=complete,
+        name=prepared.name,
+        backend=prepared.backend,
+        plan=prepared.plan,
         resolution=resolution,
-        name=resolution.name,
-        backend=resolution.backend,
         created_at=created_at,
     )
 
 
-def execute(
-    spec: WorkloadSpec, name: str, backend: Backend, *, registry: Registry = registry
-) -> WorkloadResult:
+def prepare(spec: WorkloadSpec, name: str, backend: Backend) -> Prepared:
+    """Let a chosen backend prepare the workload.
+
+    Raise `InvalidRequest`, or `BackendUnavailable` for a bug in the backend.
+    """
+    with _bug_as_unavailable(name, "prepare"):
+        plan = backend.prepare(spec)
+    return Prepared(spec=spec, name=name, backend=backend, plan=plan)
+
+
+def execute(prepared: Prepared, *, registry: Registry = registry) -> WorkloadResult:
     """Run a prepared workload in a slot that the caller holds, and clean up after it.
 
     When the backend's infrastructure fails, mark the backend unhealthy until its next successful
     probe and raise `BackendUnavailable`. A bug in the backend is a result with `backend_error`
     instead: a single workload may trigger it, and others must not suffer.
     """
+    spec, name, backend = prepared.spec, prepared.name, prepared.backend
     started = time.monotonic()
     try:
-        result = _call_execute(spec, name, backend)
+        result = _call_execute(prepared)
         signals.execution_ended.send_robust(
             None,
             name=name,
@@ -127,21 +144,21 @@ def run(spec: WorkloadSpec, *, registry: Registry = registry) -> WorkloadReport:
     Raise `InvalidRequest`, a `ResolutionError` or `BackendAtCapacity`. A program that fails is not
     an error: its report has the failure.
     """
-    prepared = prepare(spec, registry=registry)
-    name, backend = prepared.name, prepared.backend
-    assert prepared.spec.runtime is not None
+    admitted = admit(spec, registry=registry)
+    name, backend = admitted.name, admitted.backend
+    assert admitted.spec.runtime is not None
     with acquire_slot(name, backend.capabilities.max_concurrency, runtime_dir()):
         started_at = datetime.now(UTC)
-        result = execute(prepared.spec, name, backend, registry=registry)
+        result = execute(admitted, registry=registry)
     return WorkloadReport(
         id=spec.id,
-        runtime=prepared.spec.runtime,
+        runtime=admitted.spec.runtime,
         isolation=spec.isolation,
         isolation_used=name,
-        resolution=prepared.resolution,
+        resolution=admitted.resolution,
         node=socket.gethostname(),
         result=result,
-        created_at=prepared.created_at,
+        created_at=admitted.created_at,
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
@@ -181,10 +198,11 @@ def _bug_as_unavailable(name: str, method: str) -> Iterator[None]:
         raise BackendUnavailable(reason, name=name) from bug
 
 
-def _call_execute(spec: WorkloadSpec, name: str, backend: Backend) -> WorkloadResult:
+def _call_execute(prepared: Prepared) -> WorkloadResult:
     """Return the backend's result, or `backend_error` when it cannot be recorded."""
+    name = prepared.name
     try:
-        result = backend.execute(spec)
+        result = prepared.backend.execute(prepared.plan)
         problem = validate_result(result)
         if problem:
             logger.error("backend %s returned an invalid result: %s", name, problem)

@@ -1,22 +1,20 @@
 """Supervise the workloads that run in this process: store their logs, apply requested kills."""
 
-import logging
-import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import transaction
 
 from ..backends.base import Backend
 from ..logs import store
 from ..logs.store import LogBuffer
 from ..models import Workload
-from ..utils.database import closing_connections
+from ..utils import background
+from ..utils.forks import reset_after_fork
 from .services import kill_workload
-
-logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 
@@ -41,6 +39,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._reset_after_fork()
+        reset_after_fork(self)
 
     def _reset_after_fork(self) -> None:
         """Reset to the initial state: a forked child has none of its parent's threads."""
@@ -84,17 +83,10 @@ class Supervisor:
             kill_workload(execution.backend, execution.workload_id)
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             self._has_executions.wait()
-            pause.wait(TICK_S)
-            try:
-                with closing_connections():
-                    self.tick()
-            except (DatabaseError, InterfaceError) as error:  # the next tick tries again
-                logger.warning("the running workloads cannot be supervised: %s", error)
-            except Exception:
-                logger.exception("supervising the running workloads failed; retrying")
+            time.sleep(TICK_S)
+            background.run_round(self.tick, "supervising the running workloads")
 
     def tick(self) -> None:
         """Store new log lines, and kill the executions whose kill has been requested."""
@@ -118,5 +110,3 @@ class Supervisor:
 
 supervisor = Supervisor()
 """The supervisor of this process."""
-
-os.register_at_fork(after_in_child=supervisor._reset_after_fork)

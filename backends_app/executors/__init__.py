@@ -19,6 +19,16 @@ def get_executor() -> Executor:
         return _executor
 
 
+def start_executor(wait_s: float = 1.0) -> Executor:
+    """Return this process's executor, and start it unless it is started.
+
+    The caller that starts it waits up to `wait_s` seconds for health results.
+    """
+    executor = get_executor()
+    executor.ensure_started(wait_s)
+    return executor
+
+
 def reload(*, setting: str, **kwargs: object) -> None:
     """Receiver of `setting_changed`: apply the new setting, or raise `InvalidSetting`."""
     global _executor

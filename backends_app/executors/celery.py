@@ -125,8 +125,8 @@ class CeleryExecutor(Executor):
         elif self.is_started:
             self._first_round.wait(wait_s)
         else:
-            self._detector.refresh()
-            self.on_nodes_changed(self._detector)
+            self.maintenance.detector.refresh()
+            self.on_nodes_changed(self.maintenance.detector)
 
     def on_nodes_changed(self, detector: nodes.FailureDetector) -> None:
         """Set the health of each backend from the nodes, unless this process is a worker."""

@@ -192,6 +192,14 @@ def blocks_after(workload_id: str, number: int) -> list[Block]:
     ]
 
 
+def block_with(workload_id: str, number: int) -> Block | None:
+    """Return the stored block that has line `number`, or None."""
+    rows = LogBlock.objects.filter(workload_id=workload_id, first__lte=number).order_by("-first")
+    row = rows.values_list("first", "stream", "text", "lines").first()
+    block = None if row is None else Block(*row)
+    return block if block is not None and number < block.first + block.lines else None
+
+
 def lines_after(blocks: Sequence[Block], number: int) -> Iterator[Line]:
     """Iterate over the lines of the blocks after line `number`."""
     for block in blocks:

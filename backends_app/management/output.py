@@ -1,7 +1,6 @@
 """Output of the commands: tables for people, JSON for programs, safe for terminals."""
 
 import json
-import re
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from ..backends.progress import Advance
 from ..models import Workload
 from ..registry import BackendInfo
 from ..routing import Candidate
+from ..utils.text import MAX_LINE_CHARS, ascii_json, escape
 
 PIPED_WIDTH = 200  # columns without a terminal
 COLOURS = {"healthy": "green", "unhealthy": "red", "undetected": "yellow", "unknown": "dim"}
@@ -28,10 +28,6 @@ STATUS_COLOURS = {
     "failed": "red",
     "killed": "magenta",
 }
-
-# C0 without tab and newline, DEL and C1 move cursors, set window titles and answer queries; the
-# rest changes the direction of text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def add_format(parser: ArgumentParser) -> None:
@@ -51,14 +47,21 @@ def print_rich(command: BaseCommand, options: Mapping[str, Any], *parts: Rendera
 
 
 def print_json(command: BaseCommand, value: object) -> None:
-    command.stdout.write(json.dumps(value, indent=2, ensure_ascii=command.stdout.isatty()))
+    """Print JSON to the command's stdout, in ASCII on a terminal."""
+    if command.stdout.isatty():
+        command.stdout.write(ascii_json(value, indent=2))
+    else:
+        command.stdout.write(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def sanitize(text: str, stream: Any) -> str:
-    """Escape control characters of untrusted text for a terminal; leave pipes and files alone."""
-    if not stream.isatty():
-        return text
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    """Escape untrusted text for a terminal; leave pipes and files alone."""
+    return escape(text) if stream.isatty() else text
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return untrusted text for a table: escaped, and without markup."""
+    return Text(escape(text), style=style)
 
 
 def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
@@ -75,8 +78,8 @@ def backend_table(backends: Iterable[BackendInfo]) -> RenderableType:
         table.add_row(
             info.name,
             Text(state, style=COLOURS[state]),
-            Text("\n".join(accepts)),
-            Text("\n".join([info.health_description, *attributes])),
+            plain("\n".join(accepts)),
+            plain("\n".join([info.health_description, *attributes])),
         )
     if not table.row_count:
         return Text("No backend is registered. Add one to ISOLATION_BACKENDS.")
@@ -87,7 +90,7 @@ def candidate_table(candidates: Sequence[Candidate]) -> RenderableType:
     table = Table("Candidate", "Eligible", Column("Reason", overflow="fold"))
     for candidate in candidates:
         eligible = Text("yes", style="green") if candidate.eligible else Text("no", style="red")
-        table.add_row(Text(candidate.name), eligible, Text(candidate.reason))
+        table.add_row(plain(candidate.name), eligible, plain(candidate.reason))
     return table
 
 
@@ -130,13 +133,13 @@ def workload_table(workloads: Iterable[Workload]) -> RenderableType:
         table.add_row(
             one.pk,
             Text(one.status, style=STATUS_COLOURS[one.status]),
-            one.runtime,
-            one.isolation_used,
-            one.node,
-            Text(one.owner.get_username() if one.owner else ""),
+            plain(one.runtime),
+            plain(one.isolation_used),
+            plain(one.node),
+            plain(one.owner.get_username() if one.owner else ""),
             f"{one.created_at:%Y-%m-%d %H:%M:%S}",
             "" if one.duration_ms is None else str(one.duration_ms),
-            Text(_CONTROLS.sub("�", ": ".join(filter(None, [one.exit_reason, one.error[:200]])))),
+            plain(": ".join(filter(None, [one.exit_reason, one.error[:MAX_LINE_CHARS]]))),
         )
     return table if table.row_count else Text("No workloads found.")
 

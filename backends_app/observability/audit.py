@@ -10,10 +10,10 @@ the id and the address of the request, if there was one.
 import logging
 from typing import Any
 
+from django.apps import apps
 from django.contrib.auth import get_user_model, signals
 from django.db.models.signals import post_delete, post_save
 from django.utils.timezone import now
-from knox.models import get_token_model
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ def register() -> None:
     signals.user_logged_in.connect(_signed_in, dispatch_uid=__name__)
     signals.user_logged_out.connect(_signed_out, dispatch_uid=__name__)
     signals.user_login_failed.connect(_failed, dispatch_uid=__name__)
+    if not apps.is_installed("knox"):  # a system check reports it
+        return
+    from knox.models import get_token_model
+
     tokens = get_token_model()
     post_save.connect(_token_made, sender=tokens, dispatch_uid=__name__)
     post_delete.connect(_token_revoked, sender=tokens, dispatch_uid=__name__)

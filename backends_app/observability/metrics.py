@@ -8,7 +8,6 @@ Every label value is the server's own: a registered backend, a runtime that it s
 an enum. Nothing that a client sends becomes a label.
 """
 
-import functools
 import os
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
@@ -81,11 +80,6 @@ PROBE = Histogram(
     ["backend"],
     buckets=[0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
 )
-READS = Counter(
-    "vulcan_registry_reads_total",
-    "Reads of the registry by requests and workloads.",
-    ["operation"],
-)
 THREADS_HELD = Gauge(
     "vulcan_threads_held",
     "Threads that requests hold while they wait or stream, in all processes.",
@@ -99,6 +93,20 @@ THREADS_LIMIT = Gauge(
 THREADS_REFUSED = Counter(
     "vulcan_threads_refused_total",
     "Requests refused because too many were waiting or streaming.",
+)
+STREAMS_OPEN = Gauge(
+    "vulcan_log_streams",
+    "Log streams without a thread of their own, in all processes.",
+    multiprocess_mode="livesum",
+)
+STREAMS_LIMIT = Gauge(
+    "vulcan_log_streams_limit",
+    "How many of these may be open, over all processes that have had one.",
+    multiprocess_mode="livesum",
+)
+STREAMS_REFUSED = Counter(
+    "vulcan_log_streams_refused_total",
+    "Log streams refused because too many were open.",
 )
 WARM_INSTANCES = Gauge(
     "vulcan_warm_instances",
@@ -117,8 +125,8 @@ def subscribe() -> None:
         (signals.workload_ended, _workload_ended),
         (signals.execution_ended, _execution_ended),
         (signals.probe_ended, _probe_ended),
-        (signals.registry_read, _registry_read),
         (signals.threads_held, _threads_held),
+        (signals.streams_open, _streams_open),
     ):
         signal.connect(receiver, dispatch_uid=f"{__name__}.{receiver.__name__}")
 
@@ -146,10 +154,6 @@ def _probe_ended(name: str, seconds: float, warm_count: int | None, **_: Any) ->
         WARM_INSTANCES.labels(name).set(warm_count)
 
 
-def _registry_read(operation: str, **_: Any) -> None:
-    _reads(operation).inc()
-
-
 def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
     THREADS_HELD.set(held)
     THREADS_LIMIT.set(limit)
@@ -157,7 +161,11 @@ def _threads_held(held: int, limit: int, refused: bool, **_: Any) -> None:
         THREADS_REFUSED.inc()
 
 
-_reads = functools.cache(READS.labels)  # few labels, incremented often
+def _streams_open(held: int, limit: int, refused: bool, **_: Any) -> None:
+    STREAMS_OPEN.set(held)
+    STREAMS_LIMIT.set(limit)
+    if refused:
+        STREAMS_REFUSED.inc()
 
 
 class MultiprocessCollector(Collector):

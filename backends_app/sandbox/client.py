@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..utils.forks import reset_after_fork
 from ..workloads import ExitReason
 from .descriptors import receive
 from .streams import Sink
@@ -120,7 +121,7 @@ class Launcher:
         self._lock = threading.Lock()
         self._server: LauncherProcess | None = None
         self._closed = False
-        _launchers.add(self)
+        reset_after_fork(self)
 
     @property
     def layers(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -192,23 +193,10 @@ class Launcher:
     def _reset_after_fork(self) -> None:
         """Detach a forked child from the launcher process, which belongs to its parent."""
         self._lock = threading.Lock()
-        if self._server is not None:
-            self._server.detach()
-            self._server = None
-
-
-_launchers: "weakref.WeakSet[Launcher]" = weakref.WeakSet()
-_running: "weakref.WeakSet[ConfinedProcess]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    forget: list[Launcher | ConfinedProcess] = [*_launchers, *_running]
-    for one in forget:
-        with suppress(OSError):  # a thread was closing it during the fork
-            one._reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        server, self._server = self._server, None
+        if server is not None:
+            with suppress(OSError):  # a thread was closing it during the fork
+                server.detach()
 
 
 class _LauncherGone(LaunchError):
@@ -324,7 +312,7 @@ class ConfinedProcess:
         self._deadline = 0.0
         self._received = 0
         self._small_reads = 0
-        _running.add(self)
+        reset_after_fork(self)
 
     def kill(self) -> None:
         """Kill the process on request, with the reason `killed`."""
@@ -435,7 +423,8 @@ class ConfinedProcess:
     def _reset_after_fork(self) -> None:
         """Close the streams in a forked child; else they would outlast the parent's close."""
         self._lock = threading.Lock()
-        self._close()
+        with suppress(OSError):  # a thread was closing them during the fork
+            self._close()
 
     def _pump(self, events: selectors.BaseSelector, channel: socket.socket) -> None:
         """Feed and read the process until a message arrives on the channel."""

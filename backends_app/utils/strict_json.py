@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any, TypeAlias
 
+from .text import short_repr
+
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 MAX_DEPTH = 64
@@ -68,7 +70,7 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise InvalidJSON(f"duplicate key {_short(key)}")
+                raise InvalidJSON(f"duplicate key {short_repr(key)}")
             seen.add(key)
     return result
 
@@ -80,13 +82,13 @@ def _constant(name: str) -> JSON:
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise InvalidJSON(f"number {_short(text)} is too large")
+        raise InvalidJSON(f"number {short_repr(text)} is too large")
     return value
 
 
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise InvalidJSON(f"integer {_short(text)} has more than {MAX_INTEGER_DIGITS} digits")
+        raise InvalidJSON(f"integer {short_repr(text)} has more than {MAX_INTEGER_DIGITS} digits")
     return int(text)
 
 
@@ -105,7 +107,3 @@ def _refuse_unstorable(value: JSON) -> None:
         elif isinstance(item, dict):
             pending.extend(item.keys())
             pending.extend(item.values())
-
-
-def _short(text: str) -> str:
-    return ascii(text if len(text) <= 40 else f"{text[:39]}…")

@@ -18,7 +18,7 @@ class Elsewhere(Executor):
     requeue_after_s = 5.0
 
     def ensure_started(self, wait_s: float = 1.0) -> None:
-        self._detector.refresh()
+        self.maintenance.detector.refresh()
 
     def notify(self, workload_id: str, name: str) -> None:
         pass

@@ -14,7 +14,7 @@ from backends_app.execution.slots import acquire_slot
 from backends_app.models import Backend, NodeBackend, Route
 from backends_app.workloads import Status
 from tests.admin.pages import Page
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 PAGE = "/admin/backends_app/backend/"
 PROBE = f"{PAGE}isolate/probe/"

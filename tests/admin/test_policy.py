@@ -7,7 +7,7 @@ from backends_app.admin import changelist
 from backends_app.execution.nodes import heartbeat
 from backends_app.workloads import Status
 from tests.admin.pages import Page
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 APP = "/admin/backends_app"
 

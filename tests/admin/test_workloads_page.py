@@ -13,7 +13,7 @@ from backends_app.admin.workloads import WorkloadAdmin
 from backends_app.models import LogBlock, Workload
 from backends_app.workloads import Status
 from tests.admin.pages import Page
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 PAGE = "/admin/backends_app/workload/"
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -273,8 +273,8 @@ def test_the_detail_page_shows_every_field():
 def test_control_and_bidi_characters_are_made_visible(operator):
     workload = recorded(Status.COMPLETED, stdout="a\0b\x1b[31mc\u202ed\r\n\tz", error="\x85")
     content = _change(operator, workload)
-    assert "a␀b␛[31mc⟨U+202E⟩d␍\n\tz" in content
-    assert "⟨U+0085⟩" in content
+    assert r"a\x00b\x1b[31mc\u202ed\r" "\n\tz" in content
+    assert r"\x85" in content
 
 
 def test_the_detail_page_has_a_maximum_size(operator):

@@ -12,7 +12,7 @@ from backends_app.api.bodies import BodyMemory, body_memory
 from backends_app.api.parsers import ENVELOPE_BYTES, max_bodies_bytes, max_body_bytes
 from backends_app.conf import limits
 from backends_app.exceptions import BodyMemoryFull, InvalidSetting
-from tests.hostile import Request
+from tests.support.hostile import Request
 
 URL = "/v1/workloads"
 

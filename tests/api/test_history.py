@@ -17,8 +17,8 @@ from backends_app.logs import store
 from backends_app.models import Workload
 from backends_app.utils.thread_shares import thread_shares
 from backends_app.workloads import ExitReason, Status, WorkloadResult
-from tests.hostile import CURSORS
-from tests.workloads import recorded
+from tests.support.hostile import CURSORS
+from tests.support.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -88,7 +88,7 @@ def test_a_workload_that_its_backend_rejects_leaves_no_record(client, fakes, mon
     def refuse(workload):
         raise InvalidRequest("code", "is not to its taste")
 
-    monkeypatch.setattr(fakes["isolate"], "validate", refuse)
+    monkeypatch.setattr(fakes["isolate"], "prepare", refuse)
     response = submit(client)
     assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "code")
     assert not Workload.objects.exists()

@@ -7,7 +7,7 @@ from django.conf import settings as site
 from django.core.cache import cache
 from django.test import Client
 
-from tests.hostile import Request
+from tests.support.hostile import Request
 
 URL = "/v1/workloads"
 JSON = "application/json"
@@ -40,10 +40,7 @@ class Unread(io.BytesIO):
 @pytest.fixture
 def refused(client, token, settings):
     """Return a function that sends an invalid POST and returns the status if the body is unread."""
-    settings.REST_FRAMEWORK = {
-        **settings.REST_FRAMEWORK,
-        "DEFAULT_THROTTLE_RATES": {"user": "1/hour", "address": None},
-    }
+    settings.ISOLATION_THROTTLE_RATES = {"user": "1/hour", "address": None}
     cache.clear()
 
     def send(url: str = URL, *, kind: str = JSON, signed_in: bool = True, **meta: str) -> int:

@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.hostile import Request
+from tests.support.hostile import Request
 from vulcan_site.wsgi import application
 
 

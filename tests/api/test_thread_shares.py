@@ -5,7 +5,7 @@ import pytest
 from backends_app.models import Workload
 from backends_app.utils.thread_shares import thread_shares
 from backends_app.workloads import Status
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 

@@ -6,9 +6,9 @@ import pytest
 from django.core.cache import cache
 from django.test import override_settings
 from knox.models import get_token_model
-from rest_framework.test import APIClient
+from rest_framework.test import APIClient, APIRequestFactory
 
-from backends_app.api.throttles import FixedWindow
+from backends_app.api.throttles import FixedWindow, address_key
 
 URL = "/v1/workloads"
 BODY = {"runtime": "node", "code": "1"}
@@ -24,9 +24,7 @@ def _fresh():
 @pytest.fixture
 def rates(settings):
     def set(**rates: str | None) -> None:
-        framework = {**settings.REST_FRAMEWORK}
-        framework["DEFAULT_THROTTLE_RATES"] = {"user": None, "address": None, **rates}
-        settings.REST_FRAMEWORK = framework
+        settings.ISOLATION_THROTTLE_RATES = {"user": None, "address": None, **rates}
 
     return set
 
@@ -97,3 +95,10 @@ def test_a_failing_cache_blocks_no_request(client, rates):
 def test_without_a_rate_nothing_is_throttled(client, rates):
     rates()
     assert {post(client).status_code for _ in range(5)} == {201}
+
+
+@pytest.mark.parametrize("count", [None, 0])
+def test_without_proxies_a_client_cannot_choose_its_address(settings, count: int | None):
+    settings.REST_FRAMEWORK = {"NUM_PROXIES": count}
+    request = APIRequestFactory().get("/", headers={"X-Forwarded-For": "1.2.3.4"})
+    assert address_key(request) == "127.0.0.1"

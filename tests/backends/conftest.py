@@ -10,7 +10,7 @@ import pytest
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
-from tests.confinement.programs import children
+from tests.support.processes import children
 
 OUTPUT_BYTES = 20_000
 
@@ -25,7 +25,7 @@ def backend():
     yield backend
     with suppress(BackendUnavailable):  # the test has closed it
         honest = WorkloadSpec(runtime="node", code="export default (x) => x", input="honest")
-        assert backend.execute(honest).output == "honest"
+        assert backend.run(honest).output == "honest"
     backend.close()
     assert not list(Path(tempfile.gettempdir()).glob("*vulcan-isolate*"))
     assert children(os.getpid()) == set()
@@ -47,7 +47,7 @@ def run(backend: IsolateBackend):
             resources=Resources(**{"timeout_s": 30, **resources}),
             output_bytes=OUTPUT_BYTES,
         )
-        return backend.execute(spec)
+        return backend.run(spec)
 
     return run
 
@@ -56,6 +56,6 @@ def run(backend: IsolateBackend):
 def run_wasm(backend: IsolateBackend):
     def run_wasm(code: str, **resources) -> WorkloadResult:
         limits = Resources(**{"timeout_s": 30, **resources})
-        return backend.execute(WorkloadSpec(runtime="wasm", code=code, resources=limits))
+        return backend.run(WorkloadSpec(runtime="wasm", code=code, resources=limits))
 
     return run_wasm

@@ -7,7 +7,7 @@ from backends_app.backends.fake import FakeBackend
 from backends_app.exceptions import BackendUnavailable
 from backends_app.utils.strict_json import JSON
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.contract import BackendContract, Programs
+from tests.backends.contract import BackendContract, Programs
 
 
 def play(workload: WorkloadSpec) -> JSON:
@@ -33,12 +33,12 @@ class TestFakeBackend(BackendContract):
 
 
 def test_default_program_echoes():
-    assert FakeBackend().execute(WorkloadSpec(code="", input=7)).output == 7
+    assert FakeBackend().run(WorkloadSpec(code="", input=7)).output == 7
 
 
 def test_program_may_return_a_whole_result():
     timeout = WorkloadResult(exit_reason=ExitReason.TIMEOUT)
-    result = FakeBackend(program=lambda workload: timeout).execute(WorkloadSpec(code=""))
+    result = FakeBackend(program=lambda workload: timeout).run(WorkloadSpec(code=""))
     assert result is timeout
     assert result.status is Status.FAILED
 
@@ -48,7 +48,7 @@ def test_program_may_simulate_broken_infrastructure():
         raise BackendUnavailable("no power")
 
     with pytest.raises(BackendUnavailable, match="no power"):
-        FakeBackend(program=program).execute(WorkloadSpec(code=""))
+        FakeBackend(program=program).run(WorkloadSpec(code=""))
 
 
 def test_next_probe_reports_the_health_that_was_set():
@@ -60,6 +60,6 @@ def test_next_probe_reports_the_health_that_was_set():
 def test_number_of_recorded_workloads_is_bounded():
     fake = FakeBackend()
     for number in range(1100):
-        fake.execute(WorkloadSpec(code="", input=number))
+        fake.run(WorkloadSpec(code="", input=number))
     assert len(fake.workloads) == 1000
     assert fake.workloads[-1].input == 1099

@@ -13,9 +13,9 @@ from backends_app.backends.isolate import IsolateBackend
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
 from tests.backends import wasm
-from tests.confinement.programs import children
-from tests.contract import BackendContract, Programs, kill_after_output
-from tests.programs import PATIENCE_S, ROOT
+from tests.backends.contract import BackendContract, Programs, kill_after_output
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, ROOT
 
 
 class TestIsolateBackend(BackendContract):
@@ -104,7 +104,7 @@ def test_undefined_is_returned_as_null(run):
 
 def test_command_for_a_module_is_rejected(backend: IsolateBackend):
     with pytest.raises(InvalidRequest) as raised:
-        backend.execute(WorkloadSpec(runtime="node", code="1", command=("node", "x.js")))
+        backend.run(WorkloadSpec(runtime="node", code="1", command=("node", "x.js")))
     assert raised.value.field == "command"
 
 
@@ -307,7 +307,7 @@ def test_delivered_stderr_is_cleaned_like_the_result(backend: IsolateBackend):
         heard += data
 
     code = "console.error('x'.repeat(70_000)); null.y"
-    result = backend.execute(WorkloadSpec(runtime="node", code=code, on_output=hear))
+    result = backend.run(WorkloadSpec(runtime="node", code=code, on_output=hear))
     assert heard.decode() == result.stderr
     assert b"data:" not in heard
     assert b"blob:" not in heard
@@ -320,7 +320,7 @@ def test_missing_deno_is_undetected_with_instructions():
     assert "pip install deno" in found.description
     assert "/nowhere" not in found.description
     with pytest.raises(BackendUnavailable):
-        backend.execute(WorkloadSpec(runtime="node", code=""))
+        backend.run(WorkloadSpec(runtime="node", code=""))
 
 
 def test_broken_deno_is_unhealthy():
@@ -346,7 +346,7 @@ def test_probe_reports_deno_and_its_sandbox(backend: IsolateBackend):
 
 WITHOUT_WALLS = """
 import errno, json, sys
-from tests.confinement.escaped import COLUMN, be_somebody_else, without
+from tests.sandbox.escaped import COLUMN, be_somebody_else, without
 from backends_app.sandbox import seccomp
 from backends_app.sandbox.landlock import CREATE_RULESET
 from backends_app.backends.isolate import IsolateBackend
@@ -407,13 +407,13 @@ def test_closed_backend_starts_nothing():
 
 def test_error_text_fits_a_small_output_cap(backend: IsolateBackend):
     code = "export default () => { throw new Error('é\\u0001'.repeat(3000)) }"
-    result = backend.execute(WorkloadSpec(runtime="node", code=code, output_bytes=1000))
+    result = backend.run(WorkloadSpec(runtime="node", code=code, output_bytes=1000))
     assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 1)
     assert result.error.startswith("Error: é")
     large = WorkloadSpec(
         runtime="node", code="export default () => 'x'.repeat(1200)", output_bytes=1000
     )
-    assert backend.execute(large).exit_reason is ExitReason.OUTPUT_LIMIT
+    assert backend.run(large).exit_reason is ExitReason.OUTPUT_LIMIT
 
 
 @pytest.mark.parametrize(

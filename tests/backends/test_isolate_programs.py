@@ -11,7 +11,7 @@ import pytest
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.sandbox import root
 from backends_app.workloads import ExitReason, Status, WorkloadSpec
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 # What V8, Deno and the C library expect of a process
 
@@ -46,7 +46,7 @@ def test_prepared_maps_have_a_line_for_the_end_of_any_stack():
 
 WITHOUT_NAMESPACES = """
 import errno, json
-from tests.confinement.escaped import COLUMN, be_somebody_else, without
+from tests.sandbox.escaped import COLUMN, be_somebody_else, without
 from backends_app.sandbox import seccomp
 from backends_app.backends.isolate import IsolateBackend
 from backends_app.workloads import WorkloadSpec
@@ -54,7 +54,7 @@ be_somebody_else()
 without({seccomp.DENIED_SYSCALLS["unshare"][COLUMN]: errno.EPERM}, prctl_seccomp=False)
 backend = IsolateBackend()
 code = "enum A { B = 1 }; export default () => { if (A.B) return A.B }"
-result = backend.execute(WorkloadSpec(runtime="node", code=code))
+result = backend.run(WorkloadSpec(runtime="node", code=code))
 backend.close()
 print(json.dumps([result.output, result.error]))
 """
@@ -426,7 +426,7 @@ def test_result_lost_to_a_closed_stdout_is_reported(backend: IsolateBackend, run
     heard: list[bytes] = []
     code = "console.error('said'); Deno.stdout.close(); export default () => 'lost'"
     spec = WorkloadSpec(runtime="node", code=code, on_output=lambda _, data: heard.append(data))
-    assert backend.execute(spec).stderr == "said\n" == b"".join(heard).decode()
+    assert backend.run(spec).stderr == "said\n" == b"".join(heard).decode()
 
 
 @pytest.mark.parametrize(

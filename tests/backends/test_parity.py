@@ -66,7 +66,7 @@ def offers() -> Iterator[dict[str, Backend]]:
 def test_program_behaves_the_same_on_all_backends(offers, backend: str, runtime: str, name: str):
     program: Program = PROGRAMS[runtime][name]
     endless = program.exit_reason is ExitReason.TIMEOUT
-    result = offers(backend).execute(
+    result = offers(backend).run(
         WorkloadSpec(
             runtime=runtime,
             code=program.code,

@@ -105,6 +105,6 @@ def test_qemu_version_and_files_are_detected(tmp_path: Path, script: str, state:
 
 def test_undetected_backends_run_nothing(tmp_path: Path):
     with pytest.raises(BackendUnavailable, match="no Docker Engine"):
-        GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").execute(WorkloadSpec(image="x"))
+        GVisorBackend(engine=f"unix://{tmp_path}/docker.sock").run(WorkloadSpec(image="x"))
     with pytest.raises(BackendUnavailable, match="QEMU is not installed"):
-        MicroVMBackend(qemu="/no/qemu").execute(WorkloadSpec(runtime="python", code=""))
+        MicroVMBackend(qemu="/no/qemu").run(WorkloadSpec(runtime="python", code=""))

@@ -38,7 +38,7 @@ def execute(backend: IsolateBackend):
             resources=Resources(**{"timeout_s": 30, **resources}),
             on_output=hear,
         )
-        result = backend.execute(spec)
+        result = backend.run(spec)
         return result, Ran(result.exit_code, printed["stdout"], printed["stderr"])
 
     return execute

@@ -15,8 +15,8 @@ from backends_app.execution.slots import acquire_slot, slots_in_use
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, WorkloadResult
 from tests.benchmarks.results import results
-from tests.programs import wait_until
-from tests.slots import has_waiter
+from tests.support.programs import wait_until
+from tests.support.slots import has_waiter
 
 
 def registered(**backends: Backend) -> Registry:
@@ -126,7 +126,7 @@ def test_a_host_is_busy_if_it_is_loaded_before_the_benchmark():
     ("program", "words"),
     [
         (lambda workload: {"number": -1}, "unexpected output {'number': -1}"),
-        (failing, "exited 1: ValueError: [2Joh no"),
+        (failing, "exited 1: ValueError: \\x1b[2Joh no"),
         (broken, "its engine is gone"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.TIMEOUT, error="late"), "timeout"),
         (lambda workload: WorkloadResult(exit_reason=ExitReason.EXITED, exit_code=7), "exited 7"),

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.confinement.programs import children
-from tests.programs import PATIENCE_S, ROOT, environment, manage
+from tests.support.processes import children
+from tests.support.programs import PATIENCE_S, ROOT, environment, manage
 
 
 def test_the_isolate_backend_is_measured(migrated: Path):

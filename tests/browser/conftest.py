@@ -20,25 +20,16 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.fickle import FILE
-from tests.needs import need
-from tests.programs import DATABASE, PATIENCE_S, manage, running
+from tests.support.needs import need
+from tests.support.programs import DATABASE, PATIENCE_S, manage, running
+from tests.support.servers import LISTENING, gunicorn, user_script
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
-GUNICORN = [
-    *("-m", "gunicorn", "vulcan_site.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"),
-    *("--workers", "1", "--threads", "8"),
-]
 PASSWORD = "of-a-test"
-PEOPLE = f"""
-import json
-from django.contrib.auth.models import User
-from knox.models import get_token_model
-people = [
-    User.objects.create_user("ada", password="{PASSWORD}"),
-    User.objects.create_superuser("root", password="{PASSWORD}"),
-]
-print(json.dumps({{one.username: get_token_model().objects.create(user=one)[1] for one in people}}))
-"""
+PEOPLE = {
+    "ada": user_script("ada", password=PASSWORD),
+    "root": user_script("root", password=PASSWORD, is_staff=True, is_superuser=True),
+}
 ENDLESS = {"runtime": "node", "code": "for (;;);", "resources": {"timeout_s": 300}}
 
 
@@ -104,10 +95,9 @@ def shell(code: str, folder: Path) -> str:
 def site(tmp_path_factory, _migrated: Path) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(_migrated, folder / DATABASE)
-    tokens = json.loads(shell(PEOPLE, folder))
-    listens = r"Listening at: (http://127\.0\.0\.1:\d+)"
-    with running(GUNICORN, listens, folder, **SETTINGS) as (url, _):
-        yield Site(url, folder, tokens)
+    tokens = shell("".join(PEOPLE.values()), folder).split()
+    with running(gunicorn(workers=1, threads=8), LISTENING, folder, **SETTINGS) as (port, _):
+        yield Site(f"http://127.0.0.1:{port}", folder, dict(zip(PEOPLE, tokens, strict=True)))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from backends_app.backends.microvm import MicroVMBackend  # noqa: E402
 from tests.backends.microvm.conftest import images  # noqa: E402
 from tests.conformance.cases import Case  # noqa: E402
 from tests.conformance.suites import SUITES, sample  # noqa: E402
-from tests.programs import ROOT  # noqa: E402
+from tests.support.programs import ROOT  # noqa: E402
 
 MAX_TESTS = 1000  # per suite; larger suites are sampled
 PAGE = ROOT / "docs" / "conformance.md"

@@ -34,7 +34,7 @@ def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
             for backend, used in backends.items():
                 resources = Resources(timeout_s=LIMIT_S, mem_mb=512)
                 spec = WorkloadSpec(runtime="node", code=bundle, resources=resources)
-                result = used.execute(spec)
+                result = used.run(spec)
                 ours = outcome(result.exit_code, result.stdout)
                 yield Case(backend=backend, name=name, ours=ours, plain=plain)
 

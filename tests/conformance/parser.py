@@ -30,7 +30,7 @@ def cases(backends: dict[str, Backend], names: list[str]) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as empty:
         for test in names:
             source = (tests / test).read_text()
-            result = backend.execute(
+            result = backend.run(
                 WorkloadSpec(runtime="node", code=source, resources=Resources(timeout_s=5))
             )
             ours = _parses(result.error + result.stderr)

@@ -66,7 +66,7 @@ def _compare(
 ) -> Case:
     """Run a command with an archive in a machine, and in the root without one."""
     resources = Resources(timeout_s=LIMIT_S, mem_mb=MEM_MB)
-    result = backend.execute(
+    result = backend.run(
         WorkloadSpec(runtime=runtime, archive=archive, command=command, resources=resources)
     )
     code, stdout = root.run(archive, command, MEM_MB)

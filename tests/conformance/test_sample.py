@@ -11,7 +11,7 @@ from backends_app.backends.microvm import MicroVMBackend
 from tests.backends.microvm.conftest import images
 from tests.conformance.suites import sample
 from tests.conformance.tools import NotFetched
-from tests.needs import need
+from tests.support.needs import need
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from django.urls import include, path
 
-from backends_app.api.urls import api_urlpatterns
 from backends_app.executors.local import LocalExecutor
 from backends_app.registry import Registry
 from backends_app.web.dashboard.history import History
-from backends_app.web.dashboard.urls import dashboard_urlpatterns
 
 
 class Clock:
@@ -46,14 +42,9 @@ def executor(filled: Registry) -> LocalExecutor:
 
 
 @pytest.fixture
-def site(settings, filled: Registry, executor: LocalExecutor, history: History) -> None:
-    urlconf = ModuleType("urls_of_a_dashboard")
-    urlconf.urlpatterns = [
-        path("", include(dashboard_urlpatterns(filled, executor, history))),
-        path("v1/", include((api_urlpatterns(filled, executor), "v1"))),
-        path("", include("vulcan_site.urls")),
-    ]
-    settings.ROOT_URLCONF = urlconf
+def site(serve, filled: Registry, executor: LocalExecutor, history: History) -> None:
+    """Serve the dashboard over the test's registry, executor and history."""
+    serve(filled, executor, history)
 
 
 @pytest.fixture

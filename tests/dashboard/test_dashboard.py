@@ -184,7 +184,7 @@ def test_an_empty_history_links_to_running_a_workload(look):
 
 
 def test_nodes_need_a_signed_in_user(look, executor, filled, user):
-    executor.run_maintenance()  # one round of periodic maintenance
+    executor.maintenance.run_round()  # one round of periodic maintenance
     assert re.search(
         rf"Nodes {nodes.node_name()} load .* isolate: 0 of 100 running", text(look(user))
     )

@@ -1,4 +1,4 @@
-"""Formatting of figures and of untrusted text."""
+"""Formatting of figures."""
 
 import pytest
 
@@ -43,17 +43,6 @@ def test_only_exact_shares_are_0_or_100_percent(share: float | None, text: str):
 )
 def test_axis_labels_use_si_suffixes(number: float, text: str):
     assert words.si(number) == text
-
-
-def test_untrusted_text_becomes_one_short_line():
-    assert words.one_line("a\nb\tc  d") == "a b c d"
-    assert words.one_line("x" * 10_000_000) == "x" * 199 + "…"
-    assert words.one_line("short" + " " * 1_000 + "x") == "short…"
-    assert words.one_line("") == ""
-
-
-def test_untrusted_text_loses_bidi_and_control_characters():
-    assert words.one_line("safe\u202eevil\u2066\x1b[31m\0\u200b") == "safe evil [31m"
 
 
 def test_exit_reasons_are_described():

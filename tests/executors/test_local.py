@@ -15,7 +15,13 @@ from django.db import connections
 from backends_app.backends.base import Health
 from backends_app.backends.fake import FakeBackend
 from backends_app.conf import load_executor
-from backends_app.exceptions import BackendAtCapacity, QueueFull, WorkloadFinished
+from backends_app.exceptions import (
+    BackendAtCapacity,
+    BackendUnavailable,
+    InvalidRequest,
+    QueueFull,
+    WorkloadFinished,
+)
 from backends_app.execution import lifecycle
 from backends_app.execution.lifecycle import Submission
 from backends_app.execution.nodes import heartbeat, node_id
@@ -25,8 +31,8 @@ from backends_app.executors.local import LocalExecutor
 from backends_app.models import NodeBackend, Source, Workload
 from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status, WorkloadResult, WorkloadSpec
-from tests.programs import PATIENCE_S, wait_until
-from tests.workloads import recorded, submission
+from tests.support.programs import PATIENCE_S, wait_until
+from tests.support.workloads import recorded, submission
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
@@ -48,6 +54,80 @@ def ended(workload: Workload) -> Workload:
 def test_a_submitted_workload_is_run(executor: LocalExecutor):
     workloads = [executor.submit(submission(input=number)) for number in range(50)]
     assert [ended(one).output for one in workloads] == [*range(50)]
+
+
+def test_a_keyed_run_without_a_slot_waits_in_the_queue(registry: Registry):
+    inside, leave = threading.Event(), threading.Event()
+
+    def program(workload: WorkloadSpec) -> object:
+        inside.set()
+        leave.wait(PATIENCE_S)
+        return workload.input
+
+    registry.register("isolate", FakeBackend(max_concurrency=1, program=program))
+    executor = LocalExecutor(registry)
+    executor.ensure_started(wait_s=0)
+    first = executor.submit(submission(input=1))
+    assert inside.wait(PATIENCE_S)
+    outputs: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: outputs.append(run_and_close(executor))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: Workload.objects.filter(status="pending").count() == 1)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert ended(first).output == 1
+    assert outputs == [2, 2, 2]
+    assert Workload.objects.count() == 2
+    executor.drain()
+
+
+def run_and_close(executor: LocalExecutor) -> object:
+    try:
+        return executor.run(submission(input=2, key="k")).output
+    finally:
+        connections.close_all()
+
+
+def test_a_keyed_run_that_the_backend_rejects_leaves_no_record(filled: Registry, fakes):
+    def rejects(workload: WorkloadSpec) -> None:
+        raise InvalidRequest("image", "is not there")
+
+    fakes["isolate"].program = rejects
+    with pytest.raises(InvalidRequest):
+        LocalExecutor(filled).run(submission(key="k"))
+    assert not Workload.objects.exists()
+
+
+def test_a_keyed_run_records_the_backends_fault_and_raises_it(filled: Registry, fakes):
+    def broken(workload: WorkloadSpec) -> None:
+        raise BackendUnavailable("the disk is full")
+
+    fakes["isolate"].program = broken
+    executor = LocalExecutor(filled)
+    with pytest.raises(BackendUnavailable):
+        executor.run(submission(key="k"))
+    repeated = executor.run(submission(key="k"))
+    assert (repeated.exit_reason, repeated.error) == ("backend_error", "the disk is full")
+
+
+def test_a_fault_while_preparing_a_waiting_workload_is_its_end(filled: Registry, fakes):
+    executor = LocalExecutor(filled)
+    workload = executor.submit(submission())
+
+    def rejects(workload: WorkloadSpec) -> None:
+        raise InvalidRequest("code", "is not what this version takes")
+
+    fakes["isolate"].prepare = rejects
+    assert executor.run_next("isolate")
+    workload.refresh_from_db()
+    assert (workload.exit_reason, workload.error) == (
+        "backend_error",
+        "is not what this version takes",
+    )
 
 
 def test_workloads_run_in_order_within_the_slots(registry: Registry):
@@ -181,7 +261,7 @@ def test_workloads_of_an_unhealthy_backend_stay_pending(
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     workload = recorded()
     for _ in range(3):
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     filled.set_health("isolate", fakes["isolate"], Health.ok())
     assert ended(workload).status == "completed"
 
@@ -193,7 +273,7 @@ def test_maintenance_recovers_lost_workloads(executor: LocalExecutor, runtime_di
         alive = recorded(Status.RUNNING, node_id=mine, id="a" * 32)
         lost = recorded(Status.RUNNING, node_id=mine)
         assert ended(lost).exit_reason == "worker_lost"
-        executor.run_maintenance()
+        executor.maintenance.run_round()
         assert {one.status for one in Workload.objects.filter(pk__in=[alive.pk, elsewhere.pk])} == {
             "running"
         }
@@ -202,7 +282,7 @@ def test_maintenance_recovers_lost_workloads(executor: LocalExecutor, runtime_di
 def test_a_node_deregisters_at_shutdown(executor: LocalExecutor):
     served: list[str] = []
     while served != ["gvisor", "isolate", "microvm"]:
-        executor.run_maintenance()
+        executor.maintenance.run_round()
         served = [one.name for node in executor.live_nodes() for one in node.backends]
     executor.drain()
     assert not NodeBackend.objects.exists()
@@ -342,7 +422,7 @@ def test_a_draining_node_is_alive_but_unhealthy(filled: Registry, fakes):
     drain = threading.Thread(target=executor.drain)
     drain.start()
     while NodeBackend.objects.filter(healthy=True).exists():
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     assert {row.healthy for row in NodeBackend.objects.all()} == {False}
     leave.set()
     drain.join()
@@ -368,7 +448,7 @@ def test_workloads_of_a_backend_on_another_node_stay_pending(filled: Registry):
     workload = recorded()
     for _ in range(5):
         time.sleep(0.003)
-        executor.run_maintenance()
+        executor.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.status == "pending"
 
@@ -377,12 +457,12 @@ def test_workloads_of_a_backend_that_works_nowhere_fail_after_a_while(filled: Re
     filled.set_health("isolate", fakes["isolate"], Health.unhealthy("broken"))
     patient, workload = LocalExecutor(filled), recorded()
     for _ in range(3):
-        patient.run_maintenance()
+        patient.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.status == "pending"
     impatient = LocalExecutor(filled, unserved_after_s=1e-9)
-    impatient.run_maintenance()
-    impatient.run_maintenance()
+    impatient.maintenance.run_round()
+    impatient.maintenance.run_round()
     workload.refresh_from_db()
     assert workload.exit_reason == "backend_error"
     assert workload.error.startswith("backend 'isolate' has worked on no node for ")
@@ -392,7 +472,7 @@ def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
     left = runtime_dir / f"{'a' * 32}.running"
     left.touch()
     with workload_lock("b" * 32, runtime_dir):
-        LocalExecutor(filled).run_maintenance()
+        LocalExecutor(filled).maintenance.run_round()
         assert [file.name[0] for file in runtime_dir.glob("*.running")] == ["b"]
     assert not left.exists()
 
@@ -400,7 +480,7 @@ def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
 def test_stale_locks_are_removed_periodically(filled: Registry, runtime_dir, monkeypatch):
     monkeypatch.setattr("backends_app.executors.base.SWEEP_INTERVAL_S", 0)
     executor = LocalExecutor(filled)
-    executor.run_maintenance()
+    executor.maintenance.run_round()
     (runtime_dir / "later.running").touch()
-    executor.run_maintenance()
+    executor.maintenance.run_round()
     assert not list(runtime_dir.glob("*.running"))

@@ -4,8 +4,9 @@ import os
 import signal
 
 from backends_app.backends.isolate import IsolateBackend
+from backends_app.backends.isolate.backend import IsolatePlan
 from backends_app.executors.celery import CeleryExecutor
-from backends_app.workloads import WorkloadResult, WorkloadSpec
+from backends_app.workloads import WorkloadResult
 
 POISON = "// poison"
 
@@ -13,10 +14,10 @@ POISON = "// poison"
 class PoisonableBackend(IsolateBackend):
     """The isolate backend, but one source kills the process that runs it."""
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        if workload.code == POISON:
+    def execute(self, plan: IsolatePlan) -> WorkloadResult:
+        if plan.workload.code == POISON:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().execute(workload)
+        return super().execute(plan)
 
 
 class ImpatientExecutor(CeleryExecutor):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.site import Site
-from tests.servers import Redis, redis
+from tests.support.servers import Redis, redis
 
 
 @pytest.fixture

@@ -8,13 +8,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.faults.site import SLEEPS, Site
-from tests.programs import PATIENCE_S
+from tests.support.programs import PATIENCE_S
+from tests.support.servers import user_script
 
-USER = """
-from django.contrib.auth.models import User
-from knox.models import get_token_model
-print(get_token_model().objects.create(user=User.objects.create_user("eve"))[1])
-"""
 MAX_OPEN = 64  # as many as nginx lets one client have, by ops/nginx/vulcan.conf
 ANSWER_S = 1.0  # connections without a response by then are left open
 
@@ -24,7 +20,8 @@ class HostileUser:
 
     def __init__(self, site: Site) -> None:
         self._port = site.port
-        self._token = site.manage("shell", "--no-imports", "-c", USER).stdout.strip()
+        done = site.manage("shell", "--no-imports", "-c", user_script("eve"))
+        self._token = done.stdout.strip()
         self._open: list[socket.socket] = []
 
     def send(

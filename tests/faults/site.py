@@ -12,15 +12,10 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.programs import DATABASE, PATIENCE_S, ROOT, environment, manage, wait_until
-from tests.servers import free_port
+from tests.support.programs import DATABASE, PATIENCE_S, ROOT, environment, manage, wait_until
+from tests.support.servers import free_port, user_script
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.faults.settings"}
-USERS = """
-from django.contrib.auth.models import User
-from knox.models import get_token_model
-print(get_token_model().objects.create(user=User.objects.create_user("ada", is_staff=True))[1])
-"""
 RETURNS = "export default (x) => x"
 SLEEPS = (
     "export default async (s) => { await new Promise((r) => setTimeout(r, s * 1000)); return s }"
@@ -104,7 +99,8 @@ class Site:
             return
         done = self.manage("migrate", "--verbosity", "0")
         assert done.returncode == 0, done.stderr
-        self.token = self.manage("shell", "--no-imports", "-c", USERS).stdout.strip()
+        script = user_script("ada", is_staff=True)
+        self.token = self.manage("shell", "--no-imports", "-c", script).stdout.strip()
         if copied:
             _made.update(database=(self.folder / DATABASE).read_bytes(), token=self.token)
 

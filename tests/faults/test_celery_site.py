@@ -14,11 +14,11 @@ import pytest
 
 from backends_app.executors.celery import TASK, CeleryExecutor, queue
 from backends_app.registry import Registry
-from tests.confinement.programs import gone
 from tests.faults.backends import POISON
 from tests.faults.site import RETURNS, SLEEPS, Site
-from tests.programs import wait_until
-from tests.servers import Redis, postgresql
+from tests.support.processes import gone
+from tests.support.programs import wait_until
+from tests.support.servers import Redis, postgresql
 
 PRINTS = "console.log('ran'); " + SLEEPS
 

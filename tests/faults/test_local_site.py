@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.confinement.programs import gone
 from tests.faults.site import RETURNS, SLEEPS, Site
-from tests.needs import need
-from tests.programs import DATABASE, wait_until
+from tests.support.needs import need
+from tests.support.processes import gone
+from tests.support.programs import DATABASE, wait_until
 
 
 def test_a_restart_after_a_kill_recovers_running_and_runs_pending_workloads(local: Site):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.site import RETURNS, SLEEPS, Site
-from tests.needs import need, without
-from tests.programs import wait_until
-from tests.servers import postgresql, redis
+from tests.support.needs import need, without
+from tests.support.programs import wait_until
+from tests.support.servers import postgresql, redis
 
 
 @contextmanager

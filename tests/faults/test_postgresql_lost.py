@@ -8,8 +8,8 @@ from http.client import HTTPConnection, HTTPMessage
 import pytest
 
 from tests.faults.site import Site
-from tests.programs import PATIENCE_S, wait_until
-from tests.servers import PostgreSQL, postgresql_server
+from tests.support.programs import PATIENCE_S, wait_until
+from tests.support.servers import PostgreSQL, postgresql_server
 
 THREADS = 32  # as in gunicorn.conf.py
 SESSION = {"Cookie": "sessionid=" + "a" * 32}  # it has to be looked up

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.site import RETURNS, Site
-from tests.programs import PATIENCE_S, wait_until
+from tests.support.programs import PATIENCE_S, wait_until
 
 BODY = {"runtime": "node", "code": RETURNS, "input": 1}
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from tests.fresh import kernel
 from tests.fresh.roots import FOLDER, Root, new_root
-from tests.needs import BACKEND_PACKAGES, PACKAGES, WITHOUT
+from tests.support.needs import BACKEND_PACKAGES, PACKAGES, WITHOUT
 
 RELEASES = ("bookworm", "trixie")
 # What --quick omits: servers, engines, machines, browsers, and the packages that they need.

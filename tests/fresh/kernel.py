@@ -10,7 +10,7 @@ from tests.fresh.roots import FOLDER, Root
 
 DISK, MEMORY_MB = "6G", 3072
 # Tests of kernel features: namespaces, Landlock, seccomp, locks.
-TESTS = ("tests/confinement", "tests/backends/test_isolate_attacks.py", "tests/test_slots.py")
+TESTS = ("tests/sandbox", "tests/backends/test_isolate_attacks.py", "tests/test_slots.py")
 INIT = f"{FOLDER}/tests/fresh/init.sh"
 ENDED = re.compile(r"ended with (\d+)")
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import needs
-from tests.programs import ROOT
+from tests.support import needs
+from tests.support.programs import ROOT
 
 # Required by the README, by `pip`, and by a mirror with TLS.
 PACKAGES = ("ca-certificates", "make", "python3-venv")

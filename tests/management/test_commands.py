@@ -16,7 +16,7 @@ from backends_app.registry import Registry
 from backends_app.workloads import ExitReason, Status
 from tests.backends import wasm
 from tests.backends.wasi import program
-from tests.programs import manage
+from tests.support.programs import manage
 
 SUM = "export default (x: {a: number, b: number}) => ({sum: x.a + x.b})"
 ESCAPES = "\x1b["
@@ -149,18 +149,6 @@ def test_run_workload_as_json_prints_the_whole_record(migrated: Path):
 
 def test_force_color_prints_escapes_without_a_terminal(tmp_path: Path):
     assert ESCAPES in manage("list_backends", "--force-color", folder=tmp_path).stdout
-
-
-def test_program_output_is_sanitized_for_a_terminal():
-    from backends_app.management.output import sanitize
-
-    class Terminal:
-        def isatty(self) -> bool:
-            return True
-
-    text = sanitize("a\x1b]0;title\x07\x9b31m\r\x7f\ttab\nline ü", Terminal())
-    assert text == "a\\x1b]0;title\\x07\\x9b31m\\x0d\\x7f\ttab\nline ü"
-    assert sanitize("left \u202eright", Terminal()) == "left \\x202eright"
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", 137), ("SIGRTMIN", 162), ("SIG40", 168)])

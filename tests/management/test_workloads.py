@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 from backends_app.logs import store
 from backends_app.models import LogBlock, Source, Workload
 from backends_app.workloads import Status
-from tests.programs import manage
-from tests.workloads import recorded
+from tests.support.programs import manage
+from tests.support.workloads import recorded
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 

@@ -12,7 +12,7 @@ import pytest
 from gunicorn.config import Config
 
 from tests.ops.test_units import is_setting
-from tests.programs import ROOT, tracked_files
+from tests.support.programs import ROOT, tracked_files
 
 TEXT = (ROOT / "ops" / "Containerfile").read_text()
 # One instruction per line: without comments, and with continuations joined.

@@ -19,9 +19,9 @@ import pytest
 
 from backends_app.api.parsers import max_body_bytes
 from tests.faults.site import RETURNS, Program, Site
-from tests.needs import need
-from tests.programs import PATIENCE_S, ROOT, wait_until
-from tests.servers import free_port, nginx
+from tests.support.needs import need
+from tests.support.programs import PATIENCE_S, ROOT, wait_until
+from tests.support.servers import free_port, nginx, user_script
 
 CONFIGURATION = (ROOT / "ops" / "nginx" / "vulcan.conf").read_text()
 HOST = "vulcan.example.org"
@@ -31,10 +31,7 @@ PRODUCTION = {
     "HTTPS": "1",
     "PROXIES": "1",
 }
-USER = """
-from django.contrib.auth.models import User
-User.objects.create_user("eve", password="right", is_staff=True)
-"""
+USER = user_script("eve", password="right", is_staff=True)
 FORGED = {
     "X-Forwarded-For": "198.51.100.1",
     "X-Forwarded-Host": "evil.example.org",

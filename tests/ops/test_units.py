@@ -9,8 +9,8 @@ import pytest
 from django.core.management import get_commands, load_command_class
 from gunicorn.config import Config
 
-from tests.needs import need
-from tests.programs import ROOT
+from tests.support.needs import need
+from tests.support.programs import ROOT
 
 UNITS = ROOT / "ops" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))

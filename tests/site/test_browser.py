@@ -4,14 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import need
-from tests.programs import manage, running
+from tests.support.needs import need
+from tests.support.programs import manage, running
+from tests.support.servers import LISTENING, gunicorn, user_script
 
-GUNICORN = ["-m", "gunicorn", "vulcan_site.wsgi", "--bind=127.0.0.1:0", "--no-control-socket"]
-BOSS = """
-from django.contrib.auth.models import User
-User.objects.create_superuser("boss", password="right")
-"""
+BOSS = user_script("boss", password="right", is_staff=True, is_superuser=True)
 PATHS = (
     *("/v1/", "/v1/backends", "/v1/backends/isolate", "/v1/workloads", "/v1/tokens", "/v1/docs"),
     *("/admin/", "/admin/auth/user/add/", "/admin/knox/authtoken/"),
@@ -24,9 +21,8 @@ def site(migrated: Path):
     """The URL of a server with a superuser."""
     done = manage("shell", "--no-imports", "-c", BOSS, folder=migrated)
     assert done.returncode == 0, done.stderr
-    ready = r"Listening at: (http://127\.0\.0\.1:\d+)"
-    with running([*GUNICORN, "--workers=1"], ready, migrated) as (address, _):
-        yield address
+    with running(gunicorn(workers=1, threads=4), LISTENING, migrated) as (port, _):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import pytest
 
-from tests.hostile import Request
+from tests.support.hostile import Request
 from vulcan_site.utf8_requests import parse_content_type
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections

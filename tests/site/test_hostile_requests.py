@@ -16,7 +16,8 @@ from knox.models import get_token_model
 from backends_app.models import LogBlock, NodeBackend
 from backends_app.observability.probes import ProbeMiddleware
 from backends_app.workloads import Status
-from tests.hostile import (
+from tests.site.conftest import identify
+from tests.support.hostile import (
     DATES,
     NUMBERS,
     PARAMETERS,
@@ -27,8 +28,7 @@ from tests.hostile import (
     requests,
     routes,
 )
-from tests.site.conftest import identify
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 WHO = ("nobody", "user", "staff")
 SLOW = ("/v1/schema", "/v1/docs")

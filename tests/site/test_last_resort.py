@@ -11,9 +11,10 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from structlog.contextvars import get_contextvars
 
-from backends_app.api import errors, views
+from backends_app.api import errors
 from backends_app.api.handler import EnvelopeExceptionHandler
-from tests.hostile import Request
+from backends_app.api.views import backends as views
+from tests.support.hostile import Request
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections
 

@@ -29,8 +29,8 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.logs.store import LogBuffer
 from backends_app.sandbox.streams import Capture
 from backends_app.utils import strict_json
-from tests.hostile import Request
 from tests.site.conftest import identify
+from tests.support.hostile import Request
 from vulcan_site.logs import redact
 
 Action: TypeAlias = Callable[[], object]
@@ -213,7 +213,7 @@ def check(subjects: Mapping[object, Subject], largest: int, base_s: float = 0.0)
 @pytest.fixture
 def request_of(settings, fake_site) -> Callable[..., Action]:
     """Return a function that builds the action of sending a request as an authorized user."""
-    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": {}}
+    settings.ISOLATION_THROTTLE_RATES = {"user": None, "address": None}
     User.objects.create_superuser("staff")
     User.objects.create_user("user")
     staff, user = identify("staff"), identify("user")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.programs import manage
+from tests.support.programs import manage
 
 PAGES = ("/v1/", "/v1/backends", "/v1/docs", "/admin/login/", "/api-auth/login/")
 

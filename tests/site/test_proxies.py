@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.site import Site
-from tests.programs import manage
+from tests.support.programs import manage
 
 # As in the production section of docs/operations.md.
 PRODUCTION = {

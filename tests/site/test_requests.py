@@ -6,7 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 from structlog.contextvars import get_contextvars
 
-from tests.workloads import CODE
+from tests.support.workloads import CODE
 
 PATH = "/v1/backends"
 

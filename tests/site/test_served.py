@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.site import Program, Site
-from tests.servers import redis
+from tests.support.servers import redis
 
 MARK = "the-source-is-nobodys-business"
 CODE = f"export default (x) => {{ const why = '{MARK}'; console.log('\\n{{}}'); return x }}"

@@ -14,21 +14,29 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core import checks
 
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, short_repr
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from ...workloads import STREAMS, ExitReason, Resources, WorkloadResult, WorkloadSpec
 from .. import options, progress
 from ..base import Backend, BackendCapabilities, Health
 from ..setup import Step
 from . import configuration, host, images, ownership
 from .configuration import RuntimeImage
-from .container import WRITABLE, Container, ContainerLimits, ContainerNotStarted, Plan, shell_line
-from .engine import Engine, EngineError, EngineMissing, Image, platform_of
+from .container import (
+    WRITABLE,
+    Container,
+    ContainerLimits,
+    ContainerNotStarted,
+    ContainerPlan,
+    shell_line,
+)
+from .engine import Engine, EngineError, EngineMissing, Image, SDKMissing, platform_of
 from .pool import SHELL, Pool, waiting_plan
 from .proof import RuntimeVerifier
 from .results import result_of
@@ -47,6 +55,17 @@ NOT_STARTED = WorkloadResult(
     exit_code=126,
     error="the image cannot be started, or has no command",
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GVisorPlan:
+    """A workload with its image and stdin; code comes first in stdin, for `shell_command`."""
+
+    workload: WorkloadSpec
+    reference: images.Reference
+    stdin: bytes
+    runtime_image: RuntimeImage | None = None
+    shell_command: str | None = None
 
 
 class GVisorBackend(Backend):
@@ -95,7 +114,7 @@ class GVisorBackend(Backend):
         self._pull = pull
         self._root_images = configuration.patterns("root_images", root_images)
         self._pool_sizes = configuration.pool_sizes(pool or {})
-        self._plan = Plan(  # common to all workloads
+        self._base_plan = ContainerPlan(  # common to all workloads
             image="",
             runtime=options.text("runtime", runtime, "the name of a runtime of the engine"),
             network=options.text("network", network, "the name of a network of the engine"),
@@ -117,7 +136,7 @@ class GVisorBackend(Backend):
         self._unremoved: set[str] = set()  # ids of containers that could not be removed yet
         self._unstartable: dict[str, float] = {}  # image id: time of the next attempt
         self._users: dict[str, str] = {}  # by image id
-        self._verifier = RuntimeVerifier(self._engine, self._plan, self._start, self._remove)
+        self._verifier = RuntimeVerifier(self._engine, self._base_plan, self._start, self._remove)
         self._closed = False
         atexit.register(_close, weakref.ref(self))
 
@@ -130,6 +149,8 @@ class GVisorBackend(Backend):
                 return Health.undetected(missing, attributes)
             self._verifier.verify(engine)
             self._sweep()
+        except SDKMissing as missing:
+            return Health.undetected(missing.reason)
         except EngineMissing as missing:
             return Health.undetected(f"{missing.reason}, so there is no runsc; {INSTALL}")
         except BackendUnavailable as fault:
@@ -138,23 +159,48 @@ class GVisorBackend(Backend):
             return Health.unhealthy("Docker Engine rejected the request", attributes)
         return Health.ok("a program ran on gVisor's kernel", attributes)
 
-    def validate(self, workload: WorkloadSpec) -> None:
-        self._resolve_source(workload)
+    def prepare(self, workload: WorkloadSpec) -> GVisorPlan:
+        stdin = workload.input_json()
+        if workload.image is not None:
+            reference = images.parse(workload.image)
+            if self._allow is not None and not images.is_allowed(reference, self._allow):
+                raise InvalidRequest(
+                    "image", f"{short_repr(str(reference))} is not among the allowed images."
+                )
+            workload.argv()
+            return GVisorPlan(workload=workload, reference=reference, stdin=stdin)
+        if workload.command:
+            raise InvalidRequest(
+                "command", "Only images take a command; code is run by its runtime. Leave it out."
+            )
+        runtime_image = self._runtime_images.get(workload.runtime or "")
+        if runtime_image is None:
+            raise InvalidRequest(
+                "image", f"Runtime {short_repr(workload.runtime)} requires an image."
+            )
+        code = workload.code_utf8()
+        return GVisorPlan(
+            workload=workload,
+            reference=runtime_image.image,
+            stdin=code + stdin,
+            runtime_image=runtime_image,
+            shell_command=_code_command(runtime_image, len(code)),
+        )
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+    def execute(self, plan: GVisorPlan) -> WorkloadResult:
         if self._closed:
             raise BackendUnavailable("it has been closed")
-        reference, code = self._resolve_source(workload)
+        resources = plan.workload.resources
         try:
             engine = self._verifier.require_verified()
-            image = self._image(reference)
-            _require_platform(image, reference, engine)
-            plan = self._plan_for(image, reference, workload.resources, engine)
-            if code is not None:
-                own = code.environment_for(workload.resources.mem_mb)
+            image = self._image(plan.reference)
+            _require_platform(image, plan.reference, engine)
+            container_plan = self._container_plan(image, plan.reference, resources, engine)
+            if plan.runtime_image is not None:
+                own = plan.runtime_image.environment_for(resources.mem_mb)
                 variables = {name: own[name] for name in own if name not in image.variables}
-                plan = replace(plan, environment=tuple(variables.items()))
-            return self._run(workload, plan, reference, code, image)
+                container_plan = replace(container_plan, environment=tuple(variables.items()))
+            return self._run(plan, container_plan, image)
         except EngineError as error:
             raise BackendUnavailable("Docker Engine rejected the request") from error
 
@@ -178,7 +224,7 @@ class GVisorBackend(Backend):
         return self._pool.container_ids()
 
     def setup(self, runtimes: Sequence[str] = ()) -> Sequence[Step]:
-        return host.steps(self._engine, self._plan.runtime)
+        return host.steps(self._engine, self._base_plan.runtime)
 
     def check(self) -> Sequence[checks.CheckMessage]:
         found: list[checks.CheckMessage] = []
@@ -191,44 +237,18 @@ class GVisorBackend(Backend):
                     id="backends_app.gvisor.W001",
                 )
             )
-        if self._plan.network != "none":
+        if self._base_plan.network != "none":
             found.append(
                 checks.Warning(
                     "Workloads on gVisor are connected to the engine's network"
-                    f" {short_repr(self._plan.network)}.",
+                    f" {short_repr(self._base_plan.network)}.",
                     hint="Remove the option 'network', or check what can be reached from there.",
                     id="backends_app.gvisor.W002",
                 )
             )
         return found
 
-    # Image and plan of a workload
-
-    def _resolve_source(
-        self, workload: WorkloadSpec
-    ) -> tuple[images.Reference, RuntimeImage | None]:
-        """Return the image, and how code runs in it (None for an image workload).
-
-        Raise `InvalidRequest` for what can be rejected without the engine.
-        """
-        if workload.image is not None:
-            reference = images.parse(workload.image)
-            if self._allow is not None and not images.is_allowed(reference, self._allow):
-                raise InvalidRequest(
-                    "image", f"{short_repr(str(reference))} is not among the allowed images."
-                )
-            workload.argv()
-            return reference, None
-        if workload.command:
-            raise InvalidRequest(
-                "command", "Only images take a command; code is run by its runtime. Leave it out."
-            )
-        runtime_image = self._runtime_images.get(workload.runtime or "")
-        if runtime_image is None:
-            raise InvalidRequest(
-                "image", f"Runtime {short_repr(workload.runtime)} requires an image."
-            )
-        return runtime_image.image, runtime_image
+    # The image and the container of a workload
 
     def _image(self, reference: images.Reference) -> Image:
         """Return the engine's data on an image, fetching it first if OPTIONS allow that."""
@@ -275,16 +295,16 @@ class GVisorBackend(Backend):
             " pull or load it into the engine.",
         )
 
-    def _plan_for(
+    def _container_plan(
         self,
         image: Image,
         reference: images.Reference,
         resources: Resources,
         engine: Mapping[str, Any],
-    ) -> Plan:
+    ) -> ContainerPlan:
         root = images.is_allowed(reference, self._root_images)
         return replace(
-            self._plan,
+            self._base_plan,
             image=image.id,
             user=(image.user or "0:0") if root else self._user(image),
             # An engine rejects a limit above what its host has.
@@ -298,7 +318,7 @@ class GVisorBackend(Backend):
         if found := self._users.get(image.id):
             return found
         plan = replace(
-            self._plan,
+            self._base_plan,
             image=image.id,
             command=("none",),
             mem_mb=MIN_MB,
@@ -323,32 +343,24 @@ class GVisorBackend(Backend):
 
     # Execution
 
-    def _run(
-        self,
-        workload: WorkloadSpec,
-        plan: Plan,
-        reference: images.Reference,
-        runtime_image: RuntimeImage | None,
-        image: Image,
-    ) -> WorkloadResult:
-        stdin = workload.input_json()
-        line = None
-        if runtime_image is not None:
-            code = workload.code_utf8()
-            stdin, line = code + stdin, _code_command(runtime_image, len(code))
-        if self._unstartable.get(plan.image, 0) > time.monotonic():
+    def _run(self, plan: GVisorPlan, container_plan: ContainerPlan, image: Image) -> WorkloadResult:
+        workload, stdin, line = plan.workload, plan.stdin, plan.shell_command
+        if self._unstartable.get(image.id, 0) > time.monotonic():
             return NOT_STARTED
         argv = _argv(image, workload.command)
-        size = self._pool_sizes.get(str(reference), 0) if line or argv else 0
+        size = self._pool_sizes.get(str(plan.reference), 0) if line or argv else 0
         lifetime_s = workload.resources.timeout_s
-        container = self._pool.acquire(waiting_plan(plan), size, lifetime_s) if size else None
+        container = None
+        if size:
+            container = self._pool.acquire(waiting_plan(container_plan), size, lifetime_s)
         if container is not None:
             stdin = (line or f"exec {shell_line(argv)}").encode() + b"\n" + stdin
         else:
+            own_plan = _with_command(container_plan, workload.command, line)
             try:
-                container = self._start(_with_command(plan, workload.command, line), lifetime_s)
+                container = self._start(own_plan, lifetime_s)
             except EngineError as error:
-                return self._not_started(error, plan.image)
+                return self._not_started(error, image.id)
         cap = workload.output_bytes
         stdout, stderr = (Capture(cap, workload.output_callback(stream)) for stream in STREAMS)
         limits = ContainerLimits(
@@ -360,9 +372,9 @@ class GVisorBackend(Backend):
         finally:
             del self._running[workload.id]
             self._remove(container)
-        return result_of(exit, stdout, stderr, workload, runtime_image)
+        return result_of(exit, stdout, stderr, workload, plan.runtime_image)
 
-    def _start(self, plan: Plan, lifetime_s: float) -> Container:
+    def _start(self, plan: ContainerPlan, lifetime_s: float) -> Container:
         container = Container(self._engine, plan, lifetime_s)
         try:
             container.start()
@@ -405,11 +417,11 @@ class GVisorBackend(Backend):
                 self._engine.remove(str(found["Id"]))
 
     def _attributes(self, engine: Mapping[str, Any]) -> dict[str, str]:
-        runtime = (engine.get("Runtimes") or {}).get(self._plan.runtime) or {}
+        runtime = (engine.get("Runtimes") or {}).get(self._base_plan.runtime) or {}
         found = {
             "engine_version": str(engine.get("ServerVersion", "unknown")),
             "isolation": "gVisor: a kernel of its own in user space",
-            "network": self._plan.network,
+            "network": self._base_plan.network,
             "pull": self._pull,
         }
         if runtime:
@@ -424,7 +436,7 @@ def _close(backend: "weakref.ref[GVisorBackend]") -> None:
         found.close()
 
 
-def _with_command(plan: Plan, command: tuple[str, ...], line: str | None) -> Plan:
+def _with_command(plan: ContainerPlan, command: tuple[str, ...], line: str | None) -> ContainerPlan:
     if line is not None:
         return replace(plan, entrypoint=(SHELL,), command=("-c", f'n="\n"; {line}'))
     return replace(plan, command=command or None)

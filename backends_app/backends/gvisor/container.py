@@ -31,7 +31,7 @@ class ContainerNotStarted(EngineError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ContainerPlan:
     """The image, command and limits of a container.
 
     `image` is an id, not a name, so that the image that was checked is the one that runs.
@@ -113,7 +113,7 @@ class ContainerExit:
 class Container:
     """One container. `kill` may be called from any thread; `remove` must be called at the end."""
 
-    def __init__(self, engine: Engine, plan: Plan, lifetime_s: float) -> None:
+    def __init__(self, engine: Engine, plan: ContainerPlan, lifetime_s: float) -> None:
         """Create it with its streams attached; `start` starts it."""
         self.name = f"{ownership.NAME_PREFIX}{secrets.token_hex(16)}"
         self.created_at = time.monotonic()

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import docker
-import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-
 from ...exceptions import BackendUnavailable, InvalidOption
+
+try:
+    import docker
+    import requests
+    from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+except ImportError:  # without the extra `gvisor`
+    HAS_SDK = False
+else:
+    HAS_SDK = True
 
 TIMEOUT_S = 20  # of one request
 WAIT_S = 1  # for the end of a container, between checks of its time limit
@@ -203,8 +208,10 @@ class Engine:
         self._clients.clear()
 
     @contextmanager
-    def _session(self) -> Iterator[docker.APIClient]:
+    def _session(self) -> Iterator["docker.APIClient"]:
         """Yield a client; raise its errors as `EngineError` or `BackendUnavailable`."""
+        if not HAS_SDK:
+            raise SDKMissing("its SDK is not installed; install it with: pip install docker")
         try:
             self._check_reachable()
             yield self._client()
@@ -227,7 +234,7 @@ class Engine:
             attempt.settimeout(CONNECT_S)
             attempt.connect(self.socket_path)
 
-    def _client(self) -> docker.APIClient:
+    def _client(self) -> "docker.APIClient":
         pid = os.getpid()
         if found := self._clients.get(pid):
             return found
@@ -255,6 +262,10 @@ def is_podman(info: Mapping[str, Any]) -> bool:
 
 class EngineMissing(BackendUnavailable):
     """There is no socket of an engine."""
+
+
+class SDKMissing(BackendUnavailable):
+    """Docker's SDK for Python is not installed."""
 
 
 class Attachment:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...exceptions import InvalidRequest, short_repr
+from ...exceptions import InvalidRequest
+from ...utils.text import short_repr
 
 MAX_CHARS = 255
 DEFAULT_REGISTRY, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"

@@ -5,16 +5,15 @@ command, which replaces it; the rest of its stdin is the workload's.
 """
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from ...exceptions import BackendUnavailable
-from .container import Container, Plan
+from ...utils.forks import reset_after_fork
+from .container import Container, ContainerPlan
 from .engine import EngineError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ RETRY_S = 30.0
 MAX_PLANS = 8
 
 
-def waiting_plan(plan: Plan) -> Plan:
+def waiting_plan(plan: ContainerPlan) -> ContainerPlan:
     """Return the plan of a sandbox that receives its command later."""
     return replace(plan, entrypoint=(SHELL,), command=("-c", WAIT_FOR_COMMAND))
 
@@ -39,19 +38,21 @@ class Pool:
     """
 
     def __init__(
-        self, start: Callable[[Plan, float], Container], remove: Callable[[Container], None]
+        self,
+        start: Callable[[ContainerPlan, float], Container],
+        remove: Callable[[Container], None],
     ) -> None:
         """`start` takes a plan and a lifetime in seconds; `remove` must not raise."""
         self._start = start
         self._remove = remove
         self._lock = threading.Lock()
-        self._warm: dict[Plan, deque[Container]] = {}
-        self._filling: dict[Plan, threading.Thread] = {}
-        self._failed: dict[Plan, float] = {}
+        self._warm: dict[ContainerPlan, deque[Container]] = {}
+        self._filling: dict[ContainerPlan, threading.Thread] = {}
+        self._failed: dict[ContainerPlan, float] = {}
         self._closed = False
-        _pools.add(self)
+        reset_after_fork(self)
 
-    def acquire(self, plan: Plan, size: int, needed_s: float) -> Container | None:
+    def acquire(self, plan: ContainerPlan, size: int, needed_s: float) -> Container | None:
         """Return a warm container with `needed_s` left to live, or None; refill in a thread."""
         found = None
         dropped: list[Container] = []
@@ -99,7 +100,7 @@ class Pool:
         for container in warm:
             self._remove(container)
 
-    def _fill(self, plan: Plan, size: int) -> None:
+    def _fill(self, plan: ContainerPlan, size: int) -> None:
         try:
             while True:
                 with self._lock:
@@ -122,21 +123,10 @@ class Pool:
             with self._lock:
                 self._filling.pop(plan, None)
 
-    def reset_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Empty the pool in a forked child; containers and threads belong to the parent."""
         warm = [container for warm in self._warm.values() for container in warm]
         self._lock = threading.Lock()
         self._warm, self._filling, self._failed = {}, {}, {}
         for container in warm:
             container.reset_after_fork()
-
-
-_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for pool in list(_pools):
-        pool.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

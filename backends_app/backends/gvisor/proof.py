@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...exceptions import BackendUnavailable, short_repr
+from ...exceptions import BackendUnavailable
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from . import smoke
-from .container import Container, ContainerLimits, Plan
+from .container import Container, ContainerLimits, ContainerPlan
 from .engine import Engine, EngineError, is_podman
 
 TIMEOUT_S = 8.0
@@ -26,8 +27,8 @@ class RuntimeVerifier:
     def __init__(
         self,
         engine: Engine,
-        plan: Plan,
-        start: Callable[[Plan, float], Container],
+        plan: ContainerPlan,
+        start: Callable[[ContainerPlan, float], Container],
         remove: Callable[[Container], None],
     ) -> None:
         self._engine = engine

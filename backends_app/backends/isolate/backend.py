@@ -12,9 +12,9 @@ import secrets
 import shutil
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import deno
 from django.core.checks import CheckMessage, Warning
 
 from ...exceptions import BackendUnavailable, InvalidRequest
@@ -60,6 +60,16 @@ MAX_PARTIAL_LINE_BYTES = 64 * 1024  # longer than the harness's name
 STACK_OVERFLOW = "fatal runtime error: stack overflow"  # Rust's message before it aborts
 TOO_DEEP = "Deno's stack overflowed, probably because the source is nested too deeply"
 ABORTS = frozenset({"SIGTRAP", "SIGABRT", "SIGILL"})  # signals that V8 ends with on a full heap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IsolatePlan:
+    """A workload as the harness reads it: the source, JSON arguments, and the program's stdin."""
+
+    workload: WorkloadSpec
+    code: bytes
+    arguments: bytes
+    stdin: bytes
 
 
 class IsolateBackend(Backend):
@@ -111,7 +121,7 @@ class IsolateBackend(Backend):
             return Health.undetected(missing.reason)
         try:
             layers = self._describe_layers()
-            result = self.execute(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
+            result = self.run(WorkloadSpec(runtime="node", code=SMOKE, input={"a": 1, "b": 2}))
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason)
         match result.output:
@@ -129,22 +139,26 @@ class IsolateBackend(Backend):
             f"the smoke test returned an unexpected result (exit reason: {result.exit_reason})"
         )
 
-    def validate(self, workload: WorkloadSpec) -> None:
+    def prepare(self, workload: WorkloadSpec) -> IsolatePlan:
         if workload.command and workload.runtime != WASM:
             raise InvalidRequest(
                 "command", "Not supported for JavaScript modules, which are called. Leave it out."
             )
-        workload.argv()
-        _code(workload)
+        stdin = workload.input_json()
+        is_wasm = workload.runtime == WASM
+        return IsolatePlan(
+            workload=workload,
+            code=_wasm_module(workload) if is_wasm else workload.code_utf8(),
+            arguments=_wasi_arguments(workload) if is_wasm else stdin,
+            stdin=stdin,
+        )
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
+    def execute(self, plan: IsolatePlan) -> WorkloadResult:
         if self._closed:
             raise BackendUnavailable("it has been closed")
-        self.validate(workload)
+        workload = plan.workload
         assert workload.runtime is not None
         marker = secrets.token_hex(16)
-        code, stdin = _code(workload), workload.input_json()
-        arguments = _arguments(workload) if workload.runtime == WASM else stdin
         cap = workload.output_bytes
         stdout = FramedStdout(marker.encode(), cap, workload.output_callback("stdout"))
         forwarder = _StderrForwarder(marker.encode(), workload.output_callback("stderr"))
@@ -156,7 +170,7 @@ class IsolateBackend(Backend):
             threads=MAX_THREADS,
             output_bytes=MAX_OUTPUT_FACTOR * max_frame_bytes(cap),
         )
-        head = f"{marker}{len(code):08x}{len(arguments):08x}".encode()
+        head = f"{marker}{len(plan.code):08x}{len(plan.arguments):08x}".encode()
         try:
             if self._require_full_sandbox:
                 self._describe_layers()
@@ -164,7 +178,8 @@ class IsolateBackend(Backend):
             process = self._launcher().process(command, limits, self._pool_size)
             self._running[workload.id] = process
             try:
-                exit = process.run(head + code + arguments + stdin, stdout, stderr)
+                data = head + plan.code + plan.arguments + plan.stdin
+                exit = process.run(data, stdout, stderr)
                 forwarder.close()
             finally:
                 del self._running[workload.id]
@@ -227,8 +242,10 @@ class IsolateBackend(Backend):
                 return found
             raise BackendUnavailable(f"the configured Deno is not a program; {INSTALL}")
         try:
+            import deno  # of the extra `isolate`
+
             return os.fsdecode(deno.find_deno_bin())
-        except FileNotFoundError:
+        except (ImportError, FileNotFoundError):
             raise BackendUnavailable(f"Deno is not installed; {INSTALL}") from None
 
 
@@ -282,17 +299,14 @@ def _command(runtime: str, mem_mb: int) -> Command:
     )
 
 
-def _code(workload: WorkloadSpec) -> bytes:
-    """Return the source for the harness: text, or the bytes of a WebAssembly module."""
-    if workload.runtime != WASM:
-        return workload.code_utf8()
+def _wasm_module(workload: WorkloadSpec) -> bytes:
     module = workload.wasm_module()
     if module is None:
         raise InvalidRequest("code", "Must be a WebAssembly module in base64.")
     return module
 
 
-def _arguments(workload: WorkloadSpec) -> bytes:
+def _wasi_arguments(workload: WorkloadSpec) -> bytes:
     """Return the arguments of a WASI command as JSON, preceded by the program's name."""
     return json.dumps([MODULE_NAME, *workload.argv()]).encode()
 

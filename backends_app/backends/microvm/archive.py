@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...exceptions import InvalidRequest, short_repr
+from ...exceptions import InvalidRequest
+from ...utils.text import short_repr
 from . import tar
 
 FIELD = "code_archive"

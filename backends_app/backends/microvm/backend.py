@@ -14,9 +14,10 @@ from pathlib import Path
 
 from django.core import checks
 
-from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join, short_repr
+from ...exceptions import BackendUnavailable, InvalidOption, InvalidRequest, comma_join
 from ...sandbox.client import Command, ConfinedProcess, Launcher, LaunchError, ProcessLimits
 from ...sandbox.streams import Capture
+from ...utils.text import short_repr
 from ...workloads import Resources, WorkloadResult, WorkloadSpec
 from .. import options
 from ..base import Backend, BackendCapabilities, Health
@@ -50,6 +51,15 @@ NO_BOUNDARY = "not a security boundary by itself: QEMU guarantees one only with 
 _verified_identities: set[tuple[object, ...]] = (
     set()
 )  # of starts that have run a program in this process
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroVMPlan:
+    """A workload as the agent in its machine reads it: the program, and its stdin."""
+
+    workload: WorkloadSpec
+    program: Program
+    stdin: bytes
 
 
 @dataclass(frozen=True)
@@ -131,11 +141,13 @@ class MicroVMBackend(Backend):
         except BackendUnavailable as fault:
             return Health.unhealthy(fault.reason, attributes)
 
-    def validate(self, workload: WorkloadSpec) -> None:
-        _program(workload)
+    def prepare(self, workload: WorkloadSpec) -> MicroVMPlan:
+        return MicroVMPlan(
+            workload=workload, program=_program(workload), stdin=workload.input_json()
+        )
 
-    def execute(self, workload: WorkloadSpec) -> WorkloadResult:
-        program = _program(workload)
+    def execute(self, plan: MicroVMPlan) -> WorkloadResult:
+        workload = plan.workload
         assert workload.runtime is not None
         try:
             start = self._start(workload.runtime, workload.resources)
@@ -147,7 +159,7 @@ class MicroVMBackend(Backend):
             ) from missing
         if self._require_full_sandbox:
             self._describe_layers(start.launcher)
-        return self._run(workload, program, start)
+        return self._run(plan, start)
 
     def kill(self, workload_id: str) -> None:
         if process := self._running.get(workload_id):
@@ -239,7 +251,7 @@ class MicroVMBackend(Backend):
         row = RUNTIMES[runtime]
         resources = Resources(mem_mb=self._size.mem_mb, timeout_s=30.0)
         spec = WorkloadSpec(runtime=runtime, code=row.warm, input=number, resources=resources)
-        result = self._run(spec, _program(spec), start)
+        result = self._run(self.prepare(spec), start)
         if result.output != number:
             raise BackendUnavailable(
                 f"the smoke test of {runtime} returned an unexpected result"
@@ -350,7 +362,8 @@ class MicroVMBackend(Backend):
 
     # Execution
 
-    def _run(self, workload: WorkloadSpec, program: Program, start: StartPlan) -> WorkloadResult:
+    def _run(self, plan: MicroVMPlan, start: StartPlan) -> WorkloadResult:
+        workload, program = plan.workload, plan.program
         resources, cap = workload.resources, workload.output_bytes
         guest_limits = self._guest_limits(resources)
         processors = math.ceil(resources.cpus)
@@ -382,7 +395,7 @@ class MicroVMBackend(Backend):
             )
             self._running[workload.id] = process
             try:
-                request = channel.request(program, guest_limits, workload.input_json())
+                request = channel.request(program, guest_limits, plan.stdin)
                 exit = process.run(request, protocol, qemu_stderr, hold_stdin=True)
             finally:
                 del self._running[workload.id]

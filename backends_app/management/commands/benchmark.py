@@ -17,12 +17,13 @@ from ...benchmarks.compare import THRESHOLD, Change, Comparison, compare
 from ...benchmarks.measure import Bench, Target, probe, targets
 from ...benchmarks.programs import PROGRAMS
 from ...benchmarks.results import MODES, Results, Skipped
-from ...exceptions import comma_join, short_repr
+from ...exceptions import comma_join
 from ...models import Benchmark
 from ...registry import registry
 from ...routing import RUNTIME_ALIASES
+from ...utils.text import short_repr
 from ...web.benchmarks.words import figure, percent_change, ratio
-from ..output import add_format, print_json, print_rich, progress_bar
+from ..output import add_format, plain, print_json, print_rich, progress_bar
 
 ROUNDS, MAX_ROUNDS = 10, 1000
 INTERRUPTED = 130  # 128 + SIGINT, as in a shell
@@ -202,7 +203,7 @@ def _result_parts(results: Results) -> Iterable[RenderableType]:
         for mode, figures in one.modes.items():
             table.add_row(
                 one.name,
-                Text(one.image or one.runtime),
+                plain(one.image or one.runtime),
                 mode,
                 figure(figures.p50_ms),
                 figure(figures.p95_ms),
@@ -231,7 +232,7 @@ def _result_parts(results: Results) -> Iterable[RenderableType]:
         f"on {results.processors} processors."
     )
     yield table
-    yield from (Text(note) for note in notes)
+    yield from (plain(note) for note in notes)
     if results.host_busy:
         yield Text(f"The host was busy, so the figures are less reliable. {load}", style="yellow")
     else:
@@ -242,9 +243,7 @@ def _comparison_parts(earlier: Benchmark, found: Comparison) -> Iterable[Rendera
     table = Table(
         *("Backend", "Mode"),
         *(Column(head, justify="right") for head in HEADS.values()),
-        title=Text(
-            f"Compared with {_replace_unprintable(earlier.name)} of {_format_time(earlier)}"
-        ),
+        title=plain(f"Compared with {earlier.name} of {_format_time(earlier)}"),
         title_justify="left",
     )
     rows: dict[tuple[str, str], list[Change]] = {}
@@ -253,8 +252,8 @@ def _comparison_parts(earlier: Benchmark, found: Comparison) -> Iterable[Rendera
     for (backend, mode), changes in rows.items():
         table.add_row(backend, mode, *(_cell(change) for change in changes))
     yield table
-    yield from (Text(_replace_unprintable(note)) for note in found.notes)
-    yield from (Text(f"{name} no longer works", style="red") for name in found.lost)
+    yield from (plain(note) for note in found.notes)
+    yield from (plain(f"{name} no longer works", style="red") for name in found.lost)
 
 
 def _cell(change: Change) -> Text:
@@ -279,9 +278,9 @@ def _saved_table(found: Iterable[Benchmark]) -> RenderableType:
             for mode in MODES
         ]
         table.add_row(
-            Text(_replace_unprintable(one.name)),
+            plain(one.name),
             _format_time(one),
-            Text(_replace_unprintable(one.node)),
+            plain(one.node),
             *medians,
         )
     return table
@@ -309,8 +308,3 @@ def _comparison_json(earlier: Benchmark, found: Comparison) -> dict[str, Any]:
 
 def _format_time(benchmark: Benchmark) -> str:
     return f"{benchmark.created_at:%Y-%m-%d %H:%M} UTC"
-
-
-def _replace_unprintable(text: str) -> str:
-    """Replace unprintable characters: stored names have none, but rows may come from elsewhere."""
-    return "".join(char if char.isprintable() else "�" for char in text)

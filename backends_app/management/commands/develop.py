@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 from django.core.management.commands import runserver
 from knox.models import get_token_model
 
-from ...executors import get_executor
+from ...executors import start_executor
 from ...health import PROBE_TIMEOUT_S
 from ...registry import registry
 from ..output import backend_table, print_rich
@@ -44,7 +44,7 @@ class Command(runserver.Command):
         user, password = self._user()
         self._revoke_tokens(user)
         _, token = get_token_model().objects.create(user=user)
-        get_executor().ensure_started(wait_s=PROBE_TIMEOUT_S)
+        start_executor(wait_s=PROBE_TIMEOUT_S)
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         base_url = f"http://{host}:{server_port}"
         self.stdout.write(f"\nVulcan listens at {base_url}/ (stop it with CONTROL-C)\n")

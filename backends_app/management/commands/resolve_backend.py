@@ -6,10 +6,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from rich.text import Text
 
-from ...api.serializers import CandidateSerializer, ResolutionSerializer, parse_isolation
+from ...api.serializers.routes import CandidateSerializer, ResolutionSerializer
 from ...health import HealthMonitor
 from ...registry import registry
-from ...routing import RUNTIMES
+from ...routing import RUNTIMES, parse_isolation
 from ...workloads import AUTO, SOURCE_FORMATS
 from ..output import add_format, candidate_table, print_json, print_rich
 

@@ -11,16 +11,17 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from ...api.serializers import WorkloadSerializer, parse_isolation
+from ...api.serializers.workloads import WorkloadSerializer
 from ...backends import progress
 from ...conf import limits
-from ...exceptions import VulcanError, short_repr
+from ...exceptions import VulcanError
 from ...execution.lifecycle import Submission
 from ...executors import get_executor
 from ...health import PROBE_TIMEOUT_S
 from ...models import Workload
-from ...routing import RUNTIMES
+from ...routing import RUNTIMES, parse_isolation
 from ...utils import strict_json
+from ...utils.text import short_repr
 from ...workloads import AUTO, ExitReason, WorkloadSpec, output_from_stdout
 from ..output import add_format, print_json, progress_bar, sanitize, spinner
 

@@ -5,18 +5,18 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ...api.serializers import WorkloadSerializer, WorkloadSummarySerializer
-from ...exceptions import VulcanError, short_repr
+from ...api.serializers.workloads import WorkloadSerializer, WorkloadSummarySerializer
+from ...exceptions import VulcanError
 from ...execution import lifecycle
 from ...logs.follow import follow as follow_log
 from ...logs.follow import log_hub
 from ...logs.store import Line, blocks_after, lines_after
 from ...models import Workload
+from ...utils.text import short_repr
 from ...workloads import Status
 from ..output import add_format, print_json, print_rich, sanitize, spinner, workload_table
 
 DEFAULT_LIMIT = 20
-FILTERS = {"status": "status", "runtime": "runtime", "isolation": "isolation_used"}
 
 
 class Command(BaseCommand):
@@ -55,13 +55,8 @@ class Command(BaseCommand):
                 self._kill(_find(options["id"]))
 
     def _list(self, options: dict[str, Any]) -> None:
-        found = Workload.objects.summaries().select_related("owner")
-        for name, lookup in FILTERS.items():
-            if options[name] is not None:
-                found = found.filter(**{lookup: options[name]})
-        if options["user"] is not None:
-            found = found.filter(owner__username=options["user"])
-        rows = found[: max(0, options["limit"])]
+        found = Workload.objects.all().filter_by(options)
+        rows = found.summaries().select_related("owner")[: max(0, options["limit"])]
         if options["format"] == "json":
             print_json(self, WorkloadSummarySerializer(rows, many=True).data)
         else:
@@ -78,7 +73,7 @@ class Command(BaseCommand):
             self._print(list(lines_after(blocks_after(workload.pk, 0), 0)))
             return
         with log_hub.subscribe(workload.pk) as follower:
-            for lines in follow_log(follower, 0):
+            for lines in follow_log(follower):
                 self._print(lines)
 
     def _print(self, lines: list[Line]) -> None:

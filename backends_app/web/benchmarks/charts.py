@@ -8,6 +8,7 @@ from django.utils.safestring import SafeString
 
 from ...benchmarks.results import MODES, Figures, Results
 from ...models import Benchmark
+from ...utils.text import shorten
 from .words import figure, ratio
 
 WIDTH, ROW = 320, 56
@@ -52,7 +53,7 @@ def _bars(found: Sequence[tuple[str, Figures]]) -> list[Bar]:
     longest_ms = max((figures.p95_ms or 0 for _, figures in found), default=0) or 1
     return [
         Bar(
-            name=name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS - 1]}…",
+            name=shorten(name, MAX_NAME_CHARS),
             ratio=ratio(figures.ratio),
             text=_text(figures),
             top=ROW * number,

@@ -12,7 +12,8 @@ from django.db.models.functions import Substr
 from ...execution.nodes import Node
 from ...models import Workload, WorkloadQuerySet
 from ...registry import Snapshot
-from ...routing import Ineligibility, Route, check_eligibility, describe_eligibility
+from ...routing import Ineligibility, RouteStatus
+from ...utils.text import one_line
 from ...workloads import Status
 from . import words
 
@@ -63,14 +64,14 @@ class Target:
 def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target]:
     """List route targets in route order, then unrouted and vanished backends."""
     sources: dict[str, list[Source]] = {}
-    for route in snapshot.routes:
-        sources.setdefault(route.target, []).append(_source(route, snapshot))
+    for status in snapshot.list_routes():
+        sources.setdefault(status.route.target, []).append(_source(status))
     found = []
     for name in dict.fromkeys((*sources, *snapshot.entries, *sorted(loads or ()))):
         entry = snapshot.entries.get(name)
         state, reason = NOT_REGISTERED, "no backend has this name; its workloads are refused"
         if entry is not None:
-            state, reason = entry.health.state, words.one_line(entry.health.description)
+            state, reason = entry.health.state, one_line(entry.health.description)
         found.append(
             Target(
                 name=name,
@@ -83,13 +84,11 @@ def targets(snapshot: Snapshot, loads: Mapping[str, Load] | None) -> list[Target
     return found
 
 
-def _source(route: Route, snapshot: Snapshot) -> Source:
-    entry = snapshot.entries.get(route.target)
-    finding = check_eligibility(entry, route.runtime, route.source_format)
-    misfit = finding in (Ineligibility.RUNTIME, Ineligibility.SOURCE_FORMAT)
+def _source(status: RouteStatus) -> Source:
+    misfit = status.ineligibility in (Ineligibility.RUNTIME, Ineligibility.SOURCE_FORMAT)
     return Source(
-        name=route.runtime or route.source_format or "anything else",
-        problem=describe_eligibility(entry, finding) if misfit else "",
+        name=status.route.runtime or status.route.source_format or "anything else",
+        problem=status.reason if misfit else "",
     )
 
 
@@ -154,7 +153,7 @@ def failures(visible: WorkloadQuerySet, since: datetime) -> list[Failure]:
             owner=owner,
             finished_at=finished_at,
             reason=words.exit_reason(exit_reason, exit_code),
-            error=words.one_line(bytes(error or b"").decode(errors="replace")),
+            error=one_line(bytes(error or b"").decode(errors="replace")),
         )
         for id, runtime, backend, owner, finished_at, exit_reason, exit_code, error in found
     ]

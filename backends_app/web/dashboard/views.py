@@ -17,15 +17,12 @@ from django.template.loader import render_to_string
 from django.utils.cache import get_conditional_response, patch_vary_headers
 from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
-from django.views import View
 from django.views.decorators.gzip import gzip_page
 
 from ...benchmarks.kept import latest_benchmark
 from ...conf import metrics_access
-from ...executors import get_executor
-from ...executors.base import Executor
+from ...executors.views import ExecutorView
 from ...models import Workload
-from ...registry import Registry, registry
 from ...utils.database import release_connection
 from ..benchmarks.charts import chart
 from . import charts, present, words
@@ -36,21 +33,13 @@ OPEN = "open"
 
 
 @method_decorator(gzip_page, name="dispatch")
-class DashboardView(View):
+class DashboardView(ExecutorView):
     """The whole page. Registry, executor and history default to those of the process."""
 
     http_method_names = ["get", "head", "options"]
-    registry: Registry = registry
-    executor_override: Executor | None = None
     history: History = history
 
-    @property
-    def executor(self) -> Executor:
-        return self.executor_override or get_executor()
-
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.executor_override is None:
-            self.executor.ensure_started()
         response = super().dispatch(request, *args, **kwargs)
         response.headers["Cache-Control"] = "private, no-cache"
         patch_vary_headers(response, ["Cookie"])

@@ -1,8 +1,6 @@
-"""Formatting of figures, and of untrusted text, for the dashboard."""
+"""Formatting of figures for the dashboard."""
 
 from ...workloads import ExitReason
-
-MAX_LINE_CHARS = 200
 
 
 def count(number: int) -> str:
@@ -47,12 +45,3 @@ def exit_reason(reason: str, exit_code: int | None = None) -> str:
     if reason != ExitReason.EXITED:
         return reason.replace("_", " ")
     return "exit code not 0" if exit_code is None else f"exit code {exit_code}"
-
-
-def one_line(text: str) -> str:
-    """Return untrusted text as one line of at most MAX_LINE_CHARS printable characters."""
-    cut = text[: 4 * MAX_LINE_CHARS]
-    line = " ".join("".join(char if char.isprintable() else " " for char in cut).split())
-    if len(line) > MAX_LINE_CHARS or len(cut) < len(text):
-        return f"{line[: MAX_LINE_CHARS - 1]}…"
-    return line

@@ -78,7 +78,7 @@ def serves_the_next(backend: GVisorBackend) -> None:
     """Run an honest program, unless the test has closed the backend."""
     with suppress(BackendUnavailable):
         honest = WorkloadSpec(image=IMAGE, command=("cat",), input="honest", runtime="oci")
-        assert backend.execute(honest).output == "honest"
+        assert backend.run(honest).output == "honest"
 
 
 def nothing_is_left(engine: TestEngine) -> None:
@@ -116,6 +116,6 @@ def run(backend: GVisorBackend):
             resources=Resources(**{"timeout_s": 30, **resources}),
             output_bytes=OUTPUT_BYTES,
         )
-        return backend.execute(spec)
+        return backend.run(spec)
 
     return run

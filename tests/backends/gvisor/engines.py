@@ -18,7 +18,7 @@ from pathlib import Path
 import docker
 
 from backends_app.backends.gvisor import GVisorBackend
-from tests.needs import find, need, without
+from tests.support.needs import find, need, without
 
 PROGRAMS = ("dockerd", "containerd", "runsc", "busybox")
 START_S = 30

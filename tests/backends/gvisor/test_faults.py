@@ -19,7 +19,7 @@ from backends_app.registry import Registry
 from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import RUNSC, TestEngine
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 SLEEPS = WorkloadSpec(
     runtime="oci", image=IMAGE, command=("sleep", "99"), resources=Resources(timeout_s=60)
@@ -52,12 +52,12 @@ def test_removed_runtime_is_noticed_at_once_and_never_replaced(
 
 
 def test_fake_runtime_by_the_same_name_is_detected(own: GVisorBackend, own_engine: TestEngine):
-    assert own.execute(ECHO).output == 1
+    assert own.run(ECHO).output == 1
     own_engine.runtimes = {"runsc": {"path": "/usr/sbin/runc"}}
     own_engine.reload()
     for _ in range(2):
         with pytest.raises(BackendUnavailable, match="is not gVisor"):
-            own.execute(ECHO)
+            own.run(ECHO)
     found = own.probe()
     assert (found.state, "is not gVisor" in found.description) == ("unhealthy", True)
     assert own_engine.containers() == []
@@ -67,10 +67,10 @@ def test_restarted_engine_is_used_again(own: GVisorBackend, own_engine: TestEngi
     assert own.probe() == own.probe()
     own_engine.stop()
     with pytest.raises(BackendUnavailable):
-        own.execute(ECHO)
+        own.run(ECHO)
     assert not own.probe().healthy
     own_engine.start()
-    assert own.execute(ECHO).output == 1
+    assert own.run(ECHO).output == 1
     assert own.probe().healthy
 
 
@@ -79,7 +79,7 @@ def test_killed_engine_is_a_fault_not_a_result(own: GVisorBackend, own_engine: T
 
     def run() -> None:
         try:
-            own.execute(SLEEPS)
+            own.run(SLEEPS)
         except BackendUnavailable as error:
             raised.append(error)
 
@@ -113,7 +113,7 @@ from backends_app.workloads import *
 backend = GVisorBackend(engine=sys.argv[1], pool={{"{image}": 1}})
 spec = WorkloadSpec(runtime="oci", image="{image}", command=("sleep", "99"),
                     resources=Resources(timeout_s=60))
-backend.execute(spec)
+backend.run(spec)
 """
 
 
@@ -166,7 +166,7 @@ def test_forged_image_label_does_not_affect_its_workload(engine: TestEngine, mak
     backend = make()
     spec = WorkloadSpec(runtime="oci", image="forged:2", command=("sh", "-c", "sleep 1; echo 1"))
     results = []
-    thread = threading.Thread(target=lambda: results.append(backend.execute(spec)))
+    thread = threading.Thread(target=lambda: results.append(backend.run(spec)))
     thread.start()
     while thread.is_alive():
         assert backend.probe().healthy  # sweeps, too
@@ -178,14 +178,14 @@ def test_other_service_instead_of_an_engine_is_unhealthy(make):
     found = GVisorBackend(engine="tcp://127.0.0.1:9")
     assert isinstance(found.probe(), Health)
     with pytest.raises(BackendUnavailable):
-        found.execute(ECHO)
+        found.run(ECHO)
 
 
 def test_forked_child_neither_uses_nor_removes_its_parents_warm_containers(
     engine: TestEngine, make
 ):
     backend = make(pool={IMAGE: 1})
-    assert backend.execute(ECHO).output == 1
+    assert backend.run(ECHO).output == 1
     deadline = time.monotonic() + 30
     while not backend.warm_container_ids():
         assert time.monotonic() < deadline

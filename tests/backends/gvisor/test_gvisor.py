@@ -10,9 +10,9 @@ import pytest
 from backends_app.backends.gvisor import GVisorBackend
 from backends_app.exceptions import InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
+from tests.backends.contract import BackendContract, Programs, kill_after_output
 from tests.backends.gvisor.conftest import IMAGE, OUTPUT_BYTES
 from tests.backends.gvisor.engines import TestEngine, of_another_processor
-from tests.contract import BackendContract, Programs, kill_after_output
 
 SHELL_AS_PYTHON = {"python": {"image": IMAGE, "command": ["sh", "{file}"]}}
 
@@ -78,7 +78,7 @@ def test_images_own_command_is_the_default(engine: TestEngine, backend):
         ("entry:1", ("given",), "entry given\n"),
     ):
         spec = WorkloadSpec(runtime="oci", image=image, command=command)
-        assert backend.execute(spec).stdout == printed
+        assert backend.run(spec).stdout == printed
 
 
 def test_warm_container_takes_any_command(engine: TestEngine, make):
@@ -86,9 +86,9 @@ def test_warm_container_takes_any_command(engine: TestEngine, make):
     backend = make(pool={"entry:1": 1, IMAGE: 1})
     odd = ("echo", "a'b", 'c"d', "e\nf", "$g `h` \\i", "", "*", "-n", "ü")
     for _ in range(2):  # without and with a warm container
-        own = backend.execute(WorkloadSpec(runtime="oci", image="entry:1"))
+        own = backend.run(WorkloadSpec(runtime="oci", image="entry:1"))
         assert own.stdout == "entry own\n"
-        result = backend.execute(WorkloadSpec(runtime="oci", image=IMAGE, command=odd))
+        result = backend.run(WorkloadSpec(runtime="oci", image=IMAGE, command=odd))
         assert result.stdout == " ".join(odd[1:]) + "\n"
         wait_for_spares(backend, 2)
 
@@ -106,14 +106,14 @@ def test_warm_container_is_used_once(make):
         runtime="oci", image=IMAGE, command=("sh", "-c", "cat /tmp/*; echo mine >/tmp/x")
     )
     for _ in range(3):
-        assert backend.execute(write).stdout == ""
+        assert backend.run(write).stdout == ""
         wait_for_spares(backend, 1)
 
 
 def test_removed_or_killed_warm_containers_affect_no_workload(engine: TestEngine, make):
     backend = make(pool={IMAGE: 2})
     spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=1)
-    assert backend.execute(spec).output == 1
+    assert backend.run(spec).output == 1
     wait_for_spares(backend, 2)
     client = engine.client()
     for number, spare in enumerate(backend.warm_container_ids()):
@@ -122,7 +122,7 @@ def test_removed_or_killed_warm_containers_affect_no_workload(engine: TestEngine
         else:
             client.remove_container(spare, force=True)
     client.close()
-    assert backend.execute(spec).output == 1
+    assert backend.run(spec).output == 1
 
 
 def test_image_without_a_shell_is_served_without_the_pool(engine: TestEngine, make):
@@ -130,7 +130,7 @@ def test_image_without_a_shell_is_served_without_the_pool(engine: TestEngine, ma
     backend = make(pool={"bare:1": 1})
     spec = WorkloadSpec(runtime="oci", image="bare:1", command=("cat",), input=[1])
     for _ in range(2):
-        assert backend.execute(spec).output == [1]
+        assert backend.run(spec).output == [1]
 
 
 def test_streams_are_separate_and_bounded(run):
@@ -206,7 +206,7 @@ def test_user_is_never_root_unless_allowed(engine: TestEngine, make):
 
     def who(tag: str) -> str:
         spec = WorkloadSpec(runtime="oci", image=f"user:{tag}", command=("id",))
-        return re.sub(r" groups=.*", "", backend.execute(spec).stdout.strip())
+        return re.sub(r" groups=.*", "", backend.run(spec).stdout.strip())
 
     found = {tag: who(tag) for tag in users}
     nobody = "uid=65534 gid=65534"
@@ -245,7 +245,7 @@ def test_user_name_is_resolved_by_the_image(engine: TestEngine, make):
     for number, (user, expected) in enumerate(users.items()):
         engine.image(f"named:{number}", [f"USER {user}", 'VOLUME ["/data"]'], files=files)
         spec = WorkloadSpec(runtime="oci", image=f"named:{number}", command=("id",))
-        found = re.sub(r"\(.*?\)| groups=.*", "", backend.execute(spec).stdout.strip())
+        found = re.sub(r"\(.*?\)| groups=.*", "", backend.run(spec).stdout.strip())
         assert found == expected, user
     assert engine.containers() == []  # including those that were only read
     client = engine.client()
@@ -260,7 +260,7 @@ def test_image_for_another_processor_is_rejected_before_it_runs(
     list(client.load_image(of_another_processor("other:1")))
     client.close()
     with pytest.raises(InvalidRequest, match=r"is for linux/arm64, but this server runs linux/amd"):
-        backend.execute(WorkloadSpec(runtime="oci", image="other:1"))
+        backend.run(WorkloadSpec(runtime="oci", image="other:1"))
 
 
 def test_shared_memory_works(run):
@@ -281,9 +281,9 @@ def test_bytes_that_are_not_utf8_set_the_encoding(run):
 def test_error_is_set_for_code_but_not_for_images(make):
     backend = make(runtimes=SHELL_AS_PYTHON)
     fails = "echo first >&2; echo 'ValueError: boom' >&2; exit 3"
-    assert backend.execute(WorkloadSpec(runtime="python", code=fails)).error == "ValueError: boom"
+    assert backend.run(WorkloadSpec(runtime="python", code=fails)).error == "ValueError: boom"
     spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("sh", "-c", fails))
-    assert backend.execute(spec).error == ""
+    assert backend.run(spec).error == ""
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_runtime_gets_its_limits_by_its_environment(
 ):
     engine.image("told:1", own)
     backend = make(runtimes={runtime: {"image": "told:1", "command": ["sh", "{file}"]}})
-    result = backend.execute(WorkloadSpec(runtime=runtime, code="env"))
+    result = backend.run(WorkloadSpec(runtime=runtime, code="env"))
     assert expected in result.stdout.splitlines()
 
 
@@ -311,10 +311,10 @@ def test_abort_on_a_full_heap_is_a_memory_limit(make, runtime, reason):
     backend = make(runtimes={runtime: {"image": IMAGE, "command": ["sh", "{file}"]}}, disk_mb=220)
     fill = "dd if=/dev/zero of=/tmp/x bs=1M count=190 2>/dev/null; "
     assert (
-        backend.execute(WorkloadSpec(runtime=runtime, code=f"{fill} kill -ABRT $$")).exit_reason
+        backend.run(WorkloadSpec(runtime=runtime, code=f"{fill} kill -ABRT $$")).exit_reason
         is reason
     )
-    result = backend.execute(WorkloadSpec(runtime=runtime, code="kill -ABRT $$"))
+    result = backend.run(WorkloadSpec(runtime=runtime, code="kill -ABRT $$"))
     assert (result.exit_reason, result.signal) == (ExitReason.SIGNAL, "SIGABRT")
 
 
@@ -324,7 +324,7 @@ def test_writable_folders_of_an_image_are_limited(engine: TestEngine, make):
     folders = "/data /b/c /d /tmp"
     script = f"for f in {folders}; do dd if=/dev/zero of=$f/x bs=1M count=9; done; ls -s {folders}"
     spec = WorkloadSpec(runtime="oci", image="volume:1", command=("sh", "-c", script))
-    result = backend.execute(spec)
+    result = backend.run(spec)
     assert result.stderr.count("No space left on device") == 4
     assert result.stdout.count("2048 x\n") == 4
     client = engine.client()
@@ -353,7 +353,7 @@ def test_code_requires_an_image_for_its_runtime(make):
         ({"runtime": "oci", "image": "unknown:1"}, "image"),
     ):
         with pytest.raises(InvalidRequest) as raised:
-            backend.execute(WorkloadSpec(**given))
+            backend.run(WorkloadSpec(**given))
         assert raised.value.field == field
     assert "pull: never" in raised.value.reason
 
@@ -361,7 +361,7 @@ def test_code_requires_an_image_for_its_runtime(make):
 def test_code_with_any_bytes_is_delivered(make):
     backend = make(runtimes={"python": {"image": IMAGE, "command": ["wc", "-c", "{file}"]}})
     for code in ("", "x", "ü\n'$(id)'\n" * 1000, "y" * 1_000_000):
-        result = backend.execute(WorkloadSpec(runtime="python", code=code, input=1))
+        result = backend.run(WorkloadSpec(runtime="python", code=code, input=1))
         assert result.stdout == f"{len(code.encode())} /tmp/main.py\n"
 
 

@@ -150,7 +150,7 @@ def test_printed_data_cannot_forge_anything(backend: GVisorBackend, forged: str)
     if "\0" in forged:
         script = r"printf '\001\000\000\000\000\000\000\005hallo'; exit 5"
         spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("sh", "-c", script))
-    result = backend.execute(spec)
+    result = backend.run(spec)
     assert (result.exit_code, result.stdout, result.output) == (5, forged, None)
 
 
@@ -160,7 +160,7 @@ def test_ten_concurrent_workloads_succeed(make):
 
     def one(number: int) -> None:
         spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=number)
-        results.append(backend.execute(spec).output)
+        results.append(backend.run(spec).output)
 
     threads = [threading.Thread(target=one, args=[number]) for number in range(10)]
     for thread in threads:

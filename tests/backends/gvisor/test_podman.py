@@ -30,7 +30,7 @@ from tests.backends.gvisor.test_gvisor_attacks import (  # noqa: F401
     test_privileged_operations_are_denied,
     test_unbounded_programs_are_killed,
 )
-from tests.needs import need
+from tests.support.needs import need
 
 
 class PodmanOfOthers(TestPodman):
@@ -64,7 +64,7 @@ def test_podman_with_another_default_runtime_is_rejected(own_engine: TestEngine)
         assert found.state == "undetected"
         assert re.search(r"would run everything with 'crun'.*--runtime runsc", found.description)
         with pytest.raises(BackendUnavailable, match="would run everything with 'crun'"):
-            backend.execute(WorkloadSpec(runtime="oci", image=IMAGE, command=("true",)))
+            backend.run(WorkloadSpec(runtime="oci", image=IMAGE, command=("true",)))
         assert own_engine.containers() == []
     finally:
         backend.close()

@@ -16,7 +16,7 @@ from backends_app.exceptions import InvalidRequest
 from backends_app.workloads import WorkloadSpec
 from tests.backends.gvisor.conftest import IMAGE
 from tests.backends.gvisor.engines import TestEngine
-from tests.needs import find, need
+from tests.support.needs import find, need
 
 CONFIGURATION = """
 version: 0.1
@@ -74,7 +74,7 @@ def pushed(engine: TestEngine, registry_address: str) -> Iterator[str]:
 
 
 def run(backend: GVisorBackend, image: str) -> object:
-    return backend.execute(WorkloadSpec(runtime="oci", image=image, input=[1])).output
+    return backend.run(WorkloadSpec(runtime="oci", image=image, input=[1])).output
 
 
 def test_missing_allowed_image_is_fetched_with_progress(make, pushed: str):
@@ -128,7 +128,7 @@ def test_no_packet_is_sent_for_disallowed_images(make, options, host: str):
 
 def run_honest(backend: GVisorBackend) -> bool:
     spec = WorkloadSpec(runtime="oci", image=IMAGE, command=("cat",), input=True)
-    return backend.execute(spec).output is True
+    return backend.run(spec).output is True
 
 
 def test_only_allowed_images_run_even_if_present(engine: TestEngine, make):

@@ -59,9 +59,7 @@ def backend(engine: TestEngine, make) -> GVisorBackend:
 def run(backend: GVisorBackend):
     def run(code: str, input=None, **resources):
         bounds = Resources(**{"timeout_s": 30, **resources})
-        return backend.execute(
-            WorkloadSpec(runtime="python", code=code, input=input, resources=bounds)
-        )
+        return backend.run(WorkloadSpec(runtime="python", code=code, input=input, resources=bounds))
 
     return run
 

@@ -13,8 +13,8 @@ from backends_app.backends.microvm.images import Images
 from backends_app.backends.microvm.runtimes import RUNTIMES
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
-from tests.confinement.programs import children
-from tests.needs import need, without
+from tests.support.needs import need, without
+from tests.support.processes import children
 
 OUTPUT_BYTES = 20_000
 
@@ -71,7 +71,7 @@ def execute(backend: MicroVMBackend, code: str | None = None, **given) -> Worklo
     spec = WorkloadSpec(
         runtime=runtime, code=code, resources=resources, output_bytes=output_bytes, **fields
     )
-    return backend.execute(spec)
+    return backend.run(spec)
 
 
 @pytest.fixture

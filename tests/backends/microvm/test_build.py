@@ -23,9 +23,9 @@ from backends_app.backends.microvm.images import Artifact, Images
 from backends_app.backends.microvm.machine import MachineSize
 from backends_app.backends.microvm.qemu import Accelerators
 from backends_app.backends.setup import SetupError
-from tests.confinement.programs import gone
-from tests.needs import need
-from tests.programs import ROOT, manage, wait_until
+from tests.support.needs import need
+from tests.support.processes import gone
+from tests.support.programs import ROOT, manage, wait_until
 
 PART = Artifact(name="thing", files=("a",), made_from={"of": "nothing"})
 

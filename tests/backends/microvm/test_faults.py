@@ -25,8 +25,8 @@ from backends_app.backends.microvm.images import (
 from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.backends.microvm.conftest import execute, machines
-from tests.confinement.programs import children, gone
-from tests.programs import PATIENCE_S, ROOT, environment, wait_until
+from tests.support.processes import children, gone
+from tests.support.programs import PATIENCE_S, ROOT, environment, wait_until
 
 ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one piece
 

@@ -13,10 +13,10 @@ from backends_app.backends.microvm import MicroVMBackend
 from backends_app.backends.microvm.runtimes import RUNTIMES
 from backends_app.exceptions import BackendUnavailable, InvalidOption, InvalidRequest
 from backends_app.workloads import ExitReason, Resources, Status, WorkloadSpec
+from tests.backends.contract import BackendContract, Programs, kill_after_output
 from tests.backends.microvm.archives import packed
 from tests.backends.microvm.conftest import execute, machines
-from tests.contract import BackendContract, Programs, kill_after_output
-from tests.programs import PATIENCE_S
+from tests.support.programs import PATIENCE_S
 
 GO_ECHO = """package main
 import ("io"; "os")

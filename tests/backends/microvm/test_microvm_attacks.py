@@ -11,7 +11,7 @@ import pytest
 from backends_app.workloads import ExitReason, Status
 from tests.backends.microvm.archives import packed
 from tests.backends.microvm.conftest import execute, machines
-from tests.confinement.programs import children, gone
+from tests.support.processes import children, gone
 
 pytestmark = pytest.mark.usefixtures("attacked")
 

@@ -10,7 +10,7 @@ from backends_app.backends.microvm import clock, qemu
 from backends_app.backends.microvm.qemu import Accelerators
 from backends_app.exceptions import BackendUnavailable
 from backends_app.sandbox.client import LaunchError
-from tests.needs import need
+from tests.support.needs import need
 
 
 @pytest.fixture(scope="module")

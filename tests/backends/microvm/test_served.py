@@ -19,7 +19,7 @@ from backends_app.workloads import Resources, WorkloadSpec
 from tests.backends import wasm
 from tests.backends.gvisor.engines import require, started
 from tests.backends.microvm.archives import packed
-from tests.programs import manage
+from tests.support.programs import manage
 
 pytestmark = pytest.mark.django_db(transaction=True)  # what runs is stored by another thread
 

@@ -1,5 +1,0 @@
-"""The site's settings with the URLs of the benchmark."""
-
-from vulcan_site.settings import *  # noqa: F403
-
-ROOT_URLCONF = "tests.bench.urls"

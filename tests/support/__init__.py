@@ -1,0 +1,1 @@
+"""Helpers that tests share: programs, servers, workloads, hostile requests, and their needs."""

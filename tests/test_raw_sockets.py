@@ -144,7 +144,7 @@ UNREAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"  # its body is never re
 POST = b"POST /v1/workloads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
-SCRIPT = "/static/drf_spectacular_sidecar/redoc/bundles/redoc.standalone.js"
+SCRIPT = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
 SECOND = b"GET /v1/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -320,7 +320,7 @@ def test_unfinished_large_bodies_hold_no_thread_for_long(server: Server, token: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/schema", "/static/drf_spectacular_sidecar/redoc/bundles/redoc.standalone.js"]
+    "path", ["/v1/schema", "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"]
 )
 def test_clients_that_do_not_read_hold_no_thread_for_long(server: Server, path: str):
     assert len(server.ask("GET", path)[1]) > 40_000

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import rest_framework
 from django.http import HttpRequest, HttpResponse
@@ -57,7 +56,7 @@ def _header(policy: Mapping[str, str]) -> str:
 
 
 class ContentPolicyMiddleware:
-    """Sets the policy headers. A DRF view can extend the page policy by `content_policy`."""
+    """Sets the policy headers: of pages, or of other responses."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
@@ -65,17 +64,8 @@ class ContentPolicyMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        policy = self._data_header
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            extra = getattr(request, "content_policy", None)
-            policy = self._page_header if extra is None else _header({**PAGE_POLICY, **extra})
-        response.headers[HEADER] = policy
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        response.headers[HEADER] = self._page_header if is_page else self._data_header
         response.headers["Permissions-Policy"] = PERMISSIONS
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
-
-    def process_view(
-        self, request: HttpRequest, view: Callable[..., HttpResponse], args: Any, kwargs: Any
-    ) -> None:
-        extra = getattr(getattr(view, "cls", None), "content_policy", None)
-        request.content_policy = extra  # type: ignore[attr-defined]

@@ -30,7 +30,6 @@ SILENCED_SYSTEM_CHECKS = env.list("SILENCED_SYSTEM_CHECKS", default=[])
 
 ROOT_URLCONF = "vulcan_site.urls"
 WSGI_APPLICATION = "vulcan_site.wsgi.application"
-ASGI_APPLICATION = "vulcan_site.asgi.application"
 TEST_RUNNER = "vulcan_site.test_runner.PytestRunner"
 
 # Other origins may call the API with a token, but never with cookies.
@@ -190,7 +189,6 @@ REST_KNOX = {
 SPECTACULAR_SETTINGS = {
     # Of `manage.py spectacular`
     "DEFAULT_GENERATOR_CLASS": "backends_app.api.schema.CachedGenerator",
-    "REDOC_DIST": "SIDECAR",
 }
 
 _format, _level = logs.defaults(sys.argv, DEBUG)

@@ -9,9 +9,7 @@ slow (punycode) or always fail (undefined).
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
-from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.http import parse_header_parameters
 
@@ -49,8 +47,8 @@ def parse_cookies(header: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-class _UTF8Request(HttpRequest):
-    """A request that ignores the charset its client names.
+class UTF8WSGIRequest(WSGIRequest):
+    """A WSGI request that ignores the charset its client names.
 
     Django parses the Content-Type when it creates the request, before middleware can refuse it.
     """
@@ -66,11 +64,3 @@ class _UTF8Request(HttpRequest):
             )
         except ValueError:  # ContentTypeMiddleware refuses it
             self.content_type, self.content_params = "", {}
-
-
-class UTF8WSGIRequest(_UTF8Request, WSGIRequest):
-    """A WSGI request."""
-
-
-class UTF8ASGIRequest(_UTF8Request, ASGIRequest):
-    """An ASGI request."""

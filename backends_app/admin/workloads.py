@@ -64,7 +64,6 @@ class WorkloadAdmin(ReadOnlyAdmin):
     ]
     list_filter = ["status", RuntimeFilter, BackendFilter, "exit_reason", "created_at"]
     list_select_related = ["owner"]
-    date_hierarchy = "created_at"
     search_fields = [
         "id",
         "owner__username",

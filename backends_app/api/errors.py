@@ -122,13 +122,20 @@ def envelope(kind: str, code: str, detail: object, status_code: int) -> JsonResp
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Return 413 for a body that Django refused as too large, 400 otherwise."""
-    if isinstance(exception, RequestDataTooBig):
-        return envelope("client_error", "payload_too_large", PayloadTooLarge.default_detail, 413)
-    return envelope("client_error", "bad_request", "The request was refused as malformed.", 400)
+    is_too_large = isinstance(exception, RequestDataTooBig)
+    if _wants_json(request):
+        if is_too_large:
+            detail = PayloadTooLarge.default_detail
+            return envelope("client_error", "payload_too_large", detail, 413)
+        detail = "The request was refused as malformed."
+        return envelope("client_error", "bad_request", detail, 400)
+    if is_too_large:
+        return _page("Payload too large", 413)
+    return defaults.bad_request(request, exception)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
+    if not _wants_json(request):
         return defaults.permission_denied(request, exception)
     return envelope(
         "client_error", "permission_denied", exceptions.PermissionDenied.default_detail, 403
@@ -136,7 +143,7 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
+    if not _wants_json(request):
         return defaults.page_not_found(request, exception)
     return envelope("client_error", "not_found", exceptions.NotFound.default_detail, 404)
 
@@ -152,30 +159,37 @@ def server_error(request: HttpRequest) -> HttpResponse:
         response.headers["Retry-After"] = str(RETRY_UNAVAILABLE_S)
         response._has_been_logged = True  # type: ignore[attr-defined]  # by Django, with a trace
         return response
-    if _for_people(request):
+    if not _wants_json(request):
         return defaults.server_error(request)
     return envelope("server_error", "error", "Server Error (500)", 500)
 
 
 def _unavailable(request: HttpRequest, error: APIException) -> HttpResponse:
-    if _in_api(request):
+    if _wants_json(request):
         return envelope("server_error", error.default_code, error.detail, error.status_code)
     details = f"{error.detail} Try again in {RETRY_UNAVAILABLE_S} seconds."
-    page = defaults.ERROR_PAGE_TEMPLATE % {"title": "Service unavailable", "details": details}
-    return HttpResponse(page, status=error.status_code)
+    return _page("Service unavailable", error.status_code, details)
+
+
+def _page(title: str, status_code: int, details: str = "") -> HttpResponse:
+    """Return an error page like those of Django."""
+    page = defaults.ERROR_PAGE_TEMPLATE % {"title": title, "details": details}
+    return HttpResponse(page, status=status_code)
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    """Return whether the request is for the API, or accepts JSON and no page.
+
+    Other paths belong to pages, which may be those of a host project.
+    """
+    accept = request.headers.get("Accept", "")
+    only_json = "json" in accept and "html" not in accept and "*" not in accept
+    return only_json or _in_api(request)
 
 
 def _in_api(request: HttpRequest) -> bool:
     """Return whether the request is for the API, whose clients are programs."""
     try:
         return request.path.startswith(reverse("v1:root"))
-    except NoReverseMatch:
-        return False
-
-
-def _for_people(request: HttpRequest) -> bool:
-    """Return whether the request is for the admin, whose errors are HTML pages."""
-    try:
-        return request.path.startswith(reverse("admin:index"))
     except NoReverseMatch:
         return False

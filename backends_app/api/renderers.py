@@ -40,6 +40,11 @@ class ExplorableAPIRenderer(BrowsableAPIRenderer):
         context = super().get_context(data, accepted_media_type, renderer_context)
         links = getattr(renderer_context["view"], "links", None)
         context["links"] = [*self._full_link, *(links() if links is not None else [])]
+        if renderer_context["request"].method == "GET":
+            # Above the list; the response to a form stands above the form, as DRF does it.
+            context["submit_form"] = context["post_form"]
+            context["submit_raw_form"] = context["raw_data_post_form"]
+            context["post_form"] = context["raw_data_post_form"] = None
         # Inline styles for highlighted code, which our pages do not show.
         context["code_style"] = None
         return context

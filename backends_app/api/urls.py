@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
@@ -35,7 +34,6 @@ def api_urlpatterns(
     def view(view_class: type[RegistryView]) -> AsView:
         return partial(view_class.as_view, registry=registry, executor_override=executor)
 
-    schema: dict[str, Any] = {"url_name": "v1:schema"}
     return [
         path("", view(root.RootView)(), name="root"),
         *_both("backends", view(backends.BackendListView), "backends"),
@@ -55,8 +53,7 @@ def api_urlpatterns(
         *_both("tokens", tokens.TokensView.as_view, "tokens"),
         *_both("tokens/<str:key>", tokens.TokenView.as_view, "token"),
         *_both("schema", docs.SchemaView.as_view, "schema"),
-        *_both("docs", partial(docs.SwaggerView.as_view, **schema), "docs"),
-        *_both("redoc", partial(docs.RedocView.as_view, **schema), "redoc"),
+        *_both("docs", partial(docs.SwaggerView.as_view, url_name="v1:schema"), "docs"),
         re_path("", root.UnknownPathView.as_view()),
     ]
 

@@ -23,7 +23,7 @@ APP = "/admin/backends_app"
         f"{APP}/route/?isolation=auto&runtime=node&source_format=code",
         f"{APP}/nodebackend/",
         f"{APP}/workload/",
-        f"{APP}/workload/?q=x&created_at__year=2026",
+        f"{APP}/workload/?q=x&created_at__gte=2026-01-01T00:00:00Z",
         f"{APP}/workload/{{}}/change/",
         f"{APP}/workload/{{}}/history/",
     ],

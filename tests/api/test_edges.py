@@ -1,25 +1,26 @@
-"""Every path returns errors in the envelope; no client input causes a 5xx or an HTML page."""
+"""Every API path returns errors in the envelope; no client input causes a 5xx or an HTML page."""
+
+import re
 
 import pytest
-from django.test import Client, override_settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.test import Client, RequestFactory, override_settings
+
+from backends_app.api import errors
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/nope",
         "/v1/nope",
         "/v1/nope/",
         "/v1/backends/a/b",
         "/v1/backends/..%2f..",
         "/v1/backends/../../etc/passwd",
         "/v1//backends",
-        "/v2/backends",
-        "/V1/backends",
         "/v1/workloads/%00/x",
-        "/" + "x" * 10_000,
-        "/%ff",
-        "/static/nope.js",
+        "/v1/" + "x" * 10_000,
+        "/v1/%ff",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "TRACE", "NONSENSE"])
@@ -29,6 +30,46 @@ def test_an_unknown_path_is_404_in_the_envelope(client, path, method):
     assert response["Content-Type"] == "application/json"
     assert response.json()["type"] == "client_error"
     assert {*response.json()["errors"][0]} == {"code", "detail", "attr"}
+
+
+ELSEWHERE = ("/nope", "/v2/backends", "/V1/backends", "/" + "x" * 10_000, "/%ff", "/static/nope.js")
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+@pytest.mark.parametrize(
+    "accept", [None, "*/*", "text/html,*/*;q=0.8", "text/html, application/json"]
+)
+def test_an_unknown_path_outside_the_api_is_djangos_404_page(client, path, accept):
+    response = client.get(path, headers={"accept": accept} if accept else {})
+    assert response.status_code == 404
+    assert response["Content-Type"].startswith("text/html")
+    assert b"Not Found" in response.content
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+@pytest.mark.parametrize("accept", ["application/json", "application/problem+json"])
+def test_a_client_that_accepts_only_json_gets_the_envelope_everywhere(client, path, accept):
+    response = client.get(path, headers={"accept": accept})
+    assert response.status_code == 404
+    assert response.json()["errors"][0]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(("accept", "is_json"), [("text/html", False), ("application/json", True)])
+def test_errors_outside_the_api_are_pages_or_json_as_accepted(serve, filled, accept, is_json):
+    serve(filled)
+    client = Client(raise_request_exception=False, headers={"accept": accept})
+    request = RequestFactory(headers={"accept": accept}).get("/nope")
+    responses = {
+        400: client.get("/nope", headers={"host": "evil.example"}),
+        403: errors.permission_denied(request, PermissionDenied("a secret")),
+        404: client.get("/nope"),
+        413: errors.bad_request(request, RequestDataTooBig("a secret")),
+        500: client.get("/broken"),
+    }
+    for status, response in responses.items():
+        assert response.status_code == status
+        assert (response["Content-Type"] == "application/json") is is_json
+        assert b"secret" not in response.content
 
 
 @pytest.mark.parametrize("debug", [True, False])
@@ -62,7 +103,7 @@ def test_a_bug_is_500_without_its_message(serve, filled):
     serve(filled)
     response = Client(raise_request_exception=False).get("/broken")
     assert response.status_code == 500
-    assert response["Content-Type"] == "application/json"
+    assert response["Content-Type"].startswith("text/html")
     assert b"secret" not in response.content
 
 
@@ -84,16 +125,15 @@ def test_the_root_links_to_every_resource(client):
     links = client.get("/v1/").json()
     assert {*links} == {
         *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-        *("tokens", "schema", "docs", "redoc"),
+        *("tokens", "schema", "docs"),
     }
     for name, link in links.items():
         if name != "workloads-async":
             assert client.get(link).status_code == 200, name
 
 
-@pytest.mark.parametrize("path", ["docs", "redoc"])
-def test_the_documentation_is_served_from_local_files(client, path):
-    page = client.get(f"/v1/{path}", headers={"accept": "text/html"}).content.decode()
+def test_the_documentation_is_served_from_local_files(client):
+    page = client.get("/v1/docs", headers={"accept": "text/html"}).content.decode()
     sources = [part.split('"')[0] for part in page.split('src="')[1:]]
     links = [part.split('"')[0] for part in page.split("<link")[1:] if 'href="' in part]
     assert sources
@@ -121,6 +161,27 @@ def test_the_page_of_the_workloads_has_a_form(serve, filled, user):
     page = client.get("/v1/workloads", headers={"accept": "text/html"}).content.decode()
     for field in ("runtime", "isolation", "code", "input", "resources.timeout_s"):
         assert f'name="{field}"' in page
+
+
+def test_the_form_stands_above_the_list_and_below_the_response_to_it(serve, filled, user):
+    client = serve(filled)
+    client.force_login(user)
+    for method, form_first in ((client.get, True), (client.post, False)):
+        page = method("/v1/workloads", headers={"accept": "text/html"}).content.decode()
+        form, response = page.index('id="post-object-form"'), page.index('class="response-info"')
+        assert (form < response) is form_first
+        assert page.count('name="code"') == 1
+
+
+def test_the_form_of_the_page_runs_a_workload(serve, filled, user):
+    client = serve(filled)
+    client.force_login(user)
+    page = client.get("/v1/workloads", headers={"accept": "text/html"}).content.decode()
+    [form] = re.findall(r'<form id="post-object-form".*?</form>', page, re.DOTALL)
+    assert 'action="/v1/workloads" method="post"' in form
+    fields = {"runtime": "node", "isolation": "auto", "code": "1", "input": "null", "command": ""}
+    assert all(f'name="{name}"' in form for name in fields)
+    assert client.post("/v1/workloads", fields).json()["status"] == "completed"
 
 
 @pytest.mark.parametrize(

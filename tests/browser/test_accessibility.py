@@ -12,9 +12,13 @@ from backends_app.workloads import Status
 from tests.dashboard.day import day, workload
 now, ada = datetime.now(UTC), User.objects.get(username="ada")
 Workload.objects.bulk_create(day(now, 1000, ada), batch_size=500)
+from tests.benchmarks.results import figures, measured, row
 error = "x" * 10_000  # one word that fits nowhere
 for one in Workload.objects.filter(status="failed")[:3]:
     Workload.objects.filter(pk=one.pk).update(error=error)
+failed = {"warm": figures(failures=1, failure=error), "cold": figures(3), "parallel": figures()}
+row("first", measured("isolate", 3), measured("fickle", 300))
+row("x" * 60, measured("isolate", 30), measured("fickle", 300, modes=failed), load_before=7.5)
 """
 
 
@@ -42,12 +46,26 @@ def test_axe_finds_nothing_on_the_dashboard(visit, site, filled, sign_in, scheme
         assert violations(page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("person", ["anonymous", "root"])
+def test_axe_finds_nothing_on_the_benchmark_page(visit, filled, sign_in, scheme, person):
+    page = visit(color_scheme=scheme).new_page()
+    if person != "anonymous":
+        sign_in(page, person)
+    page.goto("/benchmarks")
+    expect(page.locator("svg")).to_have_count(3)
+    assert violations(page) == []
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_the_dashboard_never_scrolls_sideways(visit, filled, sign_in, width: int):
+def test_no_page_scrolls_sideways(visit, filled, sign_in, width: int):
     page = visit(viewport={"width": width, "height": 800}).new_page()
     sign_in(page, "root")
     page.goto("/?window=day")
     page.locator("#table-isolate summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.goto("/benchmarks")
+    page.locator("summary").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 

@@ -61,8 +61,6 @@ def test_the_policy_allows_everything_the_pages_load(page, site: str):
     page.wait_for_selector(".opblock")  # Swagger UI has rendered the schema
     assert errors(page) == []
     assert [url for url in urls if not url.startswith((site, "data:"))] == []
-    page.goto(f"{site}/v1/redoc")
-    page.wait_for_selector("h2:has-text('backends_list')")
     page.goto(f"{site}/v1/")
     page.click("text=Log out")
     page.wait_for_selector("text=Log in")

@@ -6,11 +6,9 @@ import pkgutil
 from itertools import cycle
 
 import pytest
-from django.core.handlers.asgi import ASGIRequest
 
 from tests.support.hostile import Request
-from vulcan_site.asgi import application as asgi
-from vulcan_site.utf8_requests import UTF8ASGIRequest, parse_content_type
+from vulcan_site.utf8_requests import parse_content_type
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the WSGI handler closes connections
 
@@ -76,18 +74,3 @@ def test_a_long_charset_is_truncated_in_the_error():
     with pytest.raises(ValueError, match="charset") as raised:
         parse_content_type("text/plain; charset=" + "x" * 400)
     assert len(str(raised.value)) < 200
-
-
-def test_asgi_requests_ignore_the_charset():
-    assert asgi.request_class is UTF8ASGIRequest
-    scope = {
-        "type": "http",
-        "path": "/",
-        "method": "GET",
-        "headers": [(b"content-type", b"text/plain; x*=nope''%41; charset=rot13")],
-        "query_string": b"a=%41",
-    }
-    with pytest.raises(ValueError, match="nope"):
-        ASGIRequest(scope, None)
-    request = UTF8ASGIRequest(scope, None)
-    assert request.GET["a"] == "A"

@@ -50,12 +50,15 @@ def fails(serve, filled, lines):
     """Return a function that requests a path and checks the response and the log of a bug."""
     serve(filled)
 
-    def ask(path: str, **meta: str) -> None:
+    def ask(path: str, *, is_page: bool = False, **meta: str) -> None:
         answer = Request(path).send(HTTP_X_REQUEST_ID="the-id", **meta)
         assert answer.status == 500
-        assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-request-id"] == "the-id"
-        assert json.loads(answer.body) == ENVELOPE
+        if is_page:
+            assert answer.headers["content-type"].startswith("text/html")
+        else:
+            assert answer.headers["content-type"] == "application/json"
+            assert json.loads(answer.body) == ENVELOPE
         assert SECRET.encode() not in answer.body
         [(record, request_id)] = lines
         assert request_id == "the-id"
@@ -65,7 +68,11 @@ def fails(serve, filled, lines):
 
 
 def test_a_bug_in_a_view_is_a_logged_500(fails):
-    fails("/broken")
+    fails("/broken", is_page=True)
+
+
+def test_a_bug_in_a_view_is_json_for_a_client_that_accepts_only_json(fails):
+    fails("/broken", HTTP_ACCEPT="application/json")
 
 
 def test_a_bug_in_an_api_view_is_a_logged_500(fails, monkeypatch):
@@ -102,7 +109,7 @@ def test_a_bug_in_the_api_error_handler_is_a_logged_500(fails, monkeypatch, path
 
 def test_a_bug_in_an_error_page_is_a_logged_500(fails, monkeypatch):
     monkeypatch.setattr(errors, "not_found", broken)
-    fails("/nope")
+    fails("/nope", is_page=True)
 
 
 @pytest.mark.parametrize("path", ["/broken", "/v1/routes", "/healthz"])

@@ -1,10 +1,9 @@
-"""The OpenAPI document, and the pages that show it."""
+"""The OpenAPI document, and the page that shows it."""
 
 from typing import Any
 
 from drf_spectacular.views import (
     SpectacularAPIView,
-    SpectacularRedocView,
     SpectacularSwaggerSplitView,
 )
 from rest_framework.permissions import AllowAny
@@ -47,18 +46,3 @@ class SwaggerView(_DocumentView, SpectacularSwaggerSplitView):
 
     renderer_classes = SpectacularSwaggerSplitView.renderer_classes
     template_name = "backends_app/swagger_ui.html"
-
-
-class RedocView(_DocumentView, SpectacularRedocView):
-    """The OpenAPI document in Redoc, from local files.
-
-    Redoc adds inline styles to its page and searches in a worker from a blob. Only this page allows
-    both. Scripts are limited to our own files, here too.
-    """
-
-    renderer_classes = SpectacularRedocView.renderer_classes
-    content_policy = {
-        "style-src": "'self' 'unsafe-inline'",
-        "style-src-attr": "'unsafe-inline'",
-        "worker-src": "blob:",
-    }

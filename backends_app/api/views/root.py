@@ -22,7 +22,7 @@ class RootView(RegistryView):
     def get(self, request: Request) -> Response:
         names = (
             *("backends", "routes", "resolve", "workloads", "workloads-async", "nodes"),
-            *("tokens", "schema", "docs", "redoc"),
+            *("tokens", "schema", "docs"),
         )
         return Response(
             {

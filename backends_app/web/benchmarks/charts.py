@@ -1,4 +1,4 @@
-"""Bar chart geometry of a benchmark. A template writes the SVG, which fits any page."""
+"""Bar chart geometry of a benchmark. A template writes the SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Bar:
 def chart(benchmark: Benchmark | None, mode: str = "warm") -> SafeString:
     """Return one mode of a benchmark as an SVG without styles or scripts; "" without results.
 
-    The SVG inherits the text colour of its page, so it suits light and dark ones.
+    It inherits the text colour of its page; `base.css` has the colours of the bars.
     """
     if benchmark is None:
         return SafeString("")

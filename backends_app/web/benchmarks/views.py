@@ -38,7 +38,7 @@ class BenchmarksView(View):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         shown = _requested(request.GET.get("id"))
-        context: dict[str, Any] = {"signed_in": request.user.is_authenticated}
+        context: dict[str, Any] = {"page": "benchmarks", "user": request.user}
         if shown is not None:
             results = Results.from_json(shown.results)
             earlier = kept.previous(shown)

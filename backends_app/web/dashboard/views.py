@@ -55,6 +55,7 @@ class DashboardView(ExecutorView):
             "backends_app/dashboard.html",
             {
                 **context,
+                "page": "dashboard",
                 "live": live,
                 "etag": _etag(live),
                 "poll_s": POLL_S,

@@ -37,10 +37,10 @@ def test_every_backend_is_measured_in_every_mode():
     measuring = bench(registered(one=one, two=two))
     found = measuring.run(lambda done, total: progress.append((done, total)))
     assert [each.name for each in found.measured] == ["one", "two"]
-    for each, slots in zip(found.measured, (4, 2), strict=True):
+    for each, at_once in zip(found.measured, (4, 2), strict=True):
         assert list(each.modes) == list(MODES)
-        assert [each.modes[mode].runs for mode in MODES] == [3, 3, 3 * slots]
-        assert [each.modes[mode].at_once for mode in MODES] == [1, 1, slots]
+        assert [each.modes[mode].runs for mode in MODES] == [3, 3, 3 * at_once]
+        assert [each.modes[mode].at_once for mode in MODES] == [1, 1, at_once]
         assert all(each.modes[mode].failures == 0 for mode in MODES)
         assert all(each.modes[mode].p50_ms <= each.modes[mode].p95_ms for mode in MODES)
         assert all(each.modes[mode].per_s > 0 for mode in MODES)

@@ -70,8 +70,10 @@ def test_a_keyed_run_without_a_slot_waits_in_the_queue(registry: Registry):
     first = executor.submit(submission(input=1))
     assert inside.wait(PATIENCE_S)
     outputs: list[object] = []
+    ada = User.objects.create_user("ada")
     threads = [
-        threading.Thread(target=lambda: outputs.append(run_and_close(executor))) for _ in range(3)
+        threading.Thread(target=lambda: outputs.append(run_and_close(executor, ada)))
+        for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -85,9 +87,9 @@ def test_a_keyed_run_without_a_slot_waits_in_the_queue(registry: Registry):
     executor.drain()
 
 
-def run_and_close(executor: LocalExecutor) -> object:
+def run_and_close(executor: LocalExecutor, owner: User) -> object:
     try:
-        return executor.run(submission(input=2, key="k")).output
+        return executor.run(submission(input=2, key="k", owner=owner)).output
     finally:
         connections.close_all()
 

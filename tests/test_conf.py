@@ -142,7 +142,7 @@ MICROVM = "backends_app.backends.microvm.MicroVMBackend"
         ("LIMITS", {"code_bytes": 0.5}, ["['code_bytes']", "0.5"]),
         ("LIMITS", {"code_bytes": True}, ["['code_bytes']", "True"]),
         ("RUNTIME_DIR", "relative", ["ISOLATION_RUNTIME_DIR", "relative"]),
-        ("THROTTLE_RATES", {"user": "many"}, ["['user']", "'many'", "60/min"]),
+        ("THROTTLE_RATES", {"user": "many"}, ["['user']", "'many'", "600/min"]),
         ("THROTTLE_RATES", {"host": "1/s"}, ["['host']", "user, address"]),
         ("METRICS", {"access": "all"}, ["['access']", "'all'", "open, token, off"]),
         ("METRICS", {"access": ["open"]}, ["['access']", "open, token, off"]),

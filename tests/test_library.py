@@ -11,6 +11,7 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import deno
 import pytest
 
 from tests.support.programs import PATIENCE_S, ROOT, environment, running, tracked_files
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory) -> Path:
 def python(wheel: Path, tmp_path_factory) -> str:
     """Install the wheel into a new environment, and return that environment's Python.
 
-    The dependencies are those of the tests' own environment, added to its path.
+    The dependencies are those of the tests' own environment, added to its path; Deno is a program.
     """
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -42,6 +43,7 @@ def python(wheel: Path, tmp_path_factory) -> str:
     pip("--python", python, "install", "--no-index", "--no-deps", "--no-compile", str(wheel))
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (folder / "bin" / "deno").symlink_to(deno.find_deno_bin())
     return python
 
 

@@ -35,7 +35,7 @@ def test_times_without_zones_are_an_error():
 
 
 @pytest.mark.parametrize(
-    ("settings", "id"),
+    ("project", "id"),
     [
         ({"DATABASES": {}}, "W004"),
         ({"DATABASES": {"default": {"ENGINE": "django.db.backends.dummy"}}}, "W004"),
@@ -44,12 +44,12 @@ def test_times_without_zones_are_an_error():
     ],
 )
 @pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
-def test_a_doubtful_project_is_a_warning_with_its_remedy(settings: dict, id: str):
-    with override_settings(**settings):
+def test_a_doubtful_project_is_a_warning_with_its_remedy(project: dict, id: str):
+    with override_settings(**project):
         [message] = check_project(None)
     assert message.id == f"backends_app.{id}"
     assert message.level == 30
-    assert next(iter(settings)) in message.hint
+    assert next(iter(project)) in message.hint
 
 
 @pytest.mark.parametrize("middleware", [[], [PROBES, "django.middleware.common.CommonMiddleware"]])

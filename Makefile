@@ -20,9 +20,9 @@ run: $(INSTALLED) .env  ## Run a development server on 127.0.0.1:8000, with a us
 test: $(INSTALLED)  ## Run the tests
 	$(PY) manage.py test --parallel 3
 
-check: lint  ## Quick check: lint, and the tests without servers, engines, machines and browsers
+check: lint  ## Quick check: lint, and the fast tests, which start nothing
 	$(PY) manage.py test --parallel 2 --exclude-tag machine --exclude-tag engine \
-		--exclude-tag server --exclude-tag browser
+		--exclude-tag server --exclude-tag browser --exclude-tag sandbox --exclude-tag slow
 
 lint: $(INSTALLED)  ## Check style, types, migrations and the API schema
 	$(VENV)/bin/ruff check .

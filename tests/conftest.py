@@ -78,6 +78,8 @@ def runtime_dir(settings, tmp_path_factory) -> Path:
     # Independent of this machine's .env:
     settings.ISOLATION_RETENTION = settings.ISOLATION_METRICS = {}
     settings.ISOLATION_REQUIRED_BACKENDS = []
+    # Not the slow hash of real passwords.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return settings.ISOLATION_RUNTIME_DIR
 
 

@@ -138,6 +138,7 @@ def test_an_unreachable_database_is_503(client, monkeypatch):
 # Idempotency keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/workloads", "/v1/workloads/async"])
 def test_fifty_concurrent_requests_with_one_key_are_one_workload(client, token, fakes, path):
     def one(_) -> tuple[int, str]:

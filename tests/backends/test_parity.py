@@ -23,7 +23,7 @@ from tests.backends.parity import Program
 PROGRAMS = {"node": parity.NODE, "python": parity.PYTHON, "go": parity.GO}
 OFFERED = {"node": ("isolate", "microvm"), "python": ("gvisor", "microvm"), "go": ("microvm",)}
 LANE: dict[str, tuple[pytest.MarkDecorator, ...]] = {
-    "isolate": (),
+    "isolate": (pytest.mark.sandbox,),
     "gvisor": (pytest.mark.engine,),
     "microvm": (pytest.mark.machine,),
 }

@@ -156,6 +156,7 @@ def test_workloads_run_in_order_within_the_slots(registry: Registry):
     assert all(abs(number - place) < 3 for place, number in enumerate(began))
 
 
+@pytest.mark.slow
 def test_a_slow_backend_does_not_delay_other_backends(executor: LocalExecutor, fakes):
     leave = threading.Event()
     fakes["microvm"].program = lambda workload: leave.wait(PATIENCE_S)
@@ -315,6 +316,7 @@ def test_draining_finishes_running_workloads_and_starts_none(filled: Registry, f
     assert late.status == "pending"
 
 
+@pytest.mark.slow
 def test_a_thousand_races_of_kill_and_end_have_one_outcome(
     filled: Registry, executor: LocalExecutor
 ):

@@ -26,6 +26,7 @@ def send(path: str, method: str, header: str, body: bytes = b""):
     return Request(path, method, query="a=%41", body=body).send(CONTENT_TYPE=header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_charset_that_is_not_utf_8_is_415_in_the_envelope(path: str):
     for name, kind in zip(CODECS, cycle(KINDS), strict=False):

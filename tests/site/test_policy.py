@@ -67,10 +67,12 @@ def cors(folder, **env: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_no_other_origin_is_allowed_by_default(migrated):
     assert cors(migrated) == [{}, {}, {}, {}]
 
 
+@pytest.mark.slow
 def test_a_configured_origin_is_allowed_without_cookies(migrated):
     named, stranger, preflight, strangers = cors(migrated, CORS_ORIGINS="https://friend.example")
     assert named["Access-Control-Allow-Origin"] == "https://friend.example"

@@ -13,11 +13,22 @@ LANES: Mapping[str, Sequence[str]] = {
         *("tests/site/test_proxies.py", "tests/test_library.py"),
     ),
     "browser": ("tests/browser/", "tests/site/test_browser.py"),
+    "sandbox": (
+        *("tests/sandbox/", "tests/backends/test_isolate.py", "tests/backends/test_wasi.py"),
+        *("tests/backends/test_isolate_attacks.py", "tests/backends/test_isolate_programs.py"),
+    ),
+    "slow": (
+        *("tests/test_needs.py", "tests/test_startup.py", "tests/dashboard/test_speed.py"),
+        *("tests/site/test_hostile_requests.py", "tests/site/test_linear_cost.py"),
+    ),
 }
 # Seconds for a test and its fixtures on a busy host. Machines may run without KVM, and the first
 # test of a lane may build what the others use. None is shorter than a wait of PATIENCE_S, which
 # fails with what it waited for.
-TIMEOUT_S: Mapping[str, int] = {"browser": 600, "server": 900, "engine": 900, "machine": 1800}
+TIMEOUT_S: Mapping[str, int] = {
+    **{"slow": 600, "sandbox": 600, "browser": 600},
+    **{"server": 900, "engine": 900, "machine": 1800},
+}
 FAST_TIMEOUT_S = 180
 
 

@@ -10,8 +10,7 @@ class Scrape:
     """One exposition: `scrape("name", label="value")` is the sum of the samples that match."""
 
     def __init__(self, text: str) -> None:
-        self.families = {one.name: one for one in text_string_to_metric_families(text)}
-        self.samples = [sample for one in self.families.values() for sample in one.samples]
+        self._text = text
 
     def __call__(self, name: str, **labels: str) -> float:
         return sum(sample.value for sample in self._matching(name, labels))
@@ -21,7 +20,7 @@ class Scrape:
 
     @property
     def series(self) -> int:
-        return len(self.samples)
+        return sum(len(family.samples) for family in text_string_to_metric_families(self._text))
 
     @property
     def names(self) -> set[str]:
@@ -29,14 +28,16 @@ class Scrape:
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
         return {
             family.name + ending
-            for family in self.families.values()
+            for family in text_string_to_metric_families(self._text)
             for ending in endings.get(family.type, [""])
         }
 
     def _matching(self, name: str, labels: dict[str, str]) -> Iterator:
-        for sample in self.samples:
-            if sample.name == name and labels.items() <= sample.labels.items():
-                yield sample
+        lines = [line for line in self._text.splitlines() if line.startswith(name)]
+        for family in text_string_to_metric_families("\n".join(lines)):  # not the other thousands
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    yield sample
 
 
 def scrape(url: str, token: str = "") -> Scrape:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import urllib.request
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -59,13 +58,14 @@ def ask(port: int, token: str):
 
 
 def test_every_worker_probes_by_itself(ask):
-    in_a_row = 0
-    while in_a_row < 10:
+    def healthy() -> bool:
         status, _, backends = ask("GET", "/v1/backends")
         assert status == 200
-        healthy = {one["name"]: one["healthy"] for one in backends}["isolate"]
-        assert healthy is not False
-        in_a_row = in_a_row + 1 if healthy else 0
+        found = {one["name"]: one["healthy"] for one in backends}["isolate"]
+        assert found is not False
+        return bool(found)
+
+    wait_until(lambda: all(healthy() for _ in range(10)))
 
 
 def test_typescript_runs(ask):
@@ -147,11 +147,12 @@ def test_disconnected_clients_release_their_slots(port: int, token: str, ask):
     for _ in range(12):
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(head + body)
-    while True:
+
+    def completed() -> Any:
         status, _, answer = ask("POST", "/v1/workloads", {"runtime": "node", "code": "1"})
-        if status == 201:  # otherwise the disconnected ones still wait, and this one may not
-            break
-    assert answer["status"] == "completed"
+        return answer if status == 201 else None  # while the disconnected ones still wait
+
+    assert wait_until(completed)["status"] == "completed"
 
 
 def test_many_concurrent_requests_are_201_or_202(ask):
@@ -193,23 +194,23 @@ def test_killed_workers_leave_no_process_and_no_slot(ask):
     for thread in threads:
         thread.start()
     workers = children(master)
-    while sum(map(is_busy, below(below(workers)))) < 3:
-        time.sleep(0.01)
+    wait_until(lambda: sum(map(is_busy, below(below(workers)))) >= 3)
     doomed = workers | below(workers) | below(below(workers))
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     for thread in threads:
         thread.join()
-    while not all(map(gone, doomed)):
-        time.sleep(0.01)
+    wait_until(lambda: all(map(gone, doomed)))
     answers: list[tuple[int, Any, Any]] = []
 
     def served() -> None:
         body = {"runtime": "node", "code": "await new Promise((done) => setTimeout(done, 300))"}
-        while True:
+
+        def answer() -> Any:
             with suppress(OSError, HTTPException):  # until the master has started new workers
-                answers.append(ask("POST", "/v1/workloads", body))
-                break
+                return ask("POST", "/v1/workloads", body)
+
+        answers.append(wait_until(answer))
 
     threads = [threading.Thread(target=served) for _ in range(4)]  # as many as there are slots
     for thread in threads:

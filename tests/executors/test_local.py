@@ -306,8 +306,7 @@ def test_draining_finishes_running_workloads_and_starts_none(filled: Registry, f
     assert inside.wait(PATIENCE_S)
     drain = threading.Thread(target=executor.drain)
     drain.start()
-    while not executor.draining:
-        time.sleep(0.001)
+    wait_until(lambda: executor.draining)
     late = executor.submit(submission())
     leave.set()
     drain.join()
@@ -421,8 +420,7 @@ def test_a_draining_node_is_alive_but_unhealthy(filled: Registry, fakes):
     leave = threading.Event()
     fakes["isolate"].program = lambda workload: leave.wait(PATIENCE_S)
     executor.submit(submission())
-    while not lifecycle.supervisor.all():
-        time.sleep(0.01)
+    wait_until(lifecycle.supervisor.all)
     drain = threading.Thread(target=executor.drain)
     drain.start()
     while NodeBackend.objects.filter(healthy=True).exists():

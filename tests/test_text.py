@@ -15,7 +15,7 @@ from backends_app.logs import store
 from backends_app.utils.text import ascii_json, escape, one_line, short_repr, shorten
 from backends_app.workloads import Status
 from tests.site.test_logs import line as log_line
-from tests.workloads import recorded
+from tests.support.workloads import recorded
 
 UNSAFE = {
     "NUL": ("\x00", r"\x00"),

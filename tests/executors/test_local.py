@@ -480,7 +480,7 @@ def test_stale_locks_are_removed_at_the_start(filled: Registry, runtime_dir):
 
 
 def test_stale_locks_are_removed_periodically(filled: Registry, runtime_dir, monkeypatch):
-    monkeypatch.setattr("backends_app.executors.base.SWEEP_INTERVAL_S", 0)
+    monkeypatch.setattr("backends_app.executors.maintenance.SWEEP_INTERVAL_S", 0)
     executor = LocalExecutor(filled)
     executor.maintenance.run_round()
     (runtime_dir / "later.running").touch()

@@ -1,6 +1,6 @@
 """The isolate backend: JavaScript, TypeScript and WebAssembly, a fresh Deno for each workload.
 
-A Deno process starts inside the sandbox layers of `confinement` before its workload arrives, runs
+A Deno process starts inside the sandbox layers of `sandbox` before its workload arrives, runs
 that one workload and exits.
 """
 

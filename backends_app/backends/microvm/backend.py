@@ -1,7 +1,7 @@
 """The microVM backend: a new QEMU machine for each workload, discarded after it.
 
 A machine resumes from a snapshot in which its runtime has already run, or boots if no snapshot
-fits. QEMU itself runs inside the sandbox layers of `confinement`.
+fits. QEMU itself runs inside the sandbox layers of `sandbox`.
 """
 
 import math

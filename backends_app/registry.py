@@ -236,7 +236,7 @@ def _entry(name: str, backend: Backend) -> RegisteredBackend:
     capabilities = getattr(backend, "capabilities", None)
     if not isinstance(capabilities, BackendCapabilities):
         raise InvalidBackend(name, "its `capabilities` must be a BackendCapabilities")
-    for method in ("probe", "execute", "kill", "close", "check"):
+    for method in ("probe", "prepare", "execute", "kill", "close", "check"):
         if not callable(getattr(backend, method, None)):
             raise InvalidBackend(name, f"it has no method `{method}`; derive it from Backend")
     return RegisteredBackend(

@@ -5,6 +5,7 @@ Sizes are in bytes unless the name has another unit, times in seconds or millise
 """
 
 import json
+import signal
 import uuid
 from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -265,6 +266,14 @@ def describe_exit(reason: ExitReason, resources: Resources) -> str:
 
 
 MAX_SIGNAL_CHARS = 16
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal; `SIG40` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 def validate_result(result: object) -> str:

@@ -9,7 +9,7 @@ from rest_framework.utils.mediatypes import media_type_matches
 
 from ..conf import limits
 from ..utils import strict_json
-from ..utils.text import short_repr
+from ..utils.text import one_line
 from .bodies import body_memory
 from .errors import LengthRequired, PayloadTooLarge
 
@@ -82,4 +82,4 @@ def check_content_type(request: Request) -> None:
         media_type_matches(parser.media_type, request.content_type)
         for parser in request.parsers or ()
     ):
-        raise UnsupportedMediaType(short_repr(request.content_type)[1:-1])
+        raise UnsupportedMediaType(one_line(request.content_type))

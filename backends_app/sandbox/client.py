@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.forks import reset_after_fork
-from ..workloads import ExitReason
+from ..workloads import ExitReason, signal_name
 from .descriptors import receive
 from .streams import Sink
 
@@ -372,7 +372,7 @@ class ConfinedProcess:
         return Exit(
             kill_reason=ExitReason(by_launcher) if by_launcher else by_server,
             exit_code=code if code >= 0 else None,
-            signal=_signal_name(-code) if code < 0 else None,
+            signal=signal_name(-code) if code < 0 else None,
             duration_ms=report["duration_ms"],
             prepare_ms=report["prepare_ms"],
             cpu_time_ms=report["cpu_time_ms"],
@@ -548,11 +548,4 @@ def _describe_failure(answer: Mapping[str, Any]) -> str:
 
 
 def _describe_exit(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else _signal_name(-code)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
+    return f"exit code {code}" if code >= 0 else signal_name(-code)

@@ -8,7 +8,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.utils import html
 
 from ...exceptions import InvalidRequest, comma_join
-from ...utils.text import short_repr
+from ...utils.text import one_line
 
 MAX_NAMED_ERRORS = 10
 
@@ -45,10 +45,7 @@ class StrictSerializer(serializers.Serializer):
         }[code]
         if keys:
             raise ValidationError(
-                {
-                    short_repr(key)[1:-1]: [ErrorDetail(detail, code=code)]
-                    for key in keys[:MAX_NAMED_ERRORS]
-                }
+                {one_line(key): [ErrorDetail(detail, code=code)] for key in keys[:MAX_NAMED_ERRORS]}
             )
 
 
@@ -59,7 +56,7 @@ class QuerySerializer(serializers.Serializer):
         for key in data:
             if key not in (*self.fields, "format"):
                 known = f"Unknown parameter. Known: {comma_join(self.fields)}."
-                raise InvalidRequest(short_repr(key)[1:-1], known)
+                raise InvalidRequest(one_line(key), known)
             if len(data.getlist(key)) > 1:
                 raise InvalidRequest(key, "Given more than once.")
         return super().to_internal_value(data.dict())

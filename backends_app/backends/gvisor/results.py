@@ -1,10 +1,16 @@
 """Convert the end of a container into the result of a workload."""
 
 import re
-import signal
 
 from ...sandbox.streams import Capture
-from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, describe_exit, output_from_stdout
+from ...workloads import (
+    ExitReason,
+    WorkloadResult,
+    WorkloadSpec,
+    describe_exit,
+    output_from_stdout,
+    signal_name,
+)
 from .. import heap
 from ..last_words import error_line
 from .configuration import RuntimeImage
@@ -37,8 +43,7 @@ def result_of(
             reason = ExitReason.MEMORY_LIMIT
     if 128 < code <= 128 + MAX_SIGNAL:
         number = code - 128
-        known = number in {one.value for one in signal.Signals}
-        name = signal.Signals(number).name if known else f"SIG{number}"
+        name = signal_name(number)
     stdout_text = stdout.text()
     done = reason is ExitReason.EXITED and code == 0
     error = (

@@ -1,13 +1,19 @@
 """Convert the end of a machine into the result of a workload."""
 
-import signal
 from dataclasses import dataclass
 
 from ...sandbox.client import Exit
 from ...sandbox.streams import Capture
 from ...utils import strict_json
 from ...utils.strict_json import JSON
-from ...workloads import ExitReason, WorkloadResult, WorkloadSpec, describe_exit, output_from_stdout
+from ...workloads import (
+    ExitReason,
+    WorkloadResult,
+    WorkloadSpec,
+    describe_exit,
+    output_from_stdout,
+    signal_name,
+)
 from .. import heap
 from ..last_words import error_line
 from .channel import COMPILE_S, START_S, AgentProtocol, ExitReport, Program
@@ -46,7 +52,7 @@ def result_of(
         )
     else:
         code = report.code if report.code >= 0 else None
-        name = None if report.code >= 0 else _signal_name(-report.code)
+        name = None if report.code >= 0 else signal_name(-report.code)
         reason = _reason(report, workload)
         error = (
             f"ended by {name}"
@@ -150,10 +156,3 @@ def _describe_machine_failure(exit: Exit, protocol: AgentProtocol) -> str:
     if exit.signal is not None:
         return f"the machine was ended by {exit.signal} before the program ended"
     return "the machine stopped before the program ended: its kernel or its agent crashed"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"

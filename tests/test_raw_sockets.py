@@ -434,7 +434,7 @@ def test_the_methods_that_the_worker_overrides_exist_in_gunicorn():
 
 NEW = (
     *("_patience_s", "_wait", "_receive", "_serve", "_half_close", "_drop", "_end", "_answer"),
-    *("_close", "_stop_waiting"),
+    *("_close", "_stop_waiting", "_call"),
 )
 
 

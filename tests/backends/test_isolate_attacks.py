@@ -161,7 +161,7 @@ def test_static_imports_reach_nothing(run):
 
 def test_process_gets_none_of_the_servers_environment(backend: IsolateBackend):
     spec = WorkloadSpec(runtime="node", code="for (;;);", resources=Resources(timeout_s=60))
-    thread = threading.Thread(target=backend.execute, args=[spec])
+    thread = threading.Thread(target=backend.run, args=[spec])
     thread.start()
     names: set[str] = set()
     while not names and thread.is_alive():

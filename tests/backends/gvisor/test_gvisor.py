@@ -373,7 +373,7 @@ def test_resources_are_limits_of_the_engine(engine: TestEngine, backend: GVisorB
         resources=Resources(cpus=0.5, mem_mb=100, timeout_s=60),
     )
     assert backend.probe().healthy  # so that its smoke container is not the first one found
-    thread = threading.Thread(target=backend.execute, args=[spec])
+    thread = threading.Thread(target=backend.run, args=[spec])
     thread.start()
     client = engine.client()
     while not (found := client.containers(filters={"label": "vulcan.owner", "status": "running"})):

@@ -486,3 +486,11 @@ def test_bytes_that_are_not_utf8_set_the_encoding(run):
     code = "Deno.stdout.writeSync(new Uint8Array([65, 255, 10])); console.error('text')"
     result = run(code)
     assert (result.stdout_encoding, result.stderr_encoding) == ("utf-8-lossy", "utf-8")
+
+
+def test_buffer_beyond_the_limit_is_an_error_of_the_program(run):
+    result = run("export default () => new Float64Array(2 ** 30).length")
+    assert (result.exit_reason, result.exit_code) == (ExitReason.EXITED, 1)
+    assert result.error.startswith("RangeError: Array buffer allocation failed")
+    caught = run("export default () => { try { new Float64Array(2 ** 30) } catch { return 1 } }")
+    assert caught.output == 1

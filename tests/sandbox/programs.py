@@ -7,7 +7,8 @@ from backends_app.sandbox.client import Command, ConfinedProcess, Exit, Launcher
 from backends_app.sandbox.streams import Capture
 
 MB = 1024 * 1024
-READY = "import os, sys; os.write(1, b'!')\n"
+# Waits for the request, as a warm process does: one that ended before it got one would be an error.
+READY = "import os, select, sys; os.write(1, b'!'); select.select([0], [], [])\n"
 
 
 def launcher() -> Launcher:

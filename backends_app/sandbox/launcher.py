@@ -88,6 +88,7 @@ class Process:
         self.started = 0.0  # time of the hand-over, or of the end of the preparation
         self.prepare_ms: int | None = None  # duration of the preparation
         self.data_bytes = 0  # the largest sample
+        self.peak_bytes = 0  # the last sample; the kernel's counters are exact to some pages only
         self.max_data_bytes = 0
 
     def kill(self, reason: str | None = None) -> None:
@@ -334,7 +335,7 @@ class Launcher:
                 "duration_ms": round((time.monotonic() - process.started) * 1000),
                 "prepare_ms": process.prepare_ms,
                 "cpu_time_ms": max(0, round(cpu_s * 1000)),
-                "memory_bytes": usage.ru_maxrss * 1024,
+                "memory_bytes": max(usage.ru_maxrss * 1024, process.peak_bytes),
                 "data_bytes": process.data_bytes,
                 "max_data_bytes": process.max_data_bytes,
             }
@@ -376,6 +377,7 @@ class Launcher:
             if process.channel is not None:
                 sample = process.sample()
                 process.data_bytes = max(process.data_bytes, sample.data_bytes)
+                process.peak_bytes = sample.peak_bytes
                 if sample.peak_bytes > process.limits["memory_bytes"]:
                     process.kill("memory_limit")
                 elif sample.threads > process.limits["threads"]:

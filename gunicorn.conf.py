@@ -116,7 +116,7 @@ def post_fork(server: object, worker: object) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the executor before the first request: run pending workloads, recover lost ones."""
     from backends_app.executors import start_executor
-    from backends_app.utils.thread_shares import stream_without_threads, thread_shares
+    from backends_app.utils.shares import stream_without_threads, thread_shares
 
     thread_shares.set_total(worker.cfg.threads)
     stream_without_threads(worker.worker_connections)

@@ -244,7 +244,7 @@ def test_many_followed_logs_are_watched_with_one_query(django_assert_num_queries
     with ExitStack() as stack:
         followers = [stack.enter_context(follow.log_hub.subscribe(one.pk)) for one in workloads]
         with django_assert_num_queries(1):
-            follow._refresh(followers)
+            follow.refresh(followers)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -267,7 +267,7 @@ def test_a_deleted_workload_ends_its_stream():
         reader = follow.LogReader(follower, 0)
         workload.delete()
         assert reader.read() == []
-        follow._refresh([follower])
+        follow.refresh([follower])
         assert reader.read() is None
 
 
@@ -282,7 +282,7 @@ def test_events_are_polled_without_waiting():
         clock.now += follow.KEEP_ALIVE_S
         assert [events.poll(), events.poll()] == [b": keep-alive\n\n", b""]
         store.save_blocks(workload.pk, [store.Block(1, "stdout", "a\n", 1)])
-        follow._refresh([follower])
+        follow.refresh([follower])
         assert events.poll() == b'id: 1\nevent: log\ndata: {"stream": "stdout", "line": "a"}\n\n'
         clock.now += follow.MAX_STREAM_S
         assert events.poll() is None

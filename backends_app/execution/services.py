@@ -85,12 +85,11 @@ def admit(spec: WorkloadSpec, *, registry: Registry = registry) -> Admitted:
     assert resolution.backend is not None
     if complete.runtime != resolution.runtime:  # an alias
         complete = replace(complete, runtime=resolution.runtime)
-    prepared = prepare(complete, resolution.name, resolution.backend)
     return Admitted(
         spec=complete,
-        name=prepared.name,
-        backend=prepared.backend,
-        plan=prepared.plan,
+        name=resolution.name,
+        backend=resolution.backend,
+        plan=_plan(complete, resolution.name, resolution.backend),
         resolution=resolution,
         created_at=created_at,
     )
@@ -101,9 +100,12 @@ def prepare(spec: WorkloadSpec, name: str, backend: Backend) -> Prepared:
 
     Raise `InvalidRequest`, or `BackendUnavailable` for a bug in the backend.
     """
+    return Prepared(spec=spec, name=name, backend=backend, plan=_plan(spec, name, backend))
+
+
+def _plan(spec: WorkloadSpec, name: str, backend: Backend) -> Plan:
     with _bug_as_unavailable(name, "prepare"):
-        plan = backend.prepare(spec)
-    return Prepared(spec=spec, name=name, backend=backend, plan=plan)
+        return backend.prepare(spec)
 
 
 def execute(prepared: Prepared, *, registry: Registry = registry) -> WorkloadResult:

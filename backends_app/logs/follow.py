@@ -25,7 +25,7 @@ KEEP_ALIVE = ": keep-alive\n\n"
 
 @dataclass(eq=False)
 class LogFollower:
-    """How much of a workload's log is stored; `outcome` is set when the log is complete."""
+    """A followed log: the number of its stored lines, and its outcome once it is complete."""
 
     workload_id: str
     lines: int = 0
@@ -70,7 +70,7 @@ class LogHub:
             start, self._started = not self._started, True
         try:
             if first:
-                _refresh([follower])
+                refresh([follower])
             if start:
                 threading.Thread(target=self._run, name="vulcan-log-hub", daemon=True).start()
             self._has_followers.set()
@@ -106,10 +106,10 @@ class LogHub:
     def _refresh_live(self) -> None:
         with self._lock:
             live = [one for one in self._followers.values() if one.outcome is None]
-        _refresh(live)
+        refresh(live)
 
 
-def _refresh(followers: Iterable[LogFollower]) -> None:
+def refresh(followers: Iterable[LogFollower]) -> None:
     """Update the followers with one query. A row's lines are stored with or before it."""
     by_id = {follower.workload_id: follower for follower in followers}
     if not by_id:

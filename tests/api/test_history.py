@@ -15,7 +15,7 @@ from backends_app.api.renderers import MAX_PREVIEW_CHARS
 from backends_app.exceptions import BackendUnavailable
 from backends_app.logs import store
 from backends_app.models import Workload
-from backends_app.utils.thread_shares import thread_shares
+from backends_app.utils.shares import thread_shares
 from backends_app.workloads import ExitReason, Status, WorkloadResult
 from tests.support.hostile import CURSORS
 from tests.support.workloads import recorded

@@ -3,7 +3,7 @@
 import pytest
 
 from backends_app.models import Workload
-from backends_app.utils.thread_shares import thread_shares
+from backends_app.utils.shares import thread_shares
 from backends_app.workloads import Status
 from tests.support.workloads import recorded
 

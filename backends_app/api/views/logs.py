@@ -17,7 +17,7 @@ from ...exceptions import InvalidRequest
 from ...logs import store
 from ...logs.follow import LogEvents, LogReader, log_hub
 from ...utils.database import release_connection
-from ...utils.thread_shares import hold_stream
+from ...utils.shares import hold_stream
 from ..renderers import EventStreamRenderer
 from ..schema import errors, extend_schema
 from ..serializers.logs import LogQuerySerializer, LogSerializer

@@ -16,7 +16,7 @@ from ...exceptions import InvalidRequest, TooManyWaiting
 from ...execution import lifecycle
 from ...execution.lifecycle import Submission
 from ...models import Workload, WorkloadQuerySet, is_workload_id
-from ...utils.thread_shares import thread_shares
+from ...utils.shares import thread_shares
 from ...workloads import Status
 from ..errors import RETRY_CAPACITY_S
 from ..pagination import WorkloadPagination

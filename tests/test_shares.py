@@ -6,7 +6,7 @@ import pytest
 
 from backends_app import signals
 from backends_app.exceptions import TooManyWaiting
-from backends_app.utils.thread_shares import Shares
+from backends_app.utils.shares import Shares
 
 
 @pytest.mark.parametrize(

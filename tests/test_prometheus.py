@@ -268,4 +268,4 @@ def test_a_scrape_without_the_token_is_refused(site: Server, prometheus: Prometh
         return any("401" in target["lastError"] for target in targets)
 
     wait_until(is_refused)
-    assert set(prometheus.query('up{job="vulcan"}').values()) == {0.0}
+    wait_until(lambda: set(prometheus.query('up{job="vulcan"}').values()) == {0.0})

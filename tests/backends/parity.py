@@ -178,7 +178,9 @@ PYTHON: Mapping[str, Program] = {
         "if __name__ == '__main__': print(__file__.rpartition('/')[2])", "main.py\n"
     ),
     "threads": prints(
-        "import threading as t\nx = [t.Thread(target=print, args=('in',)) for _ in range(3)]\n"
+        # `print` writes a line and its end apart, so another thread's may come between them.
+        "import sys, threading as t\n"
+        "x = [t.Thread(target=sys.stdout.write, args=('in\\n',)) for _ in range(3)]\n"
         "[a.start() for a in x]; [a.join() for a in x]; print('out')",
         "in\nin\nin\nout\n",
     ),

@@ -27,7 +27,7 @@ from backends_app.sandbox.client import (
 from backends_app.sandbox.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.sandbox.programs import command, process, run
-from tests.support.processes import children, gone
+from tests.support.processes import broken, children, gone
 from tests.support.programs import PATIENCE_S, ROOT, wait_until
 
 
@@ -242,9 +242,11 @@ def test_warm_count_starts_nothing(launcher):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_broken_warm_processes_affect_no_workload(launcher, number):
-    for pid in idle(launcher, PID, 2):
+    ready = idle(launcher, PID, 2)
+    for pid in ready:
         os.kill(pid, number)
-    time.sleep(0.05)
+    if number != signal.SIGTERM:  # which the first process of a namespace ignores
+        wait_until(lambda: all(map(broken, ready)))
     exit, stdout, _ = run(launcher, PID, warm=2)
     assert exit.exit_code == 0
     assert int(stdout)

@@ -21,8 +21,18 @@ def children(parent: int) -> set[int]:
 
 def gone(pid: int) -> bool:
     """Return whether the process has ended, reaped or not."""
+    return state(pid) in "ZX"
+
+
+def state(pid: int) -> str:
+    """Return the letter of the process's state in proc(5); "X" when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(") ")[2][0] in "ZX"
+            return file.read().rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return "X"
+
+
+def broken(pid: int) -> bool:
+    """Return whether the process has ended or is stopped. A signal takes effect some time later."""
+    return state(pid) in "ZXT"

@@ -1,7 +1,9 @@
 """A microVM backend on real images, with checks that it leaves nothing."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from backends_app.exceptions import BackendUnavailable
 from backends_app.workloads import Resources, WorkloadResult, WorkloadSpec
 from tests.support.needs import need, without
 from tests.support.processes import children
+from tests.support.programs import PATIENCE_S
 
 OUTPUT_BYTES = 20_000
+ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one piece
 
 
 def images() -> Path:
@@ -91,3 +95,18 @@ def run(backend: MicroVMBackend):
 def machines() -> set[int]:
     """Return the QEMU processes that this process's launchers have started."""
     return {pid for launcher in children(os.getpid()) for pid in children(launcher)}
+
+
+def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:
+    """Run an endless program, and act on its machine once it runs."""
+    begun = threading.Event()
+
+    def hear(stream: str, data: bytes) -> None:
+        begun.set()
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(execute, backend, ENDLESS, on_output=hear, **given)
+        assert begun.wait(PATIENCE_S)
+        [pid] = machines()
+        do(pid)
+        return running.result(PATIENCE_S)

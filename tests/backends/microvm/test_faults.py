@@ -6,15 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backends_app.backends.microvm import MicroVMBackend
 from backends_app.backends.microvm.images import (
     KEY_CHARS,
     MANIFEST,
@@ -23,27 +19,10 @@ from backends_app.backends.microvm.images import (
     write_manifest,
 )
 from backends_app.exceptions import BackendUnavailable
-from backends_app.workloads import ExitReason, Status, WorkloadResult
-from tests.backends.microvm.conftest import execute, machines
-from tests.support.processes import children, gone
-from tests.support.programs import PATIENCE_S, ROOT, environment, wait_until
-
-ENDLESS = "import sys\nsys.stdout.write('begun\\n')\nwhile True: pass"  # in one piece
-
-
-def run_and(backend: MicroVMBackend, do: Callable[[int], None], **given) -> WorkloadResult:
-    """Run an endless program, and act on its machine once it runs."""
-    begun = threading.Event()
-
-    def hear(stream: str, data: bytes) -> None:
-        begun.set()
-
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(execute, backend, ENDLESS, on_output=hear, **given)
-        assert begun.wait(PATIENCE_S)
-        [pid] = machines()
-        do(pid)
-        return running.result(PATIENCE_S)
+from backends_app.workloads import ExitReason, Status
+from tests.backends.microvm.conftest import execute, machines, run_and
+from tests.support.processes import broken, children, gone
+from tests.support.programs import ROOT, environment, wait_until
 
 
 @pytest.mark.usefixtures("attacked")
@@ -65,12 +44,10 @@ def test_stopped_qemu_is_killed_at_its_time_limit(backend):
 def test_broken_warm_process_affects_no_workload(make, number):
     backend = make(pool_size=1)
     assert execute(backend, "print(1)").output == 1
-    wait_until(lambda: len(machines()) == 1)
-    time.sleep(0.5)  # until it is ready
+    wait_until(lambda: backend.warm_count() == 1)
     [pid] = machines()
     os.kill(pid, number)
-    if number != signal.SIGSTOP:
-        wait_until(lambda: gone(pid))
+    wait_until(lambda: broken(pid))
     assert execute(backend, "print(2)").output == 2
 
 

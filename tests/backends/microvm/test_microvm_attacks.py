@@ -2,7 +2,7 @@
 
 import json
 import os
-import threading
+import signal
 import time
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from backends_app.workloads import ExitReason, Status
 from tests.backends.microvm.archives import packed
-from tests.backends.microvm.conftest import execute, machines
+from tests.backends.microvm.conftest import execute, machines, run_and
 from tests.support.processes import children, gone
 
 pytestmark = pytest.mark.usefixtures("attacked")
@@ -173,22 +173,16 @@ def test_qemu_has_no_privileges_and_hard_limits(backend):
     """A separate user, no new privileges, filters, limits, an empty environment, no socket."""
     seen: dict[str, str] = {}
 
-    def look() -> None:
-        while not machines():
-            time.sleep(0.01)
-        time.sleep(0.5)
-        [pid] = machines()
+    def look_and_kill(pid: int) -> None:
         for name in ("status", "limits", "environ", "cmdline"):
             seen[name] = Path(f"/proc/{pid}/{name}").read_text(errors="replace")
         seen["net"] = os.readlink(f"/proc/{pid}/ns/net")
         seen["files"] = " ".join(
             os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")
         )
+        os.kill(pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    execute(backend, "import time; time.sleep(2)")
-    thread.join()
+    run_and(backend, look_and_kill)
     status = dict(line.split(":\t", 1) for line in seen["status"].splitlines())
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"

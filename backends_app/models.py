@@ -8,12 +8,13 @@ These rows are never added, changed or deleted by hand, so no permissions exist 
 
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from .routing import MAX_NAME_CHARS
 from .utils.fields import AnyJSONField, UTF8Field
@@ -75,6 +76,15 @@ class WorkloadQuerySet(models.QuerySet["Workload"]):
         if user.pk is None:
             return self.none()
         return self if getattr(user, "is_staff", False) else self.filter(owner=user.pk)
+
+    def active_counts(self) -> Counter[tuple[str, str]]:
+        """Count the pending and running workloads by backend and status.
+
+        The limits of the queues bound the cost.
+        """
+        active = self.filter(status__in=[Status.PENDING, Status.RUNNING]).order_by()
+        rows = active.values_list("isolation_used", "status").annotate(count=Count("*"))
+        return Counter({(backend, status): count for backend, status, count in rows})
 
     def filter_by(self, values: Mapping[str, Any]) -> "WorkloadQuerySet":
         """Filter by the values of `FILTERS`; ignore other keys, and values of None."""

@@ -64,9 +64,3 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]], label: str) -> S
 def format_datetime(value: datetime | None) -> str:
     """Format a time to the second, so that it can be compared with a log."""
     return NOTHING if value is None else f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}"
-
-
-def format_duration(milliseconds: int | None) -> str:
-    if milliseconds is None:
-        return NOTHING
-    return f"{milliseconds:,} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.1f} s"

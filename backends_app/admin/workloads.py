@@ -26,6 +26,7 @@ from ..execution import lifecycle
 from ..executors import start_executor
 from ..logs import store
 from ..models import Workload
+from ..utils.figures import format_duration
 from ..workloads import Status
 from .base import ReadOnlyAdmin
 from .changelist import (
@@ -40,7 +41,6 @@ from .display import (
     NOTHING,
     escape_controls,
     format_datetime,
-    format_duration,
     json_block,
     state_badge,
     table,

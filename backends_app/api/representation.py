@@ -1,6 +1,5 @@
 """Render the list of backends once for each state of the registry."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,6 +7,7 @@ from weakref import WeakKeyDictionary
 from rest_framework.renderers import JSONRenderer
 
 from ..registry import Snapshot
+from ..utils.etags import strong_etag
 from .serializers.backends import BackendInfoSerializer
 
 
@@ -32,6 +32,5 @@ def backend_list(snapshot: Snapshot) -> Representation:
     if rendered is None:
         data = BackendInfoSerializer(snapshot.list(), many=True).data
         body = JSONRenderer().render(data)
-        rendered = Representation(data, body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-        _cache[snapshot] = rendered
+        rendered = _cache[snapshot] = Representation(data, body, strong_etag(body))
     return rendered

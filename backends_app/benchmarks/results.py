@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..utils.figures import percentile
+
 MODES: Mapping[str, str] = {
     "cold": "the first workload of a fresh backend",
     "warm": "one after the other",
@@ -154,11 +156,6 @@ class Results:
         ]
         left_out = [Skipped(**one) for one in value["left_out"]]
         return cls(**{**value, "measured": measured, "left_out": left_out})
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the percentile by nearest rank; `percent` is 0 to 100."""
-    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def busy_s(samples: Sequence[Sample]) -> float:

@@ -5,16 +5,14 @@ that works on the workload. The kernel releases both when their holder exits, ho
 there is no counter to repair.
 """
 
-import fcntl
-import os
 import random
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..exceptions import BackendAtCapacity, BackendUnavailable, HostFault
+from ..utils.lockfiles import OPEN, ensure_private_dir, try_lock, unlock
 
 LOCK_SUFFIX = ".running"
 POLL_INTERVAL_S = (0.005, 0.05)  # while waiting for a slot: initial, maximum
@@ -28,19 +26,19 @@ def acquire_slot(name: str, limit: int, folder: Path) -> Iterator[None]:
     `BackendUnavailable` when `folder` is unusable or another user could tamper with it.
     """
     with _unusable_as_unavailable(name, folder):
-        turn = _try_lock(_turn_file(name, folder), shared=True)
+        turn = try_lock(_turn_file(name, folder), shared=True)
         lock = None
         if turn is not None:
             try:
                 lock = _lock_free_slot(name, limit, folder)
             finally:
-                _unlock(turn)
+                unlock(turn)
     if lock is None:
         raise BackendAtCapacity(name, limit)
     try:
         yield
     finally:
-        _unlock(lock)
+        unlock(lock)
 
 
 @contextmanager
@@ -56,7 +54,7 @@ def wait_for_slot(
     try:
         with _unusable_as_unavailable(name, folder):
             while lock is None:
-                turn = _try_lock(_turn_file(name, folder)) if turn is None else turn
+                turn = try_lock(_turn_file(name, folder)) if turn is None else turn
                 lock = _lock_free_slot(name, limit, folder) if turn is not None else None
                 if lock is None:
                     if should_stop():
@@ -64,13 +62,13 @@ def wait_for_slot(
                     time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                     pause = min(2 * pause, longest)
             if turn is not None:
-                _unlock(turn)
+                unlock(turn)
                 turn = None
         yield lock is not None
     finally:
         for descriptor in (turn, lock):
             if descriptor is not None:
-                _unlock(descriptor)
+                unlock(descriptor)
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     try:
         ensure_private_dir(folder)
         file = _lock_file(workload_id, folder)
-        lock = _try_lock(file)
+        lock = try_lock(file)
     except OSError as error:
         raise unusable(folder, error) from error
     try:
@@ -90,18 +88,18 @@ def workload_lock(workload_id: str, folder: Path) -> Iterator[bool]:
     finally:
         if lock is not None:
             file.unlink(missing_ok=True)
-            _unlock(lock)
+            unlock(lock)
 
 
 def is_locked(workload_id: str, folder: Path) -> bool:
     """Return whether a process of this user on this host holds the lock of the workload."""
     try:
-        lock = _try_lock(_lock_file(workload_id, folder), make=False)
+        lock = try_lock(_lock_file(workload_id, folder), OPEN)
     except FileNotFoundError:
         return False
     if lock is None:
         return True
-    _unlock(lock)
+    unlock(lock)
     return False
 
 
@@ -109,17 +107,17 @@ def remove_stale_locks(folder: Path) -> int:
     """Remove the lock files of processes that were killed; return how many there were.
 
     A process that locks one of them at the same moment finds its file gone and creates another; see
-    `_try_lock`.
+    `lockfiles.try_lock`.
     """
     removed = 0
     for file in folder.glob(f"*{LOCK_SUFFIX}"):
         try:
-            lock = _try_lock(file, make=False)
+            lock = try_lock(file, OPEN)
         except OSError:  # removed in the meantime, or not ours
             continue
         if lock is not None:
             file.unlink(missing_ok=True)
-            _unlock(lock)
+            unlock(lock)
             removed += 1
     return removed
 
@@ -163,52 +161,10 @@ def _lock_file(workload_id: str, folder: Path) -> Path:
 
 def _lock_free_slot(name: str, limit: int, folder: Path) -> int | None:
     """Lock a free slot and return its file descriptor, or None when all are in use."""
-    every = map(_try_lock, _slots(name, limit, folder))
+    every = map(try_lock, _slots(name, limit, folder))
     return next((lock for lock in every if lock is not None), None)
-
-
-def _try_lock(file: Path, *, make: bool = True, shared: bool = False) -> int | None:
-    """Lock the file and return its descriptor, or None when another process holds the lock.
-
-    If the file is removed between opening and locking, try again: no other process would find it.
-    """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
-    while True:
-        descriptor = os.open(file, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if _is_current(file, descriptor):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:
-            os.close(descriptor)
-            raise
-        _unlock(descriptor)
-
-
-def _is_current(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(file.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _unlock(lock: int) -> None:
-    """Unlock, then close: a child between fork and exec still shares the open file."""
-    fcntl.flock(lock, fcntl.LOCK_UN)
-    os.close(lock)
 
 
 def unusable(folder: Path, error: OSError) -> HostFault:
     """Return the error for a runtime folder that is unusable."""
     return HostFault(f"the runtime folder {folder} is unusable: {error.strerror}")
-
-
-def ensure_private_dir(folder: Path) -> None:
-    """Create the folder; raise `PermissionError` when another user owns or can access it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise PermissionError(1, "it must belong to this user with mode 0700")

@@ -20,12 +20,12 @@ from ..exceptions import BackendAtCapacity, QueueFull
 from ..execution import lifecycle, nodes, services
 from ..execution.lifecycle import DuplicateSubmission, Submission
 from ..execution.nodes import FailureDetector, Node
-from ..execution.slots import ensure_private_dir
 from ..execution.supervisor import supervisor
 from ..models import Workload
 from ..registry import BackendInfo, Registry
 from ..utils import background
 from ..utils.forks import reset_after_fork
+from ..utils.lockfiles import ensure_private_dir
 from ..workloads import Status
 from .maintenance import Maintenance
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models import Count
 from django.utils.crypto import constant_time_compare
 from prometheus_client import (
     REGISTRY,
@@ -242,8 +241,8 @@ class SiteCollector(Collector):
                 gauge = _gauge(
                     f"vulcan_workloads_{status}", f"Workloads that are {status}.", "backend"
                 )
-                for name in sorted({*entries, *(name for _, name in counts)}):
-                    gauge.add_metric([name], counts[status, name])
+                for name in sorted({*entries, *(name for name, _ in counts)}):
+                    gauge.add_metric([name], counts[name, status])
                 yield gauge
         yield database_up
 
@@ -253,11 +252,8 @@ def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _count_active() -> "Tally[tuple[str, str]]":
-    """Count the pending and running workloads of each backend; queue limits bound the cost."""
     try:
-        active = Workload.objects.filter(status__in=[Status.PENDING, Status.RUNNING])
-        rows = active.order_by().values_list("status", "isolation_used").annotate(Count("pk"))
-        return Tally({(status, name): count for status, name, count in rows})
+        return Workload.objects.active_counts()
     finally:
         connection.close()  # it belongs to this thread
 

@@ -8,15 +8,12 @@ Standard library only: the parent of gunicorn's workers imports this, and its im
 after a reload.
 """
 
-import fcntl
 import functools
-import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from ..utils.lockfiles import FOLDER, ensure_private_dir, locked, try_lock, unlock
 
 ENV_VAR = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client looks for the folder, at its import."""
@@ -31,44 +28,20 @@ def create(parent: Path) -> Path:
     Forked processes keep the lock. Raise `PermissionError` when another user owns or can access
     `parent`.
     """
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = parent.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise PermissionError(
-            f"{parent} must belong to this user with mode 0700; set another RUNTIME_DIR"
-        )
-    with _parent_lock(parent):
+    try:
+        ensure_private_dir(parent)
+    except PermissionError as error:
+        raise PermissionError(f"{parent}: {error.strerror}; set another RUNTIME_DIR") from error
+    with locked(parent, FOLDER):
         for leftover in parent.glob(f"{PREFIX}*/"):
-            if (descriptor := _try_lock(leftover)) is not None:
+            if (descriptor := try_lock(leftover, FOLDER)) is not None:
                 shutil.rmtree(leftover, ignore_errors=True)
-                os.close(descriptor)
+                unlock(descriptor)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        _try_lock(folder)
+        try_lock(folder, FOLDER)
     return folder
 
 
 def remove(folder: Path) -> None:
     """Remove the folder, at the end of the server."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _parent_lock(parent: Path) -> Iterator[None]:
-    """Keep other servers from creating or removing folders inside the block."""
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(folder: Path) -> int | None:
-    """Lock the folder and return the descriptor, or None when another process holds the lock."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

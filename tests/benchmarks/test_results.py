@@ -11,7 +11,6 @@ from backends_app.benchmarks.results import (
     Sample,
     Skipped,
     busy_s,
-    percentile,
 )
 from backends_app.web.benchmarks.words import figure, percent_change, ratio
 from tests.benchmarks.results import figures, measured, results
@@ -36,11 +35,6 @@ def test_without_a_successful_run_there_are_no_figures():
 
 def test_overlapping_runs_count_their_time_once():
     assert busy_s([sample(5, 6), sample(0, 2), sample(1, 3), sample(1.5, 1.6)]) == 4
-
-
-@pytest.mark.parametrize(("percent", "value"), [(50, 10), (95, 19), (100, 20), (0, 1)])
-def test_a_percentile_is_one_of_the_values(percent, value):
-    assert percentile([*range(20, 0, -1)], percent) == value
 
 
 def test_ratios_are_to_the_fastest_of_the_mode():

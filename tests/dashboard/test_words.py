@@ -6,23 +6,6 @@ from backends_app.web.dashboard import words
 
 
 @pytest.mark.parametrize(
-    ("ms", "text"),
-    [
-        (None, "–"),
-        (0, "0 ms"),
-        (999, "999 ms"),
-        (1_000, "1 s"),
-        (1_570, "1.57 s"),
-        (12_300, "12.3 s"),
-        (300_000, "300 s"),
-        (7_200_000, "7,200 s"),
-    ],
-)
-def test_durations_have_a_suitable_unit(ms: int | None, text: str):
-    assert words.duration(ms) == text
-
-
-@pytest.mark.parametrize(
     ("share", "text"),
     [
         (None, "–"),

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from backends_app.utils.figures import percentile
+
 Measure = Callable[[], float]
 """Returns one measurement, in seconds or as a rate; the same for both sides of a ratio."""
 
@@ -66,10 +68,6 @@ def timed(run: Callable[[], None], rest_s: float) -> Measure:
         return time.perf_counter() - started
 
     return measure
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def at_most(

@@ -1,6 +1,5 @@
 """Build the artifacts: kernel and roots from packages, and snapshots from those."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...exceptions import BackendUnavailable
+from ...utils.lockfiles import locked
 from .. import progress
 from ..progress import Advance
 from ..setup import SetupError, Step, packages, run_command
@@ -249,16 +249,12 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     """Lock the image folder (mode 0700) and remove leftovers of interrupted builds."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / LOCK):
         _sweep(folder)
         try:
             yield
         finally:
             _sweep(folder)
-    finally:
-        os.close(lock)
 
 
 def _sweep(folder: Path) -> None:

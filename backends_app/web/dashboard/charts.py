@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ...utils.figures import format_duration
 from . import words
 from .history import Stats, WindowStats
 
@@ -89,8 +90,8 @@ def draw(stats: WindowStats, backend: str) -> BackendCharts:
         summary=[
             ("ended", words.count(total.ended)),
             ("succeeded", words.percent(total.success)),
-            ("p50", words.duration(total.run_time(0.5))),
-            ("p95", words.duration(total.run_time(0.95))),
+            ("p50", format_duration(total.run_time(0.5))),
+            ("p95", format_duration(total.run_time(0.95))),
         ],
         charts=[
             _throughput(stats, backend, by_step, times),
@@ -104,8 +105,8 @@ def draw(stats: WindowStats, backend: str) -> BackendCharts:
                 words.count(step.failed),
                 words.count(step.killed),
                 words.percent(step.success),
-                words.duration(step.run_time(0.5)),
-                words.duration(step.run_time(0.95)),
+                format_duration(step.run_time(0.5)),
+                format_duration(step.run_time(0.95)),
             )
             for step, time in zip(by_step, times, strict=True)
             if step.ended
@@ -191,8 +192,8 @@ def _run_time(
         title=f"Run time of {backend}",
         description=(
             f"Run time of the workloads that completed in the last {stats.window.label}: half took "
-            f"at most {words.duration(total.run_time(0.5))} (p50), 95 % at most "
-            f"{words.duration(total.run_time(0.95))} (p95)."
+            f"at most {format_duration(total.run_time(0.5))} (p50), 95 % at most "
+            f"{format_duration(total.run_time(0.95))} (p95)."
         ),
         unit=unit,
         columns=_columns(stats),
@@ -204,7 +205,7 @@ def _run_time(
         steps=_steps(
             times,
             [
-                f"p50 {words.duration(p50)}, p95 {words.duration(p95)}"
+                f"p50 {format_duration(p50)}, p95 {format_duration(p95)}"
                 for p50, p95 in zip(p50s, p95s, strict=True)
             ],
         ),

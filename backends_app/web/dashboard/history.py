@@ -4,7 +4,6 @@ The database counts; no workload is fetched. Ended workloads do not change, so a
 queried once; each refresh after that reads only the last step or two.
 """
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from django.db.models import Case, Count, F, Func, IntegerField, Value, When
 
 from ...models import Workload
+from ...utils.figures import percentile
 from ...workloads import Status
 
 REFRESH_S = 2
@@ -111,15 +111,9 @@ class Stats:
     def run_time(self, share: float) -> int | None:
         """Return the run time in milliseconds that the fastest `share` (0 to 1) did not exceed."""
         if share not in self._percentiles:
-            self._percentiles[share] = self._ranked(math.ceil(share * self.completed))
+            times = self.run_times
+            self._percentiles[share] = percentile(times, 100 * share) if times else None
         return self._percentiles[share]
-
-    def _ranked(self, rank: int) -> int | None:
-        for run_time in sorted(self.run_times):
-            rank -= self.run_times[run_time]
-            if rank <= 0:
-                return run_time
-        return None
 
     def add(self, status: str, exit_reason: str, run_time: int | None, count: int) -> None:
         if status == Status.COMPLETED:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import BinaryField, Count
+from django.db.models import BinaryField
 from django.db.models.functions import Substr
 
 from ...execution.nodes import Node
@@ -94,17 +94,15 @@ def _source(status: RouteStatus) -> Source:
 
 def loads(nodes: Sequence[Node]) -> dict[str, Load]:
     """Return the load by backend name; `nodes` are the live ones."""
-    unfinished = Workload.objects.filter(finished_at__isnull=True).order_by()
-    rows = unfinished.values_list("isolation_used", "status").annotate(count=Count("*"))
-    counts = {(backend, status): count for backend, status, count in rows}
+    counts = Workload.objects.active_counts()
     slots: Counter[str] = Counter()
     for node in nodes:
         for served in node.backends:
             slots[served.name] += served.max_concurrency
     return {
         name: Load(
-            running=counts.get((name, Status.RUNNING), 0),
-            waiting=counts.get((name, Status.PENDING), 0),
+            running=counts[name, Status.RUNNING],
+            waiting=counts[name, Status.PENDING],
             slots=slots[name],
         )
         for name in {*slots, *(backend for backend, _ in counts)}

@@ -27,15 +27,6 @@ def percent(value: float | None) -> str:
     return f"{figure:.1f}".removesuffix(".0") + " %"
 
 
-def duration(ms: int | None) -> str:
-    """Format milliseconds to three digits, as ms or s."""
-    if ms is None:
-        return "–"
-    if ms < 1_000:
-        return f"{ms} ms"
-    return f"{ms / 1_000:.3g} s" if ms < 100_000 else f"{ms // 1_000:,} s"
-
-
 def pluralize(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 

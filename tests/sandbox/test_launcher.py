@@ -27,7 +27,7 @@ from backends_app.sandbox.client import (
 from backends_app.sandbox.streams import Capture
 from backends_app.workloads import ExitReason
 from tests.sandbox.programs import command, process, run
-from tests.support.processes import broken, children, gone
+from tests.support.processes import broken, children, gone, state
 from tests.support.programs import PATIENCE_S, ROOT, wait_until
 
 
@@ -385,6 +385,8 @@ def test_channel_over_the_descriptor_limit_is_rejected_alone(launcher):
     thread = threading.Thread(target=stuck.run, args=[b"x", stdout, Capture(9)])
     idle(launcher, PID, 1)
     (own,) = children(os.getpid())
+    assert launcher.warm_count() == 1  # it has handled all that came before
+    wait_until(lambda: state(own) == "S")  # and has closed what it answered to
     lowest_free = next(n for n in range(100) if not Path(f"/proc/{own}/fd/{n}").is_symlink())
     resource.prlimit(own, resource.RLIMIT_NOFILE, (lowest_free, 100))
     with pytest.raises(LaunchError, match="no room"):

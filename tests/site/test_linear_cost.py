@@ -1,7 +1,7 @@
 """The CPU time for requests and for program output is at most linear in their size.
 
 Sizes go up to the largest that the server accepts. Clocks are too coarse for small differences, so
-a part that adds less than `FLOOR_S` to the request without it passes.
+the second half of an input passes if it costs less than three times `FLOOR_S`.
 """
 
 import ctypes

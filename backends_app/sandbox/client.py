@@ -526,7 +526,12 @@ def _send(
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], Sequence[int]]:
     """Receive a message and the three streams that may be attached to it."""
     try:
-        data, descriptors = receive(channel, MAX_MESSAGE_BYTES, 3)
+        try:
+            data, descriptors = receive(channel, MAX_MESSAGE_BYTES, 3)
+        except ConnectionResetError:
+            # The launcher closed without reading our last message. The kernel reports that once,
+            # before what the launcher has sent: the process may have ended at the same moment.
+            data, descriptors = receive(channel, MAX_MESSAGE_BYTES, 3)
     except TimeoutError as error:
         raise _LauncherSilent from error
     except OSError as error:

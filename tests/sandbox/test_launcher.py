@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from backends_app.sandbox import client
 from backends_app.sandbox.client import (
     PROGRAM,
     SOURCES,
@@ -85,7 +86,8 @@ class Preparing:
 @pytest.mark.parametrize(
     ("code", "kill_reason", "prepares"),
     [
-        ("time.sleep(0.6); print('prepared', flush=True)", None, True),
+        # It goes on for long enough to be told from one that ended without being prepared.
+        ("time.sleep(0.6); print('prepared', flush=True); time.sleep(0.5)", None, True),
         ("print('prepared', flush=True); time.sleep(1000)", ExitReason.TIMEOUT, True),
         ("time.sleep(1000)", ExitReason.TIMEOUT, False),
     ],
@@ -99,6 +101,18 @@ def test_preparation_has_its_own_time_limit(launcher, code, kill_reason, prepare
     assert (exit.prepare_ms is not None) == prepares
     if prepares and not kill_reason:
         assert exit.prepare_ms >= 600
+
+
+def test_report_arrives_though_the_launcher_did_not_read_the_last_message():
+    """A process can end at the moment in which its timer is started, or in which it is killed."""
+    ours, theirs = client._socketpair()
+    with ours:
+        ours.send(b"start the timer")
+        theirs.send(json.dumps({"code": 0}).encode())
+        theirs.close()
+        assert client._receive(ours) == ({"code": 0}, [])
+        with pytest.raises(LaunchError, match="its launcher has ended"):
+            client._receive(ours)
 
 
 def test_time_limit_begins_once(launcher):
